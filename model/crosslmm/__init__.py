@@ -1,0 +1,45 @@
+"""CrossLMM: question answering about long videos with few visual tokens (arXiv 2505.17020).
+
+Importing this package is light: torch and transformers are imported when first needed.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from crosslmm.assistant import Answer, Assistant, load
+    from crosslmm.configuration_crosslmm import CrossLMMConfig
+    from crosslmm.errors import CheckpointError, CrossLMMError, OutOfMemory, UsageError, VideoError
+    from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
+    from crosslmm.processing_crosslmm import CrossLMMProcessor
+    from crosslmm.video import Frames, sample
+
+_HOMES = {
+    "Answer": "assistant",
+    "Assistant": "assistant",
+    "load": "assistant",
+    "CrossLMMConfig": "configuration_crosslmm",
+    "CheckpointError": "errors",
+    "CrossLMMError": "errors",
+    "OutOfMemory": "errors",
+    "UsageError": "errors",
+    "VideoError": "errors",
+    "CrossLMMForConditionalGeneration": "modeling_crosslmm",
+    "CrossLMMProcessor": "processing_crosslmm",
+    "Frames": "video",
+    "sample": "video",
+}
+
+__all__ = [*_HOMES, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
