@@ -1,0 +1,362 @@
+"""Where models are: the built-in one, folders, and the Hugging Face cache.
+
+A model is named by a folder, by a folder's name under `home()/models`, or by a Hub id
+(`org/name`, optionally `@revision`). `locate` never touches the network: what is not on disk is an
+error that says how to get it. The one setting kept here is the default model.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from crosslmm.errors import CheckpointError, UsageError
+from crosslmm.weights import read_headers
+
+MODEL_TYPES = ("crosslmm", "llava_onevision")
+DEMO = "demo"
+SUGGESTED = "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"
+ENVIRONMENT = "CROSSLMM_MODEL"
+
+Source = Literal["built-in", "hub", "folder"]
+Origin = Literal["option", "environment", "setting", "built-in"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A model's name and who chose it."""
+
+    name: str
+    origin: Origin
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """A model on disk. `name` is what `--model` takes; `size` is in bytes; `problem` says why it
+    cannot be loaded, None where nothing is known against it."""
+
+    name: str
+    path: Path
+    kind: str | None
+    size: int
+    source: Source
+    default: bool
+    problem: str | None
+
+
+def home() -> Path:
+    """The folder of settings and named models: `CROSSLMM_HOME`, else crosslmm under XDG's."""
+    if given := os.environ.get("CROSSLMM_HOME"):
+        return Path(given).expanduser()
+    base = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
+    return Path(base).expanduser() / "crosslmm"
+
+
+def hub_cache() -> Path:
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def demo_folder() -> Path:
+    return Path(__file__).parent / DEMO
+
+
+def default_model(explicit: str | None = None) -> Choice:
+    """The model to use: given, else `CROSSLMM_MODEL`, else the one set by `use`, else `demo`."""
+    if explicit is not None:
+        return Choice(explicit, "option")
+    if named := os.environ.get(ENVIRONMENT):
+        return Choice(named, "environment")
+    if isinstance(chosen := _settings().get("default"), str):
+        return Choice(chosen, "setting")
+    return Choice(DEMO, "built-in")
+
+
+def use(name: str | None) -> Path | None:
+    """Make `name` the default model, or forget the default with None. Returns its folder."""
+    if name is None:
+        _write_settings({key: value for key, value in _settings().items() if key != "default"})
+        return None
+    folder = locate(name)
+    lasting = str(folder.absolute()) if _as_folder(name) is not None else name
+    _write_settings({**_settings(), "default": lasting})
+    return folder
+
+
+def locate(name: str | Path, *, kinds: tuple[str, ...] | None = MODEL_TYPES) -> Path:
+    """The folder of the checkpoint called `name`, looked over without loading it.
+
+    `kinds` are the `model_type`s accepted, None for any. Raises CheckpointError where there is no
+    such checkpoint on disk, or one that is incomplete, pickled or of another kind.
+    """
+    folder = find(name)
+    if kinds is None:
+        read_headers(folder)
+    elif problem := examine(folder, kinds=kinds).problem:
+        raise CheckpointError(_with_remedy(problem, folder))
+    return folder
+
+
+def find(name: str | Path) -> Path:
+    """The folder that `name` means, whatever is in it."""
+    text = str(name)
+    if not text:
+        raise UsageError("the model's name is empty")
+    if text == DEMO:
+        return _found_demo()
+    if (folder := _as_folder(name)) is not None:
+        return folder
+    path = Path(text).expanduser()
+    if path.is_file():
+        raise CheckpointError(f"{text}: a file; give the checkpoint's folder")
+    repository, revision = split_revision(text)
+    if snapshot := _snapshot(repository, revision):
+        return snapshot
+    if path.is_dir():
+        raise CheckpointError(f"{text}: no checkpoint (the folder has no config.json)")
+    if isinstance(name, Path) or not is_hub_id(repository):
+        raise CheckpointError(
+            f"{text}: no such model; give a checkpoint's folder, a Hub id (org/name), "
+            "or a name from `crosslmm models list`"
+        )
+    raise CheckpointError(
+        f"{text}: not on this machine, neither as a folder nor downloaded\n"
+        f"`crosslmm models pull {text}` gets it from the Hugging Face Hub"
+    )
+
+
+@dataclass(frozen=True)
+class Examination:
+    kind: str | None
+    problem: str | None
+
+
+def examine(folder: Path, *, kinds: tuple[str, ...] = MODEL_TYPES) -> Examination:
+    """The `model_type` of a folder and, in a line, what keeps it from being loaded."""
+    try:
+        kind = read_config(folder).get("model_type")
+    except CheckpointError as error:
+        return Examination(None, str(error))
+    if kind not in kinds:
+        return Examination(kind, f"{folder}: its model_type is {kind!r}, not {' or '.join(kinds)}")
+    try:
+        read_headers(folder)
+    except CheckpointError as error:
+        return Examination(kind, str(error))
+    return Examination(kind, None)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder}: no checkpoint (it has no config.json)") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not readable as JSON") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path}: not a model configuration")
+    return config
+
+
+def stored_models() -> list[StoredModel]:
+    """What is on disk that crosslmm could load, or could have if it were whole."""
+    chosen = default_model().name
+    found = [_stored(DEMO, demo_folder(), "built-in")] if _has_config(demo_folder()) else []
+    found += [_stored(name, path, "folder") for name, path in _named_folders()]
+    found += _hub_models()
+    if (folder := _as_folder(chosen)) is not None and folder not in {item.path for item in found}:
+        found.append(_stored(chosen, folder, "folder"))
+    return [
+        StoredModel(**{**vars(item), "default": chosen in (item.name, str(item.path))})
+        for item in found
+    ]
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What `remove` would delete: shown to the user first."""
+
+    name: str
+    path: Path
+    size: int
+    source: Source
+
+
+def plan_removal(name: str) -> Removal:
+    """What removing `name` deletes. UsageError for anything outside crosslmm's own folders."""
+    if name == DEMO:
+        raise UsageError("demo: the built-in model is part of the package and stays")
+    named = dict(_named_folders())
+    if name in named:
+        path = named[name]
+        return Removal(name, path, 0 if path.is_symlink() else _size(path), "folder")
+    repository, _ = split_revision(name)
+    path = _repository_folder(repository)
+    if is_hub_id(repository) and path.is_dir():
+        return Removal(repository, path, _size(path), "hub")
+    if Path(name).expanduser().exists():
+        raise UsageError(
+            f"{name}: outside {home() / 'models'} and {hub_cache()}, where models are kept; "
+            "remove it yourself"
+        )
+    raise CheckpointError(f"{name}: no such model on disk; see `crosslmm models list`")
+
+
+def remove(removal: Removal) -> None:
+    """Delete what was planned; a default that pointed there is forgotten."""
+    removed = {removal.name, str(removal.path.absolute())}
+    if removal.path.is_symlink():
+        removal.path.unlink()
+    else:
+        # Renamed first, so that an interrupted removal never leaves half a checkpoint by its name.
+        doomed = removal.path.with_name(f".removing-{os.getpid()}-{removal.path.name}")
+        removal.path.rename(doomed)
+        shutil.rmtree(doomed)
+    chosen = _settings().get("default")
+    if isinstance(chosen, str) and (chosen in removed or split_revision(chosen)[0] in removed):
+        use(None)
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether `name` has the form `org/name`."""
+    organisation, _, rest = name.partition("/")
+    allowed = name.replace("/", "").replace("-", "").replace("_", "").replace(".", "")
+    plain = allowed.isascii() and allowed.isalnum() and "--" not in name and ".." not in name
+    return bool(organisation and rest) and "/" not in rest and name[0] not in ".~" and plain
+
+
+def split_revision(name: str) -> tuple[str, str]:
+    """A Hub id and its revision: `org/name@rev`, or `main`."""
+    repository, _, revision = name.partition("@")
+    return repository, revision or "main"
+
+
+def _found_demo() -> Path:
+    folder = demo_folder()
+    if not _has_config(folder):
+        raise CheckpointError(
+            "no model is chosen, and this installation has no built-in one\n"
+            f"get one: `crosslmm models pull {SUGGESTED}`, then `crosslmm models use` it"
+        )
+    return folder
+
+
+def _as_folder(name: str | Path) -> Path | None:
+    """The folder that `name` is, or names under `home()/models`: one with a config.json."""
+    path = Path(name).expanduser()
+    if str(name) == DEMO:
+        return None
+    if _has_config(path):
+        return path
+    named = home() / "models" / path
+    return named if path.name == str(name) and _has_config(named) else None
+
+
+def _has_config(folder: Path) -> bool:
+    try:
+        return (folder / "config.json").is_file()
+    except OSError:  # no permission, or a name too long to be one
+        return False
+
+
+def _repository_folder(repository: str) -> Path:
+    return hub_cache() / f"models--{repository.replace('/', '--')}"
+
+
+def _snapshot(repository: str, revision: str) -> Path | None:
+    """The snapshot folder of a Hub repository in the cache, None where there is none."""
+    if not is_hub_id(repository) or ".." in revision:
+        return None
+    folder = _repository_folder(repository)
+    commit = revision
+    with suppress(OSError):
+        commit = (folder / "refs" / revision).read_text("utf-8").strip()
+    snapshot = folder / "snapshots" / commit
+    return snapshot if commit and snapshot.is_dir() else None
+
+
+def _with_remedy(problem: str, folder: Path) -> str:
+    if hub_cache() in folder.parents and ("half-downloaded" in problem or "no " in problem):
+        name = folder.parents[1].name.removeprefix("models--").replace("--", "/")
+        return f"{problem}\n`crosslmm models pull {name}` goes on where it stopped"
+    return problem
+
+
+def _named_folders() -> Iterator[tuple[str, Path]]:
+    folder = home() / "models"
+    with suppress(OSError):
+        for path in sorted(folder.iterdir()):
+            if path.is_dir() and not path.name.startswith("."):
+                yield path.name, path
+
+
+def _hub_models() -> list[StoredModel]:
+    found = []
+    with suppress(OSError):
+        for folder in sorted(hub_cache().glob("models--*--*")):
+            name = folder.name.removeprefix("models--").replace("--", "/")
+            if (snapshot := _snapshot(name, "main")) is None:
+                continue
+            item = _stored(name, snapshot, "hub")
+            if item.kind in MODEL_TYPES:
+                found.append(item)
+    return found
+
+
+def _stored(name: str, path: Path, source: Source) -> StoredModel:
+    examination = examine(path)
+    size = _size(path.parents[1] if source == "hub" else path)
+    return StoredModel(
+        name=name,
+        path=path,
+        kind=examination.kind,
+        size=size,
+        source=source,
+        default=False,
+        problem=examination.problem,
+    )
+
+
+def _size(folder: Path) -> int:
+    """Bytes of the files under a folder, links not counted."""
+    total = 0
+    for parent, _, files in os.walk(folder):
+        for file in files:
+            path = os.path.join(parent, file)
+            if not os.path.islink(path):
+                with suppress(OSError):
+                    total += os.path.getsize(path)
+    return total
+
+
+def _settings_file() -> Path:
+    return home() / "settings.json"
+
+
+def _settings() -> dict[str, Any]:
+    try:
+        settings = json.loads(_settings_file().read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{_settings_file()}: not readable as JSON; mend or delete it") from error
+    if not isinstance(settings, dict):
+        raise UsageError(f"{_settings_file()}: not a table of settings; mend or delete it")
+    return settings
+
+
+def _write_settings(settings: dict[str, Any]) -> None:
+    path = _settings_file()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary.write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written ({error.strerror})") from error

@@ -1,0 +1,115 @@
+"""What a safetensors checkpoint holds, read from its headers alone.
+
+A header names every tensor with its type, shape and place, so a checkpoint of any size is
+described, and a truncated file found out, in milliseconds and without torch. Only the gates,
+one number each, are read from the data.
+"""
+
+import json
+import struct
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+from crosslmm.errors import CheckpointError
+
+INDEX = "model.safetensors.index.json"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_HEADER_LIMIT = 100_000_000  # bytes; the format's own bound
+_SCALARS = {"F64": "<d", "F32": "<f", "F16": "<e"}
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One stored tensor; `offset` is the place of its first byte in `file`."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    file: Path
+    offset: int
+
+    @property
+    def count(self) -> int:
+        return prod(self.shape)
+
+    def scalar(self) -> float:
+        """The value of a tensor of one floating-point number."""
+        if self.count != 1:
+            raise ValueError(f"a tensor of shape {self.shape} is not one number")
+        size = 2 if self.dtype == "BF16" else struct.calcsize(_SCALARS[self.dtype])
+        with self.file.open("rb") as stream:
+            stream.seek(self.offset)
+            data = stream.read(size)
+        if self.dtype == "BF16":  # the upper half of a float32
+            return float(struct.unpack("<f", b"\0\0" + data)[0])
+        return float(struct.unpack(_SCALARS[self.dtype], data)[0])
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a checkpoint folder, each known to be there.
+
+    Raises CheckpointError for a folder whose weights are absent, pickled or half-downloaded.
+    """
+    index = folder / INDEX
+    if index.exists():
+        try:
+            named = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise CheckpointError(f"{index}: not a readable index of weights") from error
+        if outside := [name for name in named if Path(str(name)).name != name]:
+            raise CheckpointError(f"{index}: names a file outside its folder, {outside[0]!r}")
+    elif (folder / "model.safetensors").exists():
+        named = ["model.safetensors"]
+    else:
+        found = sorted(folder.glob("*.safetensors"))
+        shards = [path for path in found if "-of-" in path.name]
+        if shards:
+            raise CheckpointError(f"{folder}: half-downloaded: shards without their {INDEX}")
+        if found:
+            return found
+        if pickles := [path.name for pattern in PICKLES for path in folder.glob(pattern)]:
+            raise CheckpointError(
+                f"{folder}: only pickled weights ({sorted(pickles)[0]}), which can run code when "
+                "opened and are refused; save the model as safetensors"
+            )
+        raise CheckpointError(f"{folder}: no weights (no *.safetensors file)")
+    absent = [name for name in named if not (folder / name).exists()]
+    if absent:
+        raise CheckpointError(
+            f"{folder}: half-downloaded: {len(absent)} of {len(named)} weight files are missing "
+            f"({absent[0]})"
+        )
+    return [folder / name for name in named]
+
+
+def read_header(file: Path) -> dict[str, TensorInfo]:
+    """The tensors of one safetensors file; CheckpointError where it is malformed or truncated."""
+    size = file.stat().st_size
+    try:
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if length > min(size - 8, _HEADER_LIMIT):
+                raise ValueError("header longer than the file")
+            header = json.loads(stream.read(length))
+        header.pop("__metadata__", None)
+        start = 8 + length
+        tensors = {
+            name: TensorInfo(
+                dtype=entry["dtype"],
+                shape=tuple(entry["shape"]),
+                file=file,
+                offset=start + entry["data_offsets"][0],
+            )
+            for name, entry in header.items()
+        }
+        end = max((start + entry["data_offsets"][1] for entry in header.values()), default=start)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, struct.error) as error:
+        raise CheckpointError(f"{file}: not a readable safetensors file") from error
+    if size < end:
+        raise CheckpointError(f"{file}: half-downloaded: {size:,} of {end:,} bytes; fetch it again")
+    return tensors
+
+
+def read_headers(folder: Path) -> dict[str, TensorInfo]:
+    """Every tensor of a checkpoint folder by name."""
+    return {name: info for file in weight_files(folder) for name, info in read_header(file).items()}
