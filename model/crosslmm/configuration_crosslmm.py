@@ -1,0 +1,146 @@
+"""The configuration of a CrossLMM: a vision encoder, a language model, and what joins them.
+
+Defaults are the paper's CrossLMM-2B: SigLIP2 so400m at 384 pixels cut to 26 layers, Qwen2.5-1.5B,
+9 merged tokens per frame, and a dual cross-attention layer after every 4th decoder layer.
+"""
+
+import math
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+MergeMode = Literal["area", "bilinear"]
+V2VScope = Literal["video", "frame"]
+ProjectorOrder = Literal["merge_first", "project_first"]
+T2VCache = Literal["projected", "features"]
+
+
+def grid_side(tokens: int) -> int | None:
+    """The side of the square grid that holds this many tokens; None where there is none."""
+    side = math.isqrt(max(tokens, 0))
+    return side if side > 0 and side * side == tokens else None
+
+
+@strict
+class CrossLMMConfig(PreTrainedConfig):
+    """Configuration of `CrossLMMForConditionalGeneration`.
+
+    - `tokens_per_frame`: merged tokens per frame that the weights were trained with, a perfect square.
+      Any other perfect square can be chosen at run time; the processor does.
+    - `merge_mode`: how the trained number is reached: `area` averages, `bilinear` samples (for
+      checkpoints trained so). Every other number is always reached by area averaging.
+    - `projector_order`: merge before projecting (the paper) or after (LLaVA-OneVision).
+    - `vision_feature_layer`: which encoder output is read, negative, -1 the last layer's.
+    - `video_newline`: one learned embedding stands after the last merged token (LLaVA-OneVision).
+    - `cross_attention_interval`: K; a dual cross-attention layer follows layers K, 2K, …
+    - `v2v_scope`: merged tokens read the un-pooled tokens of the whole `video` (the paper), or of
+      their own `frame` only (linear in the number of frames).
+    - `t2v_cache`: for decoding keep each layer's `projected` keys and values, or the one shared copy
+      of the `features` they are projected from (several times less memory, more arithmetic).
+    """
+
+    model_type = "crosslmm"
+    attribute_map = {"video_token_index": "video_token_id"}  # noqa: RUF012
+    sub_configs_defaults = {  # noqa: RUF012
+        "vision_config": SubConfigSpec(
+            config_class=AutoConfig,
+            model_type="siglip_vision_model",
+            init_kwargs={
+                "hidden_size": 1152,
+                "intermediate_size": 4304,
+                "patch_size": 14,
+                "image_size": 384,
+                "num_hidden_layers": 26,
+                "num_attention_heads": 16,
+                "vision_use_head": False,
+            },
+        ),
+        "text_config": SubConfigSpec(
+            config_class=AutoConfig,
+            model_type="qwen2",
+            init_kwargs={
+                "hidden_size": 1536,
+                "intermediate_size": 8960,
+                "num_hidden_layers": 28,
+                "num_attention_heads": 12,
+                "num_key_value_heads": 2,
+                "tie_word_embeddings": True,
+            },
+        ),
+    }
+
+    vision_config: dict[str, Any] | PreTrainedConfig | None = None
+    text_config: dict[str, Any] | PreTrainedConfig | None = None
+    video_token_id: int = 151647
+    tokens_per_frame: int = 9
+    merge_mode: MergeMode = "area"
+    projector_order: ProjectorOrder = "merge_first"
+    projector_hidden_act: str = "gelu"
+    projector_bias: bool = True
+    vision_feature_layer: int = -1
+    video_newline: bool = False
+    cross_attention_interval: int = 4
+    v2v_scope: V2VScope = "video"
+    t2v_cache: T2VCache = "projected"
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        # The one source of truth is the language model's own configuration.
+        self.tie_word_embeddings = bool(self.text.tie_word_embeddings)
+
+    @property
+    def vision(self) -> PreTrainedConfig:
+        assert isinstance(self.vision_config, PreTrainedConfig)
+        return self.vision_config
+
+    @property
+    def text(self) -> PreTrainedConfig:
+        assert isinstance(self.text_config, PreTrainedConfig)
+        return self.text_config
+
+    @property
+    def patch_grid(self) -> int:
+        """Patches along one side of a frame."""
+        return int(self.vision.image_size) // int(self.vision.patch_size)
+
+    @property
+    def patches_per_frame(self) -> int:
+        """N, the un-pooled tokens of a frame."""
+        return self.patch_grid**2
+
+    @property
+    def vision_layers(self) -> int:
+        """Encoder layers that are computed, after `vision_feature_layer`."""
+        return int(self.vision.num_hidden_layers) + 1 + self.vision_feature_layer
+
+    @property
+    def cross_attention_layers(self) -> list[int]:
+        """Decoder layers (counted from zero) that a dual cross-attention layer follows."""
+        interval = self.cross_attention_interval
+        return list(range(interval - 1, int(self.text.num_hidden_layers), interval))
+
+    def visual_token_count(self, frames: int, tokens_per_frame: int | None = None) -> int:
+        """Placeholders that a video of so many frames takes in the prompt."""
+        return frames * (tokens_per_frame or self.tokens_per_frame) + int(self.video_newline)
+
+    def validate_architecture(self) -> None:
+        """Called by transformers after construction; raises ValueError."""
+        super().validate_architecture()
+        side = grid_side(self.tokens_per_frame)
+        if side is None or side > self.patch_grid:
+            raise ValueError(
+                f"tokens_per_frame={self.tokens_per_frame} is not a perfect square "
+                f"between 1 and {self.patches_per_frame}"
+            )
+        if self.cross_attention_interval < 1:
+            raise ValueError(
+                f"cross_attention_interval={self.cross_attention_interval} is not at least 1"
+            )
+        if not -self.vision.num_hidden_layers <= self.vision_feature_layer <= -1:
+            raise ValueError(
+                f"vision_feature_layer={self.vision_feature_layer} does not name one of the "
+                f"{self.vision.num_hidden_layers} encoder layers (-1 is the last)"
+            )

@@ -1,0 +1,311 @@
+"""Gated cross-attention from the language model's stream to the un-pooled visual tokens.
+
+One class serves both branches of the paper's dual cross-attention layer: visual-to-visual (V2V),
+whose queries are the merged visual tokens, and text-to-visual (T2V), whose queries are the text.
+Keys and values have no position and no norm of their own, which allows the surprising choice here:
+since q·(W_k x) = (W_kᵀ q)·x, a decoding step can attend over the features themselves, one copy
+shared by all layers, instead of over every layer's own keys and values.
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig
+from transformers.cache_utils import Cache
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+# Above this size keys and values are projected one key/value head at a time and then dropped.
+SLICE_BYTES = 64 * 2**20
+# Up to so many queries, attending over the features costs less than projecting them anew.
+ABSORBED_QUERIES = 8
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm over the last dimension, computed in float32."""
+
+    def __init__(self, width: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        normed = nn.functional.rms_norm(hidden_states.float(), hidden_states.shape[-1:], eps=self.eps)
+        return self.weight * normed.to(hidden_states.dtype)
+
+
+def eager_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: object,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Plain attention, for `attn_implementation="eager"`.
+
+    query: (B, heads, Q, head_dim); key, value: (B, kv_heads, S, head_dim); attention_mask: boolean,
+    broadcast to (B, heads, Q, S), True = attend. Returns (B, Q, heads, head_dim) and the weights.
+    """
+    groups = query.shape[1] // key.shape[1]
+    key = key.repeat_interleave(groups, dim=1)
+    value = value.repeat_interleave(groups, dim=1)
+    scores = query @ key.transpose(-1, -2) * scaling
+    if attention_mask is not None:
+        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+    weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = nn.functional.dropout(weights, dropout, module.training)
+    return (weights @ value).transpose(1, 2), weights
+
+
+class GatedCrossAttention(nn.Module):
+    """Attention from a stream of width H to visual features of width D, behind a tanh gate.
+
+    Returns tanh(g) · W_o Attn(W_q h, W_k V, W_v V), the addend of the paper's V2V and T2V equations,
+    with the language model's number of query heads and of (fewer) key/value heads. The gate starts
+    at zero: a fresh branch adds exactly nothing.
+    """
+
+    is_causal = False  # read by the sdpa and flash interfaces; their default is True
+
+    def __init__(self, text_config: PreTrainedConfig, feature_width: int) -> None:
+        super().__init__()
+        self.config = text_config
+        self.heads = int(text_config.num_attention_heads)
+        self.kv_heads = int(text_config.num_key_value_heads)
+        width = int(text_config.hidden_size)
+        self.head_dim = int(getattr(text_config, "head_dim", None) or width // self.heads)
+        self.num_key_value_groups = self.heads // self.kv_heads
+        self.scaling = self.head_dim**-0.5
+        self.q_proj = nn.Linear(width, self.heads * self.head_dim, bias=False)
+        self.k_proj = nn.Linear(feature_width, self.kv_heads * self.head_dim, bias=False)
+        self.v_proj = nn.Linear(feature_width, self.kv_heads * self.head_dim, bias=False)
+        self.o_proj = nn.Linear(self.heads * self.head_dim, width, bias=False)
+        self.gate = nn.Parameter(torch.zeros(1))
+        self._gate_seen: tuple[int, int, bool] | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """False where the gate is exactly zero and cannot be asked for a gradient: nothing to do.
+
+        Reading a gate waits for its device, so the answer is kept until the gate is written to.
+        """
+        if self.gate.is_meta or (torch.is_grad_enabled() and self.gate.requires_grad):
+            return True
+        if self.gate.is_inference():
+            return bool(self.gate.item() != 0)
+        seen = self._gate_seen
+        if seen is None or seen[:2] != (self.gate.data_ptr(), self.gate._version):
+            opened = bool(self.gate.detach().item() != 0)
+            seen = self._gate_seen = (self.gate.data_ptr(), self.gate._version, opened)
+        return seen[2]
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        features: torch.Tensor,
+        mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """hidden_states: (B, Q, H); features: (B, S, D); mask: (B, S), True = attend. → (B, Q, H)"""
+        query = self._queries(hidden_states)
+        pair_bytes = 2 * features.shape[0] * features.shape[1] * features.element_size()
+        pair_bytes *= self.kv_heads * self.head_dim
+        if pair_bytes <= SLICE_BYTES or torch.is_grad_enabled() or not self._plain_projections:
+            return self._output(self._attend(query, *self.project(features), mask), mask)
+        slices = [
+            self._attend(group, key, value, mask)
+            for group, key, value in self._head_slices(query, features)
+        ]
+        return self._output(torch.cat(slices, dim=2), mask)
+
+    def project(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, S, D) → keys and values, each (B, kv_heads, S, head_dim)"""
+        shape = (*features.shape[:-1], self.kv_heads, self.head_dim)
+        return (
+            self.k_proj(features).view(shape).transpose(1, 2),
+            self.v_proj(features).view(shape).transpose(1, 2),
+        )
+
+    def attend_projected(
+        self,
+        hidden_states: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """As `forward`, over the keys and values of `project`."""
+        return self._output(self._attend(self._queries(hidden_states), key, value, mask), mask)
+
+    def attend_features(
+        self,
+        hidden_states: torch.Tensor,
+        features: torch.Tensor,
+        mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """As `forward`, keys and values never formed: both projections move to the query's side."""
+        if hidden_states.shape[1] > ABSORBED_QUERIES or not self._plain_projections:
+            return self(hidden_states, features, mask)
+        batch, queries, _ = hidden_states.shape
+        query = self._queries(hidden_states)
+        query = query.reshape(batch, self.kv_heads, self.num_key_value_groups * queries, self.head_dim)
+        key_weight = self.k_proj.weight.view(self.kv_heads, self.head_dim, -1)
+        value_weight = self.v_proj.weight.view(self.kv_heads, self.head_dim, -1)
+        absorbed = (query @ key_weight).flatten(1, 2)  # (B, heads·Q, D)
+        scores = absorbed @ features.transpose(1, 2) * self.scaling  # (B, heads·Q, S)
+        if mask is not None:
+            scores = scores.masked_fill(~mask[:, None], torch.finfo(scores.dtype).min)
+        weights = scores.softmax(dim=-1, dtype=torch.float32).to(features.dtype)
+        read = (weights @ features).view(batch, self.kv_heads, -1, features.shape[-1])
+        read = (read @ value_weight.transpose(1, 2)).view(batch, self.heads, queries, self.head_dim)
+        return self._output(read.transpose(1, 2), mask)
+
+    @property
+    def _plain_projections(self) -> bool:
+        # An adapter around a projection (PEFT) must be called, not read through its weight.
+        return type(self.k_proj) is nn.Linear and type(self.v_proj) is nn.Linear
+
+    def _queries(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        batch, queries, _ = hidden_states.shape
+        query = self.q_proj(hidden_states).view(batch, queries, self.heads, self.head_dim)
+        return query.transpose(1, 2)  # (B, heads, Q, head_dim)
+
+    def _head_slices(
+        self, query: torch.Tensor, features: torch.Tensor
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Each key/value head with its query heads, projected when its turn comes."""
+        groups = self.num_key_value_groups
+        for head in range(self.kv_heads):
+            rows = slice(head * self.head_dim, (head + 1) * self.head_dim)
+            key = nn.functional.linear(features, self.k_proj.weight[rows])[:, None]
+            value = nn.functional.linear(features, self.v_proj.weight[rows])[:, None]
+            yield query[:, head * groups : (head + 1) * groups], key, value
+
+    def _attend(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """→ (B, Q, heads, head_dim)"""
+        interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention
+        )
+        if self.config._attn_implementation.startswith("flash"):
+            interface_mask = mask  # flash un-pads keys by the two-dimensional mask itself
+        else:
+            interface_mask = None if mask is None else mask[:, None, None, :]
+            if interface_mask is not None:
+                interface_mask = interface_mask.expand(-1, -1, query.shape[2], -1)
+        attended, _ = interface(
+            self, query, key, value, interface_mask, scaling=self.scaling, dropout=0.0
+        )
+        return attended
+
+    def _output(self, attended: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        addend = torch.tanh(self.gate) * self.o_proj(attended.flatten(2))
+        if mask is not None:
+            # A row without any visible frame reads nothing, whatever the attention kernel returned.
+            addend = addend.masked_fill(~mask.any(dim=1)[:, None, None], 0.0)
+        return addend
+
+
+class TokenPositions:
+    """Where one kind of token stands in each row of a batch, ready to gather and to add back.
+
+    index: (B, Q), valid: (B, Q); rows with fewer such tokens are filled up with invalid slots.
+    """
+
+    def __init__(self, chosen: torch.Tensor, count: int) -> None:
+        """chosen: (B, L), True at the tokens meant; count: the most that a row has."""
+        order = torch.argsort(~chosen, dim=1, stable=True)[:, :count]
+        self.index = order
+        self.valid = torch.gather(chosen, 1, order)
+
+    def take(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """(B, L, H) → (B, Q, H)"""
+        return hidden_states.gather(1, self._rows(hidden_states))
+
+    def add(self, hidden_states: torch.Tensor, addend: torch.Tensor) -> torch.Tensor:
+        """hidden_states (B, L, H) with addend (B, Q, H) added at these positions."""
+        addend = addend.to(hidden_states.dtype) * self.valid[..., None]
+        return hidden_states.scatter_add(1, self._rows(hidden_states), addend)
+
+    def _rows(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.index[..., None].expand(-1, -1, hidden_states.shape[-1])
+
+
+class DualCrossAttentionLayer(GradientCheckpointingLayer):
+    """One dual cross-attention layer: V2V for merged visual tokens, T2V for text (paper, section 3)."""
+
+    def __init__(
+        self, text_config: PreTrainedConfig, feature_width: int, index: int, v2v_per_frame: bool
+    ) -> None:
+        super().__init__()
+        self.index = index
+        self.v2v_per_frame = v2v_per_frame
+        self.norm = RMSNorm(int(text_config.hidden_size), float(text_config.rms_norm_eps))
+        self.v2v = GatedCrossAttention(text_config, feature_width)
+        self.t2v = GatedCrossAttention(text_config, feature_width)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        features: torch.Tensor | None = None,
+        frame_mask: torch.Tensor | None = None,
+        visual: TokenPositions | None = None,
+        text: TokenPositions | None = None,
+        cross_cache: Cache | None = None,
+        cache_features: bool = False,
+    ) -> torch.Tensor:
+        """One layer's addition to the stream.
+
+        hidden_states: (B, L, H). features: (B, T, N, D), the un-pooled tokens, or None when decoding
+        from the cache. frame_mask: (B, T·N), True at real frames. visual, text: where the merged and
+        the text tokens stand; visual None where there are none, text None where all are text.
+        cross_cache keeps what T2V reads; with `cache_features`, the features themselves, once.
+        """
+        updated = hidden_states
+        if visual is not None and features is not None and self.v2v.is_open:
+            query = self.norm(visual.take(hidden_states))
+            addend = self._read_visual(query, features, frame_mask)
+            updated = visual.add(updated, addend)
+        if self.t2v.is_open:
+            query = self.norm(hidden_states if text is None else text.take(hidden_states))
+            addend = self._read_text(query, features, frame_mask, cross_cache, cache_features)
+            updated = updated + addend if text is None else text.add(updated, addend)
+        return updated
+
+    def _read_visual(
+        self, query: torch.Tensor, features: torch.Tensor, frame_mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        if not self.v2v_per_frame:
+            return self.v2v(query, features.flatten(1, 2), frame_mask)
+        batch, frames = features.shape[:2]
+        by_frame = query.reshape(batch * frames, -1, query.shape[-1])
+        return self.v2v(by_frame, features.flatten(0, 1)).view(query.shape)
+
+    def _read_text(
+        self,
+        query: torch.Tensor,
+        features: torch.Tensor | None,
+        frame_mask: torch.Tensor | None,
+        cross_cache: Cache | None,
+        cache_features: bool,
+    ) -> torch.Tensor:
+        flat = None if features is None else features.flatten(1, 2)
+        if cache_features and cross_cache is not None:
+            if flat is None:
+                flat = cross_cache.layers[0].keys[:, 0]
+            return self.t2v.attend_features(query, flat, frame_mask)
+        if flat is not None:
+            if cross_cache is None:
+                return self.t2v(query, flat, frame_mask)
+            key, value = cross_cache.update(*self.t2v.project(flat), self.index)
+        else:
+            assert cross_cache is not None
+            key, value = cross_cache.layers[self.index].keys, cross_cache.layers[self.index].values
+        return self.t2v.attend_projected(query, key, value, frame_mask)

@@ -1,0 +1,66 @@
+"""From frames to visual tokens: the chunked encoder, the token merge, the projector.
+
+The encoder sees one frame at a time by design of the paper, so frames go through it in chunks of any
+size with the same result, and no hidden state but the last is ever kept.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from transformers.activations import ACT2FN
+
+from crosslmm.configuration_crosslmm import CrossLMMConfig, MergeMode, grid_side
+
+
+def encode_frames(
+    vision_tower: nn.Module, pixel_values: torch.Tensor, layers: int, chunk: int
+) -> Iterator[torch.Tensor]:
+    """Patch features of frames, chunk by chunk.
+
+    pixel_values: (F, 3, S, S) normalised; yields (chunk, N, D), the output of the encoder's `layers`-th
+    layer before any final norm, as LLaVA reads it.
+    """
+    for start in range(0, pixel_values.shape[0], chunk):
+        hidden_states = vision_tower.embeddings(pixel_values[start : start + chunk])
+        for layer in vision_tower.encoder.layers[:layers]:
+            hidden_states = layer(hidden_states, None)
+        yield hidden_states
+
+
+def merge_tokens(features: torch.Tensor, tokens: int, mode: MergeMode = "area") -> torch.Tensor:
+    """Pool a square grid of features to a smaller square grid, without parameters.
+
+    features: (..., N, D) → (..., tokens, D); both N and tokens perfect squares, tokens at most N.
+    `area` averages over the cells of the new grid; cells of uneven grids share border patches, as
+    `adaptive_avg_pool2d` has it. `bilinear` samples two patches by two at each new point and drops
+    the rest, right only for weights trained with it. Raises ValueError.
+    """
+    *lead, patches, width = features.shape
+    grid, side = grid_side(patches), grid_side(tokens)
+    if grid is None or side is None or side > grid:
+        raise ValueError(f"cannot merge {patches} tokens of a frame to {tokens}: not square grids")
+    if side == grid:
+        return features
+    planes = features.reshape(-1, grid, grid, width).permute(0, 3, 1, 2)  # (F, D, grid, grid)
+    if mode == "area":
+        planes = nn.functional.adaptive_avg_pool2d(planes, side)
+    else:
+        planes = nn.functional.interpolate(planes.contiguous(), size=(side, side), mode="bilinear")
+    return planes.flatten(2).transpose(1, 2).reshape(*lead, tokens, width)
+
+
+class Projector(nn.Module):
+    """Linear → activation → Linear, from the encoder's width D to the language model's H."""
+
+    def __init__(self, config: CrossLMMConfig) -> None:
+        super().__init__()
+        width = int(config.text.hidden_size)
+        bias = config.projector_bias
+        self.linear_1 = nn.Linear(int(config.vision.hidden_size), width, bias=bias)
+        self.act = ACT2FN[config.projector_hidden_act]
+        self.linear_2 = nn.Linear(width, width, bias=bias)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """(..., D) → (..., H)"""
+        return self.linear_2(self.act(self.linear_1(features)))
