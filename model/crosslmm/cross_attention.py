@@ -31,7 +31,9 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        normed = nn.functional.rms_norm(hidden_states.float(), hidden_states.shape[-1:], eps=self.eps)
+        normed = nn.functional.rms_norm(
+            hidden_states.float(), hidden_states.shape[-1:], eps=self.eps
+        )
         return self.weight * normed.to(hidden_states.dtype)
 
 
@@ -150,7 +152,9 @@ class GatedCrossAttention(nn.Module):
             return self(hidden_states, features, mask)
         batch, queries, _ = hidden_states.shape
         query = self._queries(hidden_states)
-        query = query.reshape(batch, self.kv_heads, self.num_key_value_groups * queries, self.head_dim)
+        query = query.reshape(
+            batch, self.kv_heads, self.num_key_value_groups * queries, self.head_dim
+        )
         key_weight = self.k_proj.weight.view(self.kv_heads, self.head_dim, -1)
         value_weight = self.v_proj.weight.view(self.kv_heads, self.head_dim, -1)
         absorbed = (query @ key_weight).flatten(1, 2)  # (B, heads·Q, D)

@@ -1,0 +1,466 @@
+"""CrossLMM: a language model that reads merged visual tokens, and their un-pooled originals by
+gated cross-attention (arXiv 2505.17020).
+
+The language model is the library's own, unmodified: its decoder layers are called one after another
+and a dual cross-attention layer follows every K-th. Names of weights are LLaVA-OneVision's wherever
+both models have the part, so that its checkpoints load as they are.
+
+Legend: B batch, T frames, N patches per frame (un-pooled), M merged tokens per frame, L sequence
+length, D vision width, H language-model width, K interval.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, GenerationMixin
+from transformers import initialization as init
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, EncoderDecoderCache
+from transformers.masking_utils import create_masks_for_generate
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import can_return_tuple
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY, capture_outputs
+
+from crosslmm.configuration_crosslmm import CrossLMMConfig, grid_side
+from crosslmm.cross_attention import DualCrossAttentionLayer, RMSNorm, TokenPositions
+from crosslmm.vision import Projector, encode_frames, merge_tokens
+
+
+@dataclass(frozen=True)
+class VisualTokens:
+    """What the language model sees of a batch of videos.
+
+    - embeds: (B, T, M, H), merged and projected, for the placeholders of the prompt.
+    - features: (B, T, N, D), un-pooled and normalised, for cross-attention; None where every gate is
+      closed and nothing would read them.
+    - frame_mask: (B, T), True at real frames; None where all are.
+    """
+
+    embeds: torch.Tensor
+    features: torch.Tensor | None
+    frame_mask: torch.Tensor | None = None
+
+
+class CrossLMMPreTrainedModel(PreTrainedModel):
+    config: CrossLMMConfig
+    base_model_prefix = "model"
+    input_modalities = ("video", "text")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["DualCrossAttentionLayer"]  # noqa: RUF012
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, CrossLMMModel) and module.image_newline is not None:
+            init.normal_(module.image_newline, std=self.config.text.hidden_size**-0.5)
+        elif isinstance(module, DualCrossAttentionLayer):
+            init.zeros_(module.v2v.gate)
+            init.zeros_(module.t2v.gate)
+
+
+class CrossLMMModel(CrossLMMPreTrainedModel):
+    """Vision tower, token merge, projector, decoder layers and dual cross-attention; no head."""
+
+    # Frames that go through the encoder together; changes speed and memory, never the result.
+    frames_per_chunk = 16
+
+    def __init__(self, config: CrossLMMConfig) -> None:
+        super().__init__(config)
+        self.vision_tower = AutoModel.from_config(config.vision)
+        self.multi_modal_projector = Projector(config)
+        self.image_newline = (
+            nn.Parameter(torch.empty(config.text.hidden_size)) if config.video_newline else None
+        )
+        self.language_model = AutoModel.from_config(config.text)
+        width = int(config.vision.hidden_size)
+        self.feature_norm = RMSNorm(width)
+        self.cross_attention_layers = nn.ModuleDict(
+            {
+                str(decoder_layer): DualCrossAttentionLayer(
+                    config.text, width, index, config.v2v_scope == "frame"
+                )
+                for index, decoder_layer in enumerate(config.cross_attention_layers)
+            }
+        )
+        # Which classes to record is only known once the language model is; the library asks earlier.
+        first_layer = self.language_model.layers[0]
+        _CAN_RECORD_REGISTRY[self] = {
+            "hidden_states": type(first_layer),
+            "attentions": type(first_layer.self_attn),
+        }
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_input_embeddings(value)
+
+    @property
+    def reads_features(self) -> bool:
+        """Whether any cross-attention branch is open and needs the un-pooled features."""
+        return any(
+            layer.v2v.is_open or layer.t2v.is_open for layer in self.cross_attention_layers.values()
+        )
+
+    def encode_frames(
+        self, pixel_values: torch.Tensor, tokens_per_frame: int
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Frames without a video around them, in chunks of `frames_per_chunk`.
+
+        pixel_values: (F, 3, S, S) normalised. Returns the merged and projected tokens (F, M, H) and
+        the normalised un-pooled features (F, N, D), the latter None where nothing reads them.
+        """
+        config = self.config
+        mode = config.merge_mode if tokens_per_frame == config.tokens_per_frame else "area"
+        keep_features = self.reads_features
+        chunks = encode_frames(
+            self.vision_tower, pixel_values, config.vision_layers, self.frames_per_chunk
+        )
+        embeds, features = [], []
+        for chunk in chunks:
+            if config.projector_order == "merge_first":
+                merged = self.multi_modal_projector(merge_tokens(chunk, tokens_per_frame, mode))
+            else:
+                merged = merge_tokens(self.multi_modal_projector(chunk), tokens_per_frame, mode)
+            embeds.append(merged)
+            if keep_features:
+                features.append(self.feature_norm(chunk))
+        return _joined(embeds), _joined(features) if keep_features else None
+
+    def encode_video(
+        self,
+        pixel_values_videos: torch.Tensor,
+        tokens_per_frame: int,
+        frame_mask: torch.Tensor | None = None,
+    ) -> VisualTokens:
+        """Encode a batch of videos: pixel_values_videos (B, T, 3, S, S), frame_mask (B, T)."""
+        batch, frames = pixel_values_videos.shape[:2]
+        if frame_mask is not None and bool(frame_mask.all()):
+            frame_mask = None
+        pixels = pixel_values_videos.flatten(0, 1)
+        if frame_mask is None:
+            embeds, features = self.encode_frames(pixels, tokens_per_frame)
+        else:
+            # Padding frames are not worth an encoder's work; their slots stay zero.
+            real = frame_mask.flatten()
+            embeds, features = self.encode_frames(pixels[real], tokens_per_frame)
+            embeds = _spread(embeds, real)
+            features = None if features is None else _spread(features, real)
+        return VisualTokens(
+            embeds=embeds.unflatten(0, (batch, frames)),
+            features=None if features is None else features.unflatten(0, (batch, frames)),
+            frame_mask=frame_mask,
+        )
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        video_frame_mask: torch.Tensor | None = None,
+        visual_tokens: VisualTokens | None = None,
+        attention_mask: torch.Tensor | dict[str, torch.Tensor] | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        """One pass through the decoder.
+
+        - input_ids: (B, L), with `video_token_id` at the places of the merged tokens.
+        - pixel_values_videos: (B, T, 3, S, S), or `visual_tokens` already made from them; only with
+          the tokens they belong to: decoding reads the cache.
+        - video_frame_mask: (B, T), 1 = a real frame, 0 = padding after a shorter video.
+        - attention_mask: (B, L), 1 = attend.
+
+        Raises ValueError where placeholders and frames do not match.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("exactly one of input_ids and inputs_embeds is needed")
+        if video_frame_mask is not None:
+            video_frame_mask = video_frame_mask.bool()
+        visual = text = features = None
+        if pixel_values_videos is not None or visual_tokens is not None:
+            if input_ids is None:
+                raise ValueError("a video needs input_ids: placeholders are found by their id")
+            is_placeholder = input_ids == self.config.video_token_id  # (B, L)
+            if visual_tokens is None:
+                assert pixel_values_videos is not None
+                if len(pixel_values_videos) != len(input_ids):
+                    raise ValueError(
+                        f"{len(pixel_values_videos)} videos were given for {len(input_ids)} prompts"
+                    )
+                frames = _frames_per_row(pixel_values_videos, video_frame_mask)
+                tokens_per_frame = self._tokens_per_frame(is_placeholder, frames)
+                visual_tokens = self.encode_video(
+                    pixel_values_videos, tokens_per_frame, video_frame_mask
+                )
+            inputs_embeds, is_merged = self._place(visual_tokens, input_ids, is_placeholder)
+            features, video_frame_mask = visual_tokens.features, visual_tokens.frame_mask
+            if features is not None:
+                counts = is_merged.sum(dim=1)
+                visual = TokenPositions(is_merged, visual_tokens.embeds.shape[1:3].numel())
+                text = TokenPositions(~is_merged, int(input_ids.shape[1] - counts.min()))
+        elif inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+        assert inputs_embeds is not None
+
+        self_cache, cross_cache = None, None
+        if use_cache:
+            past_key_values = as_dual_cache(past_key_values, self.config)
+            self_cache = past_key_values.self_attention_cache
+            cross_cache = past_key_values.cross_attention_cache
+            if features is not None and self.config.t2v_cache == "features":
+                _keep_features(cross_cache, features)
+        elif past_key_values is not None:
+            raise ValueError("past_key_values needs use_cache=True")
+
+        hidden_states = self._decode(
+            inputs_embeds, attention_mask, position_ids, self_cache,
+            CrossInputs(features, _patch_mask(video_frame_mask, self.config), visual, text, cross_cache),
+            use_cache=bool(use_cache), **kwargs,
+        )  # fmt: skip
+        return BaseModelOutputWithPast(
+            last_hidden_state=hidden_states, past_key_values=past_key_values if use_cache else None
+        )
+
+    def _decode(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | dict[str, torch.Tensor] | None,
+        position_ids: torch.LongTensor | None,
+        self_cache: Cache | None,
+        cross: "CrossInputs",
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """The language model's own layers, with ours after every K-th. → (B, L, H)"""
+        language_model = self.language_model
+        if position_ids is None:
+            past = 0 if self_cache is None else self_cache.get_seq_length()
+            position_ids = torch.arange(hidden_states.shape[1], device=hidden_states.device) + past
+            position_ids = position_ids[None]
+        masks = attention_mask
+        if not isinstance(masks, dict):  # `generate` may have made them, for a static cache
+            masks = create_masks_for_generate(
+                config=self.config.text,
+                inputs_embeds=hidden_states,
+                attention_mask=attention_mask,
+                past_key_values=self_cache,
+                position_ids=position_ids,
+            )
+        layer_types = getattr(self.config.text, "layer_types", None)
+        position_embeddings = language_model.rotary_emb(hidden_states, position_ids)
+        reads_video = cross.features is not None or cross.cached
+        for index, layer in enumerate(language_model.layers):
+            hidden_states = layer(
+                hidden_states,
+                attention_mask=masks[layer_types[index]] if isinstance(masks, dict) else masks,
+                position_ids=position_ids,
+                past_key_values=self_cache,
+                position_embeddings=position_embeddings,
+                **kwargs,
+            )
+            if reads_video and str(index) in self.cross_attention_layers:
+                hidden_states = self.cross_attention_layers[str(index)](
+                    hidden_states,
+                    cross.features,
+                    frame_mask=cross.patch_mask,
+                    visual=cross.visual,
+                    text=cross.text,
+                    cross_cache=cross.cache,
+                    cache_features=self.config.t2v_cache == "features",
+                )
+        return language_model.norm(hidden_states)
+
+    def _tokens_per_frame(self, is_placeholder: torch.Tensor, frames: list[int]) -> int:
+        """M, from the number of placeholders of each row; the merge has no parameters to ask."""
+        counts = [int(count) for count in is_placeholder.sum(dim=1).tolist()]
+        newline = int(self.config.video_newline)
+        row = next((row for row, count in enumerate(frames) if count), 0)
+        tokens = (counts[row] - newline) // max(frames[row], 1)
+        expected = [count * tokens + newline if count else 0 for count in frames]
+        side = grid_side(tokens)
+        if counts != expected or side is None or side > self.config.patch_grid:
+            raise ValueError(
+                f"{counts} video placeholders do not fit videos of {frames} frames"
+                f"{' and a newline' if newline else ''}: each frame takes a perfect square of "
+                f"tokens up to {self.config.patches_per_frame}, the same for all"
+            )
+        return tokens
+
+    def _place(
+        self, visual: VisualTokens, input_ids: torch.Tensor, is_placeholder: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embeddings (B, L, H) with the visual tokens in place, and where the merged ones stand."""
+        inputs_embeds = self.get_input_embeddings()(input_ids)
+        is_merged = is_placeholder
+        if self.image_newline is not None:
+            follows = nn.functional.pad(is_placeholder[:, 1:], (0, 1))
+            is_newline = is_placeholder & ~follows
+            is_merged = is_placeholder & ~is_newline
+            newline = self.image_newline.to(inputs_embeds)
+            inputs_embeds = torch.where(is_newline[..., None], newline, inputs_embeds)
+        embeds = visual.embeds if visual.frame_mask is None else visual.embeds[visual.frame_mask]
+        embeds = embeds.to(inputs_embeds)
+        places = is_merged[..., None]
+        if embeds.numel() != int(is_merged.sum()) * embeds.shape[-1]:
+            raise ValueError(
+                f"{int(is_merged.sum())} places in the prompt for {embeds[..., 0].numel()} merged tokens"
+            )
+        return inputs_embeds.masked_scatter(places, embeds), is_merged
+
+
+@dataclass(frozen=True)
+class CrossInputs:
+    """What the dual cross-attention layers read in one pass; see `DualCrossAttentionLayer.forward`."""
+
+    features: torch.Tensor | None
+    patch_mask: torch.Tensor | None
+    visual: TokenPositions | None
+    text: TokenPositions | None
+    cache: Cache | None
+
+    @property
+    def cached(self) -> bool:
+        return self.cache is not None and len(self.cache.layers) > 0
+
+
+class CrossLMMForConditionalGeneration(CrossLMMPreTrainedModel, GenerationMixin):
+    """CrossLMM with its language-model head: `model.generate(**processor(...))` answers."""
+
+    _tied_weights_keys = {  # noqa: RUF012
+        "lm_head.weight": "model.language_model.embed_tokens.weight"
+    }
+
+    def __init__(self, config: CrossLMMConfig) -> None:
+        super().__init__(config)
+        self.model = CrossLMMModel(config)
+        self.lm_head = nn.Linear(config.text.hidden_size, config.text.vocab_size, bias=False)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.model.set_input_embeddings(value)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        video_frame_mask: torch.Tensor | None = None,
+        visual_tokens: VisualTokens | None = None,
+        attention_mask: torch.Tensor | dict[str, torch.Tensor] | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """As `CrossLMMModel.forward`, with logits (B, L, vocabulary), and a loss where labels are given.
+
+        labels: (B, L), -100 where there is none. logits_to_keep: only the last so many positions (0
+        means all), or the positions themselves.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            pixel_values_videos=pixel_values_videos,
+            video_frame_mask=video_frame_mask,
+            visual_tokens=visual_tokens,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        hidden_states = outputs.last_hidden_state
+        if isinstance(logits_to_keep, int):
+            kept: slice | torch.Tensor = (
+                slice(-logits_to_keep, None) if logits_to_keep else slice(None)
+            )
+        else:
+            kept = logits_to_keep
+        logits = self.lm_head(hidden_states[:, kept])
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(
+                logits=logits, labels=labels, vocab_size=self.config.text.vocab_size, **kwargs
+            )
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def _prepare_cache_for_generation(
+        self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> None:
+        super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
+        cache = model_kwargs.get("past_key_values")
+        if isinstance(cache, Cache):
+            model_kwargs["past_key_values"] = as_dual_cache(cache, self.config)
+
+
+def as_dual_cache(cache: Cache | None, config: CrossLMMConfig) -> EncoderDecoderCache:
+    """The pair of caches we decode with, around the given self-attention cache, or a fresh one."""
+    if isinstance(cache, EncoderDecoderCache):
+        return cache
+    if cache is None:
+        cache = DynamicCache(config=config.text)
+    return EncoderDecoderCache(cache, DynamicCache())
+
+
+def _keep_features(cross_cache: Cache, features: torch.Tensor) -> None:
+    """Let the cross-attention cache hold the features (B, T, N, D) themselves, without copying them."""
+    layer = DynamicLayer()
+    shared = features.flatten(1, 2)[:, None]
+    layer.lazy_initialization(shared, shared)
+    layer.keys, layer.values = shared, shared[:, :, :0]
+    cross_cache.layers = [layer]
+
+
+def _patch_mask(frame_mask: torch.Tensor | None, config: CrossLMMConfig) -> torch.Tensor | None:
+    """(B, T) → (B, T·N)"""
+    if frame_mask is None or bool(frame_mask.all()):
+        return None
+    return frame_mask.repeat_interleave(config.patches_per_frame, dim=1)
+
+
+def _frames_per_row(pixel_values: torch.Tensor, frame_mask: torch.Tensor | None) -> list[int]:
+    if frame_mask is None:
+        return [pixel_values.shape[1]] * pixel_values.shape[0]
+    return [int(count) for count in frame_mask.sum(dim=1).tolist()]
+
+
+def _joined(chunks: list[torch.Tensor]) -> torch.Tensor:
+    return chunks[0] if len(chunks) == 1 else torch.cat(chunks)
+
+
+def _spread(rows: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    """(R, …) rows back to their places among (F, …), zeros elsewhere; real: (F,), True R times."""
+    spread = rows.new_zeros(real.shape[0], *rows.shape[1:])
+    spread[real] = rows
+    return spread
+
+
+AutoConfig.register(CrossLMMConfig.model_type, CrossLMMConfig, exist_ok=True)
+AutoModel.register(CrossLMMConfig, CrossLMMModel, exist_ok=True)
+AutoModelForImageTextToText.register(
+    CrossLMMConfig, CrossLMMForConditionalGeneration, exist_ok=True
+)
