@@ -1,0 +1,54 @@
+"""What comes out of a video: frames, each with its number and its real time in the source."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from crosslmm.video.source import SourceInfo
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One frame: ``pixels`` (H, W, 3) uint8, upright, RGB.
+
+    ``index`` counts the shown frames of the source from 0; ``time`` is in seconds from the first
+    shown frame.
+    """
+
+    pixels: "np.ndarray"
+    index: int
+    time: float
+
+
+@dataclass(frozen=True, eq=False)
+class Frames:
+    """Frames sampled from one video: ``pixels`` (T, H, W, 3) uint8, upright, RGB.
+
+    ``indices`` and ``times`` (seconds) are those of each frame in the source, strictly ascending.
+    ``warnings`` says in words where the result is not quite what was asked for.
+    """
+
+    pixels: "np.ndarray"
+    indices: tuple[int, ...]
+    times: tuple[float, ...]
+    source: "SourceInfo"
+    warnings: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @cached_property
+    def summary(self) -> str:
+        """What was used, in words: ``64 of 5,340 frames, one per 2.8 s``."""
+        return summary(self.times, self.source)
+
+
+def summary(times: "tuple[float, ...]", source: "SourceInfo") -> str:
+    """``64 of 5,340 frames, one per 2.8 s``: what was taken of the source."""
+    text = f"{len(times):,} of {source.frame_count:,} frame{'s' * (source.frame_count != 1)}"
+    if len(times) < 2:
+        return text
+    return f"{text}, one per {(times[-1] - times[0]) / (len(times) - 1):.2g} s"

@@ -1,0 +1,100 @@
+"""Frames as pictures: turned upright, pixels made square, resized.
+
+Resizing is PIL's, with its antialiasing, because the vision towers' own preprocessing resizes with
+PIL too; FFmpeg's scaler differs from it by up to a few grey levels.
+"""
+
+import os
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from crosslmm.errors import VideoError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+BICUBIC = 3  # PIL.Image.Resampling.BICUBIC, known here without importing PIL
+
+_MAGIC = {
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"BM": "BMP",
+    b"II*\x00": "TIFF",
+    b"MM\x00*": "TIFF",
+}
+
+
+def resize(
+    pixels: "np.ndarray", size: tuple[int, int] | None, resample: int = BICUBIC
+) -> "np.ndarray":
+    """``pixels`` (H, W, 3) uint8 at ``size`` (height, width); itself where it has that size."""
+    import numpy as np
+    from PIL import Image
+
+    if size is None or pixels.shape[:2] == size:
+        return np.ascontiguousarray(pixels)
+    picture = Image.fromarray(np.ascontiguousarray(pixels))
+    return np.asarray(
+        picture.resize((size[1], size[0]), resample=Image.Resampling(resample)), dtype=np.uint8
+    )
+
+
+def square(width: int, height: int, aspect: Fraction | None) -> tuple[int, int]:
+    """The (width, height) that shows pixels of this aspect ratio as square ones, losing none."""
+    if not aspect or aspect <= 0 or aspect == 1:
+        return width, height
+    if aspect > 1:
+        return round(width * aspect), height
+    return width, round(height / aspect)
+
+
+def still_format(path: str) -> str | None:
+    """The format of a still picture that PIL reads, told by its first bytes; None for others."""
+    if path.lower().endswith((".mjpeg", ".mjpg")):
+        return None
+    with open(path, "rb") as file:
+        head = file.read(16)
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WEBP"
+    if head[4:12] in (b"ftypavif", b"ftypavis"):
+        return "AVIF"
+    return next((name for magic, name in _MAGIC.items() if head.startswith(magic)), None)
+
+
+def read_still(path: str, kind: str) -> "tuple[np.ndarray, list[str]]":
+    """A still picture, upright by its EXIF tag, transparency over white: (H, W, 3), warnings."""
+    import numpy as np
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    warnings = []
+    name = os.path.basename(path)
+    try:
+        with Image.open(path, formats=[kind]) as picture:
+            if getattr(picture, "n_frames", 1) > 1 and kind != "JPEG":
+                warnings.append(f"{name} is an animated {kind}; only its first picture is read")
+            upright = ImageOps.exif_transpose(picture)
+            if upright.has_transparency_data:
+                upright = upright.convert("RGBA")
+                upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
+            elif upright.mode.startswith("I") or upright.mode == "F":
+                upright = Image.fromarray(_to_eight_bits(np.asarray(upright)))
+            pixels = np.asarray(upright.convert("RGB"))
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        KeyError,
+        UnidentifiedImageError,
+        Image.DecompressionBombError,
+        Image.DecompressionBombWarning,
+    ) as error:
+        raise VideoError(f"{path}: this {kind} picture cannot be read ({error})") from error
+    return pixels, warnings
+
+
+def _to_eight_bits(grey: "np.ndarray") -> "np.ndarray":
+    import numpy as np
+
+    if grey.dtype.kind == "f":
+        return np.clip(grey, 0, 255).astype(np.uint8)
+    return (np.clip(grey, 0, 65535).astype(np.uint32) >> 8).astype(np.uint8)

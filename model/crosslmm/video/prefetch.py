@@ -1,0 +1,151 @@
+"""Running a producer ahead of its consumer, in a thread, so that decoding overlaps encoding.
+
+The consumer is the one that may not hang, so the deadline is kept on its side: a producer that shows
+no sign of life for that long is abandoned, and whatever it holds outside this process is killed. A
+thread stuck inside a library cannot be killed; it is a daemon, and ends when the library returns.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+
+# How often a waiting side looks up, in seconds: the longest that Ctrl-C or closing can take.
+_LOOK_UP = 0.05
+
+
+class Abandoned(BaseException):
+    """Raised inside a producer whose consumer has gone; not an ``Exception``, so nothing eats it."""
+
+
+class Stalled(Exception):
+    """The producer made no progress within the deadline."""
+
+
+class Pulse:
+    """The producer's side: call it at each step. It notes progress, or ends an abandoned producer.
+
+    ``on_abandon`` is called once, from the consumer's thread, when the producer is given up; a
+    producer with a process of its own kills it there.
+    """
+
+    def __init__(self) -> None:
+        self.last = time.monotonic()
+        self.abandoned = threading.Event()
+        self.on_abandon: Callable[[], None] | None = None
+
+    def __call__(self) -> None:
+        self.last = time.monotonic()
+        if self.abandoned.is_set():
+            raise Abandoned
+
+
+class _End:
+    def __init__(self, error: BaseException | None) -> None:
+        self.error = error
+
+
+class Prefetch(Generic[Item]):
+    """Iterates ``produce(pulse)`` in a thread, at most ``depth`` items ahead.
+
+    ``take`` gives the next item, raises what the producer raised, ``StopIteration`` at the end, or
+    ``Stalled`` after ``deadline`` seconds of waiting without a pulse. ``seconds`` is the time spent
+    inside the producer, without the time spent waiting for the consumer.
+    """
+
+    def __init__(
+        self, produce: Callable[[Pulse], Iterator[Item]], *, depth: int, deadline: float
+    ) -> None:
+        self.pulse = Pulse()
+        self.deadline = deadline
+        self.clock = [0.0]
+        self._items: queue.Queue[Item | _End] = queue.Queue(maxsize=depth)
+        self._thread = threading.Thread(
+            target=_run,
+            args=(produce, self.pulse, self._items, self.clock),
+            name="crosslmm-video",
+            daemon=True,
+        )
+        self._thread.start()
+
+    @property
+    def seconds(self) -> float:
+        return self.clock[0]
+
+    def take(self) -> Item:
+        waiting_since = time.monotonic()
+        while True:
+            try:
+                item = self._items.get(timeout=_LOOK_UP)
+                break
+            except queue.Empty:
+                quiet_since = max(waiting_since, self.pulse.last)
+                if time.monotonic() - quiet_since > self.deadline:
+                    self.close(wait=0.0)
+                    raise Stalled from None
+        if isinstance(item, _End):
+            self.close()
+            if item.error is not None:
+                raise item.error
+            raise StopIteration
+        return item
+
+    def close(self, wait: float = 5.0) -> None:
+        """End the producer; returns once it has ended, or after ``wait`` seconds."""
+        if not self.pulse.abandoned.is_set():
+            self.pulse.abandoned.set()
+            if self.pulse.on_abandon is not None:
+                self.pulse.on_abandon()
+        if self._thread is not threading.current_thread():
+            self._thread.join(wait)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_thread"):
+            self.close(wait=0.0)
+
+
+def _run(
+    produce: Callable[[Pulse], Iterator[Item]],
+    pulse: Pulse,
+    items: "queue.Queue[Item | _End]",
+    clock: list[float],
+) -> None:
+    """The thread: holds no reference to its ``Prefetch``, so that a forgotten one is collected."""
+    error: BaseException | None = None
+    began = time.monotonic()
+    try:
+        producing = produce(pulse)
+        try:
+            while True:
+                began = time.monotonic()
+                try:
+                    item = next(producing)
+                except StopIteration:
+                    break
+                finally:
+                    clock[0] += time.monotonic() - began
+                _put(items, item, pulse)
+        finally:
+            close = getattr(producing, "close", None)
+            if close is not None:
+                close()
+    except Abandoned:
+        return
+    except BaseException as caught:  # travels to the consumer, which raises it
+        error = caught
+    try:
+        _put(items, _End(error), pulse)
+    except Abandoned:
+        return
+
+
+def _put(items: "queue.Queue[Item | _End]", item: Item | _End, pulse: Pulse) -> None:
+    while True:
+        pulse()
+        try:
+            return items.put(item, timeout=_LOOK_UP)
+        except queue.Full:
+            continue

@@ -1,0 +1,289 @@
+"""The default reader: PyAV, in this process.
+
+One pass in ascending order: decoding goes on from frame to frame, and seeks only when a keyframe
+lies between where it is and the wanted frame. A packet that cannot be decoded is counted and passed
+over, and the nearest good frame is given in place of a missing one.
+"""
+
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from crosslmm.errors import VideoError
+from crosslmm.video import picture
+from crosslmm.video.frames import Frame
+from crosslmm.video.index import packets
+from crosslmm.video.source import open_container, video_stream
+
+if TYPE_CHECKING:
+    from crosslmm.video.plan import Plan
+    from crosslmm.video.prefetch import Pulse
+
+# More threads than this were slower on two cores; fewer cost a third of the speed.
+_THREADS = 2
+
+# Packets read after a seek in search of one keyframe.
+_MOST_BEFORE_KEY = 256
+
+
+class Decoder:
+    """An open file and the frames decoded from it, in presentation order from wherever it sought.
+
+    ``bad_packets`` counts what could not be decoded, ``corrupt_frames`` what the decoder itself
+    marks as damaged.
+    """
+
+    def __init__(self, path: str, *, pulse: "Pulse", deadline: float) -> None:
+        self.path, self.pulse, self.deadline = path, pulse, deadline
+        self.bad_packets = 0
+        self._open()
+
+    def _open(self) -> None:
+        self.container = open_container(self.path, deadline=self.deadline)
+        try:
+            self.stream = video_stream(self.container, self.path)
+            self.stream.codec_context.thread_type = "AUTO"
+            self.stream.codec_context.thread_count = _THREADS
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file. Its stream is let go first: using it afterwards is a use after free."""
+        self.stream = None
+        self.container.close()
+
+    def from_start(self) -> Iterator[Any]:
+        """All frames from the start, in a newly opened file."""
+        self.close()
+        self._open()
+        return self._frames()
+
+    def from_key(self, pts: int) -> Iterator[Any]:
+        """Frames from the keyframe at or before ``pts``."""
+        import av
+
+        try:
+            self.container.seek(pts, stream=self.stream, backward=True)
+        except av.error.FFmpegError:
+            return self.from_start()
+        return self._frames()
+
+    def key_alone(self, pts: int) -> Any | None:
+        """The keyframe at ``pts``, decoded without what follows; None where that fails."""
+        import av
+
+        try:
+            self.container.seek(pts, stream=self.stream, backward=True)
+            for read, packet in enumerate(self._packets()):
+                if packet.pts == pts:
+                    frames = [*packet.decode(), *self.stream.codec_context.decode(None)]
+                    return next((frame for frame in frames if frame.pts == pts), None)
+                if read > _MOST_BEFORE_KEY:
+                    return None
+        except av.error.FFmpegError:
+            self.bad_packets += 1
+        return None
+
+    def _packets(self) -> Iterator[Any]:
+        return packets(self.container, self.stream, beat=self.pulse, on_error=self._count_bad)
+
+    def _count_bad(self) -> None:
+        self.bad_packets += 1
+
+    def _frames(self) -> Iterator[Any]:
+        import av
+
+        context = self.stream.codec_context
+        for packet in self._packets():
+            try:
+                frames = packet.decode()
+            except av.error.EOFError:
+                break
+            except av.error.FFmpegError:
+                self.bad_packets += 1
+                continue
+            yield from frames
+        while True:
+            self.pulse()
+            try:
+                yield from context.decode(None)
+                return
+            except av.error.EOFError:
+                return
+            except av.error.FFmpegError:
+                self.bad_packets += 1
+
+
+class PyAVReader:
+    """Reads the frames of a plan; ``warnings`` and ``bad_packets`` are complete at the end."""
+
+    name = "pyav"
+
+    def __init__(self, plan: "Plan", *, pulse: "Pulse", deadline: float) -> None:
+        self.plan = plan
+        self.warnings: list[str] = []
+        self.bad_packets = 0
+        self._pulse, self._deadline = pulse, deadline
+
+    def read(self) -> Iterator[Frame]:
+        """The frames of the plan, ascending; ``VideoError`` when there is not one good one."""
+        index, plan = self.plan.index, self.plan
+        decoder = Decoder(plan.path, pulse=self._pulse, deadline=self._deadline)
+        fetch = _CountingFetch(decoder) if index.sequential else _SeekingFetch(decoder, index)
+        converter = Converter()
+        last, given, missed, dropped = -1, 0, 0, 0
+        try:
+            for target in plan.targets:
+                number, frame = fetch(target.index, target.key)
+                if frame is None or number <= last:
+                    dropped += 1
+                    continue
+                missed += number != target.index
+                last, given = number, given + 1
+                pixels = picture.resize(
+                    converter(frame, self._aspect(decoder)), plan.size, plan.resample
+                )
+                yield Frame(pixels, number, float(index.times[number]))
+        finally:
+            self.bad_packets = decoder.bad_packets
+            self.warnings = _damage(decoder.bad_packets, missed, dropped, given)
+            fetch.release()
+            decoder.close()
+        if not given:
+            raise VideoError(f"{plan.path}: not one frame of this video could be decoded")
+
+    @staticmethod
+    def _aspect(decoder: Decoder) -> Fraction | None:
+        return decoder.stream.sample_aspect_ratio
+
+
+def _damage(bad: int, missed: int, dropped: int, given: int) -> list[str]:
+    warnings = []
+    if missed or dropped:
+        replaced = f"{missed} of {given + dropped} frames could not be decoded and the nearest good"
+        lost = f"{dropped} more were left out"
+        if missed:
+            warnings.append(f"{replaced} ones were taken" + (f"; {lost}" if dropped else ""))
+        else:
+            warnings.append(f"{dropped} of {given + dropped} frames could not be decoded: left out")
+    if bad:
+        warnings.append(
+            f"this file is damaged: {bad} packet{'s' * (bad != 1)} could not be decoded"
+        )
+    return warnings
+
+
+class _SeekingFetch:
+    """Fetches frames by their presentation time; numbers must ascend."""
+
+    def __init__(self, decoder: Decoder, index: Any) -> None:
+        self.decoder, self.pts = decoder, index.pts
+        self.key_pts = index.pts[index.keys]
+        self.release()
+
+    def release(self) -> None:
+        """Let go of every frame held."""
+        self.run: Iterator[Any] | None = None
+        self.before: Any = None
+        self.ahead: Any = None
+
+    def __call__(self, number: int, key: bool) -> tuple[int, Any]:
+        """The frame of that number, or the nearest good one: (its number, it), (_, None)."""
+        wanted = int(self.pts[number])
+        if key:
+            self.release()
+            frame = self.decoder.key_alone(wanted)
+            if frame is not None:
+                return number, frame
+        frame = self._exact(wanted)
+        if frame is None:
+            return number, None
+        return self._number(frame.pts), frame
+
+    def _number(self, pts: int) -> int:
+        return max(0, int(np.searchsorted(self.pts, pts, side="right")) - 1)
+
+    def _exact(self, wanted: int) -> Any | None:
+        key = int(np.searchsorted(self.key_pts, wanted, side="right")) - 1
+        position = self.ahead or self.before
+        if self.run is None or (
+            key >= 0 and (position is None or int(self.key_pts[key]) > position.pts)
+        ):
+            self._restart(key)
+        step = 1
+        while True:
+            found = self._advance(wanted)
+            if found or self.before is not None or key < 0:
+                break
+            # The seek landed after the frame (MPEG-TS, open GOP): from further back, then the start.
+            key = key - step if step <= 4 else -1
+            step *= 2
+            self._restart(key)
+        return self._nearest(wanted)
+
+    def _restart(self, key: int) -> None:
+        self.release()
+        if key < 0:
+            self.run = self.decoder.from_start()
+        else:
+            self.run = self.decoder.from_key(int(self.key_pts[key]))
+
+    def _advance(self, wanted: int) -> bool:
+        """Decode until ``ahead`` is at or past ``wanted``; whether it is exactly there."""
+        assert self.run is not None
+        while self.ahead is None or self.ahead.pts < wanted:
+            if self.ahead is not None:
+                self.before = self.ahead
+            self.ahead = next((frame for frame in self.run if frame.pts is not None), None)
+            if self.ahead is None:
+                return False
+        return self.ahead.pts == wanted
+
+    def _nearest(self, wanted: int) -> Any | None:
+        candidates = [frame for frame in (self.before, self.ahead) if frame is not None]
+        return min(candidates, key=lambda frame: abs(frame.pts - wanted), default=None)
+
+
+class _CountingFetch:
+    """Fetches frames by counting from the start, for containers without presentation times."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self.run: Iterator[Any] | None = decoder.from_start()
+        self.frame: Any = None
+        self.number = -1
+
+    def release(self) -> None:
+        self.run = self.frame = None
+
+    def __call__(self, number: int, key: bool) -> tuple[int, Any]:
+        while self.number < number and self.run is not None:
+            frame = next(self.run, None)
+            if frame is None:
+                break
+            self.frame, self.number = frame, self.number + 1
+        return self.number, self.frame
+
+
+class Converter:
+    """FFmpeg frames to upright (H, W, 3) uint8 RGB with square pixels, at full size."""
+
+    def __init__(self) -> None:
+        from av.video.reformatter import VideoReformatter
+
+        self._reformatter = VideoReformatter()
+
+    def __call__(self, frame: Any, aspect: Fraction | None) -> np.ndarray:
+        width, height = picture.square(frame.width, frame.height, aspect)
+        rgb = self._reformatter.reformat(
+            frame, width=width, height=height, format="rgb24", interpolation="BICUBIC", threads=1
+        )
+        pixels = rgb.to_ndarray()
+        return np.rot90(pixels, quarter_turns(frame))
+
+
+def quarter_turns(frame: Any) -> int:
+    """Anticlockwise quarter turns that bring the frame upright."""
+    return round(frame.rotation / 90) % 4

@@ -1,0 +1,162 @@
+"""The frames of a video as a stream: decoded ahead in the background, a few at a time.
+
+A reader that shows no progress for the deadline, or cannot decode, is given up; with
+``reader="auto"`` the next one goes on from the frame after the last good one, and says so.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from types import TracebackType
+
+from crosslmm.errors import VideoError
+from crosslmm.video.frames import Frame
+from crosslmm.video.plan import Plan, make_plan
+from crosslmm.video.prefetch import Prefetch, Pulse, Stalled
+from crosslmm.video.readers import Reader, ReaderName, candidates, make_reader
+from crosslmm.video.sampling import Request
+from crosslmm.video.source import SourceInfo
+
+# Frames decoded ahead: enough to keep an encoder's chunk fed, and one only at full size.
+_AHEAD, _AHEAD_FULL_SIZE = 8, 1
+
+
+class FrameStream:
+    """Frames of one video, ascending; iterate it once, and close it (or use ``with``).
+
+    ``source`` and ``count`` are known from the start; ``warnings`` is complete after the last frame.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        request: Request,
+        *,
+        size: tuple[int, int] | None,
+        resample: int,
+        reader: ReaderName,
+        deadline: float,
+    ) -> None:
+        self.path = os.fsdecode(path)
+        self.warnings: list[str] = []
+        self._deadline = deadline
+        self._seconds = 0.0
+        self._readers = list(candidates(reader))
+        self._last = -1
+        self._given = 0
+        self._depth = _AHEAD if size is not None else _AHEAD_FULL_SIZE
+        self._running: Prefetch | None = None
+        self._done = False
+
+        def plan(pulse: Pulse) -> Iterator[Plan]:
+            yield make_plan(
+                self_path, request, size=size, resample=resample, pulse=pulse, deadline=deadline
+            )
+
+        self_path = self.path
+        self._running = Prefetch(plan, depth=1, deadline=deadline)
+        try:
+            self._plan: Plan = self._running.take()
+        except Stalled:
+            raise VideoError(
+                f"{self.path}: nothing could be read of this file within {deadline:g} s"
+            ) from None
+        finally:
+            self._stop()
+        self.warnings.extend(self._plan.warnings)
+        self.source: SourceInfo = self._plan.source
+        self._start_next_reader()
+
+    @property
+    def count(self) -> int:
+        """The frames that will come, at most."""
+        return len(self._plan.targets)
+
+    @property
+    def seconds(self) -> float:
+        """Time spent reading and decoding so far, waiting for the consumer left out."""
+        return self._seconds + (self._running.seconds if self._running is not None else 0.0)
+
+    def __iter__(self) -> "FrameStream":
+        return self
+
+    def __next__(self) -> Frame:
+        while not self._done:
+            assert self._running is not None
+            try:
+                frame = self._running.take()
+            except StopIteration:
+                self._finish()
+            except Stalled:
+                self._give_up(f"made no progress for {self._deadline:g} s")
+            except VideoError as error:
+                self._give_up("could not decode it", error)
+            except BaseException:
+                self.close()
+                raise
+            else:
+                self._last, self._given = frame.index, self._given + 1
+                return frame
+        raise StopIteration
+
+    def __enter__(self) -> "FrameStream":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop decoding and let go of the file; harmless when done."""
+        self._done = True
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._running is not None:
+            self._running.close()
+            self._seconds += self._running.seconds
+            self._running = None
+
+    def _start_next_reader(self) -> None:
+        plan, deadline = self._plan.after(self._last), self._deadline
+        name = self._readers.pop(0)
+        box: list[Reader] = []
+
+        def read(pulse: Pulse) -> Iterator[Frame]:
+            reader = make_reader(name, plan, pulse=pulse, deadline=deadline)
+            box.append(reader)
+            return reader.read()
+
+        self._reader_box = box
+        if plan.still is None:
+            self.source = replace(self.source, reader=name)
+        self._running = Prefetch(read, depth=self._depth, deadline=deadline)
+
+    def _note_reader(self) -> None:
+        """Take over what the reader has to say about damage."""
+        for reader in self._reader_box:
+            self.warnings.extend(reader.warnings)
+            self.source = replace(
+                self.source, damaged_packets=self.source.damaged_packets + reader.bad_packets
+            )
+
+    def _finish(self) -> None:
+        self._note_reader()
+        self.close()
+
+    def _give_up(self, why: str, error: VideoError | None = None) -> None:
+        name = self.source.reader
+        if self._running is not None:
+            self._running.close(wait=0.0)
+        self._stop()
+        if not self._readers:
+            self.close()
+            raise error or VideoError(f"{self.path}: the reader {name} {why}") from None
+        self.warnings.append(
+            f"the reader {name} {why}; {self._readers[0]} went on after {self._given} frames"
+        )
+        self._start_next_reader()
