@@ -1,0 +1,39 @@
+"""Choosing and loading the model, the same for every command that asks one."""
+
+from typing import Any
+
+from crosslmm import store
+from crosslmm_cli import options
+from crosslmm_cli.output import Output
+
+
+def load_assistant(
+    output: Output,
+    *,
+    model: str | None,
+    device: str | None,
+    dtype: options.Dtype,
+    quantize: options.Quantization,
+    tokens_per_frame: int | None,
+) -> Any:
+    """The model to use, found before the heavy imports begin and loaded with its notices shown."""
+    choice = store.default_model(model)
+    store.locate(choice.name)
+    if choice.origin == "built-in":
+        output.notice(
+            "the built-in demo model knows synthetic shape clips and cannot describe real footage; "
+            f"`crosslmm models pull {store.SUGGESTED}` gets one that can"
+        )
+    output.progress("load", 0, 0)
+    from crosslmm.assistant import load
+
+    assistant = load(
+        choice.name,
+        device=device,
+        dtype=None if dtype == "auto" else dtype,
+        quantization=quantize,
+        tokens_per_frame=tokens_per_frame,
+        on_notice=output.notice,
+    )
+    output.progress("load", 1, 1)
+    return assistant

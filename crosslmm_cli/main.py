@@ -1,0 +1,129 @@
+"""`crosslmm`: parses, calls the library, writes; every failure ends here as an exit code.
+
+0 fine, 1 it failed, 2 wrong usage, 3 a batch finished and some items failed, 130 interrupted.
+"""
+
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from crosslmm import __version__
+from crosslmm.errors import CrossLMMError, UsageError
+from crosslmm_cli import interrupt
+from crosslmm_cli.commands import LazyGroup
+from crosslmm_cli.output import Output, is_fancy
+
+BROKEN_PIPE = 141  # what a shell reports for a command whose reader went away
+ParsingError: type[Exception] = typer.BadParameter.__mro__[1]  # what the parser raises, by its base
+
+
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show tracebacks and warnings; may stand anywhere.")
+    ] = False,
+) -> None:
+    """Ask questions about long videos.
+
+    Start with `crosslmm demo`, or ask about a video of yours: crosslmm ask VIDEO "QUESTION".
+    """
+
+
+def build() -> typer.Typer:
+    """The command tree; on a terminal its help is drawn with Rich."""
+    app = typer.Typer(
+        cls=LazyGroup,
+        no_args_is_help=True,
+        rich_markup_mode="rich" if is_fancy(sys.stdout) else None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(root)
+    return app
+
+
+def main() -> int:
+    """The console script."""
+    interrupt.install()
+    return execute(sys.argv[1:])
+
+
+def execute(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code. Errors are one or two lines on stderr."""
+    arguments, debug = _take_debug(arguments)
+    if "--version" in arguments[:1]:
+        print(f"crosslmm {__version__}")
+        return 0
+    _hush(debug)
+    try:
+        command = typer.main.get_command(build())
+        code = command.main(list(arguments), prog_name="crosslmm", standalone_mode=False)
+        sys.stdout.flush()
+    except BaseException as error:
+        if debug and not isinstance(error, (SystemExit, ParsingError)):
+            raise
+        return _explain(error)
+    if code == interrupt.EXIT_CODE:
+        return _explain(KeyboardInterrupt())
+    return code if isinstance(code, int) else 0
+
+
+def _explain(error: BaseException) -> int:
+    """The one error table: what is said on stderr, and the exit code."""
+    output = Output()
+    match error:
+        case UsageError():
+            output.error(str(error))
+            return 2
+        case CrossLMMError():
+            output.error(str(error))
+            return 1
+        case ParsingError():
+            message = error.format_message() if hasattr(error, "format_message") else str(error)
+            context = getattr(error, "ctx", None)
+            path = context.command_path if context else "crosslmm"
+            if message:
+                output.error(f"{message}\nsee `{path} --help`")
+            return 2
+        case KeyboardInterrupt() | typer.Abort():
+            output.error("interrupted")
+            return interrupt.EXIT_CODE
+        case BrokenPipeError():
+            # Python flushes stdout once more at its end; let that go nowhere.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return BROKEN_PIPE
+        case SystemExit():
+            return error.code if isinstance(error.code, int) else 1
+        case OSError():
+            output.error(str(error))
+            return 1
+        case _:
+            first = (str(error).strip().splitlines() or [""])[0]
+            output.error(
+                f"an error that should not happen: {type(error).__name__}: {first}\n"
+                "`--debug` shows where"
+            )
+            return 1
+
+
+def _take_debug(arguments: Sequence[str]) -> tuple[list[str], bool]:
+    """`--debug` may stand anywhere before a `--`."""
+    own = list(arguments)
+    end = own.index("--") if "--" in own else len(own)
+    kept = [argument for argument in own[:end] if argument != "--debug"]
+    return kept + own[end:], len(kept) < end
+
+
+def _hush(debug: bool) -> None:
+    """Libraries' own talk is for --debug; what users need to know, crosslmm says itself."""
+    if debug:
+        return
+    warnings.simplefilter("ignore")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

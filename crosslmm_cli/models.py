@@ -1,0 +1,173 @@
+"""`crosslmm models`: what is on disk, and how more gets there."""
+
+from typing import Annotated, Any
+
+import typer
+
+from crosslmm import store
+from crosslmm_cli import options
+from crosslmm_cli.output import Output, size_text
+
+app = typer.Typer(no_args_is_help=True, help="See, fetch, make and choose models.")
+
+NameArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A folder, a Hub id (org/name[@revision]) or a name.")
+]
+
+
+@app.command("list")
+def list_models(as_json: options.JsonOption = False) -> None:
+    """Show the models on disk: where, how large, what they are."""
+    output = Output(as_json=as_json)
+    models = store.stored_models()
+    if as_json:
+        for model in models:
+            output.record({**vars(model), "path": str(model.path)})
+        return
+    if not models:
+        output.notice(f"no models on disk; `crosslmm models pull {store.SUGGESTED}` gets one")
+        return
+    rows = [("", "NAME", "WHAT", "SIZE", "WHERE")]
+    rows += [
+        (
+            "*" if model.default else "",
+            model.name,
+            "unusable" if model.problem else str(model.kind),
+            size_text(model.size),
+            str(model.path),
+        )
+        for model in models
+    ]
+    output.table(rows, right=(3,))
+    choice = store.default_model()
+    output.notice(f"* the default, {_ORIGINS[choice.origin]}")
+    for model in models:
+        if model.problem:
+            output.notice(f"unusable: {model.problem}")
+
+
+_ORIGINS: dict[store.Origin, str] = {
+    "option": "given",
+    "environment": f"from {store.ENVIRONMENT}",
+    "setting": "set by `crosslmm models use`",
+    "built-in": "until another is chosen with `crosslmm models use`",
+}
+
+
+@app.command()
+def pull(
+    model: Annotated[str, typer.Argument(metavar="ID", help="org/name or org/name@revision.")],
+    quiet: options.QuietOption = False,
+) -> None:
+    """Download a model from the Hugging Face Hub; an interrupted download goes on."""
+    from crosslmm.hub import pull as download
+
+    output = Output(quiet=quiet)
+    folder = download(model, on_progress=lambda done, all_: output.progress("download", done, all_))
+    output.finish_progress()
+    examination = store.examine(folder)
+    output.text(str(folder))
+    if examination.problem is None:
+        output.notice(f"`crosslmm models use {model}` makes it the default")
+
+
+@app.command()
+def show(model: NameArgument, as_json: options.JsonOption = False) -> None:
+    """Show a model's configuration, its parts and sizes, and which gates are open."""
+    from crosslmm.inspection import inspect
+
+    output = Output(as_json=as_json)
+    found = inspect(model)
+    if as_json:
+        output.record(
+            {
+                **vars(found),
+                "path": str(found.path),
+                "parts": [vars(part) for part in found.parts],
+                "gates": [vars(gate) for gate in found.gates],
+            }
+        )
+        return
+    facts: list[tuple[str, str]] = [
+        ("name", found.name),
+        ("what", found.kind),
+        ("where", str(found.path)),
+        ("size", size_text(found.size)),
+        ("dtype", ", ".join(found.dtypes)),
+    ]
+    facts += [(words, str(value)) for words, value in _settings(found.config)]
+    output.table(facts)
+    output.text("")
+    rows: list[tuple[str, ...]] = [("PART", "PARAMETERS", "DTYPE")]
+    rows += [(part.name, f"{part.parameters:,}", ", ".join(part.dtypes)) for part in found.parts]
+    rows.append(("all", f"{found.parameters:,}", ""))
+    output.table(rows, right=(1,))
+    output.text("")
+    if not found.gates:
+        output.text("gates: none stored; the cross-attention starts closed")
+        return
+    rows = [("GATE AFTER LAYER", "BRANCH", "TANH", "")]
+    rows += [
+        (
+            str(gate.layer + 1),
+            gate.branch.upper(),
+            f"{gate.value:+.4f}",
+            "open" if gate.is_open else "closed",
+        )
+        for gate in found.gates
+    ]
+    output.table(rows, right=(0, 2))
+
+
+def _settings(config: dict[str, Any]) -> list[tuple[str, Any]]:
+    vision, text = config.get("vision_config") or {}, config.get("text_config") or {}
+    facts = [
+        ("language model", _shape(text, "num_hidden_layers", "layers", "hidden_size")),
+        ("vision encoder", _shape(vision, "num_hidden_layers", "layers", "hidden_size")),
+        ("frame size", vision.get("image_size")),
+        ("tokens per frame", config.get("tokens_per_frame")),
+        ("interval", config.get("cross_attention_interval")),
+        ("V2V scope", config.get("v2v_scope")),
+    ]
+    return [(words, value) for words, value in facts if value is not None]
+
+
+def _shape(config: dict[str, Any], layers: str, word: str, width: str) -> str | None:
+    if not config.get(layers):
+        return config.get("model_type")
+    return f"{config.get('model_type')}, {config[layers]} {word} of width {config.get(width)}"
+
+
+@app.command()
+def use(
+    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="The new default.")] = None,
+    reset: Annotated[bool, typer.Option("--reset", help="Go back to the built-in model.")] = False,
+) -> None:
+    """Choose the default model."""
+    output = Output()
+    if (model is None) != reset:
+        raise typer.BadParameter("give a model, or --reset to go back to the built-in one")
+    store.use(model)
+    choice = store.default_model()
+    output.notice(f"the default is now {choice.name}")
+    if choice.origin == "environment":
+        output.notice(f"(because {store.ENVIRONMENT} is set, which comes first)")
+
+
+@app.command("rm")
+def remove(
+    model: NameArgument,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask first.")] = False,
+) -> None:
+    """Delete a model from disk; asks first."""
+    output = Output()
+    removal = store.plan_removal(model)
+    what = f"{removal.path} ({size_text(removal.size)})"
+    shared = (
+        ", from the cache shared with other Hugging Face tools" if removal.source == "hub" else ""
+    )
+    if not yes and not typer.confirm(f"Delete {what}{shared}?", err=True):
+        output.notice("nothing was deleted")
+        return
+    store.remove(removal)
+    output.notice(f"deleted {what}")
