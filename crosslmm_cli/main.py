@@ -3,6 +3,7 @@
 0 fine, 1 it failed, 2 wrong usage, 3 a batch finished and some items failed, 130 interrupted.
 """
 
+import logging
 import os
 import sys
 import warnings
@@ -37,7 +38,6 @@ def build() -> typer.Typer:
     """The command tree; on a terminal its help is drawn with Rich."""
     app = typer.Typer(
         cls=LazyGroup,
-        no_args_is_help=True,
         rich_markup_mode="rich" if is_fancy(sys.stdout) else None,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
@@ -49,16 +49,18 @@ def build() -> typer.Typer:
 def main() -> int:
     """The console script."""
     interrupt.install()
+    if "--debug" not in sys.argv:
+        _hush()
     return execute(sys.argv[1:])
 
 
 def execute(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code. Errors are one or two lines on stderr."""
     arguments, debug = _take_debug(arguments)
+    arguments = arguments or ["--help"]
     if "--version" in arguments[:1]:
         print(f"crosslmm {__version__}")
         return 0
-    _hush(debug)
     try:
         command = typer.main.get_command(build())
         code = command.main(list(arguments), prog_name="crosslmm", standalone_mode=False)
@@ -86,7 +88,9 @@ def _explain(error: BaseException) -> int:
             message = error.format_message() if hasattr(error, "format_message") else str(error)
             context = getattr(error, "ctx", None)
             path = context.command_path if context else "crosslmm"
-            if message:
+            if type(error).__name__ == "NoArgsIsHelpError":
+                print(message, file=sys.stderr)
+            else:
                 output.error(f"{message}\nsee `{path} --help`")
             return 2
         case KeyboardInterrupt() | typer.Abort():
@@ -118,12 +122,9 @@ def _take_debug(arguments: Sequence[str]) -> tuple[list[str], bool]:
     return kept + own[end:], len(kept) < end
 
 
-def _hush(debug: bool) -> None:
+def _hush() -> None:
     """Libraries' own talk is for --debug; what users need to know, crosslmm says itself."""
-    if debug:
-        return
     warnings.simplefilter("ignore")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    logging.disable(logging.ERROR)
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

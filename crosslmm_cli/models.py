@@ -59,7 +59,7 @@ def pull(
     model: Annotated[str, typer.Argument(metavar="ID", help="org/name or org/name@revision.")],
     quiet: options.QuietOption = False,
 ) -> None:
-    """Download a model from the Hugging Face Hub; an interrupted download goes on."""
+    """Download a model from the Hugging Face Hub. An interrupted download goes on."""
     from crosslmm.hub import pull as download
 
     output = Output(quiet=quiet)
@@ -73,7 +73,7 @@ def pull(
 
 @app.command()
 def show(model: NameArgument, as_json: options.JsonOption = False) -> None:
-    """Show a model's configuration, its parts and sizes, and which gates are open."""
+    """Show a model's configuration, parts, sizes and gates."""
     from crosslmm.inspection import inspect
 
     output = Output(as_json=as_json)

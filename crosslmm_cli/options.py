@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 import typer
 
-Reader = Literal["auto", "pyav", "decord", "torchcodec"]
-Seek = Literal["auto", "exact", "keyframe"]
+from crosslmm.video.readers import ReaderName
+from crosslmm.video.sampling import Seek
+
 Quantization = Literal["auto", "4bit", "8bit", "none"]
-Device = str
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 
 _CLOCK = re.compile(r"(?:(?:(\d+):)?(\d{1,2}):)?(\d+(?:\.\d*)?|\.\d+)")
@@ -56,7 +56,7 @@ EndOption = Annotated[
     float | None, typer.Option("--end", parser=seconds, metavar="TIME", help="Up to here.")
 ]
 ReaderOption = Annotated[
-    Reader, typer.Option("--reader", help="The library that decodes; auto tries one by one.")
+    ReaderName, typer.Option("--reader", help="The library that decodes; auto tries one by one.")
 ]
 SeekOption = Annotated[
     Seek,

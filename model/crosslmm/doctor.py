@@ -1,0 +1,216 @@
+"""What works on this machine, found out by trying it: a clip is written and read back by each
+reader, a layer is quantized and multiplied, the default model is looked over.
+
+`failure` means that no question can be answered; `warning` that some option would fail.
+"""
+
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from crosslmm import store
+
+Status = Literal["ok", "note", "warning", "failure"]
+
+REQUIRED = (
+    "torch",
+    "transformers",
+    "accelerate",
+    "av",
+    "huggingface-hub",
+    "jinja2",
+    "numpy",
+    "pillow",
+    "safetensors",
+)
+_LEAST_MEMORY = 2e9  # bytes
+_LEAST_DISK = 5e9
+
+
+@dataclass(frozen=True)
+class Check:
+    name: str
+    status: Status
+    detail: str
+    remedy: str | None = None
+
+
+def diagnose() -> Iterator[Check]:
+    """The checks, each done when it is asked for; none raises."""
+    yield _python()
+    yield _packages()
+    yield from _readers()
+    for name, check in _CHECKS.items():
+        try:
+            yield check()
+        except Exception as error:  # whatever a broken installation throws is the finding
+            yield Check(name, "failure", _line(error))
+
+
+def _python() -> Check:
+    detail = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
+    return Check("python", "ok", f"{detail}, {os.cpu_count()} CPU cores")
+
+
+def _packages() -> Check:
+    found, absent = [f"crosslmm {metadata.version('crosslmm')}"], []
+    for name in REQUIRED:
+        try:
+            found.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            absent.append(name)
+    if absent:
+        return Check(
+            "packages", "failure", f"missing: {', '.join(absent)}", "install them with pip"
+        )
+    return Check("packages", "ok", ", ".join(found))
+
+
+def _readers() -> Iterator[Check]:
+    from crosslmm.video.readers import reader_statuses
+
+    working = []
+    with tempfile.TemporaryDirectory(prefix="crosslmm-doctor-") as folder:
+        clip = Path(folder) / "clip.mp4"
+        try:
+            codec = _write_clip(clip)
+        except Exception as error:
+            yield Check("readers", "failure", f"PyAV cannot write a clip: {_line(error)}")
+            return
+        for reader in reader_statuses():
+            name = f"reader {reader.name}"
+            if reader.problem is not None:
+                yield Check(name, "note", reader.problem)
+                continue
+            try:
+                _read_clip(clip, reader.name)
+            except Exception as error:
+                yield Check(name, "warning", f"{reader.version}: {_line(error)}")
+                continue
+            working.append(reader.name)
+            yield Check(name, "ok", f"{reader.version}, read back a clip of {codec}")
+    if not working:
+        yield Check("readers", "failure", "no reader works", "pip install --force-reinstall av")
+
+
+def _write_clip(path: Path) -> str:
+    """Eight grey frames, each brighter than the one before."""
+    import av
+    import numpy as np
+
+    codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream(codec, rate=8)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(8):
+            pixels = np.full((48, 64, 3), 20 + 30 * number, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode(None))
+    return "H.264" if codec == "libx264" else "MPEG-4"
+
+
+def _read_clip(path: Path, reader: str) -> None:
+    from crosslmm.video import sample
+
+    frames = sample(path, frames=4, reader=reader, deadline=20.0)  # type: ignore[arg-type]
+    levels = frames.pixels.reshape(len(frames), -1).mean(axis=1)
+    expected = [20 + 30 * index for index in frames.indices]
+    if len(frames) != 4 or max(abs(levels - expected)) > 8:
+        raise ValueError(f"gave frames {frames.indices} with the wrong pixels")
+
+
+def _device() -> Check:
+    import torch
+
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        name = torch.cuda.get_device_name()
+        return Check("device", "ok", f"{name}, {_gigabytes(free)} of {_gigabytes(total)} free")
+    if torch.backends.mps.is_available():
+        return Check("device", "ok", "Apple GPU (mps)")
+    detail = f"CPU, {torch.get_num_threads()} threads"
+    return Check("device", "note", f"{detail}; no GPU, so large models answer slowly")
+
+
+def _memory() -> Check:
+    import psutil
+
+    memory = psutil.virtual_memory()
+    detail = f"{_gigabytes(memory.available)} of {_gigabytes(memory.total)} free"
+    return Check("memory", "ok" if memory.available >= _LEAST_MEMORY else "warning", detail)
+
+
+def _disk() -> Check:
+    place = store.hub_cache()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    detail = f"{_gigabytes(free)} free in {store.hub_cache()}"
+    if free >= _LEAST_DISK:
+        return Check("disk", "ok", detail)
+    return Check("disk", "warning", detail, "set HF_HOME to a folder on a larger disk")
+
+
+def _quantization() -> Check:
+    import torch
+
+    try:
+        import bitsandbytes
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        dense = torch.nn.Linear(64, 64, bias=False)
+        layer = bitsandbytes.nn.Linear4bit(64, 64, bias=False, quant_type="nf4")
+        layer.load_state_dict(dense.state_dict())
+        layer, inputs = layer.to(device), torch.eye(64)
+        with torch.no_grad():
+            difference = layer(inputs.to(device)).cpu() - dense(inputs)
+        if difference.abs().max() > 0.25 * dense.weight.abs().max():
+            raise ValueError("a 4-bit product is wrong")
+    except Exception as error:
+        return Check("quantization", "warning", f"bitsandbytes: {_line(error)}", "--quantize none")
+    version = metadata.version("bitsandbytes")
+    return Check("quantization", "ok", f"bitsandbytes {version}, 4-bit product right on {device}")
+
+
+def _default_model() -> Check:
+    import psutil
+
+    from crosslmm.inspection import inspect
+
+    choice = store.default_model()
+    try:
+        store.locate(choice.name)
+        model = inspect(choice.name)
+    except store.CheckpointError as error:
+        first, *rest = str(error).splitlines()
+        return Check("model", "failure", first, " ".join(rest) or None)
+    detail = f"{choice.name}: {model.kind}, {model.parameters / 1e6:,.1f} M parameters"
+    if choice.origin == "built-in":
+        detail += "; built in, knows synthetic clips only"
+    if model.size > psutil.virtual_memory().available:
+        return Check("model", "warning", f"{detail}; larger than the free memory")
+    return Check("model", "ok", detail)
+
+
+_CHECKS: dict[str, Callable[[], Check]] = {
+    "device": _device,
+    "memory": _memory,
+    "disk": _disk,
+    "quantization": _quantization,
+    "model": _default_model,
+}
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:.1f} GB"
+
+
+def _line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:200]
