@@ -1,10 +1,12 @@
 """`crosslmm models`: what is on disk, and how more gets there."""
 
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import typer
 
 from crosslmm import store
+from crosslmm.errors import CheckpointError, UsageError
 from crosslmm_cli import options
 from crosslmm_cli.output import Output, size_text
 
@@ -60,11 +62,8 @@ def pull(
     quiet: options.QuietOption = False,
 ) -> None:
     """Download a model from the Hugging Face Hub. An interrupted download goes on."""
-    from crosslmm.hub import pull as download
-
     output = Output(quiet=quiet)
-    folder = download(model, on_progress=lambda done, all_: output.progress("download", done, all_))
-    output.finish_progress()
+    folder = _download(output, model)
     examination = store.examine(folder)
     output.text(str(folder))
     if examination.problem is None:
@@ -171,3 +170,79 @@ def remove(
         return
     store.remove(removal)
     output.notice(f"deleted {what}")
+
+
+@app.command()
+def init(
+    out: Annotated[Path, typer.Option("--out", help="The new folder.")],
+    recipe: Annotated[
+        str | None,
+        typer.Argument(metavar="RECIPE", help=f"The parts by name: {', '.join(store.RECIPES)}."),
+    ] = None,
+    vision: Annotated[
+        str | None, typer.Option("--vision", help="SigLIP or SigLIP2: a Hub id or a folder.")
+    ] = None,
+    language: Annotated[
+        str | None,
+        typer.Option("--language", help="Qwen2, Qwen3, Llama, Mistral: a Hub id or a folder."),
+    ] = None,
+    tokens_per_frame: Annotated[
+        int, typer.Option("--tokens-per-frame", min=1, help="Merged tokens per frame, a square.")
+    ] = 9,
+    interval: Annotated[
+        int,
+        typer.Option("--interval", min=1, help="Cross-attention after every so many layers."),
+    ] = 4,
+    v2v_scope: Annotated[
+        Literal["video", "frame"],
+        typer.Option("--v2v-scope", help="Merged tokens read all frames, or their own only."),
+    ] = "video",
+    fetch: Annotated[
+        bool, typer.Option("--pull", help="Download the parts that are not on disk.")
+    ] = False,
+) -> None:
+    """Assemble a CrossLMM from its parts. Its gates are closed: it is to be trained."""
+    output = Output()
+    vision, language = _parts(recipe, vision, language)
+    for part in (vision, language):
+        try:
+            store.locate(part, kinds=None)
+        except CheckpointError:
+            if not (fetch and store.is_hub_id(part)):
+                raise
+            _download(output, part)
+    output.progress("load", 0, 0)
+    from crosslmm.checkpoint import assemble
+
+    folder = assemble(
+        vision=vision,
+        language=language,
+        out=out,
+        cross_attention_interval=interval,
+        tokens_per_frame=tokens_per_frame,
+        v2v_scope=v2v_scope,
+    )
+    output.text(str(folder))
+    output.notice("untrained: its projector is random and its gates are closed; train it first")
+
+
+def _parts(recipe: str | None, vision: str | None, language: str | None) -> tuple[str, str]:
+    if recipe is not None:
+        if recipe not in store.RECIPES:
+            raise UsageError(f"{recipe}: no such recipe; there is {' and '.join(store.RECIPES)}")
+        vision = vision or store.RECIPES[recipe].vision
+        language = language or store.RECIPES[recipe].language
+    if vision is None or language is None:
+        raise UsageError("give a recipe, or both --vision and --language")
+    return vision, language
+
+
+def _download(output: Output, model: str) -> Path:
+    from crosslmm.hub import pull as download
+
+    output.notice(f"downloading {model}")
+    folder = download(
+        model, on_progress=lambda done, total: output.progress("download", done, total)
+    )
+    output.finish_progress()
+    return folder

@@ -139,11 +139,11 @@ def _device() -> Check:
 
 
 def _memory() -> Check:
-    import psutil
+    from crosslmm.device import available_ram
 
-    memory = psutil.virtual_memory()
-    detail = f"{_gigabytes(memory.available)} of {_gigabytes(memory.total)} free"
-    return Check("memory", "ok" if memory.available >= _LEAST_MEMORY else "warning", detail)
+    free = available_ram()
+    status: Status = "ok" if free >= _LEAST_MEMORY else "warning"
+    return Check("memory", status, f"{_gigabytes(free)} of main memory free")
 
 
 def _disk() -> Check:
@@ -179,8 +179,7 @@ def _quantization() -> Check:
 
 
 def _default_model() -> Check:
-    import psutil
-
+    from crosslmm.device import available_ram
     from crosslmm.inspection import inspect
 
     choice = store.default_model()
@@ -193,7 +192,7 @@ def _default_model() -> Check:
     detail = f"{choice.name}: {model.kind}, {model.parameters / 1e6:,.1f} M parameters"
     if choice.origin == "built-in":
         detail += "; built in, knows synthetic clips only"
-    if model.size > psutil.virtual_memory().available:
+    if model.size > available_ram():
         return Check("model", "warning", f"{detail}; larger than the free memory")
     return Check("model", "ok", detail)
 

@@ -22,6 +22,21 @@ DEMO = "demo"
 SUGGESTED = "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"
 ENVIRONMENT = "CROSSLMM_MODEL"
 
+
+@dataclass(frozen=True)
+class Recipe:
+    """The parts of a CrossLMM to be assembled and trained: Hub ids."""
+
+    vision: str
+    language: str
+
+
+# The paper's two sizes.
+RECIPES = {
+    "crosslmm-2b": Recipe("google/siglip2-so400m-patch14-384", "Qwen/Qwen2.5-1.5B-Instruct"),
+    "crosslmm-7b": Recipe("google/siglip2-so400m-patch14-384", "Qwen/Qwen2.5-7B-Instruct"),
+}
+
 Source = Literal["built-in", "hub", "folder"]
 Origin = Literal["option", "environment", "setting", "built-in"]
 
@@ -95,9 +110,7 @@ def locate(name: str | Path, *, kinds: tuple[str, ...] | None = MODEL_TYPES) -> 
     such checkpoint on disk, or one that is incomplete, pickled or of another kind.
     """
     folder = find(name)
-    if kinds is None:
-        read_headers(folder)
-    elif problem := examine(folder, kinds=kinds).problem:
+    if problem := examine(folder, kinds=kinds).problem:
         raise CheckpointError(_with_remedy(problem, folder))
     return folder
 
@@ -136,13 +149,13 @@ class Examination:
     problem: str | None
 
 
-def examine(folder: Path, *, kinds: tuple[str, ...] = MODEL_TYPES) -> Examination:
+def examine(folder: Path, *, kinds: tuple[str, ...] | None = MODEL_TYPES) -> Examination:
     """The `model_type` of a folder and, in a line, what keeps it from being loaded."""
     try:
         kind = read_config(folder).get("model_type")
     except CheckpointError as error:
         return Examination(None, str(error))
-    if kind not in kinds:
+    if kinds is not None and kind not in kinds:
         return Examination(kind, f"{folder}: its model_type is {kind!r}, not {' or '.join(kinds)}")
     try:
         read_headers(folder)

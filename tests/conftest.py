@@ -1,0 +1,75 @@
+"""What every test shares: no network, no settings or models of the person who runs them, one tiny
+checkpoint, one clip, and the command line called in-process."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+# Before anything imports huggingface_hub, which reads these once.
+_HOME = Path(tempfile.mkdtemp(prefix="crosslmm-tests-"))
+os.environ["HF_HOME"] = str(_HOME / "huggingface")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["CROSSLMM_HOME"] = str(_HOME / "crosslmm")
+os.environ["NO_COLOR"] = "1"
+for name in ("HF_HUB_CACHE", "HF_ENDPOINT", "CROSSLMM_MODEL"):
+    os.environ.pop(name, None)
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(_HOME, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random CrossLMM with open gates."""
+    from tiny import tiny_checkpoint
+
+    return tiny_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three seconds of video, 30 frames."""
+    from clips import write_clip
+
+    path = tmp_path_factory.mktemp("clips") / "clip.mp4"
+    write_clip(path, frames=30, fps=10)
+    return path
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command line that has run."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def crosslmm(capsys: pytest.CaptureFixture[str]) -> Callable[..., Finished]:
+    """`crosslmm(*arguments)`, in this process, through the real error table."""
+    from crosslmm_cli.main import execute
+
+    def run(*arguments: object) -> Finished:
+        capsys.readouterr()
+        code = execute([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return Finished(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Settings, named models and a Hugging Face cache of the test's own."""
+    from huggingface_hub import constants
+
+    monkeypatch.setenv("CROSSLMM_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "home"
