@@ -54,7 +54,7 @@ def text_config(model_type: str = "qwen2", **changes: Any) -> dict[str, Any]:
     return {
         "model_type": model_type,
         "hidden_size": 64,
-        "intermediate_size": 96,
+        "intermediate_size": 128,
         "num_hidden_layers": 4,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,

@@ -25,7 +25,12 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY, capture_outputs
 
 from crosslmm.configuration_crosslmm import CrossLMMConfig, grid_side
-from crosslmm.cross_attention import DualCrossAttentionLayer, RMSNorm, TokenPositions
+from crosslmm.cross_attention import (
+    DualCrossAttentionLayer,
+    GatedCrossAttention,
+    RMSNorm,
+    TokenPositions,
+)
 from crosslmm.vision import Projector, encode_frames, merge_tokens
 
 
@@ -60,9 +65,8 @@ class CrossLMMPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, CrossLMMModel) and module.image_newline is not None:
             init.normal_(module.image_newline, std=self.config.text.hidden_size**-0.5)
-        elif isinstance(module, DualCrossAttentionLayer):
-            init.zeros_(module.v2v.gate)
-            init.zeros_(module.t2v.gate)
+        elif isinstance(module, GatedCrossAttention):
+            init.zeros_(module.gate)
 
 
 class CrossLMMModel(CrossLMMPreTrainedModel):
@@ -161,7 +165,6 @@ class CrossLMMModel(CrossLMMPreTrainedModel):
         )
 
     @merge_with_config_defaults
-    @capture_outputs
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -225,15 +228,23 @@ class CrossLMMModel(CrossLMMPreTrainedModel):
         elif past_key_values is not None:
             raise ValueError("past_key_values needs use_cache=True")
 
-        hidden_states = self._decode(
-            inputs_embeds, attention_mask, position_ids, self_cache,
-            CrossInputs(features, _patch_mask(video_frame_mask, self.config), visual, text, cross_cache),
-            use_cache=bool(use_cache), **kwargs,
-        )  # fmt: skip
-        return BaseModelOutputWithPast(
-            last_hidden_state=hidden_states, past_key_values=past_key_values if use_cache else None
+        cross = CrossInputs(
+            features, _patch_mask(video_frame_mask, self.config), visual, text, cross_cache
         )
+        outputs = self._decode(
+            inputs_embeds,
+            attention_mask,
+            position_ids,
+            self_cache,
+            cross,
+            use_cache=bool(use_cache),
+            **kwargs,
+        )
+        outputs.past_key_values = past_key_values if use_cache else None
+        return outputs
 
+    # Only the decoder's hidden states are recorded on request, so the encoder runs outside of it.
+    @capture_outputs
     def _decode(
         self,
         hidden_states: torch.Tensor,
@@ -242,7 +253,7 @@ class CrossLMMModel(CrossLMMPreTrainedModel):
         self_cache: Cache | None,
         cross: "CrossInputs",
         **kwargs: Any,
-    ) -> torch.Tensor:
+    ) -> BaseModelOutputWithPast:
         """The language model's own layers, with ours after every K-th. → (B, L, H)"""
         language_model = self.language_model
         if position_ids is None:
@@ -280,7 +291,7 @@ class CrossLMMModel(CrossLMMPreTrainedModel):
                     cross_cache=cross.cache,
                     cache_features=self.config.t2v_cache == "features",
                 )
-        return language_model.norm(hidden_states)
+        return BaseModelOutputWithPast(last_hidden_state=language_model.norm(hidden_states))
 
     def _tokens_per_frame(self, is_placeholder: torch.Tensor, frames: list[int]) -> int:
         """M, from the number of placeholders of each row; the merge has no parameters to ask."""

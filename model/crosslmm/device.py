@@ -1,0 +1,81 @@
+"""Where and in what precision a model runs: decided in one place, and told to whoever asked."""
+
+from typing import Literal
+
+import torch
+
+from crosslmm.errors import UsageError
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+def resolve_device(device: str | torch.device | None = None) -> torch.device:
+    """The device asked for, or the best there is: CUDA, then Apple's, then the CPU.
+
+    Raises UsageError for one that is not there.
+    """
+    if device is None or device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise UsageError(f"{device}: not a device; try cuda, cuda:1, mps or cpu") from error
+    if chosen.type == "cuda":
+        count = torch.cuda.device_count()
+        if (chosen.index or 0) >= count:
+            raise UsageError(f"{device}: not on this machine, which has {count} CUDA devices")
+        return torch.device("cuda", chosen.index or 0)
+    if chosen.type == "mps" and not torch.backends.mps.is_available():
+        raise UsageError(f"{device}: not on this machine")
+    if chosen.type not in ("cpu", "mps"):
+        raise UsageError(f"{device}: not a device that crosslmm runs on; try cuda, mps or cpu")
+    return chosen
+
+
+def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+    """The precision asked for, or bfloat16 where the device computes in it, else float32.
+
+    Raises UsageError for a name that is none.
+    """
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype is None or dtype == "auto":
+        return torch.bfloat16 if _computes_bfloat16(device) else torch.float32
+    names = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype not in names:
+        raise UsageError(f"{dtype}: not a precision; give auto or one of {', '.join(names)}")
+    return names[dtype]
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can still be taken on the device; on the CPU, what the system calls available."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if device.type == "mps":
+        return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
+    return available_ram()
+
+
+def available_ram() -> int:
+    """Bytes of main memory that a process can take, within its control group's limit."""
+    import psutil
+
+    available = int(psutil.virtual_memory().available)
+    try:
+        with open("/sys/fs/cgroup/memory.max") as limit, open(
+            "/sys/fs/cgroup/memory.current"
+        ) as current:
+            return min(available, int(limit.read()) - int(current.read()))
+    except (OSError, ValueError):  # no control group, or one without a limit ("max")
+        return available
+
+
+def _computes_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return True

@@ -1,0 +1,118 @@
+"""LLaVA-OneVision checkpoints as CrossLMM: the same weights, with fresh and closed cross-attention.
+
+They pool after projecting, by plain bilinear sampling to half the grid (27×27 to 14×14, 196 tokens),
+and put one learned newline token after a video. With these settings a CrossLMM is that model, logit
+for logit; with fewer tokens per frame it is that model with merged tokens.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, LlavaOnevisionConfig
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+from crosslmm.configuration_crosslmm import CrossLMMConfig
+from crosslmm.errors import CheckpointError
+from crosslmm.processing_crosslmm import CrossLMMProcessor
+
+MODEL_TYPE = "llava_onevision"
+
+# Weight names of the published checkpoints (and of today's `save_pretrained`) → ours.
+KEY_MAPPING = {
+    r"^language_model\.lm_head": "lm_head",
+    r"^language_model\.model\.": "model.language_model.",
+    r"^language_model\.(?!model\.|lm_head)": "model.language_model.",
+    r"^vision_tower\.": "model.vision_tower.",
+    r"^multi_modal_projector\.": "model.multi_modal_projector.",
+    r"^image_newline": "model.image_newline",
+}
+
+# What such a checkpoint cannot have, and what is the identity until it is trained.
+FRESH_WEIGHTS = ("model.cross_attention_layers.", "model.feature_norm.")
+
+
+def crosslmm_config(folder: Path) -> CrossLMMConfig:
+    """The configuration under which a CrossLMM equals the checkpoint in `folder`.
+
+    Raises CheckpointError for variants of LLaVA-OneVision that it does not cover.
+    """
+    source = LlavaOnevisionConfig.from_pretrained(folder)
+    vision, text = source.vision_config, source.text_config
+    layer = source.vision_feature_layer
+    if not isinstance(layer, int) or source.vision_feature_select_strategy != "full":
+        raise CheckpointError(
+            f"{folder}: this LLaVA-OneVision reads several vision layers or drops a class token "
+            f"(vision_feature_layer={layer}, {source.vision_feature_select_strategy}); "
+            "only one layer of a SigLIP encoder is supported"
+        )
+    pooled_side = -(-int(vision.image_size // vision.patch_size) // 2)
+    config = CrossLMMConfig(
+        vision_config=vision.to_dict(),
+        text_config=text.to_dict(),
+        video_token_id=source.video_token_id,
+        tokens_per_frame=pooled_side**2,
+        merge_mode="bilinear",
+        projector_order="project_first",
+        projector_hidden_act=source.projector_hidden_act,
+        projector_bias=source.multimodal_projector_bias,
+        vision_feature_layer=layer,
+        video_newline=True,
+    )
+    config.tie_word_embeddings = source.tie_word_embeddings
+    return config
+
+
+def crosslmm_processor(folder: Path) -> CrossLMMProcessor:
+    """The processor for `crosslmm_config`, from the checkpoint's own files."""
+    config = crosslmm_config(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    settings = _frame_settings(folder)
+    size = settings["size"]
+    if "height" not in size:
+        side = size.get("shortest_edge")
+        size = {"height": side, "width": side}
+    image_processor = SiglipImageProcessorPil(
+        size={"height": size["height"], "width": size["width"]},
+        resample=settings.get("resample", 3),
+        image_mean=settings["image_mean"],
+        image_std=settings["image_std"],
+        rescale_factor=settings.get("rescale_factor", 1 / 255),
+    )
+    return CrossLMMProcessor(
+        image_processor,
+        tokenizer,
+        chat_template=_chat_template(folder) or tokenizer.chat_template,
+        video_token=str(tokenizer.convert_ids_to_tokens(config.video_token_id)),
+        tokens_per_frame=config.tokens_per_frame,
+        video_newline=True,
+    )
+
+
+def _frame_settings(folder: Path) -> dict[str, Any]:
+    """How the checkpoint prepares a video frame, from whichever of its files says so."""
+    nested = _read_json(folder / "processor_config.json")
+    candidates = [
+        nested.get("video_processor"),
+        _read_json(folder / "video_preprocessor_config.json"),
+        nested.get("image_processor"),
+        _read_json(folder / "preprocessor_config.json"),
+    ]
+    for settings in candidates:
+        if settings and {"size", "image_mean", "image_std"} <= settings.keys():
+            return settings
+    raise CheckpointError(
+        f"{folder}: nothing says how frames are prepared; "
+        "preprocessor_config.json or processor_config.json is missing"
+    )
+
+
+def _chat_template(folder: Path) -> str | None:
+    template = folder / "chat_template.jinja"
+    if template.is_file():
+        return template.read_text(encoding="utf-8")
+    return _read_json(folder / "chat_template.json").get("chat_template")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -1,0 +1,92 @@
+"""Loading the language model in 4 or 8 bits through bitsandbytes, and making sure that it happened.
+
+Only the linear layers of the decoder are quantized. Everything that looks at pixels stays as it is,
+and so do embeddings and head. Which modules were replaced is checked after loading, because a name
+that does not match is skipped by the library without a word.
+"""
+
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from transformers import BitsAndBytesConfig
+
+from crosslmm.errors import CheckpointError, UsageError
+
+Quantization = Literal["auto", "4bit", "8bit", "none"]
+CHOICES: tuple[str, ...] = ("auto", "4bit", "8bit", "none")
+
+# Below this, quantizing saves less than it costs.
+AUTO_PARAMETERS = 1_000_000_000
+
+KEPT = (
+    "model.vision_tower",
+    "model.multi_modal_projector",
+    "model.cross_attention_layers",
+    "lm_head",
+)
+
+
+def resolve_quantization(
+    quantization: str, device: torch.device, parameters: int
+) -> Literal["4bit", "8bit", "none"]:
+    """`auto` is 4bit on a GPU for models of over a billion parameters, and none elsewhere."""
+    if quantization == "auto":
+        return "4bit" if device.type == "cuda" and parameters > AUTO_PARAMETERS else "none"
+    if quantization not in CHOICES:
+        raise UsageError(f"{quantization}: not a quantization; give one of {', '.join(CHOICES)}")
+    if quantization != "none" and device.type == "mps":
+        raise UsageError(f"{quantization} needs a CUDA device or the CPU; use --quantize none here")
+    return quantization  # type: ignore[return-value]
+
+
+def quantization_config(
+    quantization: Literal["4bit", "8bit", "none"], dtype: torch.dtype
+) -> BitsAndBytesConfig | None:
+    """4bit is NF4 with double quantization, computing in `dtype`; None for none."""
+    if quantization == "none":
+        return None
+    kept = list(KEPT)
+    if quantization == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=kept)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=kept,
+    )
+
+
+def check_quantized(model: nn.Module, quantization: Literal["4bit", "8bit", "none"]) -> None:
+    """Raises CheckpointError unless just the decoder's linear layers are quantized as asked."""
+    decoder = model.get_submodule("model.language_model.layers")
+    expected: set[str] = set()
+    if quantization != "none":
+        prefix = "model.language_model.layers."
+        expected = {
+            prefix + name for name, module in decoder.named_modules() if isinstance(module, nn.Linear)
+        }
+    wanted = _quantized_class(quantization)
+    actual = {
+        name for name, module in model.named_modules() if wanted and isinstance(module, wanted)
+    }
+    if actual != expected:
+        wrong = sorted(actual ^ expected)
+        raise CheckpointError(
+            f"{quantization} quantization missed or overran {len(wrong)} modules, first {wrong[0]}; "
+            "this is a bug of crosslmm or of its bitsandbytes version"
+        )
+
+
+def _quantized_class(quantization: str) -> tuple[type[Any], ...]:
+    if quantization == "none":
+        # Nothing may be quantized then; without bitsandbytes nothing can be.
+        try:
+            from bitsandbytes.nn import Linear4bit, Linear8bitLt
+        except ImportError:
+            return ()
+        return (Linear4bit, Linear8bitLt)
+    from bitsandbytes.nn import Linear4bit, Linear8bitLt
+
+    return (Linear4bit,) if quantization == "4bit" else (Linear8bitLt,)
