@@ -1,0 +1,172 @@
+"""Multiply-accumulates of a forward pass, stage by stage, in closed form.
+
+One MAC is two FLOPs. Counted are the matrix products, as `torch.utils.flop_counter` counts them;
+norms, activations, poolings and softmaxes are not. Surprising but agreed: causal self-attention
+counts as the full square, because that is what the counter (and most of the literature) says of it.
+"""
+
+from dataclasses import astuple, dataclass
+
+from crosslmm.cost.shape import ModelShape
+
+# T2V over shared features absorbs the projections into so few queries; see `cross_attention.py`.
+ABSORBED_QUERIES = 8
+
+
+@dataclass(frozen=True)
+class Macs:
+    """Multiply-accumulates per stage of one pass."""
+
+    vision: int = 0
+    projector: int = 0
+    language_linear: int = 0
+    self_attention: int = 0
+    v2v_projection: int = 0
+    v2v_attention: int = 0
+    t2v_projection: int = 0
+    t2v_attention: int = 0
+    head: int = 0
+
+    @property
+    def total(self) -> int:
+        return sum(astuple(self))
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Tokens of one video's prompt.
+
+    `original`: un-pooled, T·N; `merged`: T·M; `visual`: the places these take in the prompt, with
+    the newline that may follow; `text`: all else of the prompt.
+    """
+
+    original: int
+    merged: int
+    visual: int
+    text: int
+
+    @property
+    def prompt(self) -> int:
+        return self.visual + self.text
+
+
+def count_tokens(
+    shape: ModelShape, *, frames: int, tokens_per_frame: int | None = None, text_tokens: int = 64
+) -> Tokens:
+    merged = shape.check_tokens_per_frame(tokens_per_frame or shape.tokens_per_frame)
+    return Tokens(
+        original=frames * shape.vision.patches,
+        merged=frames * merged,
+        visual=frames * merged + int(shape.newline and frames > 0),
+        text=text_tokens,
+    )
+
+
+def prefill_macs(
+    shape: ModelShape,
+    *,
+    frames: int,
+    tokens_per_frame: int | None = None,
+    text_tokens: int = 64,
+    batch: int = 1,
+) -> Macs:
+    """From pixels to the logits of the last position, for `batch` prompts of one video each."""
+    tokens = count_tokens(
+        shape, frames=frames, tokens_per_frame=tokens_per_frame, text_tokens=text_tokens
+    )
+    language = shape.language
+    merged = tokens.merged
+    readers = tokens.prompt - merged  # the newline reads as text does
+    seen = tokens.original if shape.v2v_scope == "video" else shape.vision.patches
+    v2v_pairs = shape.open_v2v * _pair_projection(shape, tokens.original)
+    t2v_projection, t2v_attention = _text_reading(shape, readers, tokens.original, prefill=True)
+    return Macs(
+        vision=batch * frames * frame_macs(shape),
+        projector=batch * _projector(shape, frames, merged),
+        language_linear=batch * tokens.prompt * linear_macs(shape),
+        self_attention=batch * language.layers * _attention(shape, tokens.prompt, tokens.prompt),
+        v2v_projection=batch * (shape.open_v2v * _query_output(shape, merged) + v2v_pairs),
+        v2v_attention=batch * shape.open_v2v * _attention(shape, merged, seen),
+        t2v_projection=batch * t2v_projection,
+        t2v_attention=batch * t2v_attention,
+        head=batch * _head(shape),
+    )
+
+
+def token_macs(
+    shape: ModelShape,
+    *,
+    frames: int,
+    tokens_per_frame: int | None = None,
+    text_tokens: int = 64,
+    batch: int = 1,
+) -> Macs:
+    """One decoding step, the first after the prompt: only T2V of the cross-attention runs."""
+    tokens = count_tokens(
+        shape, frames=frames, tokens_per_frame=tokens_per_frame, text_tokens=text_tokens
+    )
+    projection, attention = _text_reading(shape, 1, tokens.original, prefill=False)
+    return Macs(
+        language_linear=batch * linear_macs(shape),
+        self_attention=batch * shape.language.layers * _attention(shape, 1, tokens.prompt + 1),
+        t2v_projection=batch * projection,
+        t2v_attention=batch * attention,
+        head=batch * _head(shape),
+    )
+
+
+def frame_macs(shape: ModelShape) -> int:
+    """One frame through the vision encoder: patch embedding, linear layers, attention products."""
+    vision = shape.vision
+    patches, width = vision.patches, vision.width
+    embedding = patches * vision.channels * vision.patch_size**2 * width
+    linear = patches * (4 * width**2 + 2 * width * vision.intermediate)
+    return embedding + shape.vision_layers * (linear + 2 * patches**2 * width)
+
+
+def linear_macs(shape: ModelShape) -> int:
+    """One token through the linear layers of all decoder layers."""
+    language = shape.language
+    attention = language.width * (2 * language.query_width + 2 * language.kv_width)
+    return language.layers * (attention + 3 * language.width * language.intermediate)
+
+
+def _projector(shape: ModelShape, frames: int, merged: int) -> int:
+    width = shape.language.width
+    before = shape.projector_order == "project_first"
+    tokens = frames * shape.vision.patches if before else merged
+    return tokens * (shape.vision.width * width + width**2)
+
+
+def _attention(shape: ModelShape, queries: int, keys: int) -> int:
+    """Scores and their weighted sum."""
+    return 2 * shape.language.query_width * queries * keys
+
+
+def _query_output(shape: ModelShape, queries: int) -> int:
+    return 2 * queries * shape.language.width * shape.language.query_width
+
+
+def _pair_projection(shape: ModelShape, features: int) -> int:
+    """Keys and values of one branch."""
+    return 2 * features * shape.vision.width * shape.language.kv_width
+
+
+def _text_reading(
+    shape: ModelShape, queries: int, features: int, *, prefill: bool
+) -> tuple[int, int]:
+    """T2V of all layers: projections and attention, with keys and values cached or absorbed."""
+    if features == 0:
+        return 0, 0
+    language = shape.language
+    projection, attention = _query_output(shape, queries), _attention(shape, queries, features)
+    if shape.t2v_cache == "features" and queries <= ABSORBED_QUERIES:
+        projection += 2 * queries * language.query_width * shape.vision.width
+        attention = 2 * queries * language.heads * shape.vision.width * features
+    elif prefill:
+        projection += _pair_projection(shape, features)
+    return shape.open_t2v * projection, shape.open_t2v * attention
+
+
+def _head(shape: ModelShape) -> int:
+    return shape.language.width * shape.language.vocabulary

@@ -1,0 +1,231 @@
+"""Bytes that a run needs: weights per part, what is kept of a video, and the peak beyond it.
+
+The peak is that of the tensors alive at once in our own forward pass under `torch.inference_mode`,
+read off the code and compared with the allocator's own record in a test. A process needs more than
+its tensors: the interpreter, the libraries and, on a GPU, the context come on top.
+"""
+
+from dataclasses import dataclass
+from math import ceil
+from typing import Literal
+
+from crosslmm.cost.arithmetic import count_tokens
+from crosslmm.cost.shape import ModelShape
+from crosslmm.errors import UsageError
+
+Quantization = Literal["none", "4bit", "8bit"]
+
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+FRAMES_PER_CHUNK = 16
+# As in `cross_attention.py`: larger keys and values are made one head at a time.
+SLICE_BYTES = 64 * 2**20
+_NF4_BLOCK, _NESTED_BLOCK = 64, 256
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the weights: how many parameters, in which precision, and their bytes."""
+
+    name: str
+    parameters: int
+    precision: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one run; `total` is the peak, the sum of the others.
+
+    - features: the un-pooled tokens that cross-attention reads.
+    - kv_cache: of self-attention.
+    - cross_cache: T2V's keys and values; none where it reads the features themselves.
+    - activations: the most that is alive beside all these at any moment.
+    """
+
+    weights: int
+    features: int
+    kv_cache: int
+    cross_cache: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.above_weights
+
+    @property
+    def above_weights(self) -> int:
+        return self.features + self.kv_cache + self.cross_cache + self.activations
+
+
+def weight_parts(
+    shape: ModelShape, *, dtype: str | None = None, quantization: Quantization = "none"
+) -> tuple[Part, ...]:
+    """The weights part by part; quantization touches the decoder's linear layers alone."""
+    precision = dtype or shape.dtype
+    size = dtype_bytes(precision)
+
+    def plain(name: str, parameters: int) -> Part:
+        return Part(name, parameters, precision, parameters * size)
+
+    language = shape.language
+    matrices = _decoder_matrices(shape)
+    linear = language.layers * sum(rows * columns for rows, columns in matrices)
+    small = language.layers * _small_parameters(shape) + language.width
+    match quantization:
+        case "none":
+            linear_part = plain("decoder", linear + small)
+        case "4bit":
+            stored = language.layers * sum(_nf4_bytes(r * c) for r, c in matrices)
+            linear_part = Part("decoder", linear + small, "nf4", stored + small * size)
+        case "8bit":
+            stored = language.layers * sum(r * c + 4 * r for r, c in matrices)
+            linear_part = Part("decoder", linear + small, "int8", stored + small * size)
+        case _:
+            raise UsageError(f"quantization {quantization!r}: none, 4bit or 8bit")
+    vocabulary = language.width * language.vocabulary
+    return (
+        plain("vision", _vision_parameters(shape)),
+        plain("projector", _projector_parameters(shape)),
+        linear_part,
+        plain("embeddings", vocabulary),
+        plain("head", 0 if language.tied else vocabulary),
+        plain("cross-attention", _cross_parameters(shape)),
+    )
+
+
+def memory_needed(
+    shape: ModelShape,
+    *,
+    frames: int,
+    tokens_per_frame: int | None = None,
+    text_tokens: int = 64,
+    batch: int = 1,
+    dtype: str | None = None,
+    quantization: Quantization = "none",
+    frames_per_chunk: int = FRAMES_PER_CHUNK,
+) -> Memory:
+    """The memory of a run up to its first generated token, in bytes.
+
+    `dtype` is that of everything not quantized; the model's own unless given.
+    """
+    size = dtype_bytes(dtype or shape.dtype)
+    language = shape.language
+    tokens = count_tokens(
+        shape, frames=frames, tokens_per_frame=tokens_per_frame, text_tokens=text_tokens
+    )
+    parts = weight_parts(shape, dtype=dtype, quantization=quantization)
+    features = batch * tokens.original * shape.vision.width * size if shape.reads_features else 0
+    kv_cache = batch * tokens.prompt * 2 * language.layers * language.kv_width * size
+    cross_cache = 0
+    if shape.t2v_cache == "projected":
+        cross_cache = batch * tokens.original * 2 * shape.open_t2v * language.kv_width * size
+    total_frames = batch * frames
+    chunk = min(frames_per_chunk, total_frames) if shape.chunked else total_frames
+    embeds = batch * tokens.merged * language.width * size
+    encoding = embeds + _encoding_peak(shape, chunk, tokens.merged // max(frames, 1), size)
+    if features and chunk < total_frames:
+        encoding = max(encoding, embeds + features)  # joining the chunks holds them twice
+    prefill = embeds + _prefill_peak(
+        shape, batch, tokens.prompt, tokens.merged, tokens.original, size
+    )
+    return Memory(
+        weights=sum(part.bytes for part in parts),
+        features=features,
+        kv_cache=kv_cache,
+        cross_cache=cross_cache,
+        # The caches do not exist yet while frames are encoded.
+        activations=max(prefill, encoding - kv_cache - cross_cache),
+    )
+
+
+def dtype_bytes(dtype: str) -> int:
+    try:
+        return DTYPE_BYTES[dtype]
+    except KeyError:
+        raise UsageError(f"dtype {dtype!r}: give {', '.join(DTYPE_BYTES)}") from None
+
+
+def _encoding_peak(shape: ModelShape, chunk: int, merged: int, size: int) -> int:
+    """Alive at once inside a feed-forward of the encoder, or after it."""
+    vision, width = shape.vision, shape.language.width
+    patches = chunk * vision.patches
+    pixels = chunk * vision.channels * vision.image_size**2 * size
+    layer = patches * (2 * vision.width + 2 * vision.intermediate) * size
+    norm = patches * vision.width * (2 * size + 8) if shape.reads_features else 0  # in float32
+    projected = patches if shape.projector_order == "project_first" else chunk * merged
+    projecting = patches * vision.width * size + 2 * projected * width * size
+    return pixels + max(layer, norm, projecting)
+
+
+def _prefill_peak(
+    shape: ModelShape, batch: int, prompt: int, merged: int, features: int, size: int
+) -> int:
+    """Alive at once inside a decoder layer's feed-forward, or inside V2V."""
+    language = shape.language
+    stream = batch * prompt * language.width * size
+    feed_forward = 4 * stream + 3 * batch * prompt * language.intermediate * size
+    reading = 0
+    if shape.open_v2v:
+        pair = 2 * batch * features * language.kv_width * size
+        if pair > SLICE_BYTES:
+            pair //= language.kv_heads
+        queries = batch * merged * size
+        reading = 2 * stream + pair + queries * (2 * language.width + 3 * language.query_width)
+    return max(feed_forward, reading, batch * language.vocabulary * size)
+
+
+def _nf4_bytes(parameters: int) -> int:
+    """Half a byte each, an 8-bit scale per block, a 32-bit one per block of scales, two tables."""
+    scales = ceil(parameters / _NF4_BLOCK)
+    return ceil(parameters / 2) + scales + 4 * ceil(scales / _NESTED_BLOCK) + 4 * (16 + 256 + 1)
+
+
+def _decoder_matrices(shape: ModelShape) -> list[tuple[int, int]]:
+    """The linear layers of one decoder layer, (rows, columns)."""
+    language = shape.language
+    return [
+        (language.query_width, language.width),
+        (language.kv_width, language.width),
+        (language.kv_width, language.width),
+        (language.width, language.query_width),
+        (language.intermediate, language.width),
+        (language.intermediate, language.width),
+        (language.width, language.intermediate),
+    ]
+
+
+def _small_parameters(shape: ModelShape) -> int:
+    """Norms and biases of one decoder layer."""
+    language = shape.language
+    count = 2 * language.width
+    count += (language.query_width + 2 * language.kv_width) * language.qkv_bias
+    count += language.width * language.output_bias
+    count += (2 * language.intermediate + language.width) * language.mlp_bias
+    return count + 2 * language.head_dim * language.qk_norm
+
+
+def _vision_parameters(shape: ModelShape) -> int:
+    vision = shape.vision
+    width, inner = vision.width, vision.intermediate
+    embedding = width * (vision.channels * vision.patch_size**2 + 1 + vision.patches)
+    block = 4 * width * (width + 1) + 2 * width * inner + inner + width + 4 * width
+    head = 0
+    if vision.has_head:
+        head = width + 4 * width * (width + 1) + 2 * width + 2 * width * inner + inner + width
+    return embedding + vision.layers * block + 2 * width + head
+
+
+def _projector_parameters(shape: ModelShape) -> int:
+    width = shape.language.width
+    bias = 2 * width if shape.projector_bias else 0
+    return width * (shape.vision.width + width) + bias + width * shape.newline
+
+
+def _cross_parameters(shape: ModelShape) -> int:
+    """Weights are there whether or not their gate is open."""
+    if not shape.interval:
+        return 0
+    language = shape.language
+    branch = 2 * language.width * language.query_width
+    branch += 2 * shape.vision.width * language.kv_width + 1
+    return shape.cross_layers * (2 * branch + language.width) + shape.vision.width
