@@ -124,13 +124,12 @@ def find(name: str | Path) -> Path:
         return _found_demo()
     if (folder := _as_folder(name)) is not None:
         return folder
-    path = Path(text).expanduser()
-    if path.is_file():
+    if os.path.isfile(os.path.expanduser(text)):
         raise CheckpointError(f"{text}: a file; give the checkpoint's folder")
     repository, revision = split_revision(text)
     if snapshot := _snapshot(repository, revision):
         return snapshot
-    if path.is_dir():
+    if os.path.isdir(os.path.expanduser(text)):
         raise CheckpointError(f"{text}: no checkpoint (the folder has no config.json)")
     if isinstance(name, Path) or not is_hub_id(repository):
         raise CheckpointError(
@@ -272,10 +271,7 @@ def _as_folder(name: str | Path) -> Path | None:
 
 
 def _has_config(folder: Path) -> bool:
-    try:
-        return (folder / "config.json").is_file()
-    except OSError:  # no permission, or a name too long to be one
-        return False
+    return os.path.isfile(folder / "config.json")  # False too where the name is too long for a path
 
 
 def _repository_folder(repository: str) -> Path:
