@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -96,7 +97,8 @@ def scan(container: Any, stream: Any, *, beat: Callable[[], None]) -> PacketInde
     pts: list[int | None] = []
     dts: list[int | None] = []
     keys: list[bool] = []
-    hidden, bad, longest_tail = 0, 0, {}
+    hidden, bad = 0, 0
+    lasting: dict[int, int] = {}
     leading, last_key = False, None
 
     def count_bad() -> None:
@@ -116,18 +118,18 @@ def scan(container: Any, stream: Any, *, beat: Callable[[], None]) -> PacketInde
                 last_key = time
             elif last_key is not None and time < last_key:
                 leading = True
-            longest_tail[time] = packet.duration or 0
+            lasting[time] = packet.duration or 0
     if not pts:
         return None
 
     time_base = stream.time_base or Fraction(1, 90_000)
     known = [time for time in pts if time is not None]
-    if len(known) == len(pts) and len(set(known)) == len(known):
+    if len(set(known)) == len(pts) and not _times_are_guesses(container, stream):
         times = np.array(known, dtype=np.int64)
         order = np.argsort(times)
         times = times[order]
         key_numbers = np.flatnonzero(np.array(keys, dtype=bool)[order])
-        tail = longest_tail[int(times[-1])]
+        tail = lasting[int(times[-1])]
         sequential = False
     else:
         times, time_base = _counted_times(dts, stream, time_base)
@@ -148,12 +150,17 @@ def scan(container: Any, stream: Any, *, beat: Callable[[], None]) -> PacketInde
     )
 
 
+def _times_are_guesses(container: Any, stream: Any) -> bool:
+    """AVI has no presentation times: FFmpeg makes them up, wrongly for reordered frames."""
+    return container.format.name == "avi" and bool(stream.codec_context.has_b_frames)
+
+
 def _counted_times(
     dts: list[int | None], stream: Any, time_base: Fraction
 ) -> tuple[np.ndarray, Fraction]:
     """Times of frames whose container gives none: decoding times where they rise, else a count."""
     known = [time for time in dts if time is not None]
-    if len(known) == len(dts) and all(a < b for a, b in zip(known, known[1:], strict=False)):
+    if len(known) == len(dts) and all(a < b for a, b in pairwise(known)):
         return np.array(known, dtype=np.int64), time_base
     return np.arange(len(dts), dtype=np.int64), 1 / _rate(stream)
 
@@ -163,4 +170,4 @@ def _one_frame(stream: Any, time_base: Fraction) -> int:
 
 
 def _rate(stream: Any) -> Fraction:
-    return stream.average_rate or stream.guessed_rate or Fraction(25)
+    return stream.guessed_rate or stream.average_rate or Fraction(25)

@@ -5,6 +5,8 @@ PIL too; FFmpeg's scaler differs from it by up to a few grey levels.
 """
 
 import os
+import struct
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -34,9 +36,50 @@ def resize(
     if size is None or pixels.shape[:2] == size:
         return np.ascontiguousarray(pixels)
     picture = Image.fromarray(np.ascontiguousarray(pixels))
-    return np.asarray(
-        picture.resize((size[1], size[0]), resample=Image.Resampling(resample)), dtype=np.uint8
-    )
+    resized = picture.resize((size[1], size[0]), resample=Image.Resampling(resample))
+    return np.array(resized)  # a copy, since PIL's own view is read-only
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """How a stored picture is brought upright: the axes swapped, then each flipped or not."""
+
+    swapped: bool = False
+    flip_x: bool = False
+    flip_y: bool = False
+
+    @classmethod
+    def from_matrix(cls, matrix: bytes) -> "Orientation":
+        """From a display matrix, 9 native int32 (a b u c d v x y w): x' = ax + cy, y' = bx + dy.
+
+        Turns that are no multiple of 90 degrees are taken to the nearest one.
+        """
+        a, b, _, c, d = struct.unpack("=5i", matrix[:20])
+        if abs(b) > abs(a):
+            return cls(swapped=True, flip_x=c < 0, flip_y=b < 0)
+        return cls(flip_x=a < 0, flip_y=d < 0)
+
+    @property
+    def clockwise(self) -> int:
+        """The turn in degrees, clockwise, that comes before any mirroring left to right."""
+        if self.swapped:
+            return 270 if self.flip_y else 90
+        return 180 if self.flip_y else 0
+
+    @property
+    def mirrored(self) -> bool:
+        """Whether it is a mirroring, and not a turn alone."""
+        return (self.flip_x == self.flip_y) == self.swapped
+
+    def apply(self, pixels: "np.ndarray") -> "np.ndarray":
+        """``pixels`` (H, W, 3) upright; a view."""
+        if self.swapped:
+            pixels = pixels.swapaxes(0, 1)
+        return pixels[:: -1 if self.flip_y else 1, :: -1 if self.flip_x else 1]
+
+    def shape(self, width: int, height: int) -> tuple[int, int]:
+        """The upright (height, width) of a stored picture."""
+        return (width, height) if self.swapped else (height, width)
 
 
 def square(width: int, height: int, aspect: Fraction | None) -> tuple[int, int]:

@@ -1,6 +1,9 @@
 """What is to be read of a video: found once, by PyAV, before any reader decodes."""
 
+import re
 from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
@@ -8,7 +11,7 @@ from crosslmm.errors import VideoError
 from crosslmm.video import picture
 from crosslmm.video.index import PacketIndex, scan
 from crosslmm.video.prefetch import Pulse
-from crosslmm.video.pyav_reader import Decoder, quarter_turns
+from crosslmm.video.pyav_reader import Decoder, orientation
 from crosslmm.video.sampling import Request, Target, choose
 from crosslmm.video.source import SourceInfo, open_container, regular_file, video_stream
 
@@ -27,6 +30,7 @@ class Plan:
     size: tuple[int, int]
     resample: int
     warnings: tuple[str, ...] = ()
+    mirrored: bool = False
     still: np.ndarray | None = None
 
     def after(self, number: int) -> "Plan":
@@ -55,6 +59,7 @@ def make_plan(
         codec = stream.codec_context.name
         format_name = container.format.name.split(",")[0]
         aspect = stream.sample_aspect_ratio
+        declared = _declared_duration(stream)
         index = scan(container, stream, beat=pulse)
     finally:
         stream = None
@@ -62,9 +67,10 @@ def make_plan(
     if index is None:
         raise VideoError(f"{path}: this video has no frames that are shown; it may be cut off")
 
-    turns, shape, first, bad = _first_frame(path, aspect, pulse=pulse, deadline=deadline)
+    upright, shape, first, bad = _first_frame(path, aspect, pulse=pulse, deadline=deadline)
     if not bad and first is not None and not index.sequential:
         index = index.shown_from(first)
+    missing = _missing_end(index, declared)
     targets, warnings = choose(index, request, path=path)
     source = SourceInfo(
         path=path,
@@ -73,26 +79,54 @@ def make_plan(
         size=shape,
         codec=codec,
         container=format_name,
-        rotation=-90 * turns % 360,
+        rotation=upright.clockwise,
         frame_count=len(index),
         reader="pyav",
     )
-    return Plan(path, source, index, targets, size or shape, resample, tuple(warnings))
+    return Plan(
+        path,
+        source,
+        index,
+        targets,
+        size or shape,
+        resample,
+        warnings=(*missing, *warnings),
+        mirrored=upright.mirrored,
+    )
+
+
+def _declared_duration(stream: Any) -> float | None:
+    """Seconds that the header gives this stream; Matroska keeps them in a tag."""
+    if stream.duration is not None and stream.time_base is not None:
+        return float(stream.duration * stream.time_base)
+    match = re.match(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
+    if match is None:
+        return None
+    hours, minutes, seconds = match.groups()
+    return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+
+
+def _missing_end(index: PacketIndex, declared: float | None) -> list[str]:
+    if declared is None or index.hidden or declared - index.duration < max(1.0, 0.02 * declared):
+        return []
+    return [
+        f"the file says that it lasts {declared:.6g} s, but only {index.duration:.6g} s are there; "
+        "it was probably cut off"
+    ]
 
 
 def _first_frame(
-    path: str, aspect: object, *, pulse: Pulse, deadline: float
-) -> tuple[int, tuple[int, int], int | None, int]:
-    """Of the first frame that decodes: turns, upright (height, width), pts, bad packets before."""
+    path: str, aspect: Fraction | None, *, pulse: Pulse, deadline: float
+) -> tuple[picture.Orientation, tuple[int, int], int | None, int]:
+    """Of the first good frame: orientation, upright (height, width), pts, bad packets before."""
     decoder = Decoder(path, pulse=pulse, deadline=deadline)
     try:
         frame = next(decoder.from_start(), None)
         if frame is None:
             raise VideoError(f"{path}: not one frame of this video could be decoded")
-        turns = quarter_turns(frame)
-        width, height = picture.square(frame.width, frame.height, aspect)  # type: ignore[arg-type]
-        shape = (width, height) if turns % 2 else (height, width)
-        return turns, shape, frame.pts, decoder.bad_packets
+        upright = orientation(frame)
+        shape = upright.shape(*picture.square(frame.width, frame.height, aspect))
+        return upright, shape, frame.pts, decoder.bad_packets
     finally:
         frame = None
         decoder.close()
@@ -101,8 +135,6 @@ def _first_frame(
 def _still_plan(
     path: str, kind: str, request: Request, *, size: tuple[int, int] | None, resample: int
 ) -> Plan:
-    from fractions import Fraction
-
     pixels, warnings = picture.read_still(path, kind)
     index = PacketIndex(
         pts=np.zeros(1, dtype=np.int64),
@@ -122,4 +154,4 @@ def _still_plan(
         reader="pillow",
     )
     shown = size or source.size
-    return Plan(path, source, index, (Target(0),), shown, resample, tuple(warnings), pixels)
+    return Plan(path, source, index, (Target(0),), shown, resample, tuple(warnings), still=pixels)

@@ -1,8 +1,8 @@
 """Running a producer ahead of its consumer, in a thread, so that decoding overlaps encoding.
 
-The consumer is the one that may not hang, so the deadline is kept on its side: a producer that shows
-no sign of life for that long is abandoned, and whatever it holds outside this process is killed. A
-thread stuck inside a library cannot be killed; it is a daemon, and ends when the library returns.
+The consumer is the one that may not hang, so the deadline is kept on its side: a producer without
+a sign of life for that long is abandoned, and its process, if it has one, is killed. A thread stuck
+inside a library cannot be killed; it is a daemon, and ends when the library returns.
 """
 
 import queue
@@ -18,7 +18,7 @@ _LOOK_UP = 0.05
 
 
 class Abandoned(BaseException):
-    """Raised inside a producer whose consumer has gone; not an ``Exception``, so nothing eats it."""
+    """Raised inside a producer whose consumer has gone; no ``Exception``, so nothing eats it."""
 
 
 class Stalled(Exception):

@@ -6,6 +6,7 @@ over, and the nearest good frame is given in place of a missing one.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -31,13 +32,13 @@ _MOST_BEFORE_KEY = 256
 class Decoder:
     """An open file and the frames decoded from it, in presentation order from wherever it sought.
 
-    ``bad_packets`` counts what could not be decoded, ``corrupt_frames`` what the decoder itself
-    marks as damaged.
+    ``bad_packets`` counts what could not be decoded; ``bad_pts`` are the times of those known.
     """
 
     def __init__(self, path: str, *, pulse: "Pulse", deadline: float) -> None:
         self.path, self.pulse, self.deadline = path, pulse, deadline
         self.bad_packets = 0
+        self.bad_pts: list[int] = []
         self._open()
 
     def _open(self) -> None:
@@ -90,8 +91,10 @@ class Decoder:
     def _packets(self) -> Iterator[Any]:
         return packets(self.container, self.stream, beat=self.pulse, on_error=self._count_bad)
 
-    def _count_bad(self) -> None:
+    def _count_bad(self, pts: int | None = None) -> None:
         self.bad_packets += 1
+        if pts is not None:
+            self.bad_pts.append(pts)
 
     def _frames(self) -> Iterator[Any]:
         import av
@@ -103,7 +106,7 @@ class Decoder:
             except av.error.EOFError:
                 break
             except av.error.FFmpegError:
-                self.bad_packets += 1
+                self._count_bad(packet.pts)
                 continue
             yield from frames
         while True:
@@ -134,46 +137,55 @@ class PyAVReader:
         decoder = Decoder(plan.path, pulse=self._pulse, deadline=self._deadline)
         fetch = _CountingFetch(decoder) if index.sequential else _SeekingFetch(decoder, index)
         converter = Converter()
-        last, given, missed, dropped = -1, 0, 0, 0
+        last, damage = -1, _Damage()
         try:
             for target in plan.targets:
                 number, frame = fetch(target.index, target.key)
                 if frame is None or number <= last:
-                    dropped += 1
+                    damage.lost += 1
                     continue
-                missed += number != target.index
-                last, given = number, given + 1
-                pixels = picture.resize(
-                    converter(frame, self._aspect(decoder)), plan.size, plan.resample
+                last = number
+                damage.given += 1
+                damage.replaced += number != target.index
+                damage.suspect += fetch.suspect(frame)
+                pixels = converter(frame, decoder.stream.sample_aspect_ratio)
+                yield Frame(
+                    picture.resize(pixels, plan.size, plan.resample),
+                    number,
+                    float(index.times[number]),
                 )
-                yield Frame(pixels, number, float(index.times[number]))
         finally:
             self.bad_packets = decoder.bad_packets
-            self.warnings = _damage(decoder.bad_packets, missed, dropped, given)
+            self.warnings = damage.words(decoder.bad_packets)
             fetch.release()
             decoder.close()
-        if not given:
+        if not damage.given:
             raise VideoError(f"{plan.path}: not one frame of this video could be decoded")
 
-    @staticmethod
-    def _aspect(decoder: Decoder) -> Fraction | None:
-        return decoder.stream.sample_aspect_ratio
 
+@dataclass
+class _Damage:
+    """What became of the wanted frames."""
 
-def _damage(bad: int, missed: int, dropped: int, given: int) -> list[str]:
-    warnings = []
-    if missed or dropped:
-        replaced = f"{missed} of {given + dropped} frames could not be decoded and the nearest good"
-        lost = f"{dropped} more were left out"
-        if missed:
-            warnings.append(f"{replaced} ones were taken" + (f"; {lost}" if dropped else ""))
-        else:
-            warnings.append(f"{dropped} of {given + dropped} frames could not be decoded: left out")
-    if bad:
-        warnings.append(
-            f"this file is damaged: {bad} packet{'s' * (bad != 1)} could not be decoded"
-        )
-    return warnings
+    given: int = 0
+    replaced: int = 0
+    lost: int = 0
+    suspect: int = 0
+
+    def words(self, bad_packets: int) -> list[str]:
+        """The warnings, most often none."""
+        wanted = self.given + self.lost
+        said = []
+        if self.replaced:
+            said.append(f"the nearest good frame stands in for {self.replaced} of {wanted}")
+        if self.lost:
+            said.append(f"{self.lost} of {wanted} were left out, with no good frame of their own")
+        if self.suspect:
+            said.append(f"{self.suspect} of {wanted} follow a damaged place and may show it")
+        if not bad_packets and not said:
+            return []
+        packets = f"{bad_packets} packet{'s' * (bad_packets != 1)} could not be decoded"
+        return ["damaged video: " + "; ".join([packets, *said])]
 
 
 class _SeekingFetch:
@@ -203,6 +215,14 @@ class _SeekingFetch:
             return number, None
         return self._number(frame.pts), frame
 
+    def suspect(self, frame: Any) -> bool:
+        """Whether something between the frame and its keyframe could not be decoded."""
+        if frame.is_corrupt:
+            return True
+        before = self.key_pts[self.key_pts <= frame.pts]
+        key = before[-1] if len(before) else self.pts[0]
+        return any(key <= pts <= frame.pts for pts in self.decoder.bad_pts)
+
     def _number(self, pts: int) -> int:
         return max(0, int(np.searchsorted(self.pts, pts, side="right")) - 1)
 
@@ -218,7 +238,7 @@ class _SeekingFetch:
             found = self._advance(wanted)
             if found or self.before is not None or key < 0:
                 break
-            # The seek landed after the frame (MPEG-TS, open GOP): from further back, then the start.
+            # The seek landed after the frame (MPEG-TS, open GOP): go further back.
             key = key - step if step <= 4 else -1
             step *= 2
             self._restart(key)
@@ -266,6 +286,10 @@ class _CountingFetch:
             self.frame, self.number = frame, self.number + 1
         return self.number, self.frame
 
+    def suspect(self, frame: Any) -> bool:
+        """Whether the decoder itself marks the frame as damaged."""
+        return bool(frame.is_corrupt)
+
 
 class Converter:
     """FFmpeg frames to upright (H, W, 3) uint8 RGB with square pixels, at full size."""
@@ -280,10 +304,14 @@ class Converter:
         rgb = self._reformatter.reformat(
             frame, width=width, height=height, format="rgb24", interpolation="BICUBIC", threads=1
         )
-        pixels = rgb.to_ndarray()
-        return np.rot90(pixels, quarter_turns(frame))
+        return orientation(frame).apply(rgb.to_ndarray())
 
 
-def quarter_turns(frame: Any) -> int:
-    """Anticlockwise quarter turns that bring the frame upright."""
-    return round(frame.rotation / 90) % 4
+def orientation(frame: Any) -> picture.Orientation:
+    """How the frame's display matrix says that it is brought upright."""
+    from av.sidedata.sidedata import Type
+
+    matrix = frame.side_data.get(Type.DISPLAYMATRIX)
+    return (
+        picture.Orientation() if matrix is None else picture.Orientation.from_matrix(bytes(matrix))
+    )

@@ -14,43 +14,11 @@ from typing import Any
 from crosslmm.errors import VideoError
 
 # Demuxers that read other files or the network, capture devices, or text and pictures as video.
-_REFUSED_FORMATS = frozenset(
-    [
-        "adf",
-        "alias_pix",
-        "avisynth",
-        "bin",
-        "brender_pix",
-        "concat",
-        "dash",
-        "data",
-        "ffmetadata",
-        "fbdev",
-        "hls",
-        "idf",
-        "image2",
-        "image2pipe",
-        "imf",
-        "lavfi",
-        "libgme",
-        "libopenmpt",
-        "rawvideo",
-        "rtp",
-        "rtsp",
-        "sap",
-        "sdp",
-        "tedcaptions",
-        "tty",
-        "txd",
-        "v4l2",
-        "video4linux2,v4l2",
-        "vapoursynth",
-        "webm_dash_manifest",
-        "x11grab",
-        "xbin",
-        "xcbgrab",
-    ]
-)
+_REFUSED_FORMATS = """
+adf alias_pix avisynth bin brender_pix concat dash data fbdev ffmetadata hls idf image2 image2pipe
+imf kmsgrab lavfi rawvideo rtp rtsp sap sdp tedcaptions tty txd video4linux2,v4l2 vapoursynth
+webm_dash_manifest x11grab xbin
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +51,7 @@ def regular_file(path: str | bytes | os.PathLike) -> str:
     except (OSError, ValueError) as error:
         if "://" in name:
             raise VideoError(
-                f"{name}: this is an address; only files on this machine are read, download it first"
+                f"{name}: this is an address; only local files are read, download it first"
             ) from error
         if isinstance(error, PermissionError):
             raise VideoError(f"{name}: no permission to reach this file") from error
@@ -136,11 +104,12 @@ def video_stream(container: Any, path: str) -> Any:
 def _allowed_formats() -> str:
     import av
 
+    refused = set(_REFUSED_FORMATS.split())
     return ",".join(
         sorted(
             name
             for name in av.formats_available
-            if name not in _REFUSED_FORMATS and not name.endswith("_pipe")
+            if name not in refused and not name.endswith("_pipe")
         )
     )
 

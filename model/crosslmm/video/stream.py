@@ -24,7 +24,7 @@ _AHEAD, _AHEAD_FULL_SIZE = 8, 1
 class FrameStream:
     """Frames of one video, ascending; iterate it once, and close it (or use ``with``).
 
-    ``source`` and ``count`` are known from the start; ``warnings`` is complete after the last frame.
+    ``source`` and ``count`` are known from the start, ``warnings`` after the last frame.
     """
 
     def __init__(

@@ -1,0 +1,129 @@
+"""Reading with a library that can hang or crash: in a process of its own.
+
+decord can loop for ever inside C, where neither a signal nor a thread's timeout reaches it; only
+killing its process does. ``Prefetch`` keeps the deadline and has the process killed.
+"""
+
+import contextlib
+import json
+import math
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from crosslmm.errors import VideoError
+from crosslmm.video.frames import Frame
+from crosslmm.video.worker import Order
+
+if TYPE_CHECKING:
+    from crosslmm.video.plan import Plan
+    from crosslmm.video.prefetch import Pulse
+
+# -P keeps the working directory off the path until the parent's own path is put in place.
+_BOOT = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from crosslmm.video.worker import main; main()"
+)
+
+
+class ProcessReader:
+    """Reads the frames of a plan with the function named ``read`` ("module:function").
+
+    The function takes a ``worker.Order`` and yields (number, upright (H, W, 3) uint8) pairs.
+    """
+
+    def __init__(self, plan: "Plan", read: str, *, pulse: "Pulse") -> None:
+        self.plan, self.function = plan, read
+        self.warnings: list[str] = []
+        self.bad_packets = 0
+        self._pulse = pulse
+
+    def read(self) -> Iterator[Frame]:
+        """The frames of the plan; ``VideoError`` when the process fails, is killed or refuses."""
+        process = self._start()
+        # Killed at once when the consumer gives up, even while this thread waits for its output.
+        killing = threading.Lock()
+
+        def kill() -> None:
+            with killing:
+                if process.poll() is None:
+                    process.kill()
+
+        self._pulse.on_abandon = kill
+        try:
+            self._pulse()
+            yield from self._frames(process)
+        finally:
+            kill()
+            for pipe in (process.stdin, process.stdout):
+                assert pipe is not None
+                with contextlib.suppress(OSError):
+                    pipe.close()
+            process.wait()
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        command = [sys.executable, "-P", "-c", _BOOT, json.dumps(sys.path)]
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        order = {**asdict(self._order()), "read": self.function}
+        assert process.stdin is not None
+        # Where it has died already, reading from it will tell.
+        with contextlib.suppress(OSError):
+            process.stdin.write(json.dumps(order).encode() + b"\n")
+            process.stdin.flush()
+        return process
+
+    def _order(self) -> Order:
+        plan, index = self.plan, self.plan.index
+        numbers = [target.index for target in plan.targets]
+        return Order(
+            path=plan.path,
+            numbers=numbers,
+            times=[float(index.times[number]) for number in numbers],
+            count=len(index),
+            hidden=index.hidden,
+            leading=index.leading,
+            sequential=index.sequential,
+            mirrored=plan.mirrored,
+            container=plan.source.container,
+            display=plan.source.size,
+            size=plan.size,
+            resample=plan.resample,
+        )
+
+    def _frames(self, process: "subprocess.Popen[bytes]") -> Iterator[Frame]:
+        out = process.stdout
+        assert out is not None
+        while True:
+            line = out.readline()
+            self._pulse()
+            if not line:
+                code = process.wait()
+                raise VideoError(
+                    f"{self.plan.path}: the decoding process died ({_death(code)}); "
+                    "use --reader pyav"
+                )
+            head = json.loads(line)
+            if "error" in head:
+                raise VideoError(head["error"])
+            if "end" in head:
+                return
+            shape = tuple(head["shape"])
+            data = bytearray(out.read(math.prod(shape)))
+            if len(data) == math.prod(shape):
+                pixels = np.frombuffer(data, dtype=np.uint8).reshape(shape)
+                yield Frame(pixels, head["index"], head["time"])
+
+
+def _death(code: int) -> str:
+    return f"signal {-code}" if code < 0 else f"exit code {code}"

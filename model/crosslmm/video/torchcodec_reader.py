@@ -1,0 +1,39 @@
+"""torchcodec, where it is installed; it needs FFmpeg's own libraries and a torch that it fits.
+
+It runs in a worker process, since a mismatched build fails while loading. Its frame count and its
+presentation times must be those of the packet index.
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from crosslmm.errors import VideoError
+from crosslmm.video.worker import Order
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def read(order: Order) -> "Iterator[tuple[int, np.ndarray]]":
+    """The wanted frames; ``VideoError`` where torchcodec's times differ from the packets'."""
+    try:
+        from torchcodec.decoders import VideoDecoder
+    except (ImportError, OSError, RuntimeError) as error:
+        raise VideoError(
+            "torchcodec is installed but does not load here: it needs FFmpeg's shared libraries "
+            "and a build that fits this torch; use --reader pyav"
+        ) from error
+
+    decoder = VideoDecoder(order.path, seek_mode="exact", dimension_order="NHWC")
+    count = len(decoder)
+    if count != order.count:
+        raise order.refuse("torchcodec", f"counts {count} frames where {order.count} are shown")
+    zero = float(decoder.get_frame_at(0).pts_seconds)
+    for number, time in zip(order.numbers, order.times, strict=True):
+        frame = decoder.get_frame_at(number)
+        stamp = float(frame.pts_seconds) - zero
+        if abs(stamp - time) > 2e-3:
+            raise order.refuse(
+                "torchcodec", f"puts frame {number} at {stamp:.3f} s, the file at {time:.3f} s"
+            )
+        yield number, frame.data.numpy()
