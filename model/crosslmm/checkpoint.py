@@ -177,7 +177,9 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint folder that is there whole or not at all."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=".partial", dir=folder.parent))
+    partial = Path(
+        tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=".partial", dir=folder.parent)
+    )
     try:
         with _quiet_library():
             model.save_pretrained(partial)

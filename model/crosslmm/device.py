@@ -65,9 +65,10 @@ def available_ram() -> int:
 
     available = int(psutil.virtual_memory().available)
     try:
-        with open("/sys/fs/cgroup/memory.max") as limit, open(
-            "/sys/fs/cgroup/memory.current"
-        ) as current:
+        with (
+            open("/sys/fs/cgroup/memory.max") as limit,
+            open("/sys/fs/cgroup/memory.current") as current,
+        ):
             return min(available, int(limit.read()) - int(current.read()))
     except (OSError, ValueError):  # no control group, or one without a limit ("max")
         return available

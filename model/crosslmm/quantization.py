@@ -5,7 +5,8 @@ and so do embeddings and head. Which modules were replaced is checked after load
 that does not match is skipped by the library without a word.
 """
 
-from typing import Any, Literal
+import logging
+from typing import Literal
 
 import torch
 from torch import nn
@@ -18,6 +19,13 @@ CHOICES: tuple[str, ...] = ("auto", "4bit", "8bit", "none")
 
 # Below this, quantizing saves less than it costs.
 AUTO_PARAMETERS = 1_000_000_000
+
+# bitsandbytes' classes by name: importing it takes a second that an unquantized model need not wait.
+_CLASSES = {
+    "4bit": {"Linear4bit"},
+    "8bit": {"Linear8bitLt"},
+    "none": {"Linear4bit", "Linear8bitLt"},
+}
 
 KEPT = (
     "model.vision_tower",
@@ -46,6 +54,8 @@ def quantization_config(
     """4bit is NF4 with double quantization, computing in `dtype`; None for none."""
     if quantization == "none":
         return None
+    # It warns of an optional kernel and of casts at every layer of every step.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     kept = list(KEPT)
     if quantization == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=kept)
@@ -65,28 +75,15 @@ def check_quantized(model: nn.Module, quantization: Literal["4bit", "8bit", "non
     if quantization != "none":
         prefix = "model.language_model.layers."
         expected = {
-            prefix + name for name, module in decoder.named_modules() if isinstance(module, nn.Linear)
+            prefix + name
+            for name, module in decoder.named_modules()
+            if isinstance(module, nn.Linear)
         }
-    wanted = _quantized_class(quantization)
-    actual = {
-        name for name, module in model.named_modules() if wanted and isinstance(module, wanted)
-    }
+    wanted = _CLASSES[quantization]
+    actual = {name for name, module in model.named_modules() if type(module).__name__ in wanted}
     if actual != expected:
         wrong = sorted(actual ^ expected)
         raise CheckpointError(
             f"{quantization} quantization missed or overran {len(wrong)} modules, first {wrong[0]}; "
             "this is a bug of crosslmm or of its bitsandbytes version"
         )
-
-
-def _quantized_class(quantization: str) -> tuple[type[Any], ...]:
-    if quantization == "none":
-        # Nothing may be quantized then; without bitsandbytes nothing can be.
-        try:
-            from bitsandbytes.nn import Linear4bit, Linear8bitLt
-        except ImportError:
-            return ()
-        return (Linear4bit, Linear8bitLt)
-    from bitsandbytes.nn import Linear4bit, Linear8bitLt
-
-    return (Linear4bit,) if quantization == "4bit" else (Linear8bitLt,)
