@@ -123,6 +123,8 @@ def memory_needed(
     chunk = min(frames_per_chunk, total_frames) if shape.chunked else total_frames
     embeds = batch * tokens.merged * language.width * size
     encoding = embeds + _encoding_peak(shape, chunk, tokens.merged // max(frames, 1), size)
+    if chunk < total_frames:
+        encoding += chunk * shape.vision.patches * shape.vision.width * size  # the chunk before
     if features and chunk < total_frames:
         encoding = max(encoding, embeds + features)  # joining the chunks holds them twice
     prefill = embeds + _prefill_peak(
