@@ -58,6 +58,20 @@ def pull(name: str, *, on_progress: Callable[[int, int], None] | None = None) ->
     return folder
 
 
+def fetch_config(name: str) -> Path:
+    """Download the config.json of `org/name[@revision]` alone, and return its path.
+
+    Raises DownloadError, UsageError for a name of another form.
+    """
+    from huggingface_hub import hf_hub_download
+
+    repository, revision = split_revision(name)
+    if not is_hub_id(repository):
+        raise UsageError(f"{name}: not a Hub id; it has the form org/name or org/name@revision")
+    with _explained(name):
+        return Path(hf_hub_download(repository, "config.json", revision=revision))
+
+
 def _check_space(name: str, coming: int) -> None:
     place = hub_cache()
     while not place.exists():
