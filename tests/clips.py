@@ -65,16 +65,19 @@ def write_clip(
     mirrored: bool = False,
     aspect: Fraction | None = None,
     sound: bool = False,
+    detail: int = 0,
     first_number: int = 0,
 ) -> list[float]:
     """Write a clip and return the true time of each frame, in seconds from the first one.
 
     ``times`` are milliseconds, one per frame, for a variable frame rate (any offset); without it
     the rate is ``fps``. ``rotation`` is the clockwise turn a player must give it: the stored frames
-    are turned the other way, as a phone stores them. ``sound`` adds a silent audio track.
+    are turned the other way, as a phone stores them. ``sound`` adds a silent audio track. ``detail`` adds noise of that
+    many grey levels, the same each time, so that packets are not tiny.
     """
     ticks = list(times) if times is not None else list(range(frames))
     time_base = Fraction(1, 1000) if times is not None else 1 / Fraction(fps)
+    noise = np.random.default_rng(0)
     with av.open(str(path), "w", options=container_options or {}) as container:
         stream = container.add_stream(codec, rate=Fraction(fps))
         turned = rotation % 180 != 0
@@ -90,6 +93,9 @@ def write_clip(
         audio = container.add_stream("aac", rate=16000, layout="mono") if sound else None
         for number, tick in enumerate(ticks, start=first_number):
             pixels = picture(number, width=width, height=height)
+            if detail:
+                grain = noise.integers(-detail, detail + 1, pixels.shape)
+                pixels = np.clip(pixels + grain, 0, 255).astype(np.uint8)
             if mirrored:
                 pixels = pixels[:, ::-1]
             pixels = np.rot90(pixels, rotation // 90)

@@ -82,14 +82,29 @@ def open_stream(
 
     Raises ``VideoError`` for a file that gives no frames and ``UsageError`` for impossible options.
     """
+    from crosslmm.errors import UsageError
     from crosslmm.video.sampling import Request
     from crosslmm.video.stream import FrameStream
 
+    if size is not None and not _is_size(size):
+        raise UsageError(f"size is (height, width) in pixels, not {size!r}")
+    if resample not in range(6):
+        raise UsageError(f"resample is one of PIL's filters, 0 to 5, not {resample!r}")
+    if not 0 < deadline < float("inf"):
+        raise UsageError(f"deadline is in seconds, above 0, not {deadline!r}")
     request = Request(
         frames=frames, fps=fps, max_frames=max_frames, start=start, end=end, seek=seek
     )
     return FrameStream(
         path, request, size=size, resample=resample, reader=reader, deadline=deadline
+    )
+
+
+def _is_size(size: object) -> bool:
+    return (
+        isinstance(size, tuple)
+        and len(size) == 2
+        and all(isinstance(side, int) and side > 0 for side in size)
     )
 
 

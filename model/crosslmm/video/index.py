@@ -6,7 +6,7 @@ variable.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from itertools import pairwise
@@ -26,7 +26,9 @@ class PacketIndex:
     of keyframes; ``tail`` the ticks for which the last frame is shown. ``sequential`` says that the
     container gives no usable presentation times: ``pts`` is then counted, and frames must be
     counted too, from the start. ``hidden`` packets are kept from view by an edit list. ``leading``
-    says that a keyframe is followed by packets shown before it (an open GOP).
+    says that a keyframe is followed by packets shown before it (an open GOP). ``bad_pts`` are
+    the times of packets that the container marks as damaged, or that follow a hole; ``bad_reads``
+    counts errors between packets.
     """
 
     pts: np.ndarray
@@ -36,7 +38,8 @@ class PacketIndex:
     sequential: bool = False
     leading: bool = False
     hidden: int = 0
-    bad_packets: int = 0
+    bad_pts: frozenset[int] = frozenset()
+    bad_reads: int = 0
 
     def __len__(self) -> int:
         return len(self.pts)
@@ -58,16 +61,7 @@ class PacketIndex:
         if first == 0 or first >= len(self.pts):
             return self
         keys = self.keys - first
-        return PacketIndex(
-            pts=self.pts[first:],
-            keys=keys[keys >= 0],
-            time_base=self.time_base,
-            tail=self.tail,
-            sequential=self.sequential,
-            leading=self.leading,
-            hidden=self.hidden,
-            bad_packets=self.bad_packets,
-        )
+        return replace(self, pts=self.pts[first:], keys=keys[keys >= 0])
 
 
 def packets(
@@ -97,13 +91,14 @@ def scan(container: Any, stream: Any, *, beat: Callable[[], None]) -> PacketInde
     pts: list[int | None] = []
     dts: list[int | None] = []
     keys: list[bool] = []
-    hidden, bad = 0, 0
+    hidden, bad_reads = 0, 0
+    bad_pts: set[int] = set()
     lasting: dict[int, int] = {}
     leading, last_key = False, None
 
     def count_bad() -> None:
-        nonlocal bad
-        bad += 1
+        nonlocal bad_reads
+        bad_reads += 1
 
     for packet in packets(container, stream, beat=beat, on_error=count_bad):
         if packet.is_discard:
@@ -119,6 +114,8 @@ def scan(container: Any, stream: Any, *, beat: Callable[[], None]) -> PacketInde
             elif last_key is not None and time < last_key:
                 leading = True
             lasting[time] = packet.duration or 0
+            if packet.is_corrupt:
+                bad_pts.add(time)
     if not pts:
         return None
 
@@ -138,6 +135,8 @@ def scan(container: Any, stream: Any, *, beat: Callable[[], None]) -> PacketInde
     if tail <= 0:
         steps = np.diff(times)
         tail = int(np.median(steps)) if len(steps) else _one_frame(stream, time_base)
+    if not sequential and not _has_sample_table(container):
+        bad_pts.update(int(times[after]) for after in _holes(times))
     return PacketIndex(
         pts=times,
         keys=key_numbers,
@@ -146,13 +145,31 @@ def scan(container: Any, stream: Any, *, beat: Callable[[], None]) -> PacketInde
         sequential=sequential,
         leading=leading,
         hidden=hidden,
-        bad_packets=bad,
+        bad_pts=frozenset(bad_pts),
+        bad_reads=bad_reads,
     )
 
 
 def _times_are_guesses(container: Any, stream: Any) -> bool:
     """AVI has no presentation times: FFmpeg makes them up, wrongly for reordered frames."""
     return container.format.name == "avi" and bool(stream.codec_context.has_b_frames)
+
+
+def _has_sample_table(container: Any) -> bool:
+    """Whether a table lists all packets, so that damage to the data leaves no hole in the times."""
+    return container.format.name.startswith("mov") or container.format.name == "gif"
+
+
+def _holes(times: np.ndarray) -> np.ndarray:
+    """Numbers of the frames after a hole in what is otherwise one constant rate."""
+    steps = np.diff(times)
+    if len(steps) < 8:
+        return np.zeros(0, dtype=np.int64)
+    usual = float(np.median(steps))
+    regular = np.abs(steps - usual) <= 0.1 * usual
+    if regular.mean() < 0.9:
+        return np.zeros(0, dtype=np.int64)
+    return np.flatnonzero(steps > 3.5 * usual) + 1
 
 
 def _counted_times(

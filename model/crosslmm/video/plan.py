@@ -126,7 +126,7 @@ def _first_frame(
             raise VideoError(f"{path}: not one frame of this video could be decoded")
         upright = orientation(frame)
         shape = upright.shape(*picture.square(frame.width, frame.height, aspect))
-        return upright, shape, frame.pts, decoder.bad_packets
+        return upright, shape, frame.pts, len(decoder.bad_pts) + decoder.bad_reads
     finally:
         frame = None
         decoder.close()
@@ -135,6 +135,8 @@ def _first_frame(
 def _still_plan(
     path: str, kind: str, request: Request, *, size: tuple[int, int] | None, resample: int
 ) -> Plan:
+    if request.start:
+        raise VideoError(f"{path}: start ({request.start:g} s) lies beyond a still picture")
     pixels, warnings = picture.read_still(path, kind)
     index = PacketIndex(
         pts=np.zeros(1, dtype=np.int64),

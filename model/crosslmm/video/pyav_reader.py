@@ -37,7 +37,8 @@ _MOST_BEFORE_KEY = 256
 class Decoder:
     """An open file and the frames decoded from it, in presentation order from wherever it sought.
 
-    ``bad_pts`` are the times of packets that could not be decoded. ``wanted`` makes it pass over
+    ``bad_pts`` are the times of packets that could not be decoded, ``bad_reads`` counts errors
+    between packets. ``wanted`` makes it pass over
     the frames at other times which no frame refers to; that halves the cost of exact frames.
     """
 
@@ -45,13 +46,8 @@ class Decoder:
         self.path, self.pulse, self.deadline = path, pulse, deadline
         self.bad_pts: set[int] = set()
         self.wanted: frozenset[int] | None = None
-        self._bad_reads = 0
+        self.bad_reads = 0
         self._open()
-
-    @property
-    def bad_packets(self) -> int:
-        """How many packets could not be read or decoded."""
-        return len(self.bad_pts) + self._bad_reads
 
     def _open(self) -> None:
         self.container = open_container(self.path, deadline=self.deadline)
@@ -109,7 +105,7 @@ class Decoder:
 
     def _count_bad(self, pts: int | None = None) -> None:
         if pts is None:
-            self._bad_reads += 1
+            self.bad_reads += 1
         else:
             self.bad_pts.add(pts)
 
@@ -119,6 +115,8 @@ class Decoder:
         context = self.stream.codec_context
         context.skip_frame = "DEFAULT"
         for packet in self._packets():
+            if packet.is_corrupt:
+                self._count_bad(packet.pts)
             if self.wanted is not None:
                 context.skip_frame = "DEFAULT" if packet.pts in self.wanted else "NONREF"
             try:
@@ -165,13 +163,15 @@ class PyAVReader:
         try:
             for target in plan.targets:
                 number, frame = fetch(target.index, target.key)
+                if frame is not None and fetch.suspect(frame):
+                    number, frame = fetch.better(number, frame, after=last)
+                    damage.suspect += fetch.suspect(frame)
                 if frame is None or number <= last:
                     damage.lost += 1
                     continue
                 last = number
                 damage.given += 1
                 damage.replaced += number != target.index
-                damage.suspect += fetch.suspect(frame)
                 pixels = converter(frame, decoder.stream.sample_aspect_ratio)
                 yield Frame(
                     picture.resize(pixels, plan.size, plan.resample),
@@ -179,8 +179,9 @@ class PyAVReader:
                     float(index.times[number]),
                 )
         finally:
-            self.bad_packets = decoder.bad_packets
-            self.warnings = damage.words(decoder.bad_packets)
+            bad_pts = decoder.bad_pts | index.bad_pts
+            self.bad_packets = len(bad_pts) + max(index.bad_reads, decoder.bad_reads)
+            self.warnings = damage.words(self.bad_packets)
             fetch.release()
             decoder.close()
         if not damage.given:
@@ -208,8 +209,9 @@ class _Damage:
             said.append(f"{self.suspect} of {wanted} follow a damaged place and may show it")
         if not bad_packets and not said:
             return []
-        packets = f"{bad_packets} packet{'s' * (bad_packets != 1)} could not be decoded"
-        return ["damaged video: " + "; ".join([packets, *said])]
+        if bad_packets:
+            said.insert(0, f"{bad_packets} packet{'s' * (bad_packets != 1)} could not be decoded")
+        return ["damaged video: " + "; ".join(said)]
 
 
 class _SeekingFetch:
@@ -217,7 +219,9 @@ class _SeekingFetch:
 
     def __init__(self, decoder: Decoder, index: PacketIndex, targets: Sequence[Target]) -> None:
         self.decoder, self.pts = decoder, index.pts
-        self.key_pts = index.pts[index.keys]
+        self.keys, self.key_pts = index.keys, index.pts[index.keys]
+        self.targets = np.array([target.index for target in targets])
+        self.bad_pts = index.bad_pts
         if decoder.droppable():
             decoder.wanted = frozenset(int(self.pts[target.index]) for target in targets)
         self.release()
@@ -247,7 +251,19 @@ class _SeekingFetch:
             return True
         before = self.key_pts[self.key_pts <= frame.pts]
         key = before[-1] if len(before) else self.pts[0]
-        return any(key <= pts <= frame.pts for pts in self.decoder.bad_pts)
+        return any(key <= pts <= frame.pts for pts in self.decoder.bad_pts | self.bad_pts)
+
+    def better(self, number: int, frame: Any, *, after: int) -> tuple[int, Any]:
+        """The keyframe nearest to a suspect frame, if it is good, wanted by none, and near."""
+        upcoming = self.targets[self.targets > number]
+        limit = int(upcoming[0]) if len(upcoming) else len(self.pts)
+        keys = self.keys[(self.keys > after) & (self.keys < limit) & (self.keys != number)]
+        for key in sorted(keys, key=lambda key: abs(int(self.pts[key]) - frame.pts))[:2]:
+            self.release()
+            found = self.decoder.key_alone(int(self.pts[key]))
+            if found is not None and not self.suspect(found):
+                return int(key), found
+        return number, frame
 
     def _number(self, pts: int) -> int:
         return max(0, int(np.searchsorted(self.pts, pts, side="right")) - 1)
@@ -319,6 +335,10 @@ class _CountingFetch:
     def suspect(self, frame: Any) -> bool:
         """Whether the decoder itself marks the frame as damaged."""
         return bool(frame.is_corrupt)
+
+    def better(self, number: int, frame: Any, *, after: int) -> tuple[int, Any]:
+        """Nothing better can be sought here."""
+        return number, frame
 
 
 class Converter:
