@@ -123,10 +123,6 @@ def memory_needed(
     chunk = min(frames_per_chunk, total_frames) if shape.chunked else total_frames
     embeds = batch * tokens.merged * language.width * size
     encoding = embeds + _encoding_peak(shape, chunk, tokens.merged // max(frames, 1), size)
-    if chunk < total_frames:
-        encoding += chunk * shape.vision.patches * shape.vision.width * size  # the chunk before
-    if features and chunk < total_frames:
-        encoding = max(encoding, embeds + features)  # joining the chunks holds them twice
     prefill = embeds + _prefill_peak(
         shape, batch, tokens.prompt, tokens.merged, tokens.original, size
     )
@@ -148,15 +144,16 @@ def dtype_bytes(dtype: str) -> int:
 
 
 def _encoding_peak(shape: ModelShape, chunk: int, merged: int, size: int) -> int:
-    """Alive at once inside a feed-forward of the encoder, or after it."""
+    """Alive at once inside a feed-forward of the encoder, or before or after it."""
     vision, width = shape.vision, shape.language.width
     patches = chunk * vision.patches
-    pixels = chunk * vision.channels * vision.image_size**2 * size
+    pixels = chunk * vision.channels * vision.image_size**2
+    normalising = pixels * 12  # three float32 copies
     layer = patches * (2 * vision.width + 2 * vision.intermediate) * size
     norm = patches * vision.width * (2 * size + 8) if shape.reads_features else 0  # in float32
     projected = patches if shape.projector_order == "project_first" else chunk * merged
     projecting = patches * vision.width * size + 2 * projected * width * size
-    return pixels + max(layer, norm, projecting)
+    return max(normalising, pixels * size + max(layer, norm, projecting))
 
 
 def _prefill_peak(

@@ -32,17 +32,24 @@ _QWEN2_DEFAULTS = {
     "num_attention_heads": 32,
     "num_key_value_heads": 32,
     "vocab_size": 151936,
+    "max_position_embeddings": 32768,
 }
 _LLAMA_DEFAULTS = _QWEN2_DEFAULTS | {
     "intermediate_size": 11008,
     "num_key_value_heads": None,
     "vocab_size": 32000,
+    "max_position_embeddings": 2048,
 }
 _LANGUAGE_DEFAULTS: dict[str, dict[str, Any]] = {
     "qwen2": _QWEN2_DEFAULTS,
     "qwen3": _QWEN2_DEFAULTS | {"head_dim": 128},
     "llama": _LLAMA_DEFAULTS,
-    "mistral": _LLAMA_DEFAULTS | {"intermediate_size": 14336, "num_key_value_heads": 8},
+    "mistral": _LLAMA_DEFAULTS
+    | {
+        "intermediate_size": 14336,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 131072,
+    },
 }
 _SO400M = {
     "hidden_size": 1152,
@@ -90,7 +97,10 @@ class VisionShape:
 
 @dataclass(frozen=True)
 class LanguageShape:
-    """A decoder of the Llama family: grouped key/value heads and a gated feed-forward."""
+    """A decoder of the Llama family: grouped key/value heads and a gated feed-forward.
+
+    `context`: the most positions it was made for.
+    """
 
     width: int
     intermediate: int
@@ -100,6 +110,7 @@ class LanguageShape:
     head_dim: int
     vocabulary: int
     tied: bool
+    context: int
     qkv_bias: bool = True
     output_bias: bool = False
     mlp_bias: bool = False
@@ -133,6 +144,7 @@ class LanguageShape:
             head_dim=values.get("head_dim") or values["hidden_size"] // heads,
             vocabulary=values["vocab_size"],
             tied=bool(values.get("tie_word_embeddings", False)),
+            context=values["max_position_embeddings"],
             qkv_bias=kind == "qwen2" or bias,
             output_bias=bias and kind != "qwen2",
             mlp_bias=bool(values.get("mlp_bias", False)),

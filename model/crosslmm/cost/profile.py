@@ -1,0 +1,272 @@
+"""The cost of a model over several numbers of frames, as rows; against another model or a budget.
+
+A model is named as everywhere, and also by recipe (`crosslmm-7b`) or peer (`llava-onevision-7b`).
+Only its configuration is read, and of its weights the gates: a closed one costs nothing.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from crosslmm.cost.arithmetic import Macs, Tokens, count_tokens, prefill_macs, token_macs
+from crosslmm.cost.memory import (
+    FRAMES_PER_CHUNK,
+    Memory,
+    Part,
+    Quantization,
+    memory_needed,
+    weight_parts,
+)
+from crosslmm.cost.shape import RECIPES, ModelShape, Scope, T2VCache
+from crosslmm.errors import CheckpointError, UsageError
+
+FRAMES = (32, 64, 128, 256)
+TEXT_TOKENS = 64
+_MOST_FRAMES = 1_000_000
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_BINARY = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a cost depends on besides the model and the number of frames."""
+
+    text_tokens: int = TEXT_TOKENS
+    batch: int = 1
+    dtype: str | None = None
+    quantization: Quantization = "none"
+    frames_per_chunk: int = FRAMES_PER_CHUNK
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number of frames at one number of tokens per frame."""
+
+    frames: int
+    tokens_per_frame: int
+    tokens: Tokens
+    prefill: Macs
+    token: Macs
+    memory: Memory
+
+    def as_dict(self) -> dict[str, Any]:
+        tokens = self.tokens
+        return {
+            "frames": self.frames,
+            "tokens_per_frame": self.tokens_per_frame,
+            "tokens": {
+                "original": tokens.original,
+                "visual": tokens.visual,
+                "text": tokens.text,
+            },
+            "macs": asdict(self.prefill)
+            | {"prefill_total": self.prefill.total, "per_token": self.token.total},
+            "memory": asdict(self.memory) | {"total": self.memory.total},
+        }
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A model's cost, row by row; `as_dict` is the JSON form, MACs and bytes as plain numbers."""
+
+    model: str
+    shape: ModelShape
+    settings: Settings
+    rows: tuple[Row, ...]
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return weight_parts(
+            self.shape, dtype=self.settings.dtype, quantization=self.settings.quantization
+        )
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the rows should know."""
+        shape, notes = self.shape, []
+        gates = 2 * shape.cross_layers
+        opened = shape.open_v2v + shape.open_t2v
+        if opened < gates:
+            closed = "all" if not opened else f"{gates - opened} of {gates}"
+            notes.append(f"{self.model}: {closed} gates are closed; a closed branch costs nothing")
+        context = shape.language.context
+        past = [row for row in self.rows if row.tokens.prompt > context]
+        if past:
+            first = min(past, key=lambda row: row.tokens.prompt)
+            notes.append(
+                f"{self.model}: {first.frames} frames at {first.tokens_per_frame} tokens make a "
+                f"prompt of {first.tokens.prompt:,}, past its context of {context:,} tokens"
+            )
+        return notes
+
+    def as_dict(self) -> dict[str, Any]:
+        shape, settings = self.shape, self.settings
+        return {
+            "model": self.model,
+            "settings": {
+                **asdict(settings),
+                "dtype": settings.dtype or shape.dtype,
+                "interval": shape.interval,
+                "v2v_scope": shape.v2v_scope,
+                "t2v_cache": shape.t2v_cache,
+                "open_v2v": shape.open_v2v,
+                "open_t2v": shape.open_t2v,
+                "context": shape.language.context,
+                "weights": {part.name: _part(part) for part in self.parts},
+            },
+            "rows": [row.as_dict() for row in self.rows],
+        }
+
+
+def profile(
+    model: str,
+    *,
+    frames: Sequence[int] = FRAMES,
+    tokens_per_frame: Sequence[int] = (),
+    settings: Settings | None = None,
+    interval: int | None = None,
+    v2v_scope: Scope | None = None,
+    t2v_cache: T2VCache | None = None,
+) -> Profile:
+    """The cost of `model` for every number of frames and of tokens per frame (its own if none).
+
+    interval, v2v_scope and t2v_cache take the place of the model's own. Raises UsageError,
+    CheckpointError.
+    """
+    shape = find_shape(model)
+    if interval is not None:
+        shape = shape.with_interval(interval)
+    shape = replace(
+        shape, v2v_scope=v2v_scope or shape.v2v_scope, t2v_cache=t2v_cache or shape.t2v_cache
+    )
+    return profile_shape(
+        model, shape, frames=frames, tokens_per_frame=tokens_per_frame, settings=settings
+    )
+
+
+def profile_shape(
+    model: str,
+    shape: ModelShape,
+    *,
+    frames: Sequence[int] = FRAMES,
+    tokens_per_frame: Sequence[int] = (),
+    settings: Settings | None = None,
+) -> Profile:
+    """As `profile`, of a shape that is at hand."""
+    settings = settings or Settings()
+    if not all(1 <= count <= _MOST_FRAMES for count in frames) or not frames:
+        raise UsageError(f"frames {_listed(frames)}: give numbers from 1 to {_MOST_FRAMES:,}")
+    if settings.text_tokens < 0 or settings.batch < 1 or settings.frames_per_chunk < 1:
+        raise UsageError("text tokens must be at least 0, batch and chunk at least 1")
+    if not shape.chunked and any(count != shape.tokens_per_frame for count in tokens_per_frame):
+        raise UsageError(
+            f"{model} always takes {shape.tokens_per_frame} tokens per frame, "
+            f"not {_listed(tokens_per_frame)}"
+        )
+    rows = [
+        _row(shape, count, merged, settings)
+        for merged in tokens_per_frame or [shape.tokens_per_frame]
+        for count in frames
+    ]
+    return Profile(model, shape, settings, tuple(rows))
+
+
+def compared(first: Profile, other: str) -> Profile:
+    """Another model, or the same one `unmerged`, over the frames and settings of `first`."""
+    frames = sorted({row.frames for row in first.rows})
+    if other == "unmerged":
+        shape, name = first.shape.unmerged(), f"{first.model}, unmerged"
+        return profile_shape(name, shape, frames=frames, settings=first.settings)
+    return profile(other, frames=frames, settings=first.settings)
+
+
+def find_shape(model: str) -> ModelShape:
+    """The shape of a recipe, a model on disk, or a Hub id, whose config is fetched."""
+    from crosslmm import store
+
+    if model in RECIPES:
+        return RECIPES[model]
+    try:
+        folder = store.find(model)
+    except CheckpointError as error:
+        if Path(model).exists() or not store.is_hub_id(store.split_revision(model)[0]):
+            known = ", ".join(RECIPES)
+            raise CheckpointError(f"{error}\nrecipes need no weights: {known}") from None
+        from crosslmm.hub import fetch_config
+
+        return ModelShape.from_config(store.read_config(fetch_config(model).parent))
+    shape = ModelShape.from_config(store.read_config(folder))
+    return _with_gates(shape, folder)
+
+
+def most_frames(
+    shape: ModelShape, budget: int, *, tokens_per_frame: int | None = None, settings: Settings
+) -> int:
+    """The most frames whose run fits in `budget` bytes; 0 where not even the weights do."""
+
+    def fits(frames: int) -> bool:
+        return _memory(shape, frames, tokens_per_frame, settings).total <= budget
+
+    low, high = 0, 1
+    while high <= _MOST_FRAMES and fits(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def parse_size(text: str) -> int:
+    """Bytes: 24GB, 24GiB, 800M, 123456789. Raises UsageError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", text.strip().lower())
+    if match is None or (match[3] and not match[2]):
+        raise UsageError(f"{text}: not a size; give 24GB, 24GiB or 800MB")
+    unit = _BINARY[match[2] + "i"] if match[3] else _UNITS[match[2]]
+    return int(float(match[1]) * unit)
+
+
+def _row(shape: ModelShape, frames: int, merged: int, settings: Settings) -> Row:
+    options: dict[str, Any] = {
+        "frames": frames,
+        "tokens_per_frame": merged,
+        "text_tokens": settings.text_tokens,
+    }
+    return Row(
+        frames=frames,
+        tokens_per_frame=merged,
+        tokens=count_tokens(shape, **options),
+        prefill=prefill_macs(shape, **options, batch=settings.batch),
+        token=token_macs(shape, **options, batch=settings.batch),
+        memory=_memory(shape, frames, merged, settings),
+    )
+
+
+def _memory(shape: ModelShape, frames: int, merged: int | None, settings: Settings) -> Memory:
+    return memory_needed(shape, frames=frames, tokens_per_frame=merged, **asdict(settings))
+
+
+def _with_gates(shape: ModelShape, folder: Path) -> ModelShape:
+    """The shape with the branches counted whose gate in the folder's weights is not zero."""
+    from crosslmm.weights import read_headers
+
+    gates = {
+        name: tensor for name, tensor in read_headers(folder).items() if name.endswith(".gate")
+    }
+    if not gates:
+        return shape
+    opened = [name for name, tensor in gates.items() if tensor.scalar() != 0]
+    return replace(
+        shape,
+        open_v2v=sum(".v2v." in name for name in opened),
+        open_t2v=sum(".t2v." in name for name in opened),
+    )
+
+
+def _part(part: Part) -> dict[str, Any]:
+    return {"parameters": part.parameters, "bytes": part.bytes, "precision": part.precision}
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(str(number) for number in numbers) or "(none)"
