@@ -13,15 +13,17 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 import crosslmm
+from crosslmm import batch as batching
 from crosslmm import quantization as quantizing
 from crosslmm import store
-from crosslmm.answer import Answer, FrameUsed, GenerationOptions
+from crosslmm.answer import Answer, FrameUsed
 from crosslmm.checkpoint import load_config, load_model, load_processor
 from crosslmm.configuration_crosslmm import grid_side
 from crosslmm.device import resolve_device, resolve_dtype
@@ -29,7 +31,7 @@ from crosslmm.errors import OutOfMemory, UsageError, VideoError
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration, VisualTokens
 from crosslmm.processing_crosslmm import CrossLMMProcessor
 from crosslmm.quantization import Quantization
-from crosslmm.video import FrameStream, ReaderName, Seek, open_stream
+from crosslmm.video import Frames, FrameStream, ReaderName, Seek, open_stream
 from crosslmm.watched import AnswerStream, EncodedVideo, Progress, Watched
 from crosslmm.weights import read_headers
 
@@ -82,6 +84,7 @@ def load(
         model,
         processor,
         name=name,
+        folder=folder,
         quantization=kind,
         load_seconds=time.perf_counter() - started,
         on_notice=on_notice,
@@ -97,6 +100,7 @@ class Assistant:
         processor: CrossLMMProcessor,
         *,
         name: str = "",
+        folder: Path | None = None,
         quantization: str = "none",
         load_seconds: float = 0.0,
         on_notice: Notice | None = None,
@@ -104,6 +108,7 @@ class Assistant:
         self.model = model
         self.processor = processor
         self.name = name
+        self.folder = folder
         self.quantization = quantization
         self.load_seconds = load_seconds
         self.on_notice = on_notice
@@ -223,7 +228,7 @@ class Assistant:
                     },
                     started=started,
                 )  # fmt: skip
-            except _OutOfFrames as ran_out:
+            except OutOfFrames as ran_out:
                 used = ran_out.frames
             except (torch.OutOfMemoryError, MemoryError):
                 used = len(encoded.frames)
@@ -258,7 +263,7 @@ class Assistant:
             resample=int(self.processor.image_processor.resample),
             **sampling,
         ) as stream:
-            encoder = _ChunkEncoder(self, stream.count, tokens_per_frame)
+            encoder = ChunkEncoder(self, stream.count, tokens_per_frame)
             used = _encode_stream(stream, encoder, on_progress)
             if not used:
                 raise VideoError(f"{os.fsdecode(video)}: gave no frames")
@@ -273,7 +278,7 @@ class Assistant:
 
     def answer_batch(
         self,
-        videos: Sequence[Any],
+        videos: Sequence[Frames],
         questions: Sequence[str],
         *,
         max_new_tokens: int = 512,
@@ -281,29 +286,17 @@ class Assistant:
         """One greedy answer for each of several videos (`crosslmm.Frames`), in one batch.
 
         Videos and questions may differ in length; each answer is the one it would have had alone.
+        Raises OutOfMemory.
         """
-        prompts = [
-            self.processor.prompt(question, times=clip.times, duration=clip.source.duration)
-            for clip, question in zip(videos, questions, strict=True)
-        ]
-        batch = self.processor(text=prompts, videos=list(videos)).to(self.device)
-        batch["pixel_values_videos"] = batch["pixel_values_videos"].to(self.model.dtype)
-        options = GenerationOptions(max_new_tokens, temperature=0.0, seed=None)
-        with torch.inference_mode():
-            ids = self.model.generate(**batch, generation_config=options.config(self.model))
-        answers = self.processor.batch_decode(
-            ids[:, batch["input_ids"].shape[1] :],
-            skip_special_tokens=True,
-            clean_up_tokenization_spaces=False,
-        )
-        return [answer.strip() for answer in answers]
+        batch = batching.answer_batch(self, videos, questions, max_new_tokens=max_new_tokens)
+        return [answer.text for answer in batch.answers]
 
     def _notice(self, text: str) -> None:
         if self.on_notice:
             self.on_notice(text)
 
 
-class _OutOfFrames(Exception):
+class OutOfFrames(Exception):
     """Memory ran out while encoding so many frames, one at a time."""
 
     def __init__(self, frames: int) -> None:
@@ -311,7 +304,7 @@ class _OutOfFrames(Exception):
         self.frames = frames
 
 
-class _ChunkEncoder:
+class ChunkEncoder:
     """Encodes chunks of frames into tensors that are laid out once for all of them."""
 
     def __init__(self, assistant: Assistant, frames: int, tokens_per_frame: int) -> None:
@@ -334,7 +327,7 @@ class _ChunkEncoder:
                 del pending[: self.chunk]
             except (torch.OutOfMemoryError, MemoryError):
                 if self.chunk == 1:
-                    raise _OutOfFrames(self._frames) from None
+                    raise OutOfFrames(self._frames) from None
                 self.chunk //= 2
                 _release_memory()
                 self._assistant._notice(
@@ -373,7 +366,7 @@ class _ChunkEncoder:
 
 
 def _encode_stream(
-    stream: FrameStream, encoder: _ChunkEncoder, on_progress: Progress | None
+    stream: FrameStream, encoder: ChunkEncoder, on_progress: Progress | None
 ) -> list[FrameUsed]:
     used: list[FrameUsed] = []
     pending: list[np.ndarray] = []
