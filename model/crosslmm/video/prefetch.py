@@ -62,6 +62,7 @@ class Prefetch(Generic[Item]):
         self.pulse = Pulse()
         self.deadline = deadline
         self.clock = [0.0]
+        self._stalled = False
         self._items: queue.Queue[Item | _End] = queue.Queue(maxsize=depth)
         self._thread = threading.Thread(
             target=_run,
@@ -84,7 +85,8 @@ class Prefetch(Generic[Item]):
             except queue.Empty:
                 quiet_since = max(waiting_since, self.pulse.last)
                 if time.monotonic() - quiet_since > self.deadline:
-                    self.close(wait=0.0)
+                    self._stalled = True
+                    self.close()
                     raise Stalled from None
         if isinstance(item, _End):
             self.close()
@@ -94,12 +96,12 @@ class Prefetch(Generic[Item]):
         return item
 
     def close(self, wait: float = 5.0) -> None:
-        """End the producer; returns once it has ended, or after ``wait`` seconds."""
+        """End the producer, and wait that many seconds for its end unless it is stuck."""
         if not self.pulse.abandoned.is_set():
             self.pulse.abandoned.set()
             if self.pulse.on_abandon is not None:
                 self.pulse.on_abandon()
-        if self._thread is not threading.current_thread():
+        if not self._stalled:
             self._thread.join(wait)
 
     def __del__(self) -> None:

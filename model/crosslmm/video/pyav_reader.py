@@ -348,17 +348,25 @@ class Converter:
         from av.video.reformatter import VideoReformatter
 
         self._reformatter = VideoReformatter()
+        self._rotation = 0
+        self._orientation: picture.Orientation | None = None
 
     def __call__(self, frame: Any, aspect: Fraction | None) -> np.ndarray:
         width, height = picture.square(frame.width, frame.height, aspect)
         rgb = self._reformatter.reformat(
             frame, width=width, height=height, format="rgb24", interpolation="BICUBIC", threads=1
         )
-        return orientation(frame).apply(rgb.to_ndarray())
+        if self._orientation is None or frame.rotation != self._rotation:
+            self._rotation, self._orientation = frame.rotation, orientation(frame)
+        return self._orientation.apply(rgb.to_ndarray())
 
 
 def orientation(frame: Any) -> picture.Orientation:
-    """How the frame's display matrix says that it is brought upright."""
+    """How the frame's display matrix says that it is brought upright.
+
+    Not for every frame: looking at its side data ties the frame into a reference cycle, and frames
+    would pile up until the garbage collector runs.
+    """
     from av.sidedata.sidedata import Type
 
     matrix = frame.side_data.get(Type.DISPLAYMATRIX)

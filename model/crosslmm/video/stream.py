@@ -150,8 +150,6 @@ class FrameStream:
 
     def _give_up(self, why: str, error: VideoError | None = None) -> None:
         name = self.source.reader
-        if self._running is not None:
-            self._running.close(wait=0.0)
         self._stop()
         if not self._readers:
             self.close()
