@@ -12,6 +12,8 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+BROKEN_PIPE = 141  # what a shell reports for a command that wrote to a closed pipe
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -53,6 +55,12 @@ class LazyGroup(TyperGroup):
         for name, entry in COMMANDS.items():
             if find_spec(f"crosslmm_cli.{entry.module}"):
                 self.commands[name] = TyperCommand(name, help=entry.help)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # the reader of our answers has gone, which is its right
+            raise typer.Exit(BROKEN_PIPE) from None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and args[0] in self.commands:

@@ -3,10 +3,7 @@
 0 fine, 1 it failed, 2 wrong usage, 3 a batch finished and some items failed, 130 interrupted.
 """
 
-import logging
-import os
 import sys
-import warnings
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -15,10 +12,9 @@ import typer
 from crosslmm import __version__
 from crosslmm.errors import CrossLMMError, UsageError
 from crosslmm_cli import interrupt
-from crosslmm_cli.commands import LazyGroup
+from crosslmm_cli.commands import BROKEN_PIPE, LazyGroup
 from crosslmm_cli.output import Output, is_fancy
 
-BROKEN_PIPE = 141  # what a shell reports for a command whose reader went away
 ParsingError: type[Exception] = typer.BadParameter.__mro__[1]  # what the parser raises, by its base
 
 
@@ -46,14 +42,6 @@ def build() -> typer.Typer:
     return app
 
 
-def main() -> int:
-    """The console script."""
-    interrupt.install()
-    if "--debug" not in sys.argv:
-        _hush()
-    return execute(sys.argv[1:])
-
-
 def execute(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code. Errors are one or two lines on stderr."""
     arguments, debug = _take_debug(arguments)
@@ -66,6 +54,8 @@ def execute(arguments: Sequence[str]) -> int:
         code = command.main(list(arguments), prog_name="crosslmm", standalone_mode=False)
         sys.stdout.flush()
     except BaseException as error:
+        if interrupt.requested():
+            return _explain(KeyboardInterrupt())
         if debug and not isinstance(error, (SystemExit, ParsingError)):
             raise
         return _explain(error)
@@ -97,13 +87,12 @@ def _explain(error: BaseException) -> int:
             output.error("interrupted")
             return interrupt.EXIT_CODE
         case BrokenPipeError():
-            # Python flushes stdout once more at its end; let that go nowhere.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return BROKEN_PIPE
         case SystemExit():
             return error.code if isinstance(error.code, int) else 1
         case OSError():
-            output.error(str(error))
+            what = error.filename if error.filename is not None else "writing failed"
+            output.error(f"{what}: {error.strerror or error}")
             return 1
         case _:
             first = (str(error).strip().splitlines() or [""])[0]
@@ -120,11 +109,3 @@ def _take_debug(arguments: Sequence[str]) -> tuple[list[str], bool]:
     end = own.index("--") if "--" in own else len(own)
     kept = [argument for argument in own[:end] if argument != "--debug"]
     return kept + own[end:], len(kept) < end
-
-
-def _hush() -> None:
-    """Libraries' own talk is for --debug; what users need to know, crosslmm says itself."""
-    warnings.simplefilter("ignore")
-    logging.disable(logging.ERROR)
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

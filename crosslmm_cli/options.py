@@ -12,7 +12,7 @@ from crosslmm.video.sampling import Seek
 Quantization = Literal["auto", "4bit", "8bit", "none"]
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 
-_CLOCK = re.compile(r"(?:(?:(\d+):)?(\d{1,2}):)?(\d+(?:\.\d*)?|\.\d+)")
+_CLOCK = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?|\.\d+)")
 
 
 def seconds(text: str) -> float:

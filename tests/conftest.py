@@ -52,17 +52,17 @@ class Finished:
 
 
 @pytest.fixture
-def crosslmm(capsys: pytest.CaptureFixture[str]) -> Callable[..., Finished]:
-    """`crosslmm(*arguments)`, in this process, through the real error table."""
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Finished]:
+    """`run(*arguments)`: the command line in this process, through the real error table."""
     from crosslmm_cli.main import execute
 
-    def run(*arguments: object) -> Finished:
+    def call(*arguments: object) -> Finished:
         capsys.readouterr()
         code = execute([str(argument) for argument in arguments])
         captured = capsys.readouterr()
         return Finished(code, captured.out, captured.err)
 
-    return run
+    return call
 
 
 @pytest.fixture
