@@ -58,7 +58,7 @@ def main() -> None:
     # Whatever a library prints must not get between the frames.
     os.dup2(2, 1)
     parent = os.getppid()
-    _die_with_parent(parent)
+    die_with_parent(parent)
     order_line = sys.stdin.buffer.readline()
     threading.Thread(target=_die_at_end_of_input, daemon=True).start()
     given = json.loads(order_line)
@@ -94,7 +94,8 @@ def _die_at_end_of_input() -> None:
     os._exit(1)
 
 
-def _die_with_parent(parent: int) -> None:
+def die_with_parent(parent: int) -> None:
+    """Leave Ctrl-C to the process `parent`, and end when it does (on Linux)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform != "linux":
         return
