@@ -7,35 +7,41 @@ Frames flow from the file through the encoder in chunks; only what the language 
 When memory runs out the chunk is halved, then the number of frames, and it is said.
 """
 
-import gc
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
 import torch
 
 import crosslmm
 from crosslmm import batch as batching
 from crosslmm import quantization as quantizing
 from crosslmm import store
-from crosslmm.answer import Answer, FrameUsed
+from crosslmm.answer import Answer
 from crosslmm.checkpoint import load_config, load_model, load_processor
-from crosslmm.configuration_crosslmm import grid_side
-from crosslmm.device import resolve_device, resolve_dtype
-from crosslmm.errors import OutOfMemory, UsageError, VideoError
-from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration, VisualTokens
+from crosslmm.configuration_crosslmm import CrossLMMConfig, grid_side
+from crosslmm.cost import Memory, ModelShape, memory_needed
+from crosslmm.device import free_memory, resolve_device, resolve_dtype
+from crosslmm.encoding import (
+    Notice,
+    Progress,
+    TooManyFrames,
+    encode_video,
+    memory_errors,
+    release_memory,
+)
+from crosslmm.errors import CheckpointError, OutOfMemory, UsageError
+from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration, CrossLMMModel
 from crosslmm.processing_crosslmm import CrossLMMProcessor
 from crosslmm.quantization import Quantization
-from crosslmm.video import Frames, FrameStream, ReaderName, Seek, open_stream
-from crosslmm.watched import AnswerStream, EncodedVideo, Progress, Watched
-from crosslmm.weights import read_headers
-
-Notice = Callable[[str], None]
+from crosslmm.video import Frames, ReaderName, Seek
+from crosslmm.watched import AnswerStream, Watched
+from crosslmm.weights import TensorInfo, read_headers
 
 DEFAULT_FRAMES = 64
 
@@ -47,6 +53,7 @@ def load(
     dtype: str | torch.dtype | None = None,
     quantization: Quantization = "auto",
     tokens_per_frame: int | None = None,
+    frames: int | None = None,
     on_notice: Notice | None = None,
 ) -> "Assistant":
     """Load a checkpoint from disk: `demo`, a folder, or a Hub id that was pulled.
@@ -56,6 +63,8 @@ def load(
       the device computes in it, else float32. Both are in `settings` of every answer.
     - tokens_per_frame: merged tokens of a frame, a perfect square; None is what the checkpoint was
       trained with.
+    - frames: how many will be watched at a time, for the estimate of the memory that is needed, made
+      before anything is loaded.
     - on_notice: called with a line of text when something is done otherwise than asked.
 
     Raises CheckpointError, UsageError, OutOfMemory.
@@ -65,20 +74,32 @@ def load(
     folder = store.locate(name)
     chosen_device = resolve_device(device)
     chosen_dtype = resolve_dtype(dtype, chosen_device)
-    parameters = sum(tensor.count for tensor in read_headers(folder).values())
+    headers = read_headers(folder)
+    parameters = sum(tensor.count for tensor in headers.values())
     kind = quantizing.resolve_quantization(quantization, chosen_device, parameters)
     config = load_config(folder)
     processor = load_processor(folder)
     if tokens_per_frame is not None:
         processor.tokens_per_frame = _checked_tokens(tokens_per_frame, config.patch_grid)
+    needed = _needed_memory(
+        config,
+        headers,
+        frames=frames or DEFAULT_FRAMES,
+        tokens_per_frame=processor.tokens_per_frame,
+        dtype=chosen_dtype,
+        quantization=kind,
+    )
+    if needed is not None:
+        _check_memory(name, needed, chosen_device, on_notice)
     try:
-        model = load_model(
-            folder, device=chosen_device, dtype=chosen_dtype, quantization=kind, config=config
-        )
-    except (torch.OutOfMemoryError, MemoryError) as error:
+        with memory_errors():
+            model = load_model(
+                folder, device=chosen_device, dtype=chosen_dtype, quantization=kind, config=config
+            )
+    except MemoryError as error:
         raise OutOfMemory(
             f"{name}: its weights do not fit in the memory of {chosen_device}; "
-            "try --quantize 4bit, or --device cpu"
+            "try 4-bit quantization, or a smaller model"
         ) from error
     return Assistant(
         model,
@@ -203,7 +224,9 @@ class Assistant:
         cap = max_frames
         while True:
             try:
-                encoded = self.encode(
+                encoded = encode_video(
+                    self.model,
+                    self.processor,
                     video,
                     frames=frames,
                     fps=fps,
@@ -214,6 +237,7 @@ class Assistant:
                     seek=seek,
                     tokens_per_frame=tokens,
                     on_progress=on_progress,
+                    on_notice=self.on_notice,
                 )
                 if on_progress:
                     on_progress("prefill", 0, 0)
@@ -228,53 +252,20 @@ class Assistant:
                     },
                     started=started,
                 )  # fmt: skip
-            except OutOfFrames as ran_out:
+            except TooManyFrames as ran_out:
                 used = ran_out.frames
-            except (torch.OutOfMemoryError, MemoryError):
-                used = len(encoded.frames)
-                del encoded
             if used <= 1:
                 raise OutOfMemory(
                     f"{os.fsdecode(video)}: out of memory on {self.device} even with one frame"
                 )
             cap = used // 2
-            _release_memory()
+            release_memory()
             self._notice(f"out of memory with {used} frames; trying with {cap}")
 
     @property
     def default_frames(self) -> int:
         """Frames taken of a video when nothing else is asked for."""
         return int(getattr(self.model.config, "default_frames", None) or DEFAULT_FRAMES)
-
-    def encode(
-        self,
-        video: str | os.PathLike[str],
-        *,
-        tokens_per_frame: int,
-        on_progress: Progress | None = None,
-        **sampling: Any,
-    ) -> EncodedVideo:
-        """Frames of a video through the encoder, in chunks, as they are decoded."""
-        if on_progress:
-            on_progress("decode", 0, 0)
-        with open_stream(
-            video,
-            size=self.processor.frame_size,
-            resample=int(self.processor.image_processor.resample),
-            **sampling,
-        ) as stream:
-            encoder = ChunkEncoder(self, stream.count, tokens_per_frame)
-            used = _encode_stream(stream, encoder, on_progress)
-            if not used:
-                raise VideoError(f"{os.fsdecode(video)}: gave no frames")
-            return EncodedVideo(
-                visual=encoder.finish(),
-                frames=tuple(used),
-                source=stream.source,
-                warnings=tuple(stream.warnings),
-                decode_seconds=stream.seconds,
-                encode_seconds=encoder.seconds,
-            )
 
     def answer_batch(
         self,
@@ -296,93 +287,61 @@ class Assistant:
             self.on_notice(text)
 
 
-class OutOfFrames(Exception):
-    """Memory ran out while encoding so many frames, one at a time."""
+def _needed_memory(
+    config: CrossLMMConfig,
+    headers: Mapping[str, TensorInfo],
+    *,
+    frames: int,
+    tokens_per_frame: int,
+    dtype: torch.dtype,
+    quantization: Literal["4bit", "8bit", "none"],
+) -> Memory | None:
+    """What a run will take at its peak; None for a kind of model whose cost is not known."""
+    gates = {
+        branch: sum(
+            tensor.scalar() != 0
+            for name, tensor in headers.items()
+            if name.endswith(f"{branch}.gate")
+        )
+        for branch in ("v2v", "t2v")
+    }
+    try:
+        shape = replace(
+            ModelShape.from_config(config.to_dict()),
+            open_v2v=gates["v2v"],
+            open_t2v=gates["t2v"],
+        )
+        return memory_needed(
+            shape,
+            frames=frames,
+            tokens_per_frame=tokens_per_frame,
+            dtype=str(dtype).removeprefix("torch."),
+            quantization=quantization,
+            frames_per_chunk=CrossLMMModel.frames_per_chunk,
+        )
+    except CheckpointError:
+        return None
 
-    def __init__(self, frames: int) -> None:
-        super().__init__(frames)
-        self.frames = frames
 
-
-class ChunkEncoder:
-    """Encodes chunks of frames into tensors that are laid out once for all of them."""
-
-    def __init__(self, assistant: Assistant, frames: int, tokens_per_frame: int) -> None:
-        self._assistant = assistant
-        self._base = assistant.model.model
-        self._frames = frames
-        self._tokens_per_frame = tokens_per_frame
-        self._embeds: torch.Tensor | None = None
-        self._features: torch.Tensor | None = None
-        self._done = 0
-        self.chunk = self._base.frames_per_chunk
-        self.seconds = 0.0
-
-    def add(self, frames: Sequence[np.ndarray]) -> None:
-        started = time.perf_counter()
-        pending = list(frames)
-        while pending:
-            try:
-                self._encode(pending[: self.chunk])
-                del pending[: self.chunk]
-            except (torch.OutOfMemoryError, MemoryError):
-                if self.chunk == 1:
-                    raise OutOfFrames(self._frames) from None
-                self.chunk //= 2
-                _release_memory()
-                self._assistant._notice(
-                    f"out of memory; encoding {self.chunk} frames at a time from here on"
-                )
-        self.seconds += time.perf_counter() - started
-
-    def finish(self) -> VisualTokens:
-        started = time.perf_counter()
-        if self._assistant.device.type == "cuda":
-            torch.cuda.synchronize(self._assistant.device)
-        self.seconds += time.perf_counter() - started
-        assert self._embeds is not None
-        return VisualTokens(
-            embeds=self._embeds[None, : self._done],
-            features=None if self._features is None else self._features[None, : self._done],
+def _check_memory(
+    name: str, needed: Memory, device: torch.device, on_notice: Notice | None
+) -> None:
+    """Raises OutOfMemory where the weights alone cannot fit; says so where the frames may not."""
+    free = free_memory(device)
+    if needed.weights > free:
+        raise OutOfMemory(
+            f"{name}: its weights need {_gigabytes(needed.weights)} and {device} has "
+            f"{_gigabytes(free)} free; try 4-bit quantization, or a smaller model"
+        )
+    if needed.total > free and on_notice:
+        on_notice(
+            f"this may need {_gigabytes(needed.total)} and {device} has {_gigabytes(free)} free; "
+            "fewer frames will be used if it runs out"
         )
 
-    @torch.inference_mode()
-    def _encode(self, frames: Sequence[np.ndarray]) -> None:
-        pixels = torch.from_numpy(np.stack(frames))
-        if self._assistant.device.type == "cuda":
-            pixels = pixels.pin_memory()
-        pixels = pixels.to(self._assistant.device, non_blocking=True)
-        pixels = self._assistant.processor.normalise(pixels, dtype=self._assistant.model.dtype)
-        embeds, features = self._base.encode_frames(pixels, self._tokens_per_frame)
-        if self._embeds is None:
-            self._embeds = embeds.new_empty(self._frames, *embeds.shape[1:])
-            if features is not None:
-                self._features = features.new_empty(self._frames, *features.shape[1:])
-        rows = slice(self._done, self._done + len(frames))
-        self._embeds[rows] = embeds
-        if features is not None and self._features is not None:
-            self._features[rows] = features
-        self._done += len(frames)
 
-
-def _encode_stream(
-    stream: FrameStream, encoder: ChunkEncoder, on_progress: Progress | None
-) -> list[FrameUsed]:
-    used: list[FrameUsed] = []
-    pending: list[np.ndarray] = []
-    for frame in stream:
-        pending.append(frame.pixels)
-        used.append(FrameUsed(frame.index, frame.time))
-        if len(pending) >= encoder.chunk:
-            encoder.add(pending)
-            pending = []
-        if on_progress:
-            on_progress("encode", len(used) - len(pending), stream.count)
-    if pending:
-        encoder.add(pending)
-    if on_progress:
-        on_progress("encode", len(used), len(used))
-    return used
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB"
 
 
 def _checked_tokens(tokens_per_frame: int, grid: int) -> int:
@@ -394,12 +353,6 @@ def _checked_tokens(tokens_per_frame: int, grid: int) -> int:
             f"such as {', '.join(str(choice) for choice in choices)}"
         )
     return tokens_per_frame
-
-
-def _release_memory() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _device_name(device: torch.device) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from crosslmm.answer import GenerationOptions
+from crosslmm.encoding import FrameEncoder, memory_errors
 from crosslmm.errors import OutOfMemory
 from crosslmm.modeling_crosslmm import VisualTokens, as_dual_cache
 from crosslmm.video import Frames
@@ -50,11 +51,10 @@ def answer_batch(
 
     Raises OutOfMemory where the batch is too large.
     """
-    from crosslmm.assistant import OutOfFrames
-
     try:
-        return _answer_batch(assistant, videos, questions, max_new_tokens)
-    except (torch.OutOfMemoryError, MemoryError, OutOfFrames):
+        with memory_errors():
+            return _answer_batch(assistant, videos, questions, max_new_tokens)
+    except MemoryError:
         count = sum(map(len, videos))
     raise OutOfMemory(
         f"out of memory on {assistant.device} with {count} frames of {len(videos)} videos"
@@ -115,14 +115,18 @@ def _answer(assistant: "Assistant", ids: list[int], end_ids: frozenset[int]) -> 
 
 def _encode(assistant: "Assistant", videos: Sequence[Frames]) -> VisualTokens:
     """All frames through the encoder, then laid out by video, shorter ones padded."""
-    from crosslmm.assistant import ChunkEncoder
-
     height, width = assistant.processor.frame_size
     frames: list[np.ndarray] = []
     for clip in videos:
         fits = clip.pixels.shape[1:3] == (height, width)
         frames.extend(clip.pixels if fits else map(assistant.processor.resize, clip.pixels))
-    encoder = ChunkEncoder(assistant, len(frames), assistant.tokens_per_frame)
+    encoder = FrameEncoder(
+        assistant.model,
+        assistant.processor,
+        frames=len(frames),
+        tokens_per_frame=assistant.tokens_per_frame,
+        on_notice=assistant.on_notice,
+    )
     encoder.add(frames)
     visual = encoder.finish()
     longest = max(map(len, videos))

@@ -7,8 +7,7 @@ is the same for every question. It is kept here, and each question starts from i
 import copy
 import secrets
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -17,32 +16,18 @@ from transformers.cache_utils import EncoderDecoderCache
 
 from crosslmm.answer import (
     Answer,
-    FrameUsed,
     GenerationOptions,
     Timing,
     TokenCounts,
     TokenStream,
 )
-from crosslmm.errors import UsageError
+from crosslmm.encoding import EncodedVideo, TooManyFrames, memory_errors
+from crosslmm.errors import OutOfMemory, UsageError
 from crosslmm.modeling_crosslmm import VisualTokens, as_dual_cache
-from crosslmm.video import SourceInfo, summary
+from crosslmm.video import summary
 
 if TYPE_CHECKING:
     from crosslmm.assistant import Assistant
-
-Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True, eq=False)
-class EncodedVideo:
-    """The frames that were used and what the encoder made of them, with the seconds it took."""
-
-    visual: VisualTokens
-    frames: tuple[FrameUsed, ...]
-    source: SourceInfo
-    warnings: tuple[str, ...]
-    decode_seconds: float
-    encode_seconds: float
 
 
 class Watched:
@@ -70,7 +55,11 @@ class Watched:
         self._settings = settings
         self._busy = False
         began = time.perf_counter()
-        self._prefix, self._cache = self._prefill(encoded.visual)
+        try:
+            with memory_errors():
+                self._prefix, self._cache = self._prefill(encoded.visual)
+        except MemoryError:
+            raise TooManyFrames(len(self.frames)) from None
         self._prefill_seconds = time.perf_counter() - began
         self._waited = time.perf_counter() - started
         self._fresh = True
@@ -210,7 +199,13 @@ class AnswerStream:
             past_key_values=cache,
         )
         try:
-            yield from tokens
+            with memory_errors():
+                yield from tokens
+        except MemoryError:
+            raise OutOfMemory(
+                f"{watched.video}: out of memory while answering with {len(watched.frames)} frames; "
+                "ask for fewer"
+            ) from None
         finally:
             watched._return_cache(cache)
             watched._busy = False
