@@ -85,7 +85,7 @@ def test_plain_text_in_a_pipe_even_where_colour_is_forced(
         env=environment,
     )
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 0
+    assert process.returncode == 0, err
     assert b"\x1b" not in out + err
 
 
