@@ -82,6 +82,11 @@ class Profile:
             self.shape, dtype=self.settings.dtype, quantization=self.settings.quantization
         )
 
+    def frames_in_context(self, tokens_per_frame: int) -> int:
+        """The most frames whose prompt stays within the language model's context."""
+        room = self.shape.language.context - self.settings.text_tokens - int(self.shape.newline)
+        return max(room // tokens_per_frame, 0)
+
     @property
     def notes(self) -> list[str]:
         """What a reader of the rows should know."""
@@ -123,38 +128,16 @@ class Profile:
 def profile(
     model: str,
     *,
+    shape: ModelShape | None = None,
     frames: Sequence[int] = FRAMES,
     tokens_per_frame: Sequence[int] = (),
     settings: Settings | None = None,
-    interval: int | None = None,
-    v2v_scope: Scope | None = None,
-    t2v_cache: T2VCache | None = None,
 ) -> Profile:
     """The cost of `model` for every number of frames and of tokens per frame (its own if none).
 
-    interval, v2v_scope and t2v_cache take the place of the model's own. Raises UsageError,
-    CheckpointError.
+    `shape` is the model's where it is at hand, or changed. Raises UsageError, CheckpointError.
     """
-    shape = find_shape(model)
-    if interval is not None:
-        shape = shape.with_interval(interval)
-    shape = replace(
-        shape, v2v_scope=v2v_scope or shape.v2v_scope, t2v_cache=t2v_cache or shape.t2v_cache
-    )
-    return profile_shape(
-        model, shape, frames=frames, tokens_per_frame=tokens_per_frame, settings=settings
-    )
-
-
-def profile_shape(
-    model: str,
-    shape: ModelShape,
-    *,
-    frames: Sequence[int] = FRAMES,
-    tokens_per_frame: Sequence[int] = (),
-    settings: Settings | None = None,
-) -> Profile:
-    """As `profile`, of a shape that is at hand."""
+    shape = shape or find_shape(model)
     settings = settings or Settings()
     if not all(1 <= count <= _MOST_FRAMES for count in frames) or not frames:
         raise UsageError(f"frames {_listed(frames)}: give numbers from 1 to {_MOST_FRAMES:,}")
@@ -178,7 +161,7 @@ def compared(first: Profile, other: str) -> Profile:
     frames = sorted({row.frames for row in first.rows})
     if other == "unmerged":
         shape, name = first.shape.unmerged(), f"{first.model}, unmerged"
-        return profile_shape(name, shape, frames=frames, settings=first.settings)
+        return profile(name, shape=shape, frames=frames, settings=first.settings)
     return profile(other, frames=frames, settings=first.settings)
 
 
@@ -199,6 +182,21 @@ def find_shape(model: str) -> ModelShape:
         return ModelShape.from_config(store.read_config(fetch_config(model).parent))
     shape = ModelShape.from_config(store.read_config(folder))
     return _with_gates(shape, folder)
+
+
+def reshaped(
+    shape: ModelShape,
+    *,
+    interval: int | None = None,
+    v2v_scope: Scope | None = None,
+    t2v_cache: T2VCache | None = None,
+) -> ModelShape:
+    """The shape with what is given in the place of the model's own."""
+    if interval is not None:
+        shape = shape.with_interval(interval)
+    return replace(
+        shape, v2v_scope=v2v_scope or shape.v2v_scope, t2v_cache=t2v_cache or shape.t2v_cache
+    )
 
 
 def most_frames(

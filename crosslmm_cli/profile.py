@@ -1,0 +1,182 @@
+"""`crosslmm profile`: what a run costs, before anything is loaded, or measured with `--measure`."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from crosslmm import store
+from crosslmm.cost import profile as cost
+from crosslmm.cost.measurement import MEASURED_FRAMES, Measured, measure_profile
+from crosslmm.cost.memory import FRAMES_PER_CHUNK
+from crosslmm.cost.profile import FRAMES, Settings, compared, find_shape, parse_size, reshaped
+from crosslmm.cost.published import compared_with_paper
+from crosslmm.cost.writers import (
+    as_record,
+    comparison_text,
+    csv_text,
+    fits_text,
+    measured_text,
+    paper_text,
+    text,
+)
+from crosslmm.errors import UsageError
+from crosslmm_cli import options
+from crosslmm_cli.loading import load_assistant
+from crosslmm_cli.output import Output
+
+
+def numbers(given: str) -> list[int]:
+    """Whole numbers separated by commas."""
+    try:
+        return [int(part) for part in given.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"{given!r}: give whole numbers separated by commas") from None
+
+
+def profile(
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="crosslmm-2b, crosslmm-7b, llava-onevision-0.5b, llava-onevision-7b, a folder, "
+            "a Hub id (only its config is read) or demo; default: the model that `ask` uses.",
+        ),
+    ] = None,
+    frames: Annotated[
+        Any,
+        typer.Option("--frames", "-n", parser=numbers, metavar="N,N", help="Numbers of frames."),
+    ] = None,
+    tokens_per_frame: Annotated[
+        Any,
+        typer.Option(
+            "--tokens-per-frame",
+            parser=numbers,
+            metavar="N,N",
+            help="Merged tokens per frame: squares; default: the model's own.",
+        ),
+    ] = None,
+    text_tokens: Annotated[
+        int, typer.Option("--text-tokens", min=0, help="Tokens of the prompt besides the frames'.")
+    ] = 64,
+    interval: Annotated[
+        int | None,
+        typer.Option(
+            "--interval", min=1, help="Cross-attention after every so many decoder layers."
+        ),
+    ] = None,
+    v2v_scope: Annotated[
+        Literal["video", "frame"] | None,
+        typer.Option("--v2v-scope", help="What merged tokens read: the whole video, their frame."),
+    ] = None,
+    t2v_cache: Annotated[
+        Literal["projected", "features"] | None,
+        typer.Option("--t2v-cache", help="What text reads: keys and values, shared features."),
+    ] = None,
+    quantize: Annotated[
+        Literal["none", "4bit", "8bit"],
+        typer.Option("--quantize", help="Bits of the language model's weights."),
+    ] = "none",
+    dtype: options.DtypeOption = "auto",
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Videos at once.")] = 1,
+    chunk: Annotated[
+        int, typer.Option("--chunk", min=1, help="Frames encoded at a time.")
+    ] = FRAMES_PER_CHUNK,
+    compare: Annotated[
+        str | None,
+        typer.Option(
+            "--compare",
+            metavar="MODEL",
+            help="Another model, `unmerged` (this one, every patch a token) or `paper`.",
+        ),
+    ] = None,
+    fits: Annotated[
+        str | None,
+        typer.Option("--fits", metavar="SIZE", help="The most frames that fit: 24GB, 16GiB."),
+    ] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Run it too: seconds per stage and peak memory.")
+    ] = False,
+    video: Annotated[
+        Path | None,
+        typer.Option("--video", help="The clip that --measure reads; default: one it makes."),
+    ] = None,
+    repeats: Annotated[
+        int, typer.Option("--repeats", min=1, help="Runs that --measure takes the median of.")
+    ] = 3,
+    device: options.DeviceOption = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", metavar="FILE", help="Stacked bars, as .png, .svg or .pdf."),
+    ] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="One line per row, plain numbers.")] = False,
+    as_json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Tokens, multiply-accumulates and memory of a run, per stage and number of frames.
+
+    Nothing is loaded but a configuration, unless --measure is given.
+    """
+    output = Output(as_json=as_json, quiet=quiet)
+    _check(as_json, as_csv, measure, interval, batch)
+    name = store.default_model(model).name
+    shape = reshaped(find_shape(name), interval=interval, v2v_scope=v2v_scope, t2v_cache=t2v_cache)
+    settings = Settings(
+        text_tokens=text_tokens,
+        batch=batch,
+        dtype=None if dtype == "auto" else dtype,
+        quantization=quantize,
+        frames_per_chunk=chunk,
+    )
+    counts: dict[str, Any] = {
+        "frames": frames or (MEASURED_FRAMES if measure else FRAMES),
+        "tokens_per_frame": tokens_per_frame or (),
+    }
+    first = cost.profile(name, shape=shape, settings=settings, **counts)
+    measured: list[Measured] = []
+    if measure:
+        assistant = load_assistant(
+            output,
+            model=model,
+            device=device,
+            dtype=dtype,
+            quantize=quantize,
+            tokens_per_frame=None,
+        )
+        measured = measure_profile(
+            assistant, first, video, repeats=repeats, on_progress=output.progress
+        )
+        output.finish_progress()
+    paper = compared_with_paper(first) if compare == "paper" else None
+    other = compared(first, compare) if compare and compare != "paper" else None
+    budget = parse_size(fits) if fits else None
+
+    if as_json:
+        output.record(as_record(first, other or paper, measured, budget))
+    elif as_csv:
+        output.text(csv_text([first, *([other] if other else [])]), end="")
+    else:
+        blocks = [text(first)]
+        blocks += [comparison_text(first, other)] if other else []
+        blocks += [paper_text(first, paper)] if paper else []
+        blocks += [measured_text(measured)] if measured else []
+        blocks += [fits_text(first, budget)] if budget else []
+        output.text("\n\n".join(blocks))
+    for note in [*first.notes, *(other.notes if other else [])]:
+        output.notice(note)
+    if plot:
+        from crosslmm.cost.chart import draw
+
+        draw(plot, first, other)
+        output.notice(f"drew {plot}")
+
+
+def _check(as_json: bool, as_csv: bool, measure: bool, interval: int | None, batch: int) -> None:
+    if as_json and as_csv:
+        raise UsageError("--json and --csv exclude each other; give one of them")
+    if measure and (interval or batch > 1):
+        raise UsageError(
+            "--measure runs the model as it is, one video at a time: "
+            "leave --interval and --batch out"
+        )

@@ -1,0 +1,127 @@
+"""A profile as stacked bars: where the prefill's work goes, and the memory above the weights."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from crosslmm.cost.profile import Profile, Row
+from crosslmm.cost.writers import MEMORY, STAGES, title, unit
+from crosslmm.errors import UsageError
+
+FORMATS = (".png", ".svg", ".pdf")
+# A hue per part of the model, its projections light and its attention products dark.
+STAGE_COLOURS = {
+    "vision": "#4c72b0",
+    "projector": "#9db7dc",
+    "language_linear": "#dd8452",
+    "self_attention": "#a3521f",
+    "v2v_projection": "#a6d8a8",
+    "v2v_attention": "#3f8f4f",
+    "t2v_projection": "#d3b5e0",
+    "t2v_attention": "#7d4b94",
+    "head": "#8c8c8c",
+}
+MEMORY_COLOURS = {
+    "features": "#4c72b0",
+    "kv_cache": "#dd8452",
+    "cross_cache": "#7d4b94",
+    "activations": "#c9c9c9",
+}
+
+
+def draw(path: Path, profile: Profile, other: Profile | None = None) -> None:
+    """Write the picture to `path`, as its ending says: .png, .svg or .pdf. Raises UsageError.
+
+    `other` stands beside `profile`, bar by bar, hatched.
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise UsageError(f"{path}: a picture ends in {', '.join(FORMATS)}")
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"{path}: there is no folder {path.absolute().parent}")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    pairs = _pairs(profile, other)
+    figure = Figure(figsize=(min(7 + 0.55 * len(pairs) * (2 if other else 1), 18), 5.2), dpi=130)
+    FigureCanvasAgg(figure)
+    work, memory = figure.subplots(1, 2)
+    _bars(work, pairs, STAGES, STAGE_COLOURS, lambda row, key: getattr(row.prefill, key))
+    _bars(memory, pairs, MEMORY, MEMORY_COLOURS, lambda row, key: getattr(row.memory, key))
+    most = max(row.prefill.total for pair in pairs for row in pair)
+    _finish(work, pairs, "Prefill, {}MACs (1 MAC = 2 FLOPs)", most)
+    most = max(row.memory.above_weights for pair in pairs for row in pair)
+    _finish(memory, pairs, "Memory above the weights, {}B", most)
+    weights = profile.rows[0].memory.weights
+    scale, letter = unit(weights)
+    memory.set_title(f"weights: {weights / scale:,.2f} {letter}B", fontsize=8, loc="right")
+    heading = title(profile)
+    if other:
+        heading += f"\nhatched: {title(other)}"
+    figure.suptitle(heading, fontsize=8.5, x=0.01, ha="left")
+    figure.tight_layout()
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
+    try:
+        figure.savefig(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _pairs(profile: Profile, other: Profile | None) -> list[tuple[Row, ...]]:
+    """Every row, with the other model's of the same number of frames."""
+    theirs = {row.frames: row for row in other.rows} if other else {}
+    return [(row, theirs[row.frames]) if other else (row,) for row in profile.rows]
+
+
+def _bars(
+    axes: Any,
+    pairs: Sequence[tuple[Row, ...]],
+    labels: dict[str, str],
+    colours: dict[str, str],
+    value: Any,
+) -> None:
+    width = 0.76 / len(pairs[0])
+    drawn: dict[str, Any] = {}
+    for place, pair in enumerate(pairs):
+        for side, row in enumerate(pair):
+            bottom = 0
+            centre = place + (side - (len(pair) - 1) / 2) * width
+            for key, colour in colours.items():
+                height = value(row, key)
+                bar = axes.bar(
+                    centre,
+                    height,
+                    width * 0.94,
+                    bottom=bottom,
+                    color=colour,
+                    hatch="////" if side else None,
+                    edgecolor="white",
+                    linewidth=0,
+                )
+                bottom += height
+                if height:
+                    drawn.setdefault(key, bar)
+    shown = [key for key in reversed(colours) if key in drawn]
+    axes.legend(
+        [drawn[key] for key in shown],
+        [labels[key] for key in shown],
+        fontsize=7.5,
+        frameon=False,
+        loc="upper left",
+    )
+
+
+def _finish(axes: Any, pairs: Sequence[tuple[Row, ...]], label: str, most: int) -> None:
+    scale, letter = unit(most)
+    several = len({pair[0].tokens_per_frame for pair in pairs}) > 1
+    names = [
+        f"{pair[0].frames:,}" + (f"\nx {pair[0].tokens_per_frame}" if several else "")
+        for pair in pairs
+    ]
+    axes.set_xticks(range(len(pairs)), names)
+    axes.set_xlabel("frames" + (", and tokens per frame" if several else ""))
+    axes.set_ylabel(label.format(letter))
+    axes.yaxis.set_major_formatter(lambda height, _: f"{height / scale:g}")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_ylim(0, 1.08 * most)

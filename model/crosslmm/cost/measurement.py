@@ -1,0 +1,277 @@
+"""What a run really takes: seconds per stage and peak memory, on the device at hand.
+
+Every figure is of a warm model: one run goes before those that are timed, and the median of these
+is given with the fastest and the slowest. Memory is what a run takes above the loaded model: on a
+GPU the allocator's peak, on Linux the process's; elsewhere it is not known.
+"""
+
+import ctypes
+import gc
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from crosslmm.cost.memory import Memory, memory_needed
+from crosslmm.cost.profile import Profile
+from crosslmm.errors import UsageError, VideoError
+
+if TYPE_CHECKING:
+    import torch
+
+    from crosslmm.answer import Answer
+    from crosslmm.assistant import Assistant
+
+QUESTION = "What happens in this video?"
+NEW_TOKENS = 16
+MEASURED_FRAMES = (8, 16, 32, 64)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The median of several timings, the fastest and the slowest, in seconds."""
+
+    median: float
+    fastest: float
+    slowest: float
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> "Spread":
+        return cls(median(seconds), min(seconds), max(seconds))
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One number of frames, run `repeats` times.
+
+    - decode, encode, prefill: of the first question; first_token: all of these together.
+    - second_question: to the first token of another question about the same video.
+    - per_token: None where no answer had a second token.
+    - peak: bytes above the loaded model; None where the system does not tell.
+    """
+
+    frames: int
+    tokens_per_frame: int
+    text_tokens: int
+    repeats: int
+    decode: Spread
+    encode: Spread
+    prefill: Spread
+    first_token: Spread
+    second_question: Spread
+    per_token: Spread | None
+    peak: int | None
+
+
+def measure(
+    assistant: "Assistant",
+    video: str | os.PathLike[str],
+    *,
+    frames: int,
+    tokens_per_frame: int | None = None,
+    repeats: int = 3,
+    question: str = QUESTION,
+    on_run: Callable[[], None] | None = None,
+) -> Measurement:
+    """Time `repeats` first and second questions about `frames` frames of a video, after one unseen.
+
+    `on_run` is called after every run. Raises VideoError where the video has fewer frames, and
+    whatever watching it raises.
+    """
+    if repeats < 1:
+        raise UsageError(f"repeats {repeats}: give at least 1")
+
+    def run() -> "tuple[Answer, Answer]":
+        watched = assistant.watch(video, frames=frames, tokens_per_frame=tokens_per_frame)
+        first = watched.ask(question, max_new_tokens=NEW_TOKENS)
+        second = watched.ask(question, max_new_tokens=1)
+        if on_run:
+            on_run()
+        return first, second
+
+    warm, _ = run()
+    if len(warm.frames) != frames:
+        raise VideoError(
+            f"{os.fsdecode(video)}: has {len(warm.frames)} frames to take, not {frames}; "
+            "measure fewer or give another clip"
+        )
+    with peak_memory(assistant.device) as peak:
+        runs = [run() for _ in range(repeats)]
+    first = [answer for answer, _ in runs]
+    steps = [
+        answer.timing.generate / (answer.tokens.generated - 1)
+        for answer in first
+        if answer.tokens.generated > 1
+    ]
+    return Measurement(
+        frames=frames,
+        tokens_per_frame=tokens_per_frame or assistant.tokens_per_frame,
+        text_tokens=warm.tokens.prompt - warm.tokens.visual,
+        repeats=repeats,
+        decode=Spread.of([answer.timing.decode for answer in first]),
+        encode=Spread.of([answer.timing.encode for answer in first]),
+        prefill=Spread.of([answer.timing.prefill for answer in first]),
+        first_token=Spread.of([answer.timing.first_token for answer in first]),
+        second_question=Spread.of([second.timing.first_token for _, second in runs]),
+        per_token=Spread.of(steps) if steps else None,
+        peak=peak.bytes,
+    )
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A measurement, the estimate of the same run, and what it ran on."""
+
+    run: Measurement
+    estimate: Memory
+    settings: Mapping[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            **asdict(self.run),
+            "estimated_peak": self.estimate.above_weights,
+            "settings": dict(self.settings),
+        }
+
+
+def measure_profile(
+    assistant: "Assistant",
+    profile: Profile,
+    video: Path | None = None,
+    *,
+    repeats: int = 3,
+    on_progress: Callable[[str, int, int], None] | None = None,
+) -> list[Measured]:
+    """Run every row of a profile, on a clip of our own unless a video is given.
+
+    The assistant's model takes on the profile's scope, cache and chunk. `on_progress` is called
+    with "measure", the runs done and all runs.
+    """
+    _take_on(assistant, profile)
+    total = len(profile.rows) * (repeats + 1)
+    done = 0
+
+    def report() -> None:
+        nonlocal done
+        done += 1
+        if on_progress:
+            on_progress("measure", done, total)
+
+    most = max(row.frames for row in profile.rows)
+    measured = []
+    with nullcontext(video) if video else sample_clip(most) as clip:
+        for row in profile.rows:
+            run = measure(
+                assistant,
+                clip,
+                frames=row.frames,
+                tokens_per_frame=row.tokens_per_frame,
+                repeats=repeats,
+                on_run=report,
+            )
+            estimate = memory_needed(
+                profile.shape,
+                frames=row.frames,
+                tokens_per_frame=row.tokens_per_frame,
+                text_tokens=run.text_tokens,
+                dtype=assistant.settings["dtype"],
+                frames_per_chunk=profile.settings.frames_per_chunk,
+            )
+            measured.append(Measured(run, estimate, assistant.settings))
+    return measured
+
+
+def _take_on(assistant: "Assistant", profile: Profile) -> None:
+    model = assistant.model.model
+    model.frames_per_chunk = profile.settings.frames_per_chunk
+    model.config.t2v_cache = profile.shape.t2v_cache
+    for layer in model.cross_attention_layers.values():
+        layer.v2v_per_frame = profile.shape.v2v_scope == "frame"
+
+
+class Peak:
+    """Bytes above those at the start, once the block is left; None where they cannot be known."""
+
+    bytes: int | None = None
+
+
+@contextmanager
+def peak_memory(device: "torch.device") -> Iterator[Peak]:
+    """The most memory that a block of code holds on `device` above what is held before it."""
+    import torch
+
+    peak = Peak()
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        yield peak
+        torch.cuda.synchronize(device)
+        peak.bytes = torch.cuda.max_memory_allocated(device) - before
+        return
+    _return_freed_memory()
+    known = device.type == "cpu" and _reset_high_water()
+    resident = _status("VmRSS")
+    yield peak
+    highest = _status("VmHWM")
+    if known and resident is not None and highest is not None:
+        peak.bytes = max(highest - resident, 0)
+
+
+@contextmanager
+def sample_clip(frames: int, *, size: tuple[int, int] = (640, 360)) -> Iterator[Path]:
+    """A clip of at least so many frames in a temporary folder."""
+    with tempfile.TemporaryDirectory(prefix="crosslmm-profile-") as folder:
+        path = Path(folder) / "clip.mp4"
+        write_clip(path, frames=max(2 * frames, 50), size=size)
+        yield path
+
+
+def write_clip(
+    path: Path, *, frames: int, size: tuple[int, int], fps: int = 25, codec_options: Any = None
+) -> None:
+    """A moving pattern of `size` (width, height) in H.264, or in MPEG-4 where PyAV lacks that."""
+    import av
+    import numpy as np
+
+    width, height = size
+    codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
+    ramp = np.add.outer(np.arange(height), np.arange(width)).astype(np.uint16)
+    grain = np.random.default_rng(0).integers(0, 24, (height, width), dtype=np.uint16)
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream(codec, rate=fps, options=codec_options or {})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for number in range(frames):
+            grey = (ramp + 3 * number + np.roll(grain, number, axis=1)) % 256
+            colours = np.stack([grey, grey[::-1], 255 - grey], axis=-1).astype(np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(colours, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+def _return_freed_memory() -> None:
+    """glibc keeps what was freed; a peak above it would not show."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def _reset_high_water() -> bool:
+    """Make the kernel forget the process's highest memory use; False where it cannot."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def _status(field: str) -> int | None:
+    """A size from the kernel's account of this process, in bytes."""
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(field + ":"):
+                return int(line.split()[1]) * 1024
+    return None
