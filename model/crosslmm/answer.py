@@ -169,7 +169,7 @@ class TokenStream:
             with torch.inference_mode(), torch.random.fork_rng(enabled=self._samples):
                 if self._samples and self._options.seed is not None:
                     torch.manual_seed(self._options.seed)
-                self._model.generate(
+                self._model.generate(  # type: ignore[misc]
                     **self._inputs,
                     generation_config=self._options.config(self._model),
                     streamer=self._pipe,

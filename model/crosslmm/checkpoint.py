@@ -86,7 +86,7 @@ def load_model(
     is_llava = store.read_config(folder).get("model_type") == llava_onevision.MODEL_TYPE
     try:
         with _quiet_library():
-            model, report = CrossLMMForConditionalGeneration.from_pretrained(
+            loaded: Any = CrossLMMForConditionalGeneration.from_pretrained(
                 folder,
                 config=config,
                 dtype=dtype,
@@ -99,6 +99,7 @@ def load_model(
             )
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder}: cannot be loaded: {_first_line(error)}") from error
+    model, report = loaded
     missing = set(report["missing_keys"])
     if is_llava:
         missing = {name for name in missing if not name.startswith(llava_onevision.FRESH_WEIGHTS)}
@@ -215,13 +216,14 @@ def _load_tower(folder: Path, dtype: torch.dtype | None) -> Any:
 
 def _load_decoder(folder: Path, dtype: torch.dtype | None) -> tuple[Any, Any]:
     with _quiet_library():
-        decoder, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype or "auto",
             output_loading_info=True,
             use_safetensors=True,
             local_files_only=True,
         )
+    decoder, report = loaded
     _refuse(folder, "lacks", set(report["missing_keys"]))
     _refuse(folder, "has unknown", set(report["unexpected_keys"]))
     tokenizer = AutoTokenizer.from_pretrained(folder)

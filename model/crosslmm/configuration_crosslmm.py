@@ -27,8 +27,8 @@ def grid_side(tokens: int) -> int | None:
 class CrossLMMConfig(PreTrainedConfig):
     """Configuration of `CrossLMMForConditionalGeneration`.
 
-    - `tokens_per_frame`: merged tokens per frame that the weights were trained with, a perfect square.
-      Any other perfect square can be chosen at run time; the processor does.
+    - `tokens_per_frame`: merged tokens per frame that the weights were trained with, a perfect
+      square. Any other perfect square can be chosen at run time; the processor does.
     - `merge_mode`: how the trained number is reached: `area` averages, `bilinear` samples (for
       checkpoints trained so). Every other number is always reached by area averaging.
     - `projector_order`: merge before projecting (the paper) or after (LLaVA-OneVision).
@@ -37,8 +37,8 @@ class CrossLMMConfig(PreTrainedConfig):
     - `cross_attention_interval`: K; a dual cross-attention layer follows layers K, 2K, …
     - `v2v_scope`: merged tokens read the un-pooled tokens of the whole `video` (the paper), or of
       their own `frame` only (linear in the number of frames).
-    - `t2v_cache`: for decoding keep each layer's `projected` keys and values, or the one shared copy
-      of the `features` they are projected from (several times less memory, more arithmetic).
+    - `t2v_cache`: for decoding keep each layer's `projected` keys and values, or the one shared
+      copy of the `features` they are projected from (several times less memory, more arithmetic).
     """
 
     model_type = "crosslmm"

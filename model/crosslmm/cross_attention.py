@@ -8,11 +8,12 @@ shared by all layers, instead of over every layer's own keys and values.
 """
 
 from collections.abc import Callable, Iterator
+from typing import cast
 
 import torch
 from torch import nn
 from transformers import PreTrainedConfig
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, DynamicLayer
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -66,9 +67,9 @@ def eager_attention(
 class GatedCrossAttention(nn.Module):
     """Attention from a stream of width H to visual features of width D, behind a tanh gate.
 
-    Returns tanh(g) · W_o Attn(W_q h, W_k V, W_v V), the addend of the paper's V2V and T2V equations,
-    with the language model's number of query heads and of (fewer) key/value heads. The gate starts
-    at zero: a fresh branch adds exactly nothing.
+    Returns tanh(g) · W_o Attn(W_q h, W_k V, W_v V), the addend of the paper's V2V and T2V
+    equations, with the language model's number of query heads and of (fewer) key/value heads. The
+    gate starts at zero: a fresh branch adds exactly nothing.
     """
 
     is_causal = False  # read by the sdpa and flash interfaces; their default is True
@@ -111,7 +112,7 @@ class GatedCrossAttention(nn.Module):
         features: torch.Tensor,
         mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """hidden_states: (B, Q, H); features: (B, S, D); mask: (B, S), True = attend. → (B, Q, H)"""
+        """(B, Q, H), features (B, S, D), mask (B, S) with True = attend → (B, Q, H)"""
         query = self._queries(hidden_states)
         pair_bytes = 2 * features.shape[0] * features.shape[1] * features.element_size()
         pair_bytes *= self.kv_heads * self.head_dim
@@ -243,7 +244,7 @@ class TokenPositions:
 
 
 class DualCrossAttentionLayer(GradientCheckpointingLayer):
-    """One dual cross-attention layer: V2V for merged visual tokens, T2V for text (paper, section 3)."""
+    """One dual cross-attention layer: V2V for the merged visual tokens, T2V for the text."""
 
     def __init__(
         self, text_config: PreTrainedConfig, feature_width: int, index: int, v2v_per_frame: bool
@@ -267,10 +268,12 @@ class DualCrossAttentionLayer(GradientCheckpointingLayer):
     ) -> torch.Tensor:
         """One layer's addition to the stream.
 
-        hidden_states: (B, L, H). features: (B, T, N, D), the un-pooled tokens, or None when decoding
-        from the cache. frame_mask: (B, T·N), True at real frames. visual, text: where the merged and
-        the text tokens stand; visual None where there are none, text None where all are text.
-        cross_cache keeps what T2V reads; with `cache_features`, the features themselves, once.
+        - hidden_states: (B, L, H).
+        - features: (B, T, N, D), the un-pooled tokens, or None when decoding from the cache.
+        - frame_mask: (B, T·N), True at real frames.
+        - visual, text: where the merged and the text tokens stand; visual is None where there are
+          none, text is None where all are text.
+        - cross_cache keeps what T2V reads; with `cache_features`, the features themselves, once.
         """
         updated = hidden_states
         if visual is not None and features is not None and self.v2v.is_open:
@@ -303,7 +306,7 @@ class DualCrossAttentionLayer(GradientCheckpointingLayer):
         flat = None if features is None else features.flatten(1, 2)
         if cache_features and cross_cache is not None:
             if flat is None:
-                flat = cross_cache.layers[0].keys[:, 0]
+                flat = _cached(cross_cache, 0)[0][:, 0]
             return self.t2v.attend_features(query, flat, frame_mask)
         if flat is not None:
             if cross_cache is None:
@@ -311,5 +314,10 @@ class DualCrossAttentionLayer(GradientCheckpointingLayer):
             key, value = cross_cache.update(*self.t2v.project(flat), self.index)
         else:
             assert cross_cache is not None
-            key, value = cross_cache.layers[self.index].keys, cross_cache.layers[self.index].values
+            key, value = _cached(cross_cache, self.index)
         return self.t2v.attend_projected(query, key, value, frame_mask)
+
+
+def _cached(cache: Cache, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+    layer = cast(DynamicLayer, cache.layers[index])
+    return cast(torch.Tensor, layer.keys), cast(torch.Tensor, layer.values)

@@ -37,7 +37,7 @@ def crosslmm_config(folder: Path) -> CrossLMMConfig:
 
     Raises CheckpointError for variants of LLaVA-OneVision that it does not cover.
     """
-    source = LlavaOnevisionConfig.from_pretrained(folder)
+    source: Any = LlavaOnevisionConfig.from_pretrained(folder)
     vision, text = source.vision_config, source.text_config
     layer = source.vision_feature_layer
     if not isinstance(layer, int) or source.vision_feature_select_strategy != "full":

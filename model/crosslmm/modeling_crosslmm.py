@@ -9,8 +9,9 @@ Legend: B batch, T frames, N patches per frame (un-pooled), M merged tokens per 
 length, D vision width, H language-model width, K interval.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -52,7 +53,7 @@ class VisualTokens:
 class CrossLMMPreTrainedModel(PreTrainedModel):
     config: CrossLMMConfig
     base_model_prefix = "model"
-    input_modalities = ("video", "text")
+    input_modalities = ["video", "text"]  # noqa: RUF012
     supports_gradient_checkpointing = True
     _no_split_modules = ["DualCrossAttentionLayer"]  # noqa: RUF012
     _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
@@ -110,9 +111,8 @@ class CrossLMMModel(CrossLMMPreTrainedModel):
     @property
     def reads_features(self) -> bool:
         """Whether any cross-attention branch is open and needs the un-pooled features."""
-        return any(
-            layer.v2v.is_open or layer.t2v.is_open for layer in self.cross_attention_layers.values()
-        )
+        layers = cast(Iterable[DualCrossAttentionLayer], self.cross_attention_layers.values())
+        return any(layer.v2v.is_open or layer.t2v.is_open for layer in layers)
 
     def encode_frames(
         self, pixel_values: torch.Tensor, tokens_per_frame: int
@@ -256,27 +256,28 @@ class CrossLMMModel(CrossLMMPreTrainedModel):
     ) -> BaseModelOutputWithPast:
         """The language model's own layers, with ours after every K-th. → (B, L, H)"""
         language_model = self.language_model
-        if position_ids is None:
+        positions: torch.Tensor | None = position_ids
+        if positions is None:
             past = 0 if self_cache is None else self_cache.get_seq_length()
-            position_ids = torch.arange(hidden_states.shape[1], device=hidden_states.device) + past
-            position_ids = position_ids[None]
-        masks = attention_mask
+            positions = torch.arange(hidden_states.shape[1], device=hidden_states.device) + past
+            positions = positions[None]
+        masks: Any = attention_mask
         if not isinstance(masks, dict):  # `generate` may have made them, for a static cache
             masks = create_masks_for_generate(
                 config=self.config.text,
                 inputs_embeds=hidden_states,
-                attention_mask=attention_mask,
+                attention_mask=masks,
                 past_key_values=self_cache,
-                position_ids=position_ids,
+                position_ids=positions,
             )
-        layer_types = getattr(self.config.text, "layer_types", None)
-        position_embeddings = language_model.rotary_emb(hidden_states, position_ids)
+        layer_types: Any = getattr(self.config.text, "layer_types", None)
+        position_embeddings = language_model.rotary_emb(hidden_states, positions)
         reads_video = cross.features is not None or cross.cached
         for index, layer in enumerate(language_model.layers):
             hidden_states = layer(
                 hidden_states,
                 attention_mask=masks[layer_types[index]] if isinstance(masks, dict) else masks,
-                position_ids=position_ids,
+                position_ids=positions,
                 past_key_values=self_cache,
                 position_embeddings=position_embeddings,
                 **kwargs,
@@ -419,10 +420,12 @@ class CrossLMMForConditionalGeneration(CrossLMMPreTrainedModel, GenerationMixin)
             attentions=outputs.attentions,
         )
 
-    def _prepare_cache_for_generation(
+    def _prepare_cache_for_generation(  # type: ignore[override]
         self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> None:
-        super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
+        super()._prepare_cache_for_generation(  # type: ignore[misc]
+            generation_config, model_kwargs, *args, **kwargs
+        )
         cache = model_kwargs.get("past_key_values")
         if isinstance(cache, Cache):
             model_kwargs["past_key_values"] = as_dual_cache(cache, self.config)

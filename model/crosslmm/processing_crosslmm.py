@@ -119,11 +119,12 @@ class CrossLMMProcessor(ProcessorMixin):
         question = question.replace(self.video_token, self.video_token.strip("<>"))
         if self.time_line == "llava_video" and times is not None and duration is not None:
             question = llava_video_time_line(times, duration) + question
-        content = [{"type": "text", "text": question}]
+        content: list[Any] = [{"type": "text", "text": question}]
         if not text_only:
             content.insert(0, {"type": "video"})
+        conversation: list[Any] = [{"role": "user", "content": content}]
         rendered = self.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+            conversation, add_generation_prompt=True, tokenize=False
         )
         assert isinstance(rendered, str)
         return rendered

@@ -1,10 +1,11 @@
 """From frames to visual tokens: the chunked encoder, the token merge, the projector.
 
-The encoder sees one frame at a time by design of the paper, so frames go through it in chunks of any
-size with the same result, and no hidden state but the last is ever kept.
+The encoder sees one frame at a time by design of the paper, so frames go through it in chunks of
+any size with the same result, and no hidden state but the last is ever kept.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,12 +15,12 @@ from crosslmm.configuration_crosslmm import CrossLMMConfig, MergeMode, grid_side
 
 
 def encode_frames(
-    vision_tower: nn.Module, pixel_values: torch.Tensor, layers: int, chunk: int
+    vision_tower: Any, pixel_values: torch.Tensor, layers: int, chunk: int
 ) -> Iterator[torch.Tensor]:
     """Patch features of frames, chunk by chunk.
 
-    pixel_values: (F, 3, S, S) normalised; yields (chunk, N, D), the output of the encoder's `layers`-th
-    layer before any final norm, as LLaVA reads it.
+    pixel_values: (F, 3, S, S) normalised; yields (chunk, N, D), the output of the `layers`-th layer
+    of a SigLIP encoder before any final norm, as LLaVA reads it.
     """
     for start in range(0, pixel_values.shape[0], chunk):
         hidden_states = vision_tower.embeddings(pixel_values[start : start + chunk])

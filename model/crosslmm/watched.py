@@ -7,7 +7,7 @@ is the same for every question. It is kept here, and each question starts from i
 import copy
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -179,7 +179,7 @@ class AnswerStream:
             raise RuntimeError("the answer is not finished: iterate its pieces first")
         return self._answer
 
-    def _run(self) -> Iterator[str]:
+    def _run(self) -> Generator[str]:
         watched = self._watched
         if watched._busy:
             raise RuntimeError("this video is answering another question; finish or close it first")
