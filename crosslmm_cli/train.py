@@ -1,0 +1,129 @@
+"""`crosslmm train`: make a better model."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from crosslmm.errors import UsageError
+from crosslmm_cli import options
+from crosslmm_cli.output import Output
+
+if TYPE_CHECKING:
+    from crosslmm.training.run import Plan
+    from crosslmm.training.trainer import Progress
+
+
+def train(
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            metavar="RECIPE",
+            help="align-2b, tune-2b, align-7b, tune-7b, a YAML file of yours, or demo: the "
+            "built-in model, from nothing.",
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option("--out", help="The run's folder; started again on it, a run goes on."),
+    ],
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="What to start from: a folder or a Hub id.")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="LLaVA's JSON, JSON lines, or a YAML mix of such files."),
+    ] = None,
+    eval_data: Annotated[
+        Path | None, typer.Option("--eval-data", help="Measure the loss on these now and then.")
+    ] = None,
+    video_folder: Annotated[
+        Path | None,
+        typer.Option(help="Where the data's paths begin; default: beside the file naming them."),
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change an option of the recipe."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be trained, and stop.")
+    ] = False,
+    as_json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Train a model: the paper's two stages, or a recipe of your own."""
+    output = Output(as_json=as_json, quiet=quiet)
+    if recipe == "demo":
+        _train_demo(output, out, changes or [], model or data or eval_data or video_folder)
+        return
+    if model is None or data is None:
+        raise UsageError(f"{recipe}: needs --model, what to start from, and --data, what to learn")
+    from crosslmm.training.recipe import load_recipe
+
+    chosen = load_recipe(recipe, changes or [])
+    output.progress("load", 0, 0)
+    from crosslmm.training.run import train as run
+
+    trained = run(
+        chosen,
+        model=model,
+        data=data,
+        out=out,
+        eval_data=eval_data,
+        media_folder=video_folder,
+        on_start=lambda plan: _show_plan(output, plan),
+        on_progress=lambda progress: _show_progress(output, progress),
+        dry_run=dry_run,
+    )
+    output.finish_progress()
+    if trained is None:
+        return
+    if trained.skipped:
+        output.notice(f"{trained.skipped:,} samples left out; {out / 'skipped.jsonl'} says why")
+    if as_json:
+        output.record({**vars(trained), "folder": str(trained.folder)})
+    else:
+        output.text(str(trained.folder))
+
+
+def _show_plan(output: Output, plan: "Plan") -> None:
+    output.finish_progress()
+    recipe = plan.recipe
+    counts = [(str(part.name), part.trained, part.total) for part in plan.parts]
+    counts.append(("all", sum(count[1] for count in counts), sum(count[2] for count in counts)))
+    rows = [(name, f"{trained:,}", f"{total:,}") for name, trained, total in counts]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    output.notice(f"stage {recipe.stage}: parameters that learn, of all")
+    for name, trained, total in rows:
+        output.notice(f"  {name:<{widths[0]}}  {trained:>{widths[1]}}  of {total:>{widths[2]}}")
+    output.notice(
+        f"{plan.samples:,} samples, {plan.steps:,} steps of {recipe.batch_size} "
+        f"({recipe.device_batch_size} at a time, {plan.accumulation} times, "
+        f"on {plan.devices} × {plan.device})"
+    )
+    for note in plan.notes:
+        output.notice(note)
+    if plan.resumed_at >= plan.steps:
+        output.notice("every step is done already")
+    elif plan.resumed_at:
+        output.notice(f"going on from step {plan.resumed_at:,}")
+
+
+def _show_progress(output: Output, progress: "Progress") -> None:
+    words = [f"step {progress.step:,} of {progress.steps:,}"]
+    if progress.loss is not None:
+        words.append(f"loss {progress.loss:.4f}")
+    if progress.eval_loss is not None:
+        words.append(f"evaluation loss {progress.eval_loss:.4f}")
+    if progress.learning_rate is not None:
+        words.append(f"rate {progress.learning_rate:.2e}")
+    for branch, values in progress.gates.items():
+        if values:
+            words.append(f"{branch.upper()} gates up to {max(map(abs, values)):.3f}")
+    if progress.skipped:
+        words.append(f"{progress.skipped:,} skipped")
+    output.notice(", ".join(words))
+
+
+def _train_demo(output: Output, out: Path, changes: list[str], given: Any) -> None:
+    raise UsageError("demo: not there yet")

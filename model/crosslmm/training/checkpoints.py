@@ -1,0 +1,72 @@
+"""Checkpoints that are there whole or not at all, whenever the process is killed.
+
+The `Trainer` writes a checkpoint's files one by one into its final folder, and would resume from
+half of one. Here they are written aside and the folder is renamed when the last rank has finished;
+it is renamed away before it is deleted, too.
+"""
+
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from transformers import Trainer
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+_STAGING = ".partial"
+_NAME = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
+
+
+def whole_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first."""
+    if not folder.is_dir():
+        return []
+    found = [
+        (int(match[1]), path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))
+    ]
+    return [path for _, path in sorted(found)]
+
+
+def last_whole(folder: Path) -> Path | None:
+    """The checkpoint to go on from, None where there is none."""
+    return next(reversed(whole_checkpoints(folder)), None)
+
+
+class WholeCheckpoints(Trainer):
+    """A `Trainer` whose checkpoints appear at once."""
+
+    _saving = False
+
+    def _get_output_dir(self, trial: Any = None) -> str:
+        folder = super()._get_output_dir(trial)
+        return os.path.join(folder, _STAGING) if self._saving else folder
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        folder = Path(super()._get_output_dir(trial))
+        staging = folder / _STAGING
+        self._clear(staging)
+        self._saving = True
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._saving = False
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            written = staging / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            self.finish_checkpoint(written)
+            final = folder / written.name
+            if final.exists():
+                os.replace(final, staging / "replaced")
+            os.replace(written, final)
+            for old in whole_checkpoints(folder)[: -(self.args.save_total_limit or 10**9)]:
+                os.replace(old, staging / old.name)
+        self._clear(staging)
+
+    def finish_checkpoint(self, folder: Path) -> None:
+        """Add to a checkpoint before it appears; called on the process that saves."""
+
+    def _clear(self, staging: Path) -> None:
+        if self.args.should_save:
+            shutil.rmtree(staging, ignore_errors=True)
+        self.accelerator.wait_for_everyone()

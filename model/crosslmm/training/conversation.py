@@ -1,0 +1,153 @@
+"""A conversation as tokens, and which of them are learned: the assistant's, end of turn included.
+
+The chat template is rendered once around stand-in texts, which shows exactly what it writes around
+each turn. In front of every answer comes what the template's *generation prompt* writes, not what
+it writes before a past answer: some templates differ there, and only the former is seen at
+inference. Answers are tokenized apart from what precedes them, as they are when generated.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from crosslmm.errors import UsageError
+from crosslmm.processing_crosslmm import CrossLMMProcessor, llava_video_time_line
+from crosslmm.training.records import Turn
+
+IGNORED = -100  # the label of a token that is not learned
+
+_Kind = tuple[str, bool]  # a turn's role, and whether it shows the video
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """`input_ids` and, of the same length, `labels`: the token itself, or `IGNORED`."""
+
+    input_ids: list[int]
+    labels: list[int]
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """What stands before a turn's text, and the end of the turn where it is an assistant's."""
+
+    before: str
+    end: str = ""
+
+
+class ConversationFormat:
+    """The chat template of a checkpoint, ready for training.
+
+    stop_token_ids: the tokens that end an answer when generating; one of them must end each turn.
+    """
+
+    def __init__(self, processor: CrossLMMProcessor, stop_token_ids: Collection[int]) -> None:
+        self.processor = processor
+        tokenizer = processor.tokenizer
+        self._stops = [tokenizer.convert_ids_to_tokens(token) for token in sorted(stop_token_ids)]
+        self._frames: dict[tuple[_Kind, ...], list[_Frame]] = {}
+
+    def encode(
+        self,
+        turns: Sequence[Turn],
+        *,
+        frames: int = 0,
+        times: Sequence[float] | None = None,
+        duration: float | None = None,
+        tokens_per_frame: int | None = None,
+    ) -> Tokens:
+        """The whole conversation.
+
+        frames: how many are shown, for their places; times and duration: in seconds, for the time
+        line of models that are trained with one. Raises UsageError for an unfit template.
+        """
+        kinds = tuple((turn.role, turn.shows) for turn in turns)
+        if kinds not in self._frames:
+            self._frames[kinds] = self._render(kinds)
+        tokens = Tokens([], [])
+        unlearned = ""
+        for turn, frame in zip(turns, self._frames[kinds], strict=True):
+            before = frame.before
+            if self.processor.video_token in before:
+                before = self.processor.expand(before, frames, tokens_per_frame=tokens_per_frame)
+            text = self._safe(turn.text)
+            if turn.shows and times is not None and duration is not None and self._has_time_line:
+                text = llava_video_time_line(times, duration) + text
+            if turn.role == "assistant":
+                self._append(tokens, unlearned + before, learned=False)
+                self._append(tokens, text + frame.end, learned=True)
+                unlearned = ""
+            else:
+                unlearned += before + text
+        return tokens
+
+    @property
+    def _has_time_line(self) -> bool:
+        return self.processor.time_line == "llava_video"
+
+    def _safe(self, text: str) -> str:
+        token = self.processor.video_token
+        return text.replace(token, token.strip("<>"))
+
+    def _append(self, tokens: Tokens, text: str, *, learned: bool) -> None:
+        first = not tokens.input_ids  # a beginning-of-text token comes once, as at inference
+        ids = self.processor.tokenizer(text, add_special_tokens=first)["input_ids"]
+        tokens.input_ids.extend(ids)
+        tokens.labels.extend(ids if learned else [IGNORED] * len(ids))
+
+    def _render(self, kinds: tuple[_Kind, ...]) -> list[_Frame]:
+        """What the template writes around each turn of conversations of this form."""
+        whole = self._pieces(kinds, generate=False)
+        frames = []
+        for index, (role, _) in enumerate(kinds):
+            before, end = whole[index], ""
+            if role == "assistant":
+                before = self._pieces(kinds[:index], generate=True)[-1]
+                end, _ = self._split_end(whole[index + 1])
+            elif index and kinds[index - 1][0] == "assistant":
+                _, before = self._split_end(before)
+            frames.append(_Frame(before, end))
+        shown = sum(shows for _, shows in kinds)
+        written = sum(frame.before.count(self.processor.video_token) for frame in frames)
+        if written != shown:
+            raise UsageError(
+                f"the checkpoint's chat template writes {written} {self.processor.video_token} for "
+                f"{shown} video; training needs one for each"
+            )
+        return frames
+
+    def _pieces(self, kinds: Sequence[_Kind], *, generate: bool) -> list[str]:
+        """The rendered template cut at the turns' texts: a piece before each, one after all."""
+        messages: Any = []
+        for index, (role, shows) in enumerate(kinds):
+            content = [{"type": "text", "text": _stand_in(index)}]
+            messages.append(
+                {"role": role, "content": [{"type": "video"}, *content] if shows else content}
+            )
+        rendered = self.processor.apply_chat_template(
+            messages, add_generation_prompt=generate, tokenize=False
+        )
+        pieces = []
+        for index in range(len(kinds)):
+            before, found, rendered = rendered.partition(_stand_in(index))
+            if not found:
+                raise UsageError(
+                    f"the checkpoint's chat template leaves out the text of a {kinds[index][0]} "
+                    "turn; it cannot be trained on conversations with one"
+                )
+            pieces.append(before)
+        return [*pieces, rendered]
+
+    def _split_end(self, piece: str) -> tuple[str, str]:
+        """What follows an answer, cut behind the first token that ends a turn."""
+        places = [piece.find(stop) + len(stop) for stop in self._stops if stop in piece]
+        if not places:
+            raise UsageError(
+                f"the checkpoint's chat template ends an answer with {piece!r}, which has none of "
+                f"the tokens that end generation ({', '.join(self._stops)}): it would never stop"
+            )
+        return piece[: min(places)], piece[min(places) :]
+
+
+def _stand_in(index: int) -> str:
+    return f"\ue000{index}\ue001"

@@ -1,0 +1,97 @@
+"""Samples as training examples: their frames, sampled as at inference, and their tokens.
+
+A video that cannot be read is neither replaced by another nor passed over: it comes out as
+`Skipped`, to be counted, reported and, beyond the recipe's limit, to end the run.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from crosslmm.errors import VideoError
+from crosslmm.processing_crosslmm import CrossLMMProcessor
+from crosslmm.training.conversation import ConversationFormat, Tokens
+from crosslmm.training.recipe import Recipe
+from crosslmm.training.records import Sample
+from crosslmm.video import Frames, sample
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """Tokens of one sample, and frames (T, S, S, 3) uint8 where there is something to see."""
+
+    tokens: Tokens
+    frames: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A sample that cannot be trained on, and why. `origin` is its place in the data."""
+
+    origin: str
+    reason: str
+
+
+class VideoDataset(Dataset[Example | Skipped]):
+    """The examples of `samples` under a recipe, made when they are asked for."""
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        *,
+        recipe: Recipe,
+        processor: CrossLMMProcessor,
+        stop_token_ids: Sequence[int],
+    ) -> None:
+        self.samples = samples
+        self.recipe = recipe
+        self.processor = processor
+        self._format = ConversationFormat(processor, stop_token_ids)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Example | Skipped:
+        chosen = self.samples[index]
+        try:
+            clips = self._watch(chosen)
+        except VideoError as error:
+            return Skipped(chosen.origin, str(error))
+        pixels = np.concatenate([clip.pixels for clip in clips]) if clips else None
+        timed = clips[0] if len(clips) == 1 else None  # pictures side by side have no times
+        tokens = self._format.encode(
+            chosen.turns,
+            frames=0 if pixels is None else len(pixels),
+            times=timed.times if timed else None,
+            duration=timed.source.duration if timed else None,
+            tokens_per_frame=self.recipe.tokens_per_frame,
+        )
+        length, limit = len(tokens.input_ids), self.recipe.max_length
+        if limit is not None and length > limit:
+            return Skipped(chosen.origin, f"{length:,} tokens are over max_length {limit:,}")
+        return Example(tokens, pixels)
+
+    def check_template(self) -> None:
+        """Raises UsageError if the chat template does not fit, here rather than in a worker."""
+        first = self.samples[0]
+        self._format.encode(first.turns, frames=len(first.media))
+
+    def _watch(self, chosen: Sample) -> list[Frames]:
+        recipe, size = self.recipe, self.processor.frame_size
+        resample = int(self.processor.image_processor.resample)
+        clips = []
+        for path in chosen.media:
+            clip = sample(
+                path, frames=recipe.frames, fps=recipe.fps, max_frames=recipe.max_frames,
+                start=chosen.start, end=chosen.end, size=size, resample=resample,
+            )  # fmt: skip
+            fewest = min(recipe.min_frames or 0, recipe.max_frames or recipe.min_frames or 0)
+            if len(clip) < min(fewest, clip.source.frame_count):
+                clip = sample(
+                    path, frames=fewest,
+                    start=chosen.start, end=chosen.end, size=size, resample=resample,
+                )  # fmt: skip
+            clips.append(clip)
+        return clips

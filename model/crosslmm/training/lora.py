@@ -1,0 +1,57 @@
+"""Training a large model on a small machine: adapters on a language model that is frozen itself.
+
+Projector and cross-attention still learn in full: there is nothing pretrained in them to adapt.
+What is saved is an adapter in PEFT's format; it is merged into the *unquantized* checkpoint at the
+end, because merging into 4-bit weights rounds the adapter away.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from crosslmm import checkpoint
+from crosslmm.errors import UsageError
+from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
+from crosslmm.training.recipe import LoraOptions
+from crosslmm.training.stages import settle
+
+_DECODER_LINEARS = r"model\.language_model\.layers\.\d+\.(self_attn|mlp)\.[a-z_]+_proj"
+
+
+def add_adapters(model: CrossLMMForConditionalGeneration, options: LoraOptions) -> Any:
+    """The model with fresh adapters that change nothing yet, and all else frozen but what is full.
+
+    Returns a `peft.PeftModel`.
+    """
+    peft = _peft()
+    full = ["model.multi_modal_projector", "model.feature_norm"]
+    full += [f"model.cross_attention_layers.{name}" for name in model.model.cross_attention_layers]
+    config = peft.LoraConfig(
+        task_type="CAUSAL_LM",
+        r=options.rank,
+        lora_alpha=options.alpha,
+        lora_dropout=options.dropout,
+        target_modules=_DECODER_LINEARS,
+        modules_to_save=full,
+    )
+    adapted = peft.get_peft_model(model, config)
+    settle(adapted, model.config)
+    return adapted
+
+
+def merged(base: Path, adapter: Path, *, dtype: torch.dtype) -> CrossLMMForConditionalGeneration:
+    """The checkpoint in `base` with an adapter worked into its weights, on the CPU."""
+    model = checkpoint.load_model(base, device=torch.device("cpu"), dtype=dtype)
+    whole = _peft().PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+    assert isinstance(whole, CrossLMMForConditionalGeneration)
+    whole.to(dtype=dtype)  # type: ignore[call-arg]
+    return whole
+
+
+def _peft() -> Any:
+    try:
+        import peft
+    except ImportError as error:
+        raise UsageError("lora needs peft: pip install 'crosslmm[train]'") from error
+    return peft

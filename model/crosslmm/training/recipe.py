@@ -1,0 +1,197 @@
+"""A recipe: every choice of a training run that is not a path, in one YAML file.
+
+The batch size is the whole one, over all devices; how it is reached is computed. A recipe that
+names an option we do not know is refused, because a misspelt learning rate is a lost week.
+"""
+
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from crosslmm.errors import UsageError
+
+Stage = Literal["align", "tune"]
+Precision = Literal["bf16", "fp32"]
+Schedule = Literal["cosine", "linear", "constant_with_warmup"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraOptions:
+    """Low-rank adapters on the language model's linear layers, over weights of so many bits."""
+
+    rank: int = 64
+    alpha: float = 128.0
+    dropout: float = 0.05
+    quantization: Literal["4bit", "8bit", "none"] = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What is trained, on how much of each video, how fast and for how long.
+
+    - `frames`, or `fps` within `min_frames` and `max_frames`: as at inference.
+    - `tokens_per_frame`: None for the checkpoint's own.
+    - `batch_size`: samples per step over all devices; `device_batch_size` at a time on each.
+    - `vision_learning_rate`, `gate_learning_rate`: None for `learning_rate`.
+    - `warmup`: the share of all steps in which the learning rate rises.
+    - `max_length`: a sample of more tokens is left out and reported; None for no limit.
+    - `max_skipped`: the share of the data that may be unreadable or too long before training stops.
+    """
+
+    stage: Stage
+    learning_rate: float
+    vision_learning_rate: float | None = None
+    gate_learning_rate: float | None = None
+    frames: int | None = None
+    fps: float | None = None
+    min_frames: int | None = None
+    max_frames: int | None = None
+    tokens_per_frame: int | None = None
+    max_length: int | None = None
+    batch_size: int = 128
+    device_batch_size: int = 1
+    epochs: float = 1.0
+    steps: int | None = None
+    schedule: Schedule = "cosine"
+    warmup: float = 0.03
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    precision: Precision = "bf16"
+    gradient_checkpointing: bool = True
+    lora: LoraOptions | None = None
+    max_skipped: float = 0.05
+    workers: int = 4
+    seed: int = 0
+    log_every: int = 10
+    save_every: int = 500
+    keep_checkpoints: int = 2
+    evaluate_every: int = 500
+
+    def __post_init__(self) -> None:
+        if self.frames is not None and self.fps is not None:
+            raise UsageError("a recipe has frames or fps, not both")
+        if self.lora is not None and self.stage == "align":
+            raise UsageError(
+                "the align stage leaves the language model alone: lora has no use there"
+            )
+        for name in ("learning_rate", "batch_size", "device_batch_size", "epochs", "log_every",
+                     "save_every", "keep_checkpoints", "evaluate_every"):  # fmt: skip
+            if getattr(self, name) <= 0:
+                raise UsageError(f"{name} is above 0 in a recipe, not {getattr(self, name)!r}")
+        for name in ("warmup", "max_skipped"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"{name} is a share from 0 to 1, not {getattr(self, name)!r}")
+
+    def accumulation(self, devices: int) -> int:
+        """Batches per step on each of so many devices. Raises UsageError for a broken number."""
+        together = self.device_batch_size * devices
+        if self.batch_size % together:
+            raise UsageError(
+                f"batch_size {self.batch_size} is no multiple of {self.device_batch_size} on each "
+                f"of {devices} devices; change batch_size or device_batch_size with --set"
+            )
+        return self.batch_size // together
+
+    def to_yaml(self) -> str:
+        return str(yaml.safe_dump(asdict(self), sort_keys=False))
+
+
+def shipped() -> list[str]:
+    """The names of the recipes that come with the package."""
+    folder = resources.files(__package__) / "recipes"
+    return sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of a YAML file, or a shipped one by its name, with `key=value` overrides on top.
+
+    A key inside `lora` is written `lora.rank=16`; the value is read as YAML. Raises UsageError.
+    """
+    path = Path(name)
+    if path.is_file():
+        text = path.read_text("utf-8")
+    elif str(name) in shipped():
+        text = (resources.files(__package__) / "recipes" / f"{name}.yaml").read_text("utf-8")
+    else:
+        raise UsageError(
+            f"{name}: neither a file nor a recipe of ours; there are {', '.join(shipped())}"
+        )
+    values = _parse_yaml(text, str(name))
+    if not isinstance(values, dict):
+        raise UsageError(f"{name}: a recipe is a YAML mapping of options")
+    for override in overrides:
+        _override(values, override)
+    recipe = _build(Recipe, values, str(name))
+    assert isinstance(recipe, Recipe)
+    return recipe
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator:
+        raise UsageError(f"--set {override}: give it as key=value")
+    *parents, last = key.strip().split(".")
+    for parent in parents:
+        if not isinstance(values.get(parent), dict):
+            values[parent] = {}
+        values = values[parent]
+    values[last] = _parse_yaml(text, f"--set {override}")
+
+
+def _parse_yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"{where}: not YAML: {reason}") from error
+
+
+def _build(kind: Any, values: Mapping[str, Any], where: str) -> Any:
+    known = {option.name: option for option in fields(kind)}
+    unknown = [str(key) for key in values if key not in known]
+    if unknown:
+        raise UsageError(
+            f"{where}: unknown option {unknown[0]!r}; there are {', '.join(sorted(known))}"
+        )
+    absent = [name for name, option in known.items() if _required(option) and name not in values]
+    if absent:
+        raise UsageError(f"{where}: {absent[0]} is missing")
+    hints = get_type_hints(kind)
+    return kind(**{key: _coerce(value, hints[key], key, where) for key, value in values.items()})
+
+
+def _required(option: "Field[Any]") -> bool:
+    return option.default is MISSING and option.default_factory is MISSING
+
+
+def _coerce(value: Any, hint: Any, key: str, where: str) -> Any:
+    """The value as the option's type; YAML reads 1e-4 as text, so numbers may come as text."""
+    if get_origin(hint) in (Union, types.UnionType):
+        if value is None:
+            return None
+        (hint,) = (kind for kind in get_args(hint) if kind is not type(None))
+    if is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise UsageError(f"{where}: {key} is a mapping of options, not {value!r}")
+        return _build(hint, value, f"{where}: {key}")
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            choices = ", ".join(map(str, get_args(hint)))
+            raise UsageError(f"{where}: {key} is one of {choices}, not {value!r}")
+        return value
+    if hint is bool and isinstance(value, bool):
+        return value
+    if hint in (int, float) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = None
+        if number is not None and (hint is float or number == int(number)):
+            return hint(number)
+    words = {int: "a whole number", float: "a number", bool: "true or false"}[hint]
+    raise UsageError(f"{where}: {key} is {words}, not {value!r}")

@@ -1,0 +1,285 @@
+"""A whole training run: from a recipe, a checkpoint and data to a folder with a new checkpoint.
+
+The run's folder holds `run.json` (recipe, data, versions), `log.jsonl`, `skipped.jsonl`, the last
+checkpoints to go on from, and at the end `model`, an ordinary CrossLMM folder. Started again on the
+same folder, the run goes on where it was; with another recipe it is refused.
+"""
+
+import json
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import set_seed
+from transformers.utils import logging
+
+from crosslmm import checkpoint, store
+from crosslmm.errors import UsageError
+from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
+from crosslmm.training import lora
+from crosslmm.training.checkpoints import last_whole
+from crosslmm.training.dataset import VideoDataset
+from crosslmm.training.recipe import Recipe
+from crosslmm.training.records import Records
+from crosslmm.training.stages import Part, freeze, gates, summarise
+from crosslmm.training.trainer import CrossLMMTrainer, Progress, training_arguments
+
+RUN = "run.json"
+MODEL = "model"
+ADAPTER = "adapter"
+
+# A resumed run may change these: they decide what is kept and shown, not what is learned.
+_FREE = ("log_every", "save_every", "keep_checkpoints", "evaluate_every", "workers", "max_skipped")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is about to happen. `resumed_at` is the step to go on from, 0 for a fresh run."""
+
+    recipe: Recipe
+    parts: tuple[Part, ...]
+    samples: int
+    eval_samples: int
+    steps: int
+    devices: int
+    accumulation: int
+    device: str
+    resumed_at: int
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run: the new checkpoint's folder and what was left out on the way."""
+
+    folder: Path
+    steps: int
+    loss: float | None
+    skipped: int
+
+
+def train(
+    recipe: Recipe,
+    *,
+    model: str | Path,
+    data: str | Path,
+    out: str | Path,
+    eval_data: str | Path | None = None,
+    media_folder: str | Path | None = None,
+    on_start: Callable[[Plan], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    dry_run: bool = False,
+) -> Trained | None:
+    """Train `model` (a folder, a name or a Hub id on disk) on `data` by `recipe`, in folder `out`.
+
+    `on_start` and `on_progress` are called on the first process. With `dry_run` nothing is trained
+    or written, and None is returned. Raises UsageError, CheckpointError, VideoError.
+    """
+    source, folder = store.locate(model), Path(out)
+    identity = {"model": str(source), "data": str(data), "recipe": asdict(recipe)}
+    _check_same_run(folder, identity)
+    samples = Records(data, folder=media_folder, seed=recipe.seed)
+    eval_samples = None if eval_data is None else Records(eval_data, folder=media_folder)
+    for records in (samples, eval_samples):
+        _check_media(records)
+
+    arguments = training_arguments(recipe, folder, evaluates=eval_samples is not None)
+    set_seed(recipe.seed)
+    processor = checkpoint.load_processor(source)
+    tuned, dtype, notes = _prepare(source, recipe, arguments.device)
+    stops = _stop_token_ids(tuned, processor)
+    train_set, eval_set = (
+        VideoDataset(records, recipe=recipe, processor=processor, stop_token_ids=stops)
+        if records is not None
+        else None
+        for records in (samples, eval_samples)
+    )
+    assert train_set is not None
+    for dataset in (train_set, eval_set):
+        if dataset is not None:
+            dataset.check_template()
+    trainer = CrossLMMTrainer(
+        model=tuned,
+        recipe=recipe,
+        processor=processor,
+        arguments=arguments,
+        train_dataset=train_set,
+        eval_dataset=eval_set,
+        report=on_progress,
+    )
+    resumed = last_whole(folder)
+    plan = Plan(
+        recipe=recipe,
+        parts=tuple(summarise(tuned)),
+        samples=len(samples),
+        eval_samples=len(eval_samples or ()),
+        steps=trainer.planned_steps(),
+        devices=arguments.world_size,
+        accumulation=arguments.gradient_accumulation_steps,
+        device=str(arguments.device),
+        resumed_at=int(resumed.name.rpartition("-")[2]) if resumed else 0,
+        notes=tuple(notes),
+    )
+    first = trainer.is_world_process_zero()
+    if first and on_start is not None:
+        on_start(plan)
+    if dry_run:
+        return None
+    if first:
+        _note_session(folder, identity, plan)
+    trainer.accelerator.wait_for_everyone()
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+    finally:
+        if bars:
+            logging.enable_progress_bar()
+    trainer.take_skipped()
+    if not (folder / MODEL).exists():
+        _export(trainer, source, folder, processor, dtype)
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return Trained(
+        folder=folder / MODEL,
+        steps=trainer.state.global_step,
+        loss=losses[-1] if losses else None,
+        skipped=len(trainer.skipped),
+    )
+
+
+def _prepare(
+    source: Path, recipe: Recipe, device: torch.device
+) -> tuple[Any, torch.dtype, list[str]]:
+    """The model with what learns set free, its checkpoint's dtype, and what to know of it."""
+    config = checkpoint.load_config(source)
+    dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
+    quantization = recipe.lora.quantization if recipe.lora else "none"
+    model = checkpoint.load_model(
+        source,
+        device=device if quantization != "none" else torch.device("cpu"),
+        dtype=dtype,
+        quantization=quantization,
+        config=config,
+    )
+    notes = []
+    if recipe.stage == "align" and any(gates(model)["t2v"]):
+        notes.append("T2V is open in this checkpoint; align leaves it as it is")
+    if recipe.lora is None:
+        freeze(model, recipe.stage)
+        return model, dtype, notes
+    return lora.add_adapters(model, recipe.lora), dtype, notes
+
+
+def _export(
+    trainer: CrossLMMTrainer, source: Path, folder: Path, processor: Any, dtype: torch.dtype
+) -> None:
+    """Write the trained model as an ordinary checkpoint, in the dtype of the one begun with."""
+    if trainer.recipe.tokens_per_frame is not None:
+        processor.tokens_per_frame = trainer.recipe.tokens_per_frame
+    if trainer.recipe.lora is not None:
+        if trainer.args.should_save:
+            trainer.network.save_pretrained(folder / ADAPTER)
+            whole = lora.merged(source, folder / ADAPTER, dtype=dtype)
+            _save(whole, folder, processor, trainer.recipe)
+    else:
+        weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+        if trainer.args.should_save:
+            with torch.device("meta"):
+                whole = CrossLMMForConditionalGeneration(checkpoint.load_config(source))
+            whole.generation_config = trainer.network.generation_config
+            weights = {name: weight.to("cpu", dtype) for name, weight in weights.items()}
+            whole.load_state_dict(weights, assign=True)
+            whole.tie_weights()
+            _save(whole, folder, processor, trainer.recipe)
+    trainer.accelerator.wait_for_everyone()
+
+
+def _save(
+    model: CrossLMMForConditionalGeneration, folder: Path, processor: Any, recipe: Recipe
+) -> None:
+    if recipe.tokens_per_frame is not None:
+        model.config.tokens_per_frame = recipe.tokens_per_frame
+    checkpoint.save_checkpoint(folder / MODEL, model, processor)
+
+
+def _stop_token_ids(model: Any, processor: Any) -> list[int]:
+    ends = model.generation_config.eos_token_id
+    listed = ends if isinstance(ends, list) else [ends]
+    found = {*listed, processor.tokenizer.eos_token_id} - {None}
+    return sorted(int(token) for token in found)
+
+
+def _check_same_run(folder: Path, identity: dict[str, Any]) -> None:
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: is a file; --out is the run's folder")
+    if not (folder / RUN).exists():
+        if any(folder.iterdir()):
+            raise UsageError(f"{folder}: is not empty and holds no run; give another folder")
+        return
+    before = json.loads((folder / RUN).read_text("utf-8"))
+    recipe, earlier = identity["recipe"], before["recipe"]
+    changed = [
+        f"{key} {earlier.get(key)!r} → {value!r}"
+        for key, value in recipe.items()
+        if key not in _FREE and earlier.get(key) != value
+    ]
+    changed += [
+        f"{key} {before[key]} → {identity[key]}"
+        for key in ("model", "data")
+        if before[key] != identity[key]
+    ]
+    if changed:
+        raise UsageError(
+            f"{folder}: holds a run that differs: {'; '.join(changed[:3])}\n"
+            "give another folder, or the same options to go on with it"
+        )
+
+
+def _check_media(records: Records | None, looked_at: int = 100) -> None:
+    """A wrong folder is found at once, not after a share of the data was skipped."""
+    if records is None:
+        return
+    paths = [path for index in range(min(looked_at, len(records))) for path in records[index].media]
+    if paths and not any(path.exists() for path in paths):
+        raise UsageError(
+            f"{paths[0]}: not there, nor any of the first {len(paths)} videos and pictures of the "
+            "data; give their folder with --video-folder"
+        )
+
+
+def _note_session(folder: Path, identity: dict[str, Any], plan: Plan) -> None:
+    """Write `run.json`, or add this session to it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / RUN
+    record = json.loads(path.read_text("utf-8")) if path.exists() else {**identity, "sessions": []}
+    record["recipe"] = identity["recipe"]
+    record["parts"] = [asdict(part) for part in plan.parts]
+    record["samples"], record["steps"] = plan.samples, plan.steps
+    record["sessions"].append(
+        {
+            "resumed_at": plan.resumed_at,
+            "device": plan.device,
+            "devices": plan.devices,
+            "versions": _versions(),
+        }
+    )
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    os.replace(partial, path)
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in ("crosslmm", "torch", "transformers", "accelerate", "peft", "bitsandbytes", "av"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions

@@ -1,0 +1,162 @@
+"""What learns in each of the paper's two stages, and how fast.
+
+`align`: the projector and V2V. `tune`: everything, T2V included. Of what the two branches share,
+the norm before both and the norm of the features, the paper says nothing; they learn in `align`
+too, since V2V is what reads through them there and T2V is still closed.
+
+Weights that cannot learn are frozen in both: the encoder's layers above the one that is read, and
+V2V after the *last* decoder layer (the seventh in the paper's models), as nothing reads the visual
+positions after it. Frozen with its gate closed, that branch is not computed either.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from crosslmm.configuration_crosslmm import CrossLMMConfig
+from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
+from crosslmm.training.recipe import Recipe, Stage
+
+PartName = Literal[
+    "vision encoder",
+    "projector",
+    "cross-attention norms",
+    "V2V",
+    "T2V",
+    "language model",
+    "adapters",
+]
+
+_PARTS: tuple[tuple[str, PartName], ...] = (
+    (r"\.lora_", "adapters"),
+    (r"\.v2v\.", "V2V"),
+    (r"\.t2v\.", "T2V"),
+    (r"\.cross_attention_layers\.|\bfeature_norm\.", "cross-attention norms"),
+    (r"\bmulti_modal_projector\.|\bimage_newline\b", "projector"),
+    (r"\bvision_tower\.", "vision encoder"),
+    (r"\blanguage_model\.|\blm_head\.", "language model"),
+)
+_ALIGNED: frozenset[PartName] = frozenset({"projector", "cross-attention norms", "V2V"})
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the model: how many of its parameters learn."""
+
+    name: PartName
+    trained: int
+    total: int
+
+
+def part_of(name: str) -> PartName:
+    """The part of the model that a parameter of this name belongs to."""
+    return next(part for pattern, part in _PARTS if re.search(pattern, name))
+
+
+def trained_parts(stage: Stage) -> frozenset[PartName]:
+    return _ALIGNED if stage == "align" else frozenset(part for _, part in _PARTS)
+
+
+def freeze(model: CrossLMMForConditionalGeneration, stage: Stage) -> None:
+    """Let exactly the stage's parameters learn."""
+    trained = trained_parts(stage)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(part_of(name) in trained)
+    settle(model, model.config)
+
+
+def settle(model: nn.Module, config: CrossLMMConfig) -> None:
+    """Of what is to learn, freeze what cannot and put the rest in float32; the frozen stay as stored.
+
+    Small steps vanish in bfloat16: 1e-5 added to a gate of 0.1 is 0.1 again.
+    """
+    unread = _unread(config)
+    for name, parameter in model.named_parameters():
+        if unread.search(name):
+            parameter.requires_grad_(False)
+        elif parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def _unread(config: CrossLMMConfig) -> re.Pattern[str]:
+    """The names of parameters without any influence on the loss."""
+    names = [r"vision_tower\.(post_layernorm|head)"]
+    above = range(config.vision_layers, int(config.vision.num_hidden_layers))
+    names += [rf"vision_tower\.encoder\.layers\.{layer}" for layer in above]
+    last = int(config.text.num_hidden_layers) - 1
+    names.append(rf"cross_attention_layers\.{last}\.(modules_to_save\.\w+\.)?v2v")
+    return re.compile("|".join(rf"\b{name}\." for name in names))
+
+
+def summarise(model: nn.Module) -> list[Part]:
+    """Every part with its trained and total parameter counts; frozen twins of PEFT's left out."""
+    trained: dict[PartName, int] = {}
+    total: dict[PartName, int] = {}
+    for name, parameter in model.named_parameters():
+        if ".original_module." in name:
+            continue
+        part = part_of(name)
+        count = _count(parameter)
+        total[part] = total.get(part, 0) + count
+        trained[part] = trained.get(part, 0) + count * parameter.requires_grad
+    return [Part(part, trained[part], total[part]) for part in dict.fromkeys(total)]
+
+
+def group_names(model: nn.Module, recipe: Recipe) -> dict[str, tuple[float, float]]:
+    """(learning rate, weight decay) of every parameter that learns, by its name.
+
+    Biases, norms and gates are not decayed.
+    """
+    groups = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        rate: float | None = None
+        if name.endswith(".gate"):
+            rate = recipe.gate_learning_rate
+        elif part_of(name) == "vision encoder":
+            rate = recipe.vision_learning_rate
+        decay = recipe.weight_decay if parameter.ndim > 1 else 0.0
+        groups[name] = (recipe.learning_rate if rate is None else rate, decay)
+    return groups
+
+
+def parameter_groups(
+    model: nn.Module, groups: dict[str, tuple[float, float]]
+) -> list[dict[str, Any]]:
+    """The groups of `group_names` for an optimizer, from the model or a wrapped one."""
+    members: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            plain = name.replace("_fsdp_wrapped_module.", "").removeprefix("module.")
+            members.setdefault(groups[plain], []).append(parameter)
+    return [
+        {"params": parameters, "lr": rate, "weight_decay": decay}
+        for (rate, decay), parameters in sorted(members.items(), key=lambda item: item[0])
+    ]
+
+
+def gates(model: nn.Module) -> dict[str, list[float]]:
+    """tanh of every gate, from the first layer to the last: {"v2v": […], "t2v": […]}."""
+    values: dict[str, list[float]] = {"v2v": [], "t2v": []}
+    for branch, gate in _gates(model):
+        values[branch].append(round(float(torch.tanh(gate.float())), 6))
+    return values
+
+
+def _gates(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    for name, parameter in model.named_parameters():
+        if name.endswith(".gate") and ".original_module." not in name:
+            whole = parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
+            if whole.numel():  # DeepSpeed leaves an empty one where it keeps the weight elsewhere
+                yield ("v2v" if ".v2v." in name else "t2v"), whole.detach()
+
+
+def _count(parameter: torch.Tensor) -> int:
+    # bitsandbytes packs two 4-bit weights into a byte.
+    state = getattr(parameter, "quant_state", None)
+    return int(state.shape.numel()) if state is not None else parameter.numel()

@@ -1,0 +1,263 @@
+"""The transformers `Trainer` with what is ours: rates by part, frames in bytes, gates in the log.
+
+Everything else, several devices and nodes included, is the `Trainer`'s and accelerate's.
+"""
+
+import json
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from torch import nn
+from torch.utils.data import Dataset
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments
+
+from crosslmm.errors import VideoError
+from crosslmm.processing_crosslmm import CrossLMMProcessor
+from crosslmm.training.checkpoints import WholeCheckpoints
+from crosslmm.training.collator import Collator
+from crosslmm.training.conversation import IGNORED
+from crosslmm.training.dataset import Example, Skipped
+from crosslmm.training.recipe import Recipe
+from crosslmm.training.stages import gates, group_names, parameter_groups
+
+LOG = "log.jsonl"
+SKIPPED = "skipped.jsonl"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One entry of the log: `loss` while training, `eval_loss` after an evaluation.
+
+    `gates` are tanh of each branch's gates, first layer to last; `skipped` counts samples so far.
+    """
+
+    step: int
+    steps: int
+    epoch: float
+    loss: float | None
+    eval_loss: float | None
+    learning_rate: float | None
+    gates: dict[str, list[float]]
+    skipped: int
+
+
+def training_arguments(recipe: Recipe, folder: Path, *, evaluates: bool) -> TrainingArguments:
+    """The recipe in the library's words; the batch is divided over the processes that run."""
+    on_cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
+    devices = int(os.environ.get("WORLD_SIZE", "1"))  # set by accelerate's and torch's launchers
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=recipe.device_batch_size,
+        per_device_eval_batch_size=recipe.device_batch_size,
+        gradient_accumulation_steps=recipe.accumulation(devices),
+        num_train_epochs=recipe.epochs,
+        max_steps=recipe.steps or -1,
+        learning_rate=recipe.learning_rate,
+        lr_scheduler_type=recipe.schedule,
+        warmup_steps=recipe.warmup,
+        weight_decay=recipe.weight_decay,
+        max_grad_norm=recipe.max_grad_norm,
+        bf16=recipe.precision == "bf16",
+        use_cpu=on_cpu,
+        activation_checkpointing=recipe.gradient_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False},
+        logging_steps=recipe.log_every,
+        logging_first_step=True,
+        logging_nan_inf_filter=False,
+        save_strategy="steps",
+        save_steps=recipe.save_every,
+        save_total_limit=recipe.keep_checkpoints,
+        eval_strategy="steps" if evaluates else "no",
+        eval_steps=recipe.evaluate_every,
+        prediction_loss_only=True,
+        label_names=["labels"],
+        seed=recipe.seed,
+        dataloader_num_workers=recipe.workers,
+        dataloader_pin_memory=not on_cpu,
+        remove_unused_columns=False,
+        ddp_find_unused_parameters=False,
+        report_to=[],
+        disable_tqdm=True,
+    )
+    # Two GPUs without a launcher would be driven as one by DataParallel, which knows no masks.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
+
+
+class CrossLMMTrainer(WholeCheckpoints):
+    """Trains a model of which `stages.freeze` or `lora` has said what learns.
+
+    report: called on the first process with each entry of the log. Raises VideoError when more
+    samples had to be skipped than the recipe allows.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        recipe: Recipe,
+        processor: CrossLMMProcessor,
+        arguments: TrainingArguments,
+        train_dataset: Dataset[Example | Skipped],
+        eval_dataset: Dataset[Example | Skipped] | None = None,
+        report: Callable[[Progress], None] | None = None,
+    ) -> None:
+        config: Any = model.config
+        had_cache_setting = hasattr(config, "use_cache")
+        super().__init__(
+            model=model,
+            args=arguments,
+            data_collator=Collator(processor, tokens_per_frame=recipe.tokens_per_frame),
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+        )
+        if not had_cache_setting:
+            del config.use_cache  # the library's note to itself, not part of a checkpoint
+        self.recipe = recipe
+        self.processor = processor
+        self.report = report
+        self.remove_callback(PrinterCallback)
+        self.add_callback(_LogFile(self))
+        self._folder = Path(str(arguments.output_dir))
+        self._groups = group_names(model, recipe)
+        self._new: list[Skipped] = []
+        self.skipped = read_skipped(self._folder / SKIPPED)
+
+    @property
+    def network(self) -> Any:
+        """The model that is trained, not wrapped for several devices."""
+        return self.model
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args)
+            groups = parameter_groups(self.network if model is None else model, self._groups)
+            self.optimizer = kind(groups, **options)
+        return self.optimizer
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Onto the device, and there from bytes to what the encoder takes."""
+        self._new.extend(inputs["skipped"])
+        rest = {name: value for name, value in inputs.items() if name != "skipped"}
+        prepared: dict[str, Any] = super()._prepare_inputs(rest)
+        frames = prepared.pop("frames")
+        dtype = torch.bfloat16 if self.args.bf16 else torch.float32
+        pixels = self.processor.normalise(frames.flatten(0, 1), dtype=dtype)
+        prepared["pixel_values_videos"] = pixels.unflatten(0, frames.shape[:2])
+        return prepared
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        count = super()._get_num_items_in_batch(batch_samples, device)
+        # A step whose samples were all skipped must add nothing, not 0 / 0.
+        return count.clamp(min=1) if isinstance(count, torch.Tensor) else count
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        if num_items_in_batch is not None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        learned = (inputs["labels"][:, 1:] != IGNORED).sum().clamp(min=1)
+        outputs = model(**inputs, num_items_in_batch=learned)
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        self.take_skipped()
+        values = gates(self.network)
+        logged: dict[str, Any] = {**logs, "v2v_gates": values["v2v"], "t2v_gates": values["t2v"]}
+        super().log(logged, start_time)
+        measured = "loss" in logs or "eval_loss" in logs
+        if measured and self.report is not None and self.is_world_process_zero():
+            self.report(
+                Progress(
+                    step=self.state.global_step,
+                    steps=self.state.max_steps,
+                    epoch=float(self.state.epoch or 0),
+                    loss=logs.get("loss"),
+                    eval_loss=logs.get("eval_loss"),
+                    learning_rate=logs.get("learning_rate"),
+                    gates=values,
+                    skipped=len(self.skipped),
+                )
+            )
+
+    def planned_steps(self) -> int:
+        """The steps that the whole run takes, resumed or not."""
+        if self.args.max_steps > 0:
+            return self.args.max_steps
+        samples = len(self.train_dataset)  # type: ignore[arg-type]
+        batches = math.ceil(samples / (self.args.train_batch_size * self.args.world_size))
+        per_epoch = math.ceil(batches / self.args.gradient_accumulation_steps)
+        return math.ceil(per_epoch * self.args.num_train_epochs)
+
+    def finish_checkpoint(self, folder: Path) -> None:
+        self.processor.save_pretrained(folder)
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        absent = set(load_result.missing_keys) - set(self.network.all_tied_weights_keys)
+        if absent or load_result.unexpected_keys:
+            wrong = sorted(absent) or load_result.unexpected_keys
+            raise RuntimeError(f"a checkpoint of this run does not fit its model: {wrong[:3]}")
+        self.network.tie_weights()
+
+    def take_skipped(self) -> None:
+        """Bring together what every process had to skip; the same on all of them afterwards."""
+        found = gather_object(self._new)
+        self._new = []
+        fresh = {item.origin: item.reason for item in found if item.origin not in self.skipped}
+        if not fresh:
+            return
+        self.skipped.update(fresh)
+        if self.is_world_process_zero():
+            with (self._folder / SKIPPED).open("a", encoding="utf-8") as stream:
+                for origin, reason in fresh.items():
+                    stream.write(json.dumps({"origin": origin, "reason": reason}) + "\n")
+        total = len(self.train_dataset) + len(self.eval_dataset or ())  # type: ignore[arg-type]
+        if len(self.skipped) > self.recipe.max_skipped * total:
+            origin, reason = next(iter(self.skipped.items()))
+            raise VideoError(
+                f"{len(self.skipped)} of {total} samples cannot be trained on, more than "
+                f"max_skipped {self.recipe.max_skipped:g} allows; "
+                f"{self._folder / SKIPPED} names them\n"
+                f"the first: {origin}: {reason}"
+            )
+
+
+class _LogFile(TrainerCallback):
+    """The log as JSON lines, without those that a resumed run is going to repeat."""
+
+    def __init__(self, trainer: CrossLMMTrainer) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            lines = "".join(json.dumps(entry) + "\n" for entry in state.log_history)
+            partial = Path(args.output_dir) / f"{LOG}.partial"
+            partial.write_text(lines, "utf-8")
+            os.replace(partial, Path(args.output_dir) / LOG)
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            with (Path(args.output_dir) / LOG).open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(state.log_history[-1]) + "\n")
+
+
+def read_skipped(path: Path) -> dict[str, str]:
+    """Reasons by origin, from a run's file of skipped samples; a line cut off is let go."""
+    skipped = {}
+    for line in path.read_text("utf-8").splitlines() if path.exists() else ():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        skipped[entry["origin"]] = entry["reason"]
+    return skipped
