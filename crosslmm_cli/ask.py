@@ -16,7 +16,7 @@ def ask(
     video: Annotated[str, typer.Argument(metavar="VIDEO", help="A video or a picture.")],
     questions: Annotated[
         list[str],
-        typer.Argument(metavar="QUESTION...", help="One or more; - reads one from stdin."),
+        typer.Argument(metavar="QUESTION", help="One or more; - reads one from stdin."),
     ],
     model: options.ModelOption = None,
     frames: options.FramesOption = None,

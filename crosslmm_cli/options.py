@@ -32,19 +32,27 @@ def _rate(value: float | None) -> float | None:
 ModelOption = Annotated[
     str | None,
     typer.Option(
-        "--model", "-m", help="A folder, a Hub id, or a name from `crosslmm models list`."
+        "--model",
+        "-m",
+        metavar="MODEL",
+        help="A folder, a Hub id, or a name from `crosslmm models list`.",
     ),
 ]
 FramesOption = Annotated[
     int | None,
-    typer.Option("--frames", "-n", min=1, help="Frames to look at, spread evenly in time."),
+    typer.Option(
+        "--frames", "-n", metavar="N", min=1, help="Frames to look at, spread evenly in time."
+    ),
 ]
 FpsOption = Annotated[
     float | None,
-    typer.Option("--fps", callback=_rate, help="Frames per second, instead of --frames."),
+    typer.Option(
+        "--fps", metavar="RATE", callback=_rate, help="Frames per second, instead of --frames."
+    ),
 ]
 MaxFramesOption = Annotated[
-    int | None, typer.Option("--max-frames", min=1, help="At most so many frames with --fps.")
+    int | None,
+    typer.Option("--max-frames", metavar="N", min=1, help="At most so many frames with --fps."),
 ]
 StartOption = Annotated[
     float | None,
@@ -65,7 +73,10 @@ SeekOption = Annotated[
 TokensPerFrameOption = Annotated[
     int | None,
     typer.Option(
-        "--tokens-per-frame", min=1, help="Merged tokens per frame: 1, 4, 9, 16, … a square."
+        "--tokens-per-frame",
+        metavar="N",
+        min=1,
+        help="Merged tokens per frame: 1, 4, 9, 16, … a square.",
     ),
 ]
 QuantizeOption = Annotated[
@@ -76,19 +87,26 @@ QuantizeOption = Annotated[
     ),
 ]
 DeviceOption = Annotated[
-    str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps; default: the best there is.")
+    str | None,
+    typer.Option(
+        "--device", metavar="DEVICE", help="cpu, cuda, cuda:1, mps; default: the best there is."
+    ),
 ]
 DtypeOption = Annotated[
     Dtype, typer.Option("--dtype", help="Number format of the weights that are not quantized.")
 ]
 MaxNewTokensOption = Annotated[
-    int | None, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.")
+    int | None,
+    typer.Option("--max-new-tokens", metavar="N", min=1, help="Longest answer, in tokens."),
 ]
 TemperatureOption = Annotated[
-    float, typer.Option("--temperature", min=0.0, help="0 answers greedily; above it, sampled.")
+    float,
+    typer.Option(
+        "--temperature", metavar="T", min=0.0, help="0 answers greedily; above it, sampled."
+    ),
 ]
 SeedOption = Annotated[
-    int | None, typer.Option("--seed", help="Makes a sampled answer repeatable.")
+    int | None, typer.Option("--seed", metavar="N", help="Makes a sampled answer repeatable.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object per result on stdout.")]
 QuietOption = Annotated[
