@@ -39,7 +39,16 @@ COMMANDS: Mapping[str, Entry] = {
     "caption": Entry("caption", "Caption many videos, files or folders."),
     "demo": Entry("demo", "Write a sample clip and ask the built-in model about it."),
     "models": Entry("models", "See, fetch, make and choose models."),
-    "profile": Entry("profile", "Tokens, FLOPs, memory and time, per stage and frame count."),
+    "profile": Entry(
+        "profile",
+        "Tokens, FLOPs, memory and time, per stage and frame count.",
+        examples=(
+            "crosslmm profile --frames 64,256 --compare unmerged",
+            "crosslmm profile --model crosslmm-7b --quantize 4bit --fits 24GB",
+            "crosslmm profile --model crosslmm-7b --compare paper",
+            "crosslmm profile --measure --plot cost.png",
+        ),
+    ),
     "train": Entry("train", "Train a model."),
     "eval": Entry("evaluate", "Measure a model on a file of questions.", function="evaluate"),
     "synth": Entry("synth", "Write synthetic clips with questions and answers."),

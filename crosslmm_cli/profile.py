@@ -1,5 +1,6 @@
 """`crosslmm profile`: what a run costs, before anything is loaded, or measured with `--measure`."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -133,8 +134,7 @@ def profile(
         "frames": frames or (MEASURED_FRAMES if measure else FRAMES),
         "tokens_per_frame": tokens_per_frame or (),
     }
-    first = cost.profile(name, shape=shape, settings=settings, **counts)
-    measured: list[Measured] = []
+    assistant = None
     if measure:
         assistant = load_assistant(
             output,
@@ -144,6 +144,10 @@ def profile(
             quantize=quantize,
             tokens_per_frame=None,
         )
+        settings = replace(settings, dtype=assistant.settings["dtype"])
+    first = cost.profile(name, shape=shape, settings=settings, **counts)
+    measured: list[Measured] = []
+    if assistant:
         measured = measure_profile(
             assistant, first, video, repeats=repeats, on_progress=output.progress
         )
@@ -151,6 +155,10 @@ def profile(
     paper = compared_with_paper(first) if compare == "paper" else None
     other = compared(first, compare) if compare and compare != "paper" else None
     budget = parse_size(fits) if fits else None
+    if plot:
+        from crosslmm.cost.chart import draw
+
+        draw(plot, first, other)
 
     if as_json:
         output.record(as_record(first, other or paper, measured, budget))
@@ -166,9 +174,6 @@ def profile(
     for note in [*first.notes, *(other.notes if other else [])]:
         output.notice(note)
     if plot:
-        from crosslmm.cost.chart import draw
-
-        draw(plot, first, other)
         output.notice(f"drew {plot}")
 
 

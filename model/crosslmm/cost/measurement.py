@@ -11,7 +11,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -177,9 +177,7 @@ def measure_profile(
                 profile.shape,
                 frames=row.frames,
                 tokens_per_frame=row.tokens_per_frame,
-                text_tokens=run.text_tokens,
-                dtype=assistant.settings["dtype"],
-                frames_per_chunk=profile.settings.frames_per_chunk,
+                **asdict(replace(profile.settings, text_tokens=run.text_tokens)),
             )
             measured.append(Measured(run, estimate, assistant.settings))
     return measured

@@ -308,7 +308,9 @@ def _spread(spread: Spread | None, scale: float = 1) -> str:
 
 
 def _megabytes(size: int | None) -> str:
-    return "unknown" if size is None else f"{size / 1e6:,.0f}"
+    if size is None:
+        return "unknown"
+    return f"{size / 1e6:,.0f}" if size >= 10e6 else f"{size / 1e6:.1f}"
 
 
 def _ratio(ours: float, theirs: float) -> str:
