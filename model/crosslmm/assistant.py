@@ -155,16 +155,7 @@ class Assistant:
 
     @cached_property
     def versions(self) -> dict[str, str]:
-        import av
-        import transformers
-
-        return {
-            "crosslmm": crosslmm.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "av": av.__version__,
-        }
+        return library_versions()
 
     def ask(
         self,
@@ -265,7 +256,7 @@ class Assistant:
     @property
     def default_frames(self) -> int:
         """Frames taken of a video when nothing else is asked for."""
-        return int(getattr(self.model.config, "default_frames", None) or DEFAULT_FRAMES)
+        return default_frames(self.model.config)
 
     def answer_batch(
         self,
@@ -299,7 +290,7 @@ def _needed_memory(
     """What a run will take at its peak; None for a kind of model whose cost is not known."""
     gates = {
         branch: sum(
-            tensor.scalar() != 0
+            tensor.count == 1 and tensor.scalar() != 0
             for name, tensor in headers.items()
             if name.endswith(f"{branch}.gate")
         )
@@ -353,6 +344,25 @@ def _checked_tokens(tokens_per_frame: int, grid: int) -> int:
             f"such as {', '.join(str(choice) for choice in choices)}"
         )
     return tokens_per_frame
+
+
+def default_frames(config: CrossLMMConfig) -> int:
+    """Frames that a model takes of a video when nothing else is asked for."""
+    return int(getattr(config, "default_frames", None) or DEFAULT_FRAMES)
+
+
+def library_versions() -> dict[str, str]:
+    """Of what an answer's exact words depend on."""
+    import av
+    import transformers
+
+    return {
+        "crosslmm": crosslmm.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "av": av.__version__,
+    }
 
 
 def _device_name(device: torch.device) -> str:
