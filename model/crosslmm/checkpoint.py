@@ -94,6 +94,7 @@ def load_model(
                 quantization_config=quantization_config(quantization, dtype),
                 key_mapping=llava_onevision.KEY_MAPPING if is_llava else None,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # so that they are reported, and refused below
                 use_safetensors=True,
                 local_files_only=True,
             )
@@ -215,14 +216,18 @@ def _load_tower(folder: Path, dtype: torch.dtype | None) -> Any:
 
 
 def _load_decoder(folder: Path, dtype: torch.dtype | None) -> tuple[Any, Any]:
-    with _quiet_library():
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=dtype or "auto",
-            output_loading_info=True,
-            use_safetensors=True,
-            local_files_only=True,
-        )
+    try:
+        with _quiet_library():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=dtype or "auto",
+                output_loading_info=True,
+                use_safetensors=True,
+                local_files_only=True,
+            )
+    except ValueError as error:
+        kind = store.read_config(folder).get("model_type")
+        raise CheckpointError(f"{folder}: a {kind}; a language model is needed") from error
     decoder, report = loaded
     _refuse(folder, "lacks", set(report["missing_keys"]))
     _refuse(folder, "has unknown", set(report["unexpected_keys"]))
