@@ -72,8 +72,8 @@ def write_clip(
 
     ``times`` are milliseconds, one per frame, for a variable frame rate (any offset); without it
     the rate is ``fps``. ``rotation`` is the clockwise turn a player must give it: the stored frames
-    are turned the other way, as a phone stores them. ``sound`` adds a silent audio track. ``detail`` adds noise of that
-    many grey levels, the same each time, so that packets are not tiny.
+    are turned the other way, as a phone stores them. ``sound`` adds a silent audio track.
+    ``detail`` adds noise of that many grey levels, the same each time, for packets of some size.
     """
     ticks = list(times) if times is not None else list(range(frames))
     time_base = Fraction(1, 1000) if times is not None else 1 / Fraction(fps)

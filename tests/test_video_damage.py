@@ -6,6 +6,7 @@ import struct
 import tempfile
 import time
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -208,6 +209,27 @@ def test_no_frame_left(tmp_path: Path) -> None:
     data[start:] = bytes(len(data) - start)
     path.write_bytes(data)
     assert "not one frame" in refusal(path)
+
+
+def test_decoder_settings_destroyed(tmp_path: Path) -> None:
+    """The decoder cannot even be opened, and says so at every packet and at the end, for ever."""
+    path = tmp_path / "clip.mp4"
+    write_clip(path, frames=24, codec="libx265")
+    data = bytearray(path.read_bytes())
+    start = data.index(b"hvcC") + 27
+    data[start : start + 60] = bytes(60)
+    path.write_bytes(data)
+    assert "not one frame" in refusal(path)
+
+
+def test_pixel_shape_that_no_video_has(tmp_path: Path) -> None:
+    write_clip(tmp_path / "clip.mp4", frames=3, aspect=Fraction(60000, 1))
+    assert crosslmm.sample(tmp_path / "clip.mp4").source.size == (64, 64)
+
+
+def test_heic_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "photo.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(200))
+    assert "convert it to JPEG" in refusal(tmp_path / "photo.heic")
 
 
 def test_random_damage_never_escapes_as_another_error(tmp_path: Path) -> None:

@@ -327,6 +327,16 @@ def test_the_next_reader_goes_on_where_one_gave_up(
     assert "decord went on after 3 frames" in frames.warnings[0]
 
 
+@needs_decord
+def test_when_all_readers_fail_the_first_one_s_words_are_given(
+    tmp_path: Path, read_with: Callable
+) -> None:
+    write_clip(tmp_path / "clip.ts", frames=40)  # decord is refused for these
+    read_with(FailsAfterThree)
+    with pytest.raises(VideoError, match="cannot go on"):
+        crosslmm.sample(tmp_path / "clip.ts", frames=9)
+
+
 def test_a_reader_asked_for_by_name_has_no_successor(clip: Path, read_with: Callable) -> None:
     read_with(FailsAfterThree)
     with pytest.raises(VideoError, match="cannot go on"):

@@ -101,6 +101,8 @@ def scan(container: Any, stream: Any, *, beat: Callable[[], None]) -> PacketInde
         bad_reads += 1
 
     for packet in packets(container, stream, beat=beat, on_error=count_bad):
+        if len(pts) + hidden > container.size:
+            break  # more packets than bytes: a damaged index that leads in circles
         if packet.is_discard:
             hidden += 1
             continue

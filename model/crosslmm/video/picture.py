@@ -25,6 +25,11 @@ _MAGIC = {
     b"MM\x00*": "TIFF",
 }
 
+_THINNEST = Fraction(1, 16)
+
+# FFmpeg would take one tile of such a picture for a video.
+_HEIF = (b"heic", b"heix", b"heim", b"heis", b"mif1")
+
 
 def resize(
     pixels: "np.ndarray", size: tuple[int, int] | None, resample: int = BICUBIC
@@ -83,8 +88,11 @@ class Orientation:
 
 
 def square(width: int, height: int, aspect: Fraction | None) -> tuple[int, int]:
-    """The (width, height) that shows pixels of this aspect ratio as square ones, losing none."""
-    if not aspect or aspect <= 0 or aspect == 1:
+    """The (width, height) that shows pixels of this aspect ratio as square ones, losing none.
+
+    A ratio that no video has is taken for damage and passed over.
+    """
+    if not aspect or aspect == 1 or not _THINNEST <= aspect <= 1 / _THINNEST:
         return width, height
     if aspect > 1:
         return round(width * aspect), height
@@ -101,13 +109,15 @@ def still_format(path: str) -> str | None:
         return "WEBP"
     if head[4:12] in (b"ftypavif", b"ftypavis"):
         return "AVIF"
+    if head[4:8] == b"ftyp" and head[8:12] in _HEIF:
+        raise VideoError(f"{path}: HEIC pictures are not read; convert it to JPEG or PNG")
     return next((name for magic, name in _MAGIC.items() if head.startswith(magic)), None)
 
 
 def read_still(path: str, kind: str) -> "tuple[np.ndarray, list[str]]":
     """A still picture, upright by its EXIF tag, transparency over white: (H, W, 3), warnings."""
     import numpy as np
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, ImageOps
 
     warnings = []
     name = os.path.basename(path)
@@ -122,15 +132,7 @@ def read_still(path: str, kind: str) -> "tuple[np.ndarray, list[str]]":
             elif upright.mode.startswith("I") or upright.mode == "F":
                 upright = Image.fromarray(_to_eight_bits(np.asarray(upright)))
             pixels = np.asarray(upright.convert("RGB"))
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        KeyError,
-        UnidentifiedImageError,
-        Image.DecompressionBombError,
-        Image.DecompressionBombWarning,
-    ) as error:
+    except Exception as error:  # PIL's decoders raise whatever they stumble over
         raise VideoError(f"{path}: this {kind} picture cannot be read ({error})") from error
     return pixels, warnings
 

@@ -59,7 +59,7 @@ def make_plan(
         codec = stream.codec_context.name
         format_name = container.format.name.split(",")[0]
         aspect = stream.sample_aspect_ratio
-        declared = _declared_duration(stream)
+        declared = _declared_duration(stream, format_name)
         index = scan(container, stream, beat=pulse)
     finally:
         stream = None
@@ -95,9 +95,9 @@ def make_plan(
     )
 
 
-def _declared_duration(stream: Any) -> float | None:
-    """Seconds that the header gives this stream; Matroska keeps them in a tag."""
-    if stream.duration is not None and stream.time_base is not None:
+def _declared_duration(stream: Any, container: str) -> float | None:
+    """Seconds that the header gives the video, where it does not mean the whole file's."""
+    if container in ("mov", "avi") and stream.duration is not None:
         return float(stream.duration * stream.time_base)
     match = re.match(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
     if match is None:

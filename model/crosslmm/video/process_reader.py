@@ -46,6 +46,7 @@ class ProcessReader:
     def read(self) -> Iterator[Frame]:
         """The frames of the plan; ``VideoError`` when the process fails, is killed or refuses."""
         process = self._start()
+        assert process.stdin is not None
         # Killed at once when the consumer gives up, even while this thread waits for its output.
         killing = threading.Lock()
 
@@ -57,6 +58,10 @@ class ProcessReader:
         self._pulse.on_abandon = kill
         try:
             self._pulse()
+            # Where it has died already, reading from it will tell.
+            with contextlib.suppress(OSError):
+                process.stdin.write(self._order_line())
+                process.stdin.flush()
             yield from self._frames(process)
         finally:
             kill()
@@ -68,20 +73,16 @@ class ProcessReader:
 
     def _start(self) -> "subprocess.Popen[bytes]":
         command = [sys.executable, "-P", "-c", _BOOT, json.dumps(sys.path)]
-        process = subprocess.Popen(
+        return subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        order = {**asdict(self._order()), "read": self.function}
-        assert process.stdin is not None
-        # Where it has died already, reading from it will tell.
-        with contextlib.suppress(OSError):
-            process.stdin.write(json.dumps(order).encode() + b"\n")
-            process.stdin.flush()
-        return process
+
+    def _order_line(self) -> bytes:
+        return json.dumps({**asdict(self._order()), "read": self.function}).encode() + b"\n"
 
     def _order(self) -> Order:
         plan, index = self.plan, self.plan.index

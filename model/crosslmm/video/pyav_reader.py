@@ -30,6 +30,9 @@ _THREADS = 2
 # temporal layer may still need them.)
 _DROPPABLE = frozenset({"h264", "mpeg1video", "mpeg2video", "mpeg4"})
 
+# Frames that a decoder may still owe at the end; a damaged one can raise without end.
+_MOST_LATE = 64
+
 # Packets read after a seek in search of one keyframe.
 _MOST_BEFORE_KEY = 256
 
@@ -127,7 +130,7 @@ class Decoder:
                 self._count_bad(packet.pts)
                 continue
             yield from frames
-        while True:
+        for _ in range(_MOST_LATE):
             self.pulse()
             try:
                 yield from context.decode(None)
@@ -169,10 +172,13 @@ class PyAVReader:
                 if frame is None or number <= last:
                     damage.lost += 1
                     continue
+                pixels = self._convert(converter, frame, decoder)
+                if pixels is None:
+                    damage.lost += 1
+                    continue
                 last = number
                 damage.given += 1
                 damage.replaced += number != target.index
-                pixels = converter(frame, decoder.stream.sample_aspect_ratio)
                 yield Frame(
                     picture.resize(pixels, plan.size, plan.resample),
                     number,
@@ -186,6 +192,17 @@ class PyAVReader:
             decoder.close()
         if not damage.given:
             raise VideoError(f"{plan.path}: not one frame of this video could be decoded")
+
+    @staticmethod
+    def _convert(converter: "Converter", frame: Any, decoder: Decoder) -> np.ndarray | None:
+        """The frame's pixels; None where its format or colours are damaged."""
+        import av
+
+        try:
+            return converter(frame, decoder.stream.sample_aspect_ratio)
+        except av.error.FFmpegError:
+            decoder.bad_pts.add(frame.pts)
+            return None
 
 
 @dataclass

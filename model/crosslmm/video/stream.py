@@ -6,6 +6,7 @@ A reader that shows no progress for the deadline, or cannot decode, is given up;
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from types import TracebackType
 
@@ -47,13 +48,17 @@ class FrameStream:
         self._depth = _AHEAD if size is not None else _AHEAD_FULL_SIZE
         self._running: Prefetch | None = None
         self._done = False
+        self._failure: VideoError | None = None
+
+        # Without a reference to self, so that a forgotten stream is collected, and its thread ends.
+        name = self.path
 
         def plan(pulse: Pulse) -> Iterator[Plan]:
-            yield make_plan(
-                self_path, request, size=size, resample=resample, pulse=pulse, deadline=deadline
-            )
+            with _in_words(name):
+                yield make_plan(
+                    name, request, size=size, resample=resample, pulse=pulse, deadline=deadline
+                )
 
-        self_path = self.path
         self._running = Prefetch(plan, depth=1, deadline=deadline)
         try:
             self._plan: Plan = self._running.take()
@@ -129,7 +134,8 @@ class FrameStream:
         def read(pulse: Pulse) -> Iterator[Frame]:
             reader = make_reader(name, plan, pulse=pulse, deadline=deadline)
             box.append(reader)
-            return reader.read()
+            with _in_words(plan.path):
+                yield from reader.read()
 
         self._reader_box = box
         if plan.still is None:
@@ -151,10 +157,24 @@ class FrameStream:
     def _give_up(self, why: str, error: VideoError | None = None) -> None:
         name = self.source.reader
         self._stop()
+        if self._failure is None:
+            # PyAV's word, since it is the reader that should have managed.
+            self._failure = error or VideoError(f"{self.path}: the reader {name} {why}")
         if not self._readers:
             self.close()
-            raise error or VideoError(f"{self.path}: the reader {name} {why}") from None
+            raise self._failure from None
         self.warnings.append(
             f"the reader {name} {why}; {self._readers[0]} went on after {self._given} frames"
         )
         self._start_next_reader()
+
+
+@contextmanager
+def _in_words(path: str) -> Iterator[None]:
+    """An FFmpeg error that nothing else took up, as a ``VideoError``."""
+    import av
+
+    try:
+        yield
+    except av.error.FFmpegError as error:
+        raise VideoError(f"{path}: this video cannot be read ({error.strerror})") from error

@@ -24,6 +24,8 @@ def read(order: Order) -> "Iterator[tuple[int, np.ndarray]]":
             "and a build that fits this torch; use --reader pyav"
         ) from error
 
+    if order.mirrored or order.sequential:
+        raise order.refuse("torchcodec", "returns wrong frames for files of this kind")
     decoder = VideoDecoder(order.path, seek_mode="exact", dimension_order="NHWC")
     count = len(decoder)
     if count != order.count:
