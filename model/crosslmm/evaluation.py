@@ -1,0 +1,85 @@
+"""Accuracy on a JSONL of questions: each video is watched once and asked everything about it."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crosslmm.synthetic.answers import is_right
+
+if TYPE_CHECKING:
+    from crosslmm.assistant import Assistant
+
+MAX_NEW_TOKENS = 160
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One row with what was answered."""
+
+    row: Mapping[str, Any]
+    said: str
+    right: bool
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything asked, and how it went; `accuracy` is over all rows, `types` by question type."""
+
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def count(self) -> int:
+        return len(self.outcomes)
+
+    @property
+    def accuracy(self) -> float:
+        return _share(self.outcomes)
+
+    @property
+    def types(self) -> dict[str, "Report"]:
+        names = dict.fromkeys(outcome.row["type"] for outcome in self.outcomes)
+        return {
+            name: Report(tuple(o for o in self.outcomes if o.row["type"] == name)) for name in names
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """`{accuracy, count, types: {NAME: {accuracy, count}}}`, ready for JSON."""
+        return {
+            "accuracy": round(self.accuracy, 4),
+            "count": self.count,
+            "types": {
+                name: {"accuracy": round(part.accuracy, 4), "count": part.count}
+                for name, part in self.types.items()
+            },
+        }
+
+
+def score(row: Mapping[str, Any], said: str) -> bool:
+    """Whether `said` answers `row`."""
+    return is_right(row, said)
+
+
+def evaluate(
+    rows: Iterable[Mapping[str, Any]],
+    assistant: "Assistant",
+    video_folder: Path,
+    *,
+    on_row: Callable[[Outcome], None] | None = None,
+    **watch_options: Any,
+) -> Report:
+    """Ask every row's question about its video, greedily; `watch_options` go to `Assistant.watch`."""
+    outcomes: list[Outcome] = []
+    for video, asked in groupby(rows, key=lambda row: row["video"]):
+        watched = assistant.watch(Path(video_folder) / video, **watch_options)
+        for row in asked:
+            said = watched.ask(row["question"], max_new_tokens=MAX_NEW_TOKENS).text
+            outcomes.append(Outcome(row, said, score(row, said)))
+            if on_row is not None:
+                on_row(outcomes[-1])
+    return Report(tuple(outcomes))
+
+
+def _share(outcomes: tuple[Outcome, ...]) -> float:
+    return sum(outcome.right for outcome in outcomes) / len(outcomes) if outcomes else 0.0

@@ -1,0 +1,92 @@
+"""Was it right? Answers compared with the truth by what they say, not by their letters.
+
+- One-word answers (colour, shape, size, glyph, count, yes or no): the only word of that kind in the
+  answer must be the right one. A motion, an event, an object: the right words in the right order,
+  articles aside; two that meet may be named either way round.
+- `events`: the same events in the same order. `when`: the first number, within the row's tolerance.
+- `multiple_choice`: the letter, or the text of the option.
+- `describe`: every object stands for up to five facts (that it is there, by colour and shape; size;
+  mark; motion). Right when the F1 of the facts said against the true ones is at least 0.8.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from crosslmm.synthetic.phrasing import DOES, NOTHING
+from crosslmm.synthetic.vocabulary import COLOUR_NAMES, GLYPHS, SHAPES, SIZES
+
+DESCRIBE_F1 = 0.8
+_KINDS = {
+    "colour": COLOUR_NAMES,
+    "shape": SHAPES,
+    "size": tuple(SIZES),
+    "glyph": (*GLYPHS, NOTHING),
+    "count": tuple("0123456789"),
+    "yes_no": ("yes", "no"),
+}
+
+
+def is_right(row: Mapping[str, Any], said: str) -> bool:
+    """Whether `said` answers a row of a synthetic `questions.jsonl`. Raises KeyError for a type that
+    is not one of ours."""
+    kind, answer = row["type"], str(row["answer"])
+    if kind == "describe":
+        return facts_f1(said, answer) >= DESCRIBE_F1
+    if kind == "events":
+        return _events(said) == _events(answer)
+    if kind == "when":
+        number = re.search(r"\d+(?:\.\d+)?", said)
+        truth = float(re.findall(r"\d+(?:\.\d+)?", answer)[0])
+        return number is not None and abs(float(number[0]) - truth) <= float(row["tolerance"])
+    if kind == "multiple_choice":
+        letter = re.match(r"\W*([A-Z])\b(?!\s+\w)", said.strip())
+        if letter:
+            return letter[1] == answer
+        return _plain(said) == _plain(row["options"]["ABCDEFGH".index(answer)])
+    if kind in ("motion", "order"):
+        return _event(said) == _event(answer)
+    words = re.findall(r"\w+", said if kind == "glyph" else said.lower())
+    named = {word for word in words if word in _KINDS[kind]}
+    return named == {answer}
+
+
+def facts_f1(said: str, truth: str) -> float:
+    """Harmonic mean of how many facts said are true and how many true facts are said, 0 to 1."""
+    claimed, real = _facts(said), _facts(truth)
+    if not claimed or not real:
+        return float(claimed == real)
+    return 2 * len(claimed & real) / (len(claimed) + len(real))
+
+
+def _facts(text: str) -> set[tuple[str, ...]]:
+    facts: set[tuple[str, ...]] = set()
+    for part in re.split(r"[;\n]", text):
+        words = part.split()
+        colour = next((word for word in words if word in COLOUR_NAMES), "")
+        shape = next((word for word in words if word in SHAPES), "")
+        who = f"{colour} {shape}"
+        if who.strip():
+            facts.add((who,))
+            facts |= {(who, word) for word in words if word in SIZES}
+            mark = re.search(r"marked (\w)", part)
+            facts.add((who, "marked", mark[1] if mark else ""))
+            facts |= {(who, does) for does in DOES.values() if part.strip().endswith(does)}
+    return facts
+
+
+def _plain(text: str) -> str:
+    """Lower-case words without articles and punctuation."""
+    words = re.findall(r"[\w.]+", text.lower())
+    return " ".join(word.strip(".") for word in words if word not in ("the", "a", "an", "it"))
+
+
+def _event(text: str) -> tuple[str, ...]:
+    plain = _plain(text)
+    if " meets " in plain:
+        return ("meets", *sorted(plain.split(" meets ", 1)))
+    return (plain,)
+
+
+def _events(text: str) -> list[tuple[str, ...]]:
+    return [_event(part) for part in re.split(r",?\s*\bthen\b|;", text)]

@@ -1,0 +1,152 @@
+"""Scenes as real files: mp4s at any size and frame rate, and their questions as JSONL.
+
+The pictures come from the training renderer itself, frame by frame at the file's own times, so what a
+model learned on is what the files show, but for the codec.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import torch
+
+from crosslmm.errors import UsageError
+from crosslmm.synthetic.film import film
+from crosslmm.synthetic.questions import QUESTION_TYPES, Question, ask_about
+from crosslmm.synthetic.scene import FRAMES_MEANT, Clip, make_clip
+from crosslmm.synthetic.seeds import Domain, derive_seed
+
+QUESTIONS_FILE = "questions.jsonl"
+_FRAMES_AT_ONCE = 32
+_HELD_OUT_SHARE = 1 / 3
+
+
+def write_clips(
+    folder: Path,
+    *,
+    clips: int,
+    seed: int,
+    seconds: tuple[float, float] = (2.0, 60.0),
+    size: tuple[int, int] = (256, 256),
+    fps: float = 24.0,
+    codec: str = "libx264",
+    questions_per_clip: int = 8,
+    domain: Domain = "eval",
+    on_clip: Callable[[int], None] | None = None,
+) -> Path:
+    """Write `clips` mp4s and `questions.jsonl` into `folder`; returns the path of the latter.
+
+    - `seconds`: shortest and longest clip; lengths are spread evenly on a logarithmic scale.
+    - `size`: width and height in pixels, even. The scenes depend on the seed and on the shape of the
+      frame, not on its size, the frame rate or the codec: the same clips can be written differently.
+    - `on_clip` is called with the number of clips done.
+
+    A clip that is already there is kept, so an interrupted run goes on. Raises UsageError.
+    """
+    _check(clips=clips, seconds=seconds, size=size, fps=fps)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    for index in range(clips):
+        clip = plan_clip(domain, seed, index, seconds=seconds, aspect=size[0] / size[1])
+        name = f"clip-{seed}-{index:05d}.mp4"
+        if not (folder / name).exists():
+            write_video(clip, folder / name, size=size, fps=fps, codec=codec)
+        rows += clip_rows(clip, domain, seed, index, video=name, fps=fps, count=questions_per_clip)
+        if on_clip is not None:
+            on_clip(index + 1)
+    path = folder / QUESTIONS_FILE
+    scratch = path.with_suffix(".tmp")
+    scratch.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+    os.replace(scratch, path)
+    return path
+
+
+def plan_clip(
+    domain: Domain, seed: int, index: int, *, seconds: tuple[float, float], aspect: float
+) -> Clip:
+    """The scene of the `index`-th clip of a seed, its length drawn between two bounds."""
+    low, high = seconds
+    rng = np.random.default_rng(derive_seed(domain, "length", seed, index))
+    duration = low * (high / low) ** rng.random()
+    return make_clip(domain, seed, index, duration=float(duration), aspect=aspect)
+
+
+def clip_rows(
+    clip: Clip, domain: Domain, seed: int, index: int, *, video: str, fps: float, count: int
+) -> list[dict[str, Any]]:
+    """The JSONL rows of one clip; the same questions at every size and frame rate."""
+    rng = np.random.default_rng(derive_seed(domain, "questions", seed, index))
+    times = (np.arange(FRAMES_MEANT) + 0.5) / FRAMES_MEANT * clip.duration
+    asked = ask_about(
+        clip, rng, count=count, frame_times=times.tolist(), frame_period=1 / fps,
+        types=QUESTION_TYPES, held_out_share=_HELD_OUT_SHARE,
+    )  # fmt: skip
+    return [question_row(q, f"{seed}-{index:05d}-{i}", video) for i, q in enumerate(asked)]
+
+
+def question_row(question: Question, name: str, video: str) -> dict[str, Any]:
+    """`type` chooses how the answer is scored; `tolerance` is in seconds; `phrasing` says whether
+    training ever shows this wording."""
+    row: dict[str, Any] = {
+        "id": name,
+        "video": video,
+        "type": question.type,
+        "question": question.text,
+        "answer": question.answer,
+        "phrasing": "held_out" if question.held_out else "train",
+    }
+    if question.options:
+        row["options"] = list(question.options)
+    if question.tolerance is not None:
+        row["tolerance"] = question.tolerance
+    return row
+
+
+def write_video(
+    clip: Clip, path: Path, *, size: tuple[int, int], fps: float, codec: str = "libx264"
+) -> None:
+    """One clip as a video file, complete or not there at all."""
+    rate = Fraction(fps).limit_denominator(1001)
+    scratch = path.with_name(f".{path.stem}.writing{path.suffix}")
+    with av.open(str(scratch), "w") as container:
+        stream: Any = container.add_stream(codec, rate=rate)
+        stream.width, stream.height = size
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = 1 / rate
+        if codec == "libx264":
+            stream.options = {"crf": "21", "preset": "veryfast"}
+        for number, pixels in enumerate(frames_of(clip, size=size, fps=fps)):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = number, 1 / rate
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    os.replace(scratch, path)
+
+
+def frames_of(clip: Clip, *, size: tuple[int, int], fps: float) -> Iterator[np.ndarray]:
+    """`(H, W, 3)` uint8, one after another, with the grain of a camera."""
+    width, height = size
+    count = max(2, round(clip.duration * fps))
+    times = np.arange(count) / count
+    generator = torch.Generator().manual_seed(clip.style_seed)
+    grain = 0.015 * float(torch.rand((), generator=generator))
+    for start in range(0, count, _FRAMES_AT_ONCE):
+        frames = film([clip], [times[start : start + _FRAMES_AT_ONCE]], (height, width))[0]
+        frames = frames + grain * torch.randn(frames.shape, generator=generator)
+        yield from (frames.clamp(0, 1) * 255).round().byte().numpy()
+
+
+def _check(*, clips: int, seconds: tuple[float, float], size: tuple[int, int], fps: float) -> None:
+    if clips < 1:
+        raise UsageError(f"{clips} clips were asked for: at least 1 is needed")
+    if not 1 <= seconds[0] <= seconds[1] <= 600:
+        raise UsageError(f"seconds {seconds[0]:g}-{seconds[1]:g}: give A-B with 1 <= A <= B <= 600")
+    if min(size) < 64 or max(size) > 4096 or size[0] % 2 or size[1] % 2:
+        raise UsageError(f"size {size[0]}x{size[1]}: give even numbers from 64 to 4096")
+    if not 4 <= fps <= 120:
+        raise UsageError(f"{fps:g} frames per second: give 4 to 120")

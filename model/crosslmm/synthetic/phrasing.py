@@ -1,0 +1,264 @@
+"""How things are said: every question in many wordings, and the one canonical wording of an answer.
+
+The last two wordings of every list are held out: training never shows them, evaluation uses them for
+every third question. They recombine words that training does show.
+"""
+
+from crosslmm.synthetic.scene import Clip, Event, Thing
+from crosslmm.synthetic.vocabulary import MOTIONS
+
+HELD_OUT = 2
+
+QUESTIONS: dict[str, tuple[str, ...]] = {
+    "describe": (
+        "Describe the video.",
+        "What is in the video?",
+        "What do you see?",
+        "What can be seen in the video?",
+        "Describe this clip.",
+        "Describe what is in the clip.",
+        "Please describe the video in detail.",
+        "Caption this video.",
+        "Describe what you see.",
+        "Describe the objects in the video.",
+        "What is in this clip?",
+        "Please describe what can be seen in the video.",
+    ),
+    "events": (
+        "What happens?",
+        "What happens in the video?",
+        "Tell me what happens.",
+        "What happens in this clip?",
+        "List the events in order.",
+        "Which events happen, in order?",
+        "What changes in the video?",
+        "What happens, in order?",
+        "Tell me what happens in the video.",
+        "List what happens in this clip.",
+    ),
+    "colour": (
+        "What colour is {thing}?",
+        "What color is {thing}?",
+        "What is the colour of {thing}?",
+        "What is the color of {thing}?",
+        "Which colour is {thing}?",
+        "Tell me the colour of {thing}.",
+        "Which colour does {thing} have?",
+        "What colour does {thing} have?",
+        "Tell me what colour {thing} is.",
+    ),
+    "new_colour": (
+        "What colour does {thing} turn?",
+        "Which colour does {thing} turn?",
+        "What is the new colour of {thing}?",
+        "Tell me what colour {thing} turns.",
+        "Tell me the new colour of {thing}.",
+        "Which color does {thing} turn?",
+    ),
+    "shape": (
+        "What shape is {thing}?",
+        "What is the shape of {thing}?",
+        "Which shape is {thing}?",
+        "Tell me the shape of {thing}.",
+        "What kind of shape is {thing}?",
+        "Which shape does {thing} have?",
+        "What shape does {thing} have?",
+        "Tell me what shape {thing} is.",
+    ),
+    "size": (
+        "What size is {thing}?",
+        "Is {thing} small or large?",
+        "What is the size of {thing}?",
+        "How big is {thing}?",
+        "Tell me the size of {thing}.",
+        "Is {thing} large or small?",
+        "Which size is {thing}?",
+        "Tell me what size {thing} is.",
+    ),
+    "glyph": (
+        "What is printed on {thing}?",
+        "What is written on {thing}?",
+        "Which letter or digit is on {thing}?",
+        "What is {thing} marked with?",
+        "Read what is printed on {thing}.",
+        "Which letter or digit is printed on {thing}?",
+        "Tell me what is written on {thing}.",
+        "Which letter or digit is {thing} marked with?",
+        "Read what is written on {thing}.",
+    ),
+    "count": (
+        "How many {things} are there?",
+        "How many {things} are there in the video?",
+        "How many {things} can be seen?",
+        "Count the {things}.",
+        "What is the number of {things}?",
+        "How many {things} do you see?",
+        "How many {things} are in the clip?",
+        "Tell me the number of {things}.",
+        "How many {things} can be seen in the video?",
+        "Count the {things} in the video.",
+    ),
+    "motion": (
+        "How does {thing} move?",
+        "What is the motion of {thing}?",
+        "Describe the motion of {thing}.",
+        "Which way does {thing} move?",
+        "Tell me how {thing} moves.",
+        "What does {thing} do?",
+        "Describe how {thing} moves.",
+        "Tell me the motion of {thing}.",
+    ),
+    "first": (
+        "What happens first?",
+        "What is the first event?",
+        "Which event is the first?",
+        "What is the first thing that happens?",
+        "Tell me what happens first.",
+        "Which event happens first?",
+        "What is the first event in the video?",
+    ),
+    "last": (
+        "What happens last?",
+        "What is the last event?",
+        "Which event is the last?",
+        "What is the last thing that happens?",
+        "Tell me what happens last.",
+        "Which event happens last?",
+        "What is the last event in the video?",
+    ),
+    "after": (
+        "What happens after {event}?",
+        "What happens right after {event}?",
+        "After {event}, what happens?",
+        "What is the next event after {event}?",
+        "What happens next after {event}?",
+        "Right after {event}, what happens?",
+    ),
+    "before": (
+        "What happens before {event}?",
+        "What happens right before {event}?",
+        "Before {event}, what happens?",
+        "What is the event right before {event}?",
+        "Which event happens before {event}?",
+        "Right before {event}, what happens?",
+    ),
+    "shown_first": (
+        "Which object is seen first?",
+        "Which object is shown first?",
+        "What object is seen first?",
+        "Tell me which object is seen first.",
+        "What object is shown first?",
+    ),
+    "shown_last": (
+        "Which object is seen last?",
+        "Which object is shown last?",
+        "What object is seen last?",
+        "Tell me which object is seen last.",
+        "What object is shown last?",
+    ),
+    "when": (
+        "When does {happen}?",
+        "At what time does {happen}?",
+        "After how many seconds does {happen}?",
+        "At which second does {happen}?",
+        "Tell me when {event}.",
+        "At what second does {happen}?",
+        "Tell me at what time {event}.",
+    ),
+    "exists": (
+        "Is there {a_thing}?",
+        "Is there {a_thing} in the video?",
+        "Can you see {a_thing}?",
+        "Do you see {a_thing}?",
+        "Is {a_thing} in the clip?",
+        "Can you see {a_thing} in the video?",
+        "Is there {a_thing} in the clip?",
+    ),
+}
+
+YES_NO = {
+    "is": ("Is {thing} {value}?", "Is it true that {thing} is {value}?",
+           "Is {thing} {value}, yes or no?", "True or not: {thing} is {value}?"),
+    "does": ("Does {happen}?", "Is it true that {event}?",
+             "Does {happen}, yes or no?", "True or not: {event}?"),
+    "counts": ("Are there {number} {things}?", "Are there {number} {things} in the video?",
+               "Are there {number} {things}, yes or no?", "True or not: there are {number} {things}?"),
+}  # fmt: skip
+
+CHOICE_ENDINGS = (
+    "",
+    "\nAnswer with the letter.",
+    "\nAnswer with the option's letter from the given choices directly.",
+    "\nOnly give the best option.",
+    "\nOnly give the letter.",
+    "\nAnswer with the option's letter.",
+)
+
+DOES: dict[str, str] = {
+    "still": "stays still",
+    "left": "moves left",
+    "right": "moves right",
+    "up": "moves up",
+    "down": "moves down",
+    "diagonally": "moves diagonally",
+    "in a circle": "moves in a circle",
+    "growing": "grows",
+    "shrinking": "shrinks",
+    "blinking": "blinks",
+}
+DO: dict[str, str] = {
+    "still": "stay still",
+    "left": "move left",
+    "right": "move right",
+    "up": "move up",
+    "down": "move down",
+    "diagonally": "move diagonally",
+    "in a circle": "move in a circle",
+    "growing": "grow",
+    "shrinking": "shrink",
+    "blinking": "blink",
+}
+NOTHING = "nothing"
+assert set(DOES) == set(DO) == set(MOTIONS)
+
+
+def named(thing: Thing) -> str:
+    """By colour (the first, where it changes) and shape: unique in every clip."""
+    return f"the {thing.colour} {thing.shape}"
+
+
+def described(thing: Thing) -> str:
+    words = ["a", thing.size, thing.colour, thing.shape]
+    if thing.glyph is not None:
+        words += ["marked", thing.glyph]
+    return with_article(" ".join([*filter(None, words), DOES[thing.motion]]))
+
+
+def with_article(phrase: str) -> str:
+    """`a orange …` → `an orange …`"""
+    return "an" + phrase[1:] if phrase.startswith("a o") else phrase
+
+
+def event_said(clip: Clip, event: Event, *, infinitive: bool = False) -> str:
+    """`the red circle appears`, or after does/do, `the red circle appear`."""
+    if event.kind == "cut":
+        return "the scene change" if infinitive else "the scene changes"
+    subject = named(clip.things[event.subject])
+    verb = event.kind.removesuffix("es" if event.kind == "passes" else "s")
+    words = [subject, verb if infinitive else event.kind]
+    if event.kind == "turns":
+        words.append(str(clip.things[event.subject].turns_to))
+    elif event.other >= 0:
+        words.append(named(clip.things[event.other]))
+    return " ".join(words)
+
+
+def events_said(clip: Clip) -> str:
+    if not clip.events:
+        return f"{NOTHING} changes"
+    return ", then ".join(event_said(clip, event) for event in clip.events)
+
+
+def clip_described(clip: Clip, order: list[int]) -> str:
+    """All things in this order, each with its size, colour, shape, mark and motion."""
+    return "; ".join(described(clip.things[index]) for index in order)

@@ -1,0 +1,450 @@
+"""Questions with exact answers about a clip: only what its frames decide, said in many ways."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from crosslmm.synthetic import phrasing
+from crosslmm.synthetic.phrasing import DO, DOES, HELD_OUT, NOTHING, QUESTIONS, YES_NO
+from crosslmm.synthetic.scene import FRAMES_MEANT, Clip, Event, Thing
+from crosslmm.synthetic.vocabulary import COLOUR_NAMES, GLYPHS, MOTIONS, SHAPES
+
+QuestionType = Literal[
+    "describe", "events", "colour", "shape", "size", "glyph", "count", "motion", "order", "when",
+    "yes_no", "multiple_choice",
+]  # fmt: skip
+QUESTION_TYPES: tuple[QuestionType, ...] = QuestionType.__args__  # type: ignore[attr-defined]
+_MARGIN = 0.13
+_LETTERS = "ABCD"
+
+
+@dataclass(frozen=True)
+class Question:
+    """- `answer`: the truth; `taught`: what training teaches to say, different only for times, where
+      it is the time of the first frame that shows the event (which the model can read off).
+    - `options`: texts of a multiple choice; `tolerance`: seconds, for times.
+    - `held_out`: the wording is one that training never shows.
+    """
+
+    type: QuestionType
+    text: str
+    answer: str
+    taught: str
+    options: tuple[str, ...] = ()
+    tolerance: float | None = None
+    held_out: bool = False
+
+
+class Asker:
+    """Draws questions about one clip. `held_out`: use only the wordings kept from training."""
+
+    def __init__(
+        self,
+        clip: Clip,
+        rng: np.random.Generator,
+        *,
+        frame_times: Sequence[float],
+        frame_period: float,
+        held_out: bool = False,
+    ):
+        """`frame_times`: of the frames watched, in seconds, for what `when` is taught to say."""
+        self.clip, self.rng = clip, rng
+        self.frame_times, self.frame_period = frame_times, frame_period
+        self.held_out = held_out
+        self.makers: dict[QuestionType, Callable[[], Question | None]] = {
+            "describe": self.describe,
+            "events": self.events,
+            "colour": self.colour,
+            "shape": self.shape,
+            "size": self.size,
+            "glyph": self.glyph,
+            "count": self.count,
+            "motion": self.motion,
+            "order": self.order,
+            "when": self.when,
+            "yes_no": self.yes_no,
+            "multiple_choice": self.multiple_choice,
+        }
+
+    def ask(self, kind: QuestionType) -> Question | None:
+        """One question of this type, or None where the clip gives no occasion for one."""
+        return self.makers[kind]()
+
+    def describe(self) -> Question:
+        clip = self.clip
+        start = {i: max(t.seen_from, [0.0, *clip.cuts][t.scene]) for i, t in enumerate(clip.things)}
+        places = {i: float(clip.centres(np.asarray([start[i]]))[0, i, 0]) for i in start}
+        order = sorted(start, key=lambda i: (start[i], places[i]))
+        return self._make("describe", "describe", phrasing.clip_described(clip, order))
+
+    def events(self) -> Question:
+        return self._make("events", "events", phrasing.events_said(self.clip))
+
+    def colour(self) -> Question | None:
+        thing = self._pick()
+        if thing.turns_to is not None:
+            if self.rng.random() < 0.5:
+                name = self._name(thing, but="colour")
+                return self._named(name, "colour", "new_colour", thing.turns_to)
+            name = self._name(thing, but="colour", plain=True)
+            first = self.rng.random() < 0.5
+            moment, answer = ("start", thing.colour) if first else ("end", thing.turns_to)
+            if name is None or (thing.scene, thing.seen_from, thing.seen_until) != (0, 0.0, 1.0):
+                return None
+            return self._make("colour", "colour", answer, thing=f"{name} at the {moment}")
+        name = self._name(thing, but="colour")
+        return self._named(name, "colour", "colour", thing.colour)
+
+    def shape(self) -> Question | None:
+        thing = self._pick()
+        name = self._name(thing, but="shape")
+        return self._named(name, "shape", "shape", thing.shape)
+
+    def size(self) -> Question | None:
+        sized = [thing for thing in self.clip.things if thing.size is not None]
+        if not sized:
+            return None
+        thing = sized[self.rng.integers(len(sized))]
+        name = self._name(thing, but="size")
+        return self._named(name, "size", "size", str(thing.size))
+
+    def glyph(self) -> Question | None:
+        thing = self._pick()
+        if thing.glyph is None and self.rng.random() < 0.5:
+            return None
+        name = self._name(thing, but="glyph")
+        return self._named(name, "glyph", "glyph", thing.glyph or NOTHING)
+
+    def count(self) -> Question | None:
+        things, number = self._counted()
+        return self._make("count", "count", str(number), things=things)
+
+    def motion(self) -> Question | None:
+        thing = self._pick()
+        name = self._name(thing, but="motion")
+        return self._named(name, "motion", "motion", DOES[thing.motion])
+
+    def order(self) -> Question | None:
+        clip, rng = self.clip, self.rng
+        if clip.cuts:
+            scenes = [thing.scene for thing in clip.things]
+            last = rng.random() < 0.5
+            shown = [t for t in clip.things if t.scene == (len(clip.cuts) if last else 0)]
+            if len(shown) != 1 or len(set(scenes)) < 2:
+                return None
+            key = "shown_last" if last else "shown_first"
+            return self._make("order", key, phrasing.named(shown[0]))
+        if len(clip.events) < 2:
+            return None
+        said = [phrasing.event_said(clip, event) for event in clip.events]
+        index = int(rng.integers(len(said)))
+        kind = rng.choice(["first", "last", "after", "before"])
+        if kind == "first":
+            return self._make("order", "first", said[0])
+        if kind == "last":
+            return self._make("order", "last", said[-1])
+        index = int(rng.integers(len(said) - 1))
+        one, two = said[index], said[index + 1]
+        if kind == "after":
+            return self._make("order", "after", two, event=one)
+        return self._make("order", "before", one, event=two)
+
+    def when(self) -> Question | None:
+        clip = self.clip
+        if not clip.events or len(clip.cuts) > 1:
+            return None
+        event = clip.events[self.rng.integers(len(clip.events))]
+        seconds = event.time * clip.duration
+        later = [time for time in self.frame_times if time >= seconds - 1e-6]
+        seen = later[0] if later else self.frame_times[-1]
+        return self._make(
+            "when",
+            "when",
+            f"at {seconds:.2f} seconds",
+            taught=f"at {seen:.2f} seconds",
+            tolerance=round(clip.duration / FRAMES_MEANT + self.frame_period, 3),
+            event=phrasing.event_said(clip, event),
+            happen=phrasing.event_said(clip, event, infinitive=True),
+        )
+
+    def yes_no(self) -> Question | None:
+        makers = [self._is_there, self._is_it, self._does_it_move, self._does_it_happen,
+                  self._are_there, self._comes_before]  # fmt: skip
+        return makers[self.rng.integers(len(makers))](bool(self.rng.random() < 0.5))
+
+    def multiple_choice(self) -> Question | None:
+        kinds: list[QuestionType] = ["colour", "shape", "glyph", "motion", "count", "order"]
+        kind = kinds[self.rng.integers(len(kinds))]
+        base = self.ask(kind)
+        if base is None or base.answer == NOTHING:
+            return None
+        wrong = [other for other in self._alternatives(kind) if other != base.answer]
+        if len(wrong) < 3:
+            return None
+        options = [base.answer, *(wrong[i] for i in self.rng.permutation(len(wrong))[:3])]
+        options = [options[i] for i in self.rng.permutation(4)]
+        lines = [f"{letter}. {text}" for letter, text in zip(_LETTERS, options, strict=True)]
+        ending = self._wording(phrasing.CHOICE_ENDINGS)
+        letter = _LETTERS[options.index(base.answer)]
+        text = "\n".join([base.text, *lines]) + ending
+        return Question("multiple_choice", text, letter, letter, tuple(options),
+                        held_out=self.held_out)  # fmt: skip
+
+    def _is_there(self, yes: bool) -> Question | None:
+        clip, rng = self.clip, self.rng
+        pairs = {(c, thing.shape) for thing in clip.things for c in (thing.colour, thing.turns_to)}
+        if yes:
+            thing = self._pick()
+            wanted = (thing.colour, thing.shape)
+        else:
+            # Near misses: half of them share a colour and a shape with what is there.
+            near = [(c, s) for c, _ in pairs for _, s in pairs if c and (c, s) not in pairs]
+            if near and rng.random() < 0.5:
+                wanted = near[rng.integers(len(near))]
+            else:
+                wanted = (str(rng.choice(COLOUR_NAMES)), str(rng.choice(SHAPES)))
+            if wanted in pairs:
+                return None
+        if rng.random() < 0.3:
+            marks = {thing.glyph for thing in clip.things}
+            mark = thing.glyph if yes else str(rng.choice(list(GLYPHS)))
+            if mark is None or (not yes and mark in marks):
+                return None
+            return self._yes_no("exists", yes, a_thing=f"an object marked {mark}")
+        return self._yes_no("exists", yes, a_thing=phrasing.with_article(f"a {' '.join(wanted)}"))
+
+    def _is_it(self, yes: bool) -> Question | None:
+        thing = self._pick()
+        kind = str(self.rng.choice(["colour", "shape", "size"]))
+        value = getattr(thing, kind)
+        name = self._name(thing, but=kind)
+        if value is None or name is None or (kind == "colour" and thing.turns_to):
+            return None
+        if not yes:
+            wrong = [v for v in self._alternatives(kind) if v != value]
+            value = wrong[self.rng.integers(len(wrong))]
+        return self._yes_no("is", yes, thing=name, value=f"a {value}" if kind == "shape" else value)
+
+    def _does_it_move(self, yes: bool) -> Question | None:
+        thing = self._pick()
+        name = self._name(thing, but="motion")
+        motion = thing.motion
+        if not yes:
+            wrong = [m for m in (*MOTIONS, "left", "right", "up", "down") if m != motion]
+            motion = wrong[self.rng.integers(len(wrong))]
+        if name is None:
+            return None
+        return self._yes_no(
+            "does", yes, happen=f"{name} {DO[motion]}", event=f"{name} {DOES[motion]}"
+        )
+
+    def _does_it_happen(self, yes: bool) -> Question | None:
+        clip, rng = self.clip, self.rng
+        if clip.cuts:
+            return None
+        if yes:
+            if not clip.events:
+                return None
+            event = clip.events[rng.integers(len(clip.events))]
+        else:
+            subject = int(rng.integers(len(clip.things)))
+            thing = clip.things[subject]
+            kind = str(rng.choice(["appears", "disappears"]))
+            if thing.motion == "blinking" or any(
+                e.kind == kind and e.subject == subject for e in clip.events
+            ):
+                return None
+            event = Event(kind, 0.0, subject)  # type: ignore[arg-type]
+        return self._yes_no(
+            "does",
+            yes,
+            happen=phrasing.event_said(clip, event, infinitive=True),
+            event=phrasing.event_said(clip, event),
+        )
+
+    def _are_there(self, yes: bool) -> Question | None:
+        things, number = self._counted()
+        if not yes:
+            number = max(number + int(self.rng.choice([-1, 1, 2])), 0)
+            if number == self._count_of(things):
+                return None
+        if number < 2:
+            return None
+        return self._yes_no("counts", yes, number=str(number), things=things)
+
+    def _comes_before(self, yes: bool) -> Question | None:
+        clip = self.clip
+        if clip.cuts or len(clip.events) < 2:
+            return None
+        first, second = sorted(self.rng.choice(len(clip.events), 2, replace=False).tolist())
+        if not yes:
+            first, second = second, first
+        one, two = clip.events[first], clip.events[second]
+        other = phrasing.event_said(clip, two)
+        return self._yes_no(
+            "does",
+            yes,
+            happen=f"{phrasing.event_said(clip, one, infinitive=True)} before {other}",
+            event=f"{phrasing.event_said(clip, one)} before {other}",
+        )
+
+    def _yes_no(self, key: str, yes: bool, **slots: str) -> Question:
+        return self._make("yes_no", key, "yes" if yes else "no", **slots)
+
+    def _named(
+        self, name: str | None, kind: QuestionType, key: str, answer: str
+    ) -> Question | None:
+        """A question about the thing of this name, if it has one."""
+        return None if name is None else self._make(kind, key, answer, thing=name)
+
+    def _make(
+        self,
+        kind: QuestionType,
+        key: str,
+        answer: str,
+        *,
+        taught: str | None = None,
+        tolerance: float | None = None,
+        **slots: str,
+    ) -> Question:
+        text = self._wording(QUESTIONS[key] if key in QUESTIONS else YES_NO[key]).format(**slots)
+        return Question(kind, text[0].upper() + text[1:], answer, taught or answer,
+                        tolerance=tolerance, held_out=self.held_out)  # fmt: skip
+
+    def _wording(self, wordings: Sequence[str]) -> str:
+        chosen = wordings[-HELD_OUT:] if self.held_out else wordings[:-HELD_OUT]
+        return chosen[self.rng.integers(len(chosen))]
+
+    def _pick(self) -> Thing:
+        return self.clip.things[self.rng.integers(len(self.clip.things))]
+
+    def _name(self, thing: Thing, *, but: str, plain: bool = False) -> str | None:
+        """A phrase that picks out `thing` alone and gives nothing away of its attribute `but`;
+        `plain`: by its looks only."""
+        things, options = self.clip.things, []
+
+        def alone(matches: Callable[[Thing], bool]) -> bool:
+            return sum(map(matches, things)) == 1
+
+        recolours = any(t.turns_to for t in things)
+        if but != "shape" and alone(lambda t: t.shape == thing.shape):
+            options.append(f"the {thing.shape}")
+        if but != "colour" and not recolours and alone(lambda t: t.colour == thing.colour):
+            options.append(f"the {thing.colour} object")
+        if but not in ("colour", "shape") and thing.turns_to is None:
+            options.append(phrasing.named(thing))
+        if but != "glyph" and thing.glyph is not None:
+            options.append(f"the object marked {thing.glyph}")
+        if but not in ("size", "shape") and thing.size is not None:
+            same = lambda t: (t.size or thing.size, t.shape) == (thing.size, thing.shape)  # noqa: E731
+            if alone(same):
+                options.append(f"the {thing.size} {thing.shape}")
+        if plain:
+            return options[self.rng.integers(len(options))] if options else None
+        if self.rng.random() < 0.5 or not options:
+            options += self._told_by_place(thing)
+        if (
+            but != "motion"
+            and thing.motion != "still"
+            and alone(lambda t: t.motion == thing.motion)
+        ):
+            options.append(f"the object that {DOES[thing.motion]}")
+        for event in self.clip.events:
+            kind = event.kind
+            only = sum(e.kind == kind for e in self.clip.events) == 1
+            if kind in ("appears", "disappears") and only and things[event.subject] is thing:
+                options.append(f"the object that {kind}")
+        return options[self.rng.integers(len(options))] if options else None
+
+    def _told_by_place(self, thing: Thing) -> list[str]:
+        """Where it is at the start, where that is beyond doubt."""
+        clip = self.clip
+        begun = [i for i, t in enumerate(clip.things) if t.scene == 0 and t.seen_from == 0]
+        me = clip.things.index(thing)
+        if me not in begun or thing.motion == "in a circle":
+            return []
+        # The first frame is seen a little after the start: the order must hold for both.
+        places = clip.centres(np.asarray([0.0, 0.5, 1.0]) / FRAMES_MEANT)
+        others = [i for i in begun if i != me]
+        said = []
+        for axis, low, high in ((0, "leftmost", "rightmost"), (1, "highest", "lowest")):
+            mine = places[:, me, axis]
+            if others and (places[:, others, axis] - mine[:, None] > _MARGIN).all():
+                said.append(f"the {low} object at the start")
+            if others and (mine[:, None] - places[:, others, axis] > _MARGIN).all():
+                said.append(f"the {high} object at the start")
+        return said
+
+    def _counted(self) -> tuple[str, int]:
+        options = ["objects", "objects"]
+        options += [f"{thing.shape}s" for thing in self.clip.things]
+        if not any(thing.turns_to for thing in self.clip.things):
+            options += [f"{thing.colour} objects" for thing in self.clip.things]
+            options += [f"{self.rng.choice(COLOUR_NAMES)} objects"]
+        if all(thing.size for thing in self.clip.things):
+            options += ["small objects", "large objects"]
+        options += [f"{self.rng.choice(SHAPES)}s"]
+        things = options[self.rng.integers(len(options))].replace("crosss", "crosses")
+        return things, self._count_of(things)
+
+    def _count_of(self, things: str) -> int:
+        head = things.removesuffix("es").removesuffix("s") if "cross" in things else things[:-1]
+        word = head.removesuffix(" object")
+        if word == "object":
+            return len(self.clip.things)
+        return sum(word in (t.colour, t.shape, t.size) for t in self.clip.things)
+
+    def _alternatives(self, kind: str) -> list[str]:
+        """Answers of a kind: the clip's own first in number, so that a guess is not enough."""
+        if kind == "order":
+            return self._other_events()
+        values: dict[str, Sequence[str]] = {
+            "colour": COLOUR_NAMES,
+            "shape": SHAPES,
+            "size": ("small", "large"),
+            "glyph": tuple(GLYPHS),
+            "motion": tuple(DOES.values()),
+            "count": tuple("012345"),
+        }
+        return list(values[kind])
+
+    def _other_events(self) -> list[str]:
+        """What happens in the clip, and what could have but does not."""
+        clip = self.clip
+        if clip.cuts:
+            names = [phrasing.named(thing) for thing in clip.things]
+            colours, shapes = self.rng.permutation(COLOUR_NAMES), self.rng.permutation(SHAPES)
+            extra = [f"the {c} {s}" for c, s in zip(colours, shapes, strict=False)]
+            return list(dict.fromkeys([*names, *extra]))[:5]
+        said = [phrasing.event_said(clip, event) for event in clip.events]
+        for index in range(len(clip.things)):
+            for kind in ("appears", "disappears"):
+                said.append(phrasing.event_said(clip, Event(kind, 0.0, index)))  # type: ignore[arg-type]
+        return list(dict.fromkeys(said))
+
+
+def ask_about(
+    clip: Clip,
+    rng: np.random.Generator,
+    *,
+    count: int,
+    frame_times: Sequence[float],
+    frame_period: float,
+    types: Sequence[QuestionType] = QUESTION_TYPES,
+    held_out_share: float = 0.0,
+) -> list[Question]:
+    """Up to `count` different questions about a clip, their types in turn from a random start."""
+    asked: dict[str, Question] = {}
+    order = rng.permutation(len(types))
+    for turn in range(3 * count):
+        if len(asked) == count:
+            break
+        held_out = bool(rng.random() < held_out_share)
+        asker = Asker(clip, rng, frame_times=frame_times, frame_period=frame_period,
+                      held_out=held_out)  # fmt: skip
+        question = asker.ask(types[order[turn % len(types)]])
+        if question is not None:
+            asked.setdefault(question.text, question)
+    return list(asked.values())

@@ -1,0 +1,175 @@
+"""One stage of the demo's training on the transformers `Trainer`: resumable at any moment.
+
+A stage is a module that returns its loss, and a source of ready-made batches by number. As batch i is
+the same in every run, resuming skips no data. What travels through the data loader is only the
+number; the collator makes the batch, so each process of a distributed run draws only its own.
+"""
+
+import itertools
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors.torch import load_model
+from torch import Tensor, nn
+from torch.utils.data import IterableDataset
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments
+
+from crosslmm.training.checkpoints import WholeCheckpoints, last_whole
+from crosslmm.training.muon import MuonAdamW
+
+
+class BatchSource(Protocol):
+    """Batches by number: a pure function of it, whatever was drawn before."""
+
+    def at(self, number: int) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class StageOptions:
+    """How long and how fast a stage learns, both rates under one cosine with warm-up.
+
+    - `decays`: False keeps the rates where the warm-up brings them, for a stage that another follows.
+    - `matrix_rate` is Muon's, `learning_rate` AdamW's; `rate_factors` multiplies them for parameters
+      whose name holds a word.
+    """
+
+    steps: int
+    learning_rate: float = 2e-3
+    matrix_rate: float = 0.02
+    rate_factors: dict[str, float] = field(default_factory=dict)
+    decays: bool = True
+    warmup_steps: int = 100
+    weight_decay: float = 0.05
+    save_steps: int = 50
+    log_steps: int = 25
+    max_grad_norm: float = 1.0
+    seed: int = 0
+
+
+class _Numbers(IterableDataset[int]):
+    def __init__(self, start: int):
+        self.start = start
+
+    def __iter__(self) -> Iterator[int]:
+        return itertools.count(self.start)
+
+
+class _StageTrainer(WholeCheckpoints):
+    """Averages whatever scalars the module returns beside its loss, into the log."""
+
+    def __init__(self, *, options: StageOptions, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.options = options
+        self._sums: dict[str, Tensor] = {}
+        self._seen = 0
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            self.optimizer = MuonAdamW(parameter_groups(self.model, self.options))
+        return self.optimizer
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
+        output = model(**inputs)
+        for name, value in output.items():
+            if name != "loss":
+                self._sums[name] = self._sums.get(name, torch.zeros(())) + value.detach().float()
+        self._seen += 1
+        return (output["loss"], output) if return_outputs else output["loss"]
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        if self._seen:
+            means = {name: round(float(s) / self._seen, 4) for name, s in self._sums.items()}
+            logs = {**logs, **means}
+            self._sums, self._seen = {}, 0
+        super().log(logs, *args, **kwargs)
+
+
+class _Reporter(TrainerCallback):
+    def __init__(self, stage: str, report: Callable[[str], None]):
+        self.stage, self.report = stage, report
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+        hidden = ("epoch", "learning_rate", "grad_norm")
+        values = " ".join(f"{k} {float(v):.4g}" for k, v in logs.items() if k not in hidden)
+        self.report(f"{self.stage} {state.global_step}/{state.max_steps} {values}")
+
+
+def parameter_groups(module: nn.Module, options: StageOptions) -> list[dict[str, Any]]:
+    """Trainable parameters by how they step. Matrices between hidden layers go to Muon; embeddings,
+    heads, norms, biases and gates to AdamW, of which only the heads decay."""
+    groups: dict[tuple[bool, float, float], list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        outer = any(word in name for word in ("embed", "head", "place"))
+        muon = parameter.ndim == 2 and not outer
+        rate = options.matrix_rate if muon else options.learning_rate
+        rate *= next((r for word, r in options.rate_factors.items() if word in name), 1.0)
+        decay = 0.0 if parameter.ndim < 2 or "embed" in name else options.weight_decay
+        groups.setdefault((muon, rate, decay), []).append(parameter)
+    return [
+        {"params": parameters, "muon": muon, "lr": rate, "weight_decay": decay}
+        for (muon, rate, decay), parameters in groups.items()
+    ]
+
+
+def run_stage(
+    module: nn.Module,
+    source: BatchSource,
+    options: StageOptions,
+    *,
+    folder: Path,
+    report: Callable[[str], None] | None = None,
+) -> list[dict[str, float]]:
+    """Train `module` on `source`, going on from the last whole checkpoint in `folder`.
+
+    Returns the log, one record per `log_steps`. A stage that has finished is only loaded.
+    """
+    distributed = int(os.environ.get("WORLD_SIZE", "1")) > 1  # set by the launchers
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=options.steps,
+        per_device_train_batch_size=1,  # one ready-made batch
+        learning_rate=options.learning_rate,
+        lr_scheduler_type="cosine_with_min_lr" if options.decays else "constant_with_warmup",
+        lr_scheduler_kwargs={"min_lr_rate": 0.02} if options.decays else None,
+        warmup_steps=options.warmup_steps,
+        max_grad_norm=options.max_grad_norm,
+        bf16=True,
+        use_cpu=not torch.cuda.is_available(),
+        logging_steps=options.log_steps,
+        save_steps=options.save_steps,
+        save_total_limit=2,
+        seed=options.seed,
+        ignore_data_skip=True,
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        ddp_backend="gloo" if distributed and not torch.cuda.is_available() else None,
+        accelerator_config={"dispatch_batches": False},
+    )
+    last = last_whole(folder)
+    done = int(last.name.rsplit("-", 1)[1]) if last else 0
+    if last is not None and done >= options.steps:
+        load_model(module, last / "model.safetensors", strict=False)  # tied weights are saved once
+        history: list[dict[str, float]] = json.loads((last / "trainer_state.json").read_text())[
+            "log_history"
+        ]
+        return history
+    trainer = _StageTrainer(
+        options=options,
+        model=module,
+        args=arguments,
+        train_dataset=_Numbers(done * arguments.world_size),
+        data_collator=lambda numbers: source.at(numbers[0]),
+    )
+    trainer.remove_callback(PrinterCallback)
+    if report is not None and trainer.is_world_process_zero():
+        trainer.add_callback(_Reporter(folder.name, report))
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    return list(trainer.state.log_history)
