@@ -6,7 +6,6 @@ import struct
 import tempfile
 import time
 from collections.abc import Iterator
-from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -220,11 +219,6 @@ def test_decoder_settings_destroyed(tmp_path: Path) -> None:
     data[start : start + 60] = bytes(60)
     path.write_bytes(data)
     assert "not one frame" in refusal(path)
-
-
-def test_pixel_shape_that_no_video_has(tmp_path: Path) -> None:
-    write_clip(tmp_path / "clip.mp4", frames=3, aspect=Fraction(60000, 1))
-    assert crosslmm.sample(tmp_path / "clip.mp4").source.size == (64, 64)
 
 
 def test_heic_is_refused_by_name(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Pictures: resizing as PIL does it, stills, and what is refused."""
 
 import io
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 
 import crosslmm
 from crosslmm.errors import UsageError, VideoError
-from crosslmm.video.picture import Orientation
+from crosslmm.video.picture import Orientation, square
 
 
 @pytest.mark.parametrize("size", [(384, 384), (30, 90), (64, 64), (200, 33)])
@@ -108,6 +109,22 @@ def test_start_means_nothing_to_a_picture_but_zero(tmp_path: Path) -> None:
     assert len(crosslmm.sample(tmp_path / "a.png", start=0, end=3)) == 1
     with pytest.raises(VideoError, match="still picture"):
         crosslmm.sample(tmp_path / "a.png", start=3)
+
+
+@pytest.mark.parametrize(
+    ("aspect", "shape"),
+    [
+        (None, (720, 576)),
+        (Fraction(1), (720, 576)),
+        (Fraction(16, 11), (1047, 576)),
+        (Fraction(1, 2), (720, 1152)),
+        (Fraction(60000), (720, 576)),
+        (Fraction(1, 60000), (720, 576)),
+        (Fraction(0), (720, 576)),
+    ],
+)
+def test_square_pixels_lose_none_and_stay_sane(aspect: Fraction | None, shape: tuple) -> None:
+    assert square(720, 576, aspect) == shape
 
 
 @pytest.mark.parametrize("swapped", [False, True])
