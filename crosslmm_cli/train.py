@@ -1,7 +1,7 @@
 """`crosslmm train`: make a better model."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -43,7 +43,11 @@ def train(
     ] = None,
     changes: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change an option of the recipe."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change an option of the recipe; of demo: seed, short.",
+        ),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be trained, and stop.")
@@ -54,7 +58,11 @@ def train(
     """Train a model: the paper's two stages, or a recipe of your own."""
     output = Output(as_json=as_json, quiet=quiet)
     if recipe == "demo":
-        _train_demo(output, out, changes or [], model or data or eval_data or video_folder)
+        if model or data or eval_data or video_folder or dry_run:
+            raise UsageError(
+                "demo: starts from nothing and makes its own data; it takes only --set"
+            )
+        _train_demo(output, out, changes or [])
         return
     if model is None or data is None:
         raise UsageError(f"{recipe}: needs --model, what to start from, and --data, what to learn")
@@ -125,5 +133,15 @@ def _show_progress(output: Output, progress: "Progress") -> None:
     output.notice(", ".join(words))
 
 
-def _train_demo(output: Output, out: Path, changes: list[str], given: Any) -> None:
-    raise UsageError("demo: not there yet")
+def _train_demo(output: Output, out: Path, changes: list[str]) -> None:
+    from crosslmm.training.recipe import demo_settings
+
+    settings = demo_settings(changes)
+    output.progress("load", 0, 0)
+    from crosslmm.training.demo import train_demo
+
+    folder = train_demo(out, seed=settings.seed, short=settings.short, report=output.notice)
+    if output.as_json:
+        output.record({"folder": str(folder), "seed": settings.seed})
+    else:
+        output.text(str(folder))

@@ -101,6 +101,24 @@ class Recipe:
         return str(yaml.safe_dump(asdict(self), sort_keys=False))
 
 
+@dataclass(frozen=True, kw_only=True)
+class DemoSettings:
+    """What can be changed of `crosslmm train demo`: its seed, and whether it only tries itself out."""
+
+    seed: int = 0
+    short: bool = False
+
+
+def demo_settings(overrides: Sequence[str]) -> DemoSettings:
+    """From `key=value`. Raises UsageError."""
+    values: dict[str, Any] = {}
+    for override in overrides:
+        _override(values, override)
+    settings = _build(DemoSettings, values, "demo")
+    assert isinstance(settings, DemoSettings)
+    return settings
+
+
 def shipped() -> list[str]:
     """The names of the recipes that come with the package."""
     folder = resources.files(__package__) / "recipes"

@@ -27,7 +27,7 @@ from crosslmm.training.dataset import VideoDataset
 from crosslmm.training.recipe import Recipe
 from crosslmm.training.records import Records
 from crosslmm.training.stages import Part, freeze, gates, summarise
-from crosslmm.training.trainer import CrossLMMTrainer, Progress, training_arguments
+from crosslmm.training.trainer import CrossLMMTrainer, Progress, planned_steps, training_arguments
 
 RUN = "run.json"
 MODEL = "model"
@@ -81,7 +81,7 @@ def train(
     or written, and None is returned. Raises UsageError, CheckpointError, VideoError.
     """
     source, folder = store.locate(model), Path(out)
-    identity = {"model": str(source), "data": str(data), "recipe": asdict(recipe)}
+    identity = {"model": str(source), "data": str(Path(data).resolve()), "recipe": asdict(recipe)}
     _check_same_run(folder, identity)
     samples = Records(data, folder=media_folder, seed=recipe.seed)
     eval_samples = None if eval_data is None else Records(eval_data, folder=media_folder)
@@ -103,6 +103,26 @@ def train(
     for dataset in (train_set, eval_set):
         if dataset is not None:
             dataset.check_template()
+    resumed = last_whole(folder)
+    plan = Plan(
+        recipe=recipe,
+        parts=tuple(summarise(tuned)),
+        samples=len(samples),
+        eval_samples=len(eval_samples or ()),
+        steps=planned_steps(arguments, len(samples)),
+        devices=arguments.world_size,
+        accumulation=arguments.gradient_accumulation_steps,
+        device=str(arguments.device),
+        resumed_at=int(resumed.name.rpartition("-")[2]) if resumed else 0,
+        notes=tuple(notes),
+    )
+    first = arguments.process_index == 0
+    if first and on_start is not None:
+        on_start(plan)
+    if dry_run:
+        return None
+    if first:
+        _note_session(folder, identity, plan)
     trainer = CrossLMMTrainer(
         model=tuned,
         recipe=recipe,
@@ -112,26 +132,6 @@ def train(
         eval_dataset=eval_set,
         report=on_progress,
     )
-    resumed = last_whole(folder)
-    plan = Plan(
-        recipe=recipe,
-        parts=tuple(summarise(tuned)),
-        samples=len(samples),
-        eval_samples=len(eval_samples or ()),
-        steps=trainer.planned_steps(),
-        devices=arguments.world_size,
-        accumulation=arguments.gradient_accumulation_steps,
-        device=str(arguments.device),
-        resumed_at=int(resumed.name.rpartition("-")[2]) if resumed else 0,
-        notes=tuple(notes),
-    )
-    first = trainer.is_world_process_zero()
-    if first and on_start is not None:
-        on_start(plan)
-    if dry_run:
-        return None
-    if first:
-        _note_session(folder, identity, plan)
     trainer.accelerator.wait_for_everyone()
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()

@@ -90,6 +90,15 @@ def training_arguments(recipe: Recipe, folder: Path, *, evaluates: bool) -> Trai
     return arguments
 
 
+def planned_steps(arguments: TrainingArguments, samples: int) -> int:
+    """The steps that a whole run over so many samples takes, resumed or not."""
+    if arguments.max_steps > 0:
+        return arguments.max_steps
+    batches = math.ceil(samples / (arguments.train_batch_size * arguments.world_size))
+    per_epoch = math.ceil(batches / arguments.gradient_accumulation_steps)
+    return math.ceil(per_epoch * arguments.num_train_epochs)
+
+
 class CrossLMMTrainer(WholeCheckpoints):
     """Trains a model of which `stages.freeze` or `lora` has said what learns.
 
@@ -190,15 +199,6 @@ class CrossLMMTrainer(WholeCheckpoints):
                 )
             )
 
-    def planned_steps(self) -> int:
-        """The steps that the whole run takes, resumed or not."""
-        if self.args.max_steps > 0:
-            return self.args.max_steps
-        samples = len(self.train_dataset)  # type: ignore[arg-type]
-        batches = math.ceil(samples / (self.args.train_batch_size * self.args.world_size))
-        per_epoch = math.ceil(batches / self.args.gradient_accumulation_steps)
-        return math.ceil(per_epoch * self.args.num_train_epochs)
-
     def finish_checkpoint(self, folder: Path) -> None:
         self.processor.save_pretrained(folder)
 
@@ -233,7 +233,7 @@ class CrossLMMTrainer(WholeCheckpoints):
 
 
 class _LogFile(TrainerCallback):
-    """The log as JSON lines, without those that a resumed run is going to repeat."""
+    """The log as JSON lines, the last step always in it, and none that a resumed run repeats."""
 
     def __init__(self, trainer: CrossLMMTrainer) -> None:
         self._trainer = trainer
@@ -244,6 +244,9 @@ class _LogFile(TrainerCallback):
             partial = Path(args.output_dir) / f"{LOG}.partial"
             partial.write_text(lines, "utf-8")
             os.replace(partial, Path(args.output_dir) / LOG)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_log = control.should_log or state.global_step >= state.max_steps
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
