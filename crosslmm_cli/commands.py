@@ -36,7 +36,16 @@ COMMANDS: Mapping[str, Entry] = {
             "crosslmm ask picture.jpg - < question.txt",
         ),
     ),
-    "caption": Entry("caption", "Caption many videos, files or folders."),
+    "caption": Entry(
+        "caption",
+        "Caption many videos, files or folders.",
+        examples=(
+            "crosslmm caption clips/ --out captions.jsonl",
+            "crosslmm caption film.mkv --scenes --format srt",
+            "crosslmm caption clips/ --format txt --prompt 'Describe {filename}.' --retry-failed",
+            "find . -name '*.mp4' -print0 | crosslmm caption - --format parquet",
+        ),
+    ),
     "demo": Entry("demo", "Write a sample clip and ask the built-in model about it."),
     "models": Entry("models", "See, fetch, make and choose models."),
     "profile": Entry(

@@ -11,13 +11,31 @@ import select
 import signal
 import sys
 import threading
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import NoReturn
 
 EXIT_CODE = 130
 GRACE = 1.0  # seconds for the KeyboardInterrupt to unwind
 
 _requested = threading.Event()
+
+
+@dataclass
+class _Spared:
+    """A Ctrl-C that ends nothing: not yet told by the handler, not yet seen by the watcher."""
+
+    notice: Callable[[], None] | None = None
+    unseen: bool = False
+
+    def seen(self) -> bool:
+        """Whether the signal that the watcher has seen is that one."""
+        spared, self.unseen = self.unseen, False
+        return spared
+
+
+_spared = _Spared()
 
 
 def install() -> None:
@@ -29,6 +47,16 @@ def install() -> None:
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(reader,), name="ctrl-c", daemon=True).start()
+
+
+@contextmanager
+def sparing_first(notice: Callable[[], None]) -> Iterator[None]:
+    """Inside, the first Ctrl-C only calls `notice`; the second ends the process as ever."""
+    _spared.notice, _spared.unseen = notice, True
+    try:
+        yield
+    finally:
+        _spared.notice, _spared.unseen = None, False
 
 
 def requested() -> bool:
@@ -59,13 +87,16 @@ def _end(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _handle(number: int, frame: object) -> NoReturn:
+def _handle(number: int, frame: object) -> None:
+    notice, _spared.notice = _spared.notice, None
+    if notice is not None:
+        return notice()
     _requested.set()
     raise KeyboardInterrupt
 
 
 def _watch(reader: int) -> None:
-    while os.read(reader, 1)[0] != signal.SIGINT:
+    while os.read(reader, 1)[0] != signal.SIGINT or _spared.seen():
         pass
     select.select([reader], [], [], GRACE)
     with suppress(OSError):

@@ -19,11 +19,7 @@ def load_assistant(
     """The model to use, found before the heavy imports begin and loaded with its notices shown."""
     choice = store.default_model(model)
     store.locate(choice.name)
-    if choice.origin == "built-in":
-        output.notice(
-            "the built-in demo model knows synthetic shape clips and cannot describe real footage; "
-            f"`crosslmm models pull {store.SUGGESTED}` gets one that can"
-        )
+    notice_of_demo(output, choice)
     output.progress("load", 0, 0)
     from crosslmm.assistant import load
 
@@ -37,3 +33,12 @@ def load_assistant(
     )
     output.progress("load", 1, 1)
     return assistant
+
+
+def notice_of_demo(output: Output, choice: store.Choice) -> None:
+    """Say what the built-in model is, where nobody chose it."""
+    if choice.origin == "built-in":
+        output.notice(
+            "the built-in demo model knows synthetic shape clips and cannot describe real footage; "
+            f"`crosslmm models pull {store.SUGGESTED}` gets one that can"
+        )

@@ -78,18 +78,23 @@ class Output:
         self.finish_progress()
         self._to_stderr(f"crosslmm: {text}")
 
-    def progress(self, stage: str, done: int, total: int) -> None:
-        """How far a stage is, drawn on a terminal only; `total` 0 where that is not known."""
+    def progress(self, stage: str, done: int, total: int, *, words: str | None = None) -> None:
+        """How far a stage is, drawn on a terminal only; `total` 0 where that is not known.
+
+        `words` say what the stage is, where they are not always the same.
+        """
         if self.quiet or not is_fancy(sys.stderr):
             return
         if self._progress is None:
             self._progress = _progress_display()
             self._progress.start()
         if stage not in self._tasks:
-            words = STAGES.get(stage, stage)
             kind = "bytes" if stage == "download" else "items"
-            self._tasks[stage] = self._progress.add_task(words, total=None, kind=kind)
-        self._progress.update(self._tasks[stage], completed=done, total=total or None)
+            self._tasks[stage] = self._progress.add_task("", total=None, kind=kind)
+        words = words or STAGES.get(stage, stage)
+        self._progress.update(
+            self._tasks[stage], description=words, completed=done, total=total or None
+        )
 
     def finish_progress(self) -> None:
         """Take the display away; the next call of `progress` starts another."""

@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from crosslmm.assistant import Answer, Assistant, load
+    from crosslmm.captioning import caption
     from crosslmm.configuration_crosslmm import CrossLMMConfig
     from crosslmm.errors import CheckpointError, CrossLMMError, OutOfMemory, UsageError, VideoError
     from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
@@ -20,6 +21,7 @@ _HOMES = {
     "Answer": "assistant",
     "Assistant": "assistant",
     "load": "assistant",
+    "caption": "captioning",
     "CrossLMMConfig": "configuration_crosslmm",
     "CheckpointError": "errors",
     "CrossLMMError": "errors",

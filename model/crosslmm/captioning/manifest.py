@@ -1,0 +1,179 @@
+"""What has been captioned: one line of JSON per video, appended whole and flushed to the disk.
+
+The last line of a path counts. A line torn by a kill is taken off when the file is next opened, so
+that nothing more than it is lost. For JSONL output this is the output itself.
+"""
+
+import json
+import os
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from crosslmm.captioning.results import Record
+from crosslmm.errors import CrossLMMError
+
+_FIELDS = ("path", "content", "settings_hash", "error")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a video's line is, and what tells whether it still holds."""
+
+    offset: int
+    content: str | None
+    settings_hash: str
+    failed: bool
+
+
+class Manifest:
+    """The lines of one file. Only its index is held in memory."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises CrossLMMError for a file that holds anything else."""
+        self.path = path
+        self.entries: dict[str, Entry] = {}
+        self.repaired = False
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._superseded = 0
+        self._load()
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115
+        self._size = self._file.seek(0, os.SEEK_END)
+
+    def append(self, records: Sequence[Record]) -> None:
+        """Add lines and see them on the disk."""
+        lines = [encode(record) for record in records]
+        if not lines:
+            return
+        data = memoryview(b"".join(lines))
+        while data:
+            data = data[self._file.write(data) :]
+        os.fsync(self._file.fileno())
+        for record, line in zip(records, lines, strict=True):
+            self._enter(record, self._size)
+            self._size += len(line)
+
+    def read(self, path: str) -> Record:
+        """The record of a video."""
+        with open(self.path, "rb") as file:
+            file.seek(self.entries[path].offset)
+            record: Record = json.loads(file.readline())
+            return record
+
+    def records(self) -> Iterator[Record]:
+        """Every video's record, in the order in which they were made."""
+        places = sorted(entry.offset for entry in self.entries.values())
+        with open(self.path, "rb") as file:
+            for place in places:
+                file.seek(place)
+                yield json.loads(file.readline())
+
+    def drop(self, paths: Collection[str], *, keep_in: Path | None = None) -> int:
+        """Take videos' lines out; those with captions are kept in a file beside, if one is named.
+
+        Returns how many lines it kept there.
+        """
+        gone = [entry for path, entry in self.entries.items() if path in paths]
+        good = sorted(entry.offset for entry in gone if not entry.failed)
+        if keep_in is not None and good:
+            with open(self.path, "rb") as file, open(keep_in, "ab") as kept:
+                for place in good:
+                    file.seek(place)
+                    kept.write(file.readline())
+                kept.flush()
+                os.fsync(kept.fileno())
+        for path in paths:
+            if self.entries.pop(path, None) is not None:
+                self._superseded += 1
+        self.compact()
+        return len(good)
+
+    def compact(self) -> None:
+        """Leave out the lines that no longer count; nothing is done where there are none."""
+        if not self._superseded:
+            return
+        entries = sorted(self.entries.items(), key=lambda pair: pair[1].offset)
+        temporary = self.path.with_name(f".{self.path.name}.new")
+        with open(self.path, "rb") as old, open(temporary, "wb") as new:
+            for path, entry in entries:
+                old.seek(entry.offset)
+                self.entries[path] = Entry(
+                    new.tell(), entry.content, entry.settings_hash, entry.failed
+                )
+                new.write(old.readline())
+            new.flush()
+            os.fsync(new.fileno())
+        self._file.close()
+        os.replace(temporary, self.path)
+        self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115
+        self._size = self._file.seek(0, os.SEEK_END)
+        self._superseded = 0
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _load(self) -> None:
+        try:
+            file = open(self.path, "rb")  # noqa: SIM115
+        except FileNotFoundError:
+            return
+        offset = number = 0
+        with file:
+            for number, line in enumerate(file, start=1):
+                record = _parse(line)
+                if record is None:
+                    if not line.endswith(b"\n") and line.startswith(b'{"path"'):
+                        break
+                    raise CrossLMMError(
+                        f"{self.path}: line {number} was not written by `crosslmm caption`; "
+                        "choose another --out"
+                    )
+                if line.endswith(b"\n"):
+                    self._enter(record, offset)
+                    offset += len(line)
+        if offset < os.path.getsize(self.path):
+            os.truncate(self.path, offset)
+            self.repaired = True
+
+    def _enter(self, record: Record, offset: int) -> None:
+        self._superseded += record["path"] in self.entries
+        self.entries[record["path"]] = Entry(
+            offset, record["content"], record["settings_hash"], record["error"] is not None
+        )
+
+
+def encode(record: Record) -> bytes:
+    """One line. A file name that is no valid text is escaped, as JSON allows."""
+    try:
+        return json.dumps(record, ensure_ascii=False).encode() + b"\n"
+    except UnicodeEncodeError:
+        return json.dumps(record, ensure_ascii=True).encode() + b"\n"
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file that is there whole or not at all."""
+    temporary = path.with_name(f".{path.name}.new")
+    with open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def by_content(entries: Iterable[tuple[str, Entry]]) -> dict[tuple[str, str], str]:
+    """Captioned paths by content and settings."""
+    return {
+        (entry.content, entry.settings_hash): path
+        for path, entry in entries
+        if entry.content is not None and not entry.failed
+    }
+
+
+def _parse(line: bytes) -> Record | None:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    if isinstance(record, dict) and all(name in record for name in _FIELDS):
+        return record
+    return None

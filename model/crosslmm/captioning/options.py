@@ -1,0 +1,105 @@
+"""What is asked of every video, and the prompt's placeholders."""
+
+import os
+import re
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from crosslmm.errors import UsageError
+from crosslmm.video import DEADLINE
+from crosslmm.video.sampling import Request
+
+PROMPT = "Describe the video."
+MAX_NEW_TOKENS = 256
+MAX_FRAMES = 256
+
+Format = Literal["jsonl", "txt", "srt", "vtt", "parquet", "webdataset"]
+Engine = Literal["local", "ray"]
+
+_PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
+_FIELDS = ("filename", "start", "duration")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionOptions:
+    """What a caption depends on, beside the video and the model; a change captions anew.
+
+    - prompt: `{filename}`, `{start}` and `{duration}` stand for the file's name without its folder
+      and ending, and for where the captioned part begins and how long it is, in seconds.
+    - segments: seconds of each captioned part; scenes: parts end at cuts; neither: the whole video.
+    - frames, fps, max_frames, seek: as in `crosslmm.sample`, for each part; fps takes MAX_FRAMES at
+      most where max_frames is not given, since a part is held in memory.
+    """
+
+    prompt: str = PROMPT
+    max_new_tokens: int = MAX_NEW_TOKENS
+    segments: float | None = None
+    scenes: bool = False
+    frames: int | None = None
+    fps: float | None = None
+    max_frames: int | None = None
+    seek: Literal["exact", "keyframe", "auto"] = "auto"
+
+    def __post_init__(self) -> None:
+        if not self.prompt.strip():
+            raise UsageError("the prompt is empty")
+        for name in _PLACEHOLDER.findall(self.prompt):
+            if name not in _FIELDS:
+                known = ", ".join(f"{{{field}}}" for field in _FIELDS)
+                raise UsageError(f"prompt: {{{name}}} is none of its placeholders, {known}")
+        if self.segments is not None and self.scenes:
+            raise UsageError("segments and scenes exclude each other: give one of them")
+        if self.segments is not None and not 0.1 <= self.segments < float("inf"):
+            raise UsageError(f"segments is in seconds from 0.1 up, not {self.segments!r}")
+        if self.max_new_tokens < 1:
+            raise UsageError(
+                f"max_new_tokens is a whole number from 1 up, not {self.max_new_tokens}"
+            )
+        if self.fps is not None and self.max_frames is None:
+            object.__setattr__(self, "max_frames", MAX_FRAMES)
+        Request(frames=self.frames, fps=self.fps, max_frames=self.max_frames, seek=self.seek)
+
+    def render(self, path: str, *, start: float, duration: float) -> str:
+        """The prompt for one part of one video."""
+        name = os.path.splitext(os.path.basename(path))[0]
+        values = {"filename": name, "start": f"{start:.4g}", "duration": f"{duration:.4g}"}
+        return _PLACEHOLDER.sub(lambda match: values[match[1]], self.prompt)
+
+    def same_for(self, path: str, other: str) -> bool:
+        """Whether two files of the same content are asked the same."""
+        return self.render(path, start=0, duration=0) == self.render(other, start=0, duration=0)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How the work is done; nothing here changes a caption.
+
+    - batch_size: parts of videos that the model takes together, at most.
+    - readers: processes that read ahead of the model; 0 reads in between, None chooses.
+    - reader, deadline: as in `crosslmm.sample`.
+    - retry_failed: try again what failed before; overwrite: do everything anew.
+    """
+
+    batch_size: int = 8
+    readers: int | None = None
+    reader: Literal["auto", "pyav", "decord", "torchcodec"] = "auto"
+    deadline: float = DEADLINE
+    retry_failed: bool = False
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise UsageError(f"batch_size is a whole number from 1 up, not {self.batch_size}")
+        if self.readers is not None and self.readers < 0:
+            raise UsageError(f"readers is a whole number from 0 up, not {self.readers}")
+        if not self.deadline > 0:
+            raise UsageError(f"deadline is in seconds above 0, not {self.deadline!r}")
+
+    @property
+    def reader_count(self) -> int:
+        if self.readers is not None:
+            return self.readers
+        return max(1, min(8, (os.cpu_count() or 2) // 2))

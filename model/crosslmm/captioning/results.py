@@ -1,0 +1,157 @@
+"""What captioning gives: a result per video, and how the whole run went."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from crosslmm.answer import FrameUsed
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """A captioned part of a video, `start` to `end` in seconds; `caption` is None where `problem`
+    says why. `finish` is "length" where max_new_tokens cut the caption."""
+
+    start: float
+    end: float
+    caption: str | None = None
+    problem: str | None = None
+    frames: "tuple[FrameUsed, ...]" = ()
+    tokens: int = 0
+    finish: str | None = None
+    warnings: tuple[str, ...] = ()
+    decode_seconds: float = 0.0
+    encode_seconds: float = 0.0
+    generate_seconds: float = 0.0
+
+    @classmethod
+    def from_dict(cls, record: Record) -> "Segment":
+        """From `asdict` of one, or from a segment of a record, which leaves some fields out."""
+        from crosslmm.answer import FrameUsed
+
+        frames = tuple(FrameUsed(**frame) for frame in record["frames"])
+        return cls(**{**record, "frames": frames, "warnings": tuple(record.get("warnings", ()))})
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionResult:
+    """One video's caption, or the `error` for which it has none; `as_dict` is its line of JSONL.
+
+    - caption: of the whole video, or its segments' captions, a line each.
+    - content: identifies the file's content; settings_hash: all that a caption depends on beside it.
+    - same_as: another file of the same content, from which the caption was taken.
+    - timing: seconds of decode, encode and generate, this video's share of its batches.
+    """
+
+    path: str
+    caption: str | None = None
+    error: str | None = None
+    duration: float | None = None
+    segments: tuple[Segment, ...] = ()
+    model: str
+    prompt: str
+    settings_hash: str
+    settings: dict[str, Any] = field(repr=False)
+    content: str | None
+    same_as: str | None = None
+    warnings: tuple[str, ...] = ()
+    versions: dict[str, str] = field(repr=False)
+
+    @property
+    def frames(self) -> "tuple[FrameUsed, ...]":
+        return tuple(frame for segment in self.segments for frame in segment.frames)
+
+    @property
+    def timing(self) -> dict[str, float]:
+        return {
+            stage: round(sum(getattr(part, f"{stage}_seconds") for part in self.segments), 4)
+            for stage in ("decode", "encode", "generate")
+        }
+
+    def as_dict(self) -> Record:
+        return {
+            "path": self.path,
+            "caption": self.caption,
+            "error": self.error,
+            "duration": None if self.duration is None else round(self.duration, 3),
+            "segments": [
+                {
+                    "start": round(part.start, 3),
+                    "end": round(part.end, 3),
+                    "caption": part.caption,
+                    "finish": part.finish,
+                    "tokens": part.tokens,
+                    "frames": [asdict(frame) for frame in part.frames],
+                }
+                for part in self.segments
+            ],
+            "model": self.model,
+            "prompt": self.prompt,
+            "timing": self.timing,
+            "settings_hash": self.settings_hash,
+            "settings": self.settings,
+            "content": self.content,
+            "same_as": self.same_as,
+            "warnings": list(self.warnings),
+            "versions": self.versions,
+        }
+
+
+def join_captions(segments: Sequence[Segment]) -> str:
+    """The captions of the segments, a line each."""
+    return "\n".join(part.caption for part in segments if part.caption)
+
+
+@dataclass
+class Summary:
+    """How a run went, complete when it has ended.
+
+    - total: files to look at; captioned and failed: in this run; kept and kept_failures: done by an
+      earlier one; copies: captioned by another file of the same content (part of captioned);
+      no_videos: files in folders that are none.
+    - stopped: it was asked to stop before the end.
+    """
+
+    total: int = 0
+    captioned: int = 0
+    failed: int = 0
+    kept: int = 0
+    kept_failures: int = 0
+    copies: int = 0
+    no_videos: int = 0
+    stopped: bool = False
+    seconds: float = 0.0
+    failures: list[tuple[str, str]] = field(default_factory=list)
+    shares: "Shares | None" = None
+
+    @property
+    def done(self) -> int:
+        return self.captioned + self.failed + self.kept + self.kept_failures + self.no_videos
+
+    def as_dict(self) -> Record:
+        record = asdict(self)
+        record["failures"] = [{"path": path, "error": error} for path, error in self.failures]
+        return record
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Where the time went, each a share of the wall time (0 to 1).
+
+    - encode, generate: the model; idle: it waited for clips; other: writing, and the caller's time.
+    - decode: reading, in all reading processes together (above 1 where several were busy); it is
+      part of the wall time only with no reading process, where the model waits for it.
+    """
+
+    encode: float
+    generate: float
+    idle: float
+    other: float
+    decode: float
+
+    @property
+    def busy(self) -> float:
+        return self.encode + self.generate

@@ -1,0 +1,150 @@
+"""Captions and their videos as WebDataset shards: tar files with a video, a text and a JSON each.
+
+What a shard holds is told from the shard itself, so nothing can disagree with it: at the end of a run
+shards hold what the manifest says, once, whatever was killed before.
+"""
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import IO
+
+from crosslmm.captioning.manifest import Manifest
+from crosslmm.captioning.outputs import Output
+from crosslmm.captioning.results import Record
+from crosslmm.captioning.sources import Source
+
+SHARD_SAMPLES = 1000
+SHARD_BYTES = 1 << 30
+
+
+class ShardOutput(Output):
+    """Shards in a folder, a new one as soon as there is enough for it."""
+
+    keeps_superseded = False
+
+    def __init__(self, folder: Path, part: str) -> None:
+        super().__init__(folder / f".crosslmm-captions{part}.jsonl")
+        self.name = str(folder)
+        self._folder = folder
+        self._prefix = f"captions{part}-"
+        self._held: dict[str, Path] = {}
+        self._pending: dict[str, str] = {}
+        self._bytes = 0
+
+    def is_own(self, source: Source) -> bool:
+        return Path(source.path).parent == self._folder and source.path.endswith(".tar")
+
+    def begin(self, sources: Iterable[Source], manifest: Manifest) -> None:
+        self._manifest = manifest
+        for left in self._folder.glob(f".{self._prefix}*.tar.new"):
+            left.unlink()
+        for shard in self._shards():
+            with tarfile.open(shard) as tar:
+                self._held |= dict.fromkeys((_key_of(name) for name in tar.getnames()), shard)
+        for path, entry in manifest.entries.items():
+            if not entry.failed:
+                self._add(path, f"{entry.content}-{entry.settings_hash}")
+
+    def write(self, source: Source, record: Record) -> None:
+        self._add(source.path, sample_key(record))
+        if len(self._pending) >= SHARD_SAMPLES or self._bytes >= SHARD_BYTES:
+            self._flush()
+
+    def finish(self, manifest: Manifest) -> None:
+        self._flush()
+        wanted = {
+            f"{entry.content}-{entry.settings_hash}"
+            for entry in manifest.entries.values()
+            if not entry.failed
+        }
+        stale = {key: shard for key, shard in self._held.items() if key not in wanted}
+        for shard in set(stale.values()):
+            self._rewrite(shard, wanted)
+        for key in stale:
+            del self._held[key]
+
+    def _add(self, path: str, key: str) -> None:
+        if key not in self._held and key not in self._pending:
+            self._pending[key] = path
+            self._bytes += os.path.getsize(path) if os.path.exists(path) else 0
+
+    def _flush(self) -> None:
+        pending, self._pending, self._bytes = self._pending, {}, 0
+        lost: list[Record] = []
+        if not pending:
+            return
+
+        def fill(tar: tarfile.TarFile) -> None:
+            for key, path in pending.items():
+                record = self._manifest.read(path)
+                try:
+                    video = open(path, "rb")  # noqa: SIM115
+                except OSError as error:
+                    reason = f"{path}: gone before its shard was written ({error.strerror})"
+                    lost.append(record | {"caption": None, "error": reason, "segments": []})
+                    continue
+                with video:
+                    _add_sample(tar, key, record, video)
+
+        shard = self._folder / f"{self._prefix}{self._next_number():06}.tar"
+        _write_tar(shard, fill)
+        self._manifest.append(lost)
+        gone = {record["path"] for record in lost}
+        self._held |= {key: shard for key, path in pending.items() if path not in gone}
+
+    def _rewrite(self, shard: Path, wanted: set[str]) -> None:
+        """The shard without the samples that no longer count."""
+        with tarfile.open(shard) as old:
+            members = [member for member in old if _key_of(member.name) in wanted]
+            if members:
+
+                def copy(new: tarfile.TarFile) -> None:
+                    for member in members:
+                        new.addfile(member, old.extractfile(member))
+
+                _write_tar(shard, copy)
+        if not members:
+            shard.unlink()
+
+    def _shards(self) -> list[Path]:
+        return sorted(self._folder.glob(f"{self._prefix}[0-9][0-9][0-9][0-9][0-9][0-9].tar"))
+
+    def _next_number(self) -> int:
+        shards = self._shards()
+        return int(shards[-1].stem[-6:]) + 1 if shards else 0
+
+
+def sample_key(record: Record) -> str:
+    """A sample's name: the same content with the same settings is the same sample."""
+    return f"{record['content']}-{record['settings_hash']}"
+
+
+def _add_sample(tar: tarfile.TarFile, key: str, record: Record, video: IO[bytes]) -> None:
+    ending = os.path.splitext(record["path"])[1][1:].lower() or "video"
+    member = tarfile.TarInfo(f"{key}.{ending}")
+    member.size = os.fstat(video.fileno()).st_size
+    tar.addfile(member, video)
+    texts = {"txt": record["caption"], "json": json.dumps(record)}
+    for name, text in texts.items():
+        data = text.encode(errors="replace")
+        member = tarfile.TarInfo(f"{key}.{name}")
+        member.size = len(data)
+        tar.addfile(member, io.BytesIO(data))
+
+
+def _write_tar(path: Path, fill: Callable[[tarfile.TarFile], object]) -> None:
+    temporary = path.with_name(f".{path.name}.new")
+    with open(temporary, "wb") as file:
+        with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+            fill(tar)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _key_of(name: str) -> str:
+    return name.partition(".")[0]
