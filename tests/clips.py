@@ -7,7 +7,7 @@ up. The other twelve cells are the bits of the frame's number, black or white, l
     number_of(pixels)                                                 # 0..4095, or ValueError
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -43,7 +43,7 @@ def number_of(pixels: np.ndarray) -> int:
     return sum(1 << bit for bit, value in enumerate(bits) if value > 127)
 
 
-def numbers_of(frames: np.ndarray) -> list[int]:
+def numbers_of(frames: Iterable[np.ndarray]) -> list[int]:
     """The numbers in a stack of frames (T, H, W, 3)."""
     return [number_of(frame) for frame in frames]
 

@@ -28,6 +28,7 @@ from crosslmm.video.prefetch import Prefetch, Pulse, Stalled
 from crosslmm.video.process_reader import ProcessReader
 from crosslmm.video.pyav_reader import PyAVReader
 from crosslmm.video.readers import make_reader
+from crosslmm.video.stream import FrameStream
 from crosslmm.video.worker import Order
 
 HAS_DECORD = any(s.name == "decord" and s.version for s in reader_statuses())
@@ -101,6 +102,12 @@ def one_thread_within(seconds: float) -> bool:
     return threading.active_count() == 1
 
 
+def shorten(stream: FrameStream, deadline: float) -> None:
+    """Give the running reader a deadline; starting a worker may take long on a busy machine."""
+    assert stream._running is not None
+    stream._running.deadline = deadline
+
+
 def gone_within(pid: int, seconds: float) -> bool:
     until = time.monotonic() + seconds
     while alive(pid) and time.monotonic() < until:
@@ -142,14 +149,13 @@ def test_hanging_worker_is_killed_at_the_deadline(
     double: str, clip: Path, read_with: Callable
 ) -> None:
     read_with(double)
-    with open_stream(clip, frames=7, reader="pyav", deadline=6.0) as stream:
+    with open_stream(clip, frames=7, reader="pyav") as stream:
         next(stream)
         began = time.monotonic()
-        with pytest.raises(
-            VideoError, match=r"clip\.mp4: the reader pyav made no progress for 6 s"
-        ):
+        shorten(stream, 1.0)
+        with pytest.raises(VideoError, match=r"clip\.mp4: the reader pyav made no progress"):
             next(stream)
-    assert time.monotonic() - began < 9
+    assert time.monotonic() - began < 10
     assert gone_within(int(Path(f"{clip}.pid").read_text()), 2)
     assert threading.active_count() == 1
 
@@ -317,14 +323,17 @@ def test_the_next_reader_goes_on_where_one_gave_up(
     read_with(double)
     HangsAfterThree.release.clear()
     try:
-        frames = crosslmm.sample(clip, frames=9, seek="exact", deadline=6.0)
+        with open_stream(clip, frames=9, seek="exact") as stream:
+            frames = [next(stream) for _ in range(3)]
+            shorten(stream, 1.0)
+            frames += stream
     finally:
         HangsAfterThree.release.set()
     assert one_thread_within(5)
-    assert numbers_of(frames.pixels) == list(frames.indices)
-    assert len(frames) == 9
-    assert frames.source.reader == "decord"
-    assert "decord went on after 3 frames" in frames.warnings[0]
+    assert numbers_of([frame.pixels for frame in frames]) == [frame.index for frame in frames]
+    assert len({frame.index for frame in frames}) == 9
+    assert stream.source.reader == "decord"
+    assert "decord went on after 3 frames" in stream.warnings[0]
 
 
 @needs_decord
