@@ -73,6 +73,19 @@ def test_later_questions_reuse_the_video_and_answer_alike(clip: Path, changes: d
     assert together[1].timing.first_token < together[0].timing.first_token
 
 
+@pytest.mark.parametrize("changes", [{}, {"t2v_cache": "features"}, {"v2v_scope": "frame"}])
+@pytest.mark.parametrize("newline", [False, True])
+def test_the_prompt_taken_in_parts_answers_alike(
+    clip: Path, changes: dict, newline: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assistant = Assistant(
+        tiny_model(video_newline=newline, **changes), tiny_processor(video_newline=newline)
+    )
+    expected = assistant.ask(clip, "what?", frames=7, max_new_tokens=8).text
+    monkeypatch.setattr("crosslmm.watched.PREFILL_TOKENS", 10)  # two frames of four tokens
+    assert assistant.ask(clip, "what?", frames=7, max_new_tokens=8).text == expected
+
+
 def test_a_stream_may_be_left_and_the_video_asked_again(assistant: Assistant, clip: Path) -> None:
     watched = assistant.watch(clip, frames=3)
     expected = watched.ask("what?", max_new_tokens=8).text

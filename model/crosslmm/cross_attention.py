@@ -260,6 +260,7 @@ class DualCrossAttentionLayer(GradientCheckpointingLayer):
         self,
         hidden_states: torch.Tensor,
         features: torch.Tensor | None = None,
+        own_frames: slice = slice(None),
         frame_mask: torch.Tensor | None = None,
         visual: TokenPositions | None = None,
         text: TokenPositions | None = None,
@@ -270,6 +271,7 @@ class DualCrossAttentionLayer(GradientCheckpointingLayer):
 
         - hidden_states: (B, L, H).
         - features: (B, T, N, D), the un-pooled tokens, or None when decoding from the cache.
+        - own_frames: those of the features that the merged tokens stand for.
         - frame_mask: (B, T·N), True at real frames.
         - visual, text: where the merged and the text tokens stand; visual is None where there are
           none, text is None where all are text.
@@ -278,7 +280,7 @@ class DualCrossAttentionLayer(GradientCheckpointingLayer):
         updated = hidden_states
         if visual is not None and features is not None and self.v2v.is_open:
             query = self.norm(visual.take(hidden_states))
-            addend = self._read_visual(query, features, frame_mask)
+            addend = self._read_visual(query, features, own_frames, frame_mask)
             updated = visual.add(updated, addend)
         if self.t2v.is_open:
             query = self.norm(hidden_states if text is None else text.take(hidden_states))
@@ -287,13 +289,17 @@ class DualCrossAttentionLayer(GradientCheckpointingLayer):
         return updated
 
     def _read_visual(
-        self, query: torch.Tensor, features: torch.Tensor, frame_mask: torch.Tensor | None
+        self,
+        query: torch.Tensor,
+        features: torch.Tensor,
+        own_frames: slice,
+        frame_mask: torch.Tensor | None,
     ) -> torch.Tensor:
         if not self.v2v_per_frame:
             return self.v2v(query, features.flatten(1, 2), frame_mask)
-        batch, frames = features.shape[:2]
-        by_frame = query.reshape(batch * frames, -1, query.shape[-1])
-        return self.v2v(by_frame, features.flatten(0, 1)).view(query.shape)
+        own = features[:, own_frames].flatten(0, 1)
+        by_frame = query.reshape(len(own), -1, query.shape[-1])
+        return self.v2v(by_frame, own).view(query.shape)
 
     def _read_text(
         self,
@@ -308,14 +314,21 @@ class DualCrossAttentionLayer(GradientCheckpointingLayer):
             if flat is None:
                 flat = _cached(cross_cache, 0)[0][:, 0]
             return self.t2v.attend_features(query, flat, frame_mask)
-        if flat is not None:
-            if cross_cache is None:
-                return self.t2v(query, flat, frame_mask)
-            key, value = cross_cache.update(*self.t2v.project(flat), self.index)
-        else:
-            assert cross_cache is not None
+        if cross_cache is None:
+            assert flat is not None
+            return self.t2v(query, flat, frame_mask)
+        if _is_cached(cross_cache, self.index):
             key, value = _cached(cross_cache, self.index)
+        else:
+            assert flat is not None
+            key, value = cross_cache.update(*self.t2v.project(flat), self.index)
+        if query.shape[1] == 0:  # a part of the video without a word
+            return query
         return self.t2v.attend_projected(query, key, value, frame_mask)
+
+
+def _is_cached(cache: Cache, index: int) -> bool:
+    return len(cache.layers) > index and cache.get_seq_length(index) > 0
 
 
 def _cached(cache: Cache, index: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -43,11 +43,18 @@ class VisualTokens:
     - features: (B, T, N, D), un-pooled and normalised, for cross-attention; None where every gate is
       closed and nothing would read them.
     - frame_mask: (B, T), True at real frames; None where all are.
+    - first_frame: which frame of `features` the first one of `embeds` is, in a part of a video.
     """
 
     embeds: torch.Tensor
     features: torch.Tensor | None
     frame_mask: torch.Tensor | None = None
+    first_frame: int = 0
+
+    def part(self, first: int, last: int) -> "VisualTokens":
+        """Frames first to last (excluded) for the prompt, all of them to be looked up; no padding."""
+        assert self.frame_mask is None
+        return VisualTokens(self.embeds[:, first:last], self.features, first_frame=first)
 
 
 class CrossLMMPreTrainedModel(PreTrainedModel):
@@ -128,16 +135,17 @@ class CrossLMMModel(CrossLMMPreTrainedModel):
         chunks = encode_frames(
             self.vision_tower, pixel_values, config.vision_layers, self.frames_per_chunk
         )
-        embeds, features = [], []
+        embeds = ChunkedRows(len(pixel_values))
+        features = ChunkedRows(len(pixel_values))
         for chunk in chunks:
             if config.projector_order == "merge_first":
                 merged = self.multi_modal_projector(merge_tokens(chunk, tokens_per_frame, mode))
             else:
                 merged = merge_tokens(self.multi_modal_projector(chunk), tokens_per_frame, mode)
-            embeds.append(merged)
+            embeds.add(merged)
             if keep_features:
-                features.append(self.feature_norm(chunk))
-        return _joined(embeds), _joined(features) if keep_features else None
+                features.add(self.feature_norm(chunk))
+        return embeds.joined(), features.joined() if keep_features else None
 
     def encode_video(
         self,
@@ -193,6 +201,7 @@ class CrossLMMModel(CrossLMMPreTrainedModel):
         if video_frame_mask is not None:
             video_frame_mask = video_frame_mask.bool()
         visual = text = features = None
+        own_frames = slice(None)
         if pixel_values_videos is not None or visual_tokens is not None:
             if input_ids is None:
                 raise ValueError("a video needs input_ids: placeholders are found by their id")
@@ -214,6 +223,8 @@ class CrossLMMModel(CrossLMMPreTrainedModel):
                 counts = is_merged.sum(dim=1)
                 visual = TokenPositions(is_merged, visual_tokens.embeds.shape[1:3].numel())
                 text = TokenPositions(~is_merged, int(input_ids.shape[1] - counts.min()))
+                first = visual_tokens.first_frame
+                own_frames = slice(first, first + visual_tokens.embeds.shape[1])
         elif inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         assert inputs_embeds is not None
@@ -229,7 +240,12 @@ class CrossLMMModel(CrossLMMPreTrainedModel):
             raise ValueError("past_key_values needs use_cache=True")
 
         cross = CrossInputs(
-            features, _patch_mask(video_frame_mask, self.config), visual, text, cross_cache
+            features,
+            own_frames,
+            _patch_mask(video_frame_mask, self.config),
+            visual,
+            text,
+            cross_cache,
         )
         outputs = self._decode(
             inputs_embeds,
@@ -286,6 +302,7 @@ class CrossLMMModel(CrossLMMPreTrainedModel):
                 hidden_states = self.cross_attention_layers[str(index)](
                     hidden_states,
                     cross.features,
+                    own_frames=cross.own_frames,
                     frame_mask=cross.patch_mask,
                     visual=cross.visual,
                     text=cross.text,
@@ -317,8 +334,13 @@ class CrossLMMModel(CrossLMMPreTrainedModel):
         inputs_embeds = self.get_input_embeddings()(input_ids)
         is_merged = is_placeholder
         if self.image_newline is not None:
+            # The last placeholder of a row, where there is one more than merged tokens for it.
+            merged = visual.embeds.shape[1] * visual.embeds.shape[2]
+            if visual.frame_mask is not None:
+                merged = visual.frame_mask.sum(dim=1, keepdim=True) * visual.embeds.shape[2]
             follows = nn.functional.pad(is_placeholder[:, 1:], (0, 1))
-            is_newline = is_placeholder & ~follows
+            exceeds = is_placeholder.sum(dim=1, keepdim=True) > merged
+            is_newline = is_placeholder & ~follows & exceeds
             is_merged = is_placeholder & ~is_newline
             newline = self.image_newline.to(inputs_embeds)
             inputs_embeds = torch.where(is_newline[..., None], newline, inputs_embeds)
@@ -337,6 +359,7 @@ class CrossInputs:
     """What the dual cross-attention layers read in one pass; see `DualCrossAttentionLayer.forward`."""
 
     features: torch.Tensor | None
+    own_frames: slice
     patch_mask: torch.Tensor | None
     visual: TokenPositions | None
     text: TokenPositions | None
@@ -462,8 +485,28 @@ def _frames_per_row(pixel_values: torch.Tensor, frame_mask: torch.Tensor | None)
     return [int(count) for count in frame_mask.sum(dim=1).tolist()]
 
 
-def _joined(chunks: list[torch.Tensor]) -> torch.Tensor:
-    return chunks[0] if len(chunks) == 1 else torch.cat(chunks)
+class ChunkedRows:
+    """Rows that come in chunks, laid out once; joined at the end only where gradients must flow."""
+
+    def __init__(self, rows: int) -> None:
+        self._rows = rows
+        self._done = 0
+        self._chunks: list[torch.Tensor] = []
+        self._whole: torch.Tensor | None = None
+
+    def add(self, chunk: torch.Tensor) -> None:
+        if len(chunk) == self._rows or torch.is_grad_enabled():
+            self._chunks.append(chunk)
+            return
+        if self._whole is None:
+            self._whole = chunk.new_empty(self._rows, *chunk.shape[1:])
+        self._whole[self._done : self._done + len(chunk)] = chunk
+        self._done += len(chunk)
+
+    def joined(self) -> torch.Tensor:
+        if self._whole is not None:
+            return self._whole[: self._done]
+        return self._chunks[0] if len(self._chunks) == 1 else torch.cat(self._chunks)
 
 
 def _spread(rows: torch.Tensor, real: torch.Tensor) -> torch.Tensor:

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from crosslmm.assistant import Assistant
 
 
+# Positions that go through the language model together before the question.
+PREFILL_TOKENS = 1024
+
+
 class Watched:
     """One video, ready for any number of questions, one after another."""
 
@@ -131,12 +135,10 @@ class Watched:
         prefix = ids[:, : last + 1]
         cache = as_dual_cache(None, model.config)
         with torch.inference_mode():
-            model.model(
-                input_ids=prefix,
-                visual_tokens=visual,
-                past_key_values=cache,
-                use_cache=True,
-            )
+            for part, ids in _prompt_parts(prefix, visual, model.config.video_token_id):
+                model.model(
+                    input_ids=ids, visual_tokens=part, past_key_values=cache, use_cache=True
+                )
         if self._assistant.device.type == "cuda":
             torch.cuda.synchronize(self._assistant.device)
         return prefix, cache
@@ -151,6 +153,24 @@ class Watched:
         if cache is self._cache:
             extra = cache.get_seq_length() - self._prefix.shape[1]
             cache.crop(-extra)
+
+
+def _prompt_parts(
+    prefix: torch.Tensor, visual: VisualTokens, video_token_id: int
+) -> Iterator[tuple[VisualTokens, torch.Tensor]]:
+    """The prompt up to the end of the video in runs of whole frames, some PREFILL_TOKENS long.
+
+    What each position computes is the same, but the feed-forward of all of them is never alive at
+    once. prefix: (1, P). Yields the visual tokens of a part and its ids.
+    """
+    frames, tokens = visual.embeds.shape[1:3]
+    lead = int((prefix[0] == video_token_id).nonzero().min())
+    step = max(1, PREFILL_TOKENS // tokens)
+    for first in range(0, frames, step):
+        last = min(first + step, frames)
+        start = 0 if first == 0 else lead + first * tokens
+        end = prefix.shape[1] if last == frames else lead + last * tokens
+        yield visual.part(first, last), prefix[:, start:end]
 
 
 class AnswerStream:
