@@ -1,6 +1,7 @@
 """Whole training runs on a tiny model: what learns, what does not, and what a kill leaves."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -67,6 +68,10 @@ def run_training(
 
 def weights(folder: Path) -> Weights:
     return load_file(folder / "model.safetensors")
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text("utf-8").splitlines()
 
 
 def changed_parts(before: Weights, after: Weights) -> dict[str, bool]:
@@ -198,6 +203,7 @@ train(recipe(lora=None), model={start!r}, data={data!r}, out={out!r})
 
 
 class TestResuming:
+    @pytest.mark.timeout(600)
     def test_killed_in_the_middle_it_ends_where_an_undisturbed_run_does(
         self, start: Path, lessons: Path, tmp_path: Path
     ) -> None:
@@ -220,7 +226,7 @@ class TestResuming:
         assert [entry.loss for entry in rest] == [entry.loss for entry in seen[4:]]
         before, after = weights(whole.folder), weights(resumed.folder)
         assert all(torch.equal(before[name], after[name]) for name in before)
-        logged = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+        logged = [json.loads(line) for line in _lines(out / "log.jsonl")]
         assert [entry["step"] for entry in logged if "loss" in entry] == list(range(1, 13))
         assert [path.name for path in whole_checkpoints(out)] == ["checkpoint-8", "checkpoint-12"]
         assert not (out / ".partial").exists()
@@ -309,7 +315,7 @@ class TestSteps:
         )  # fmt: skip
         assert trained.skipped == seen[-1].skipped == 4
         assert all(entry.loss is not None and entry.loss == entry.loss for entry in seen)
-        lines = (tmp_path / "run" / "skipped.jsonl").read_text().splitlines()
+        lines = _lines(tmp_path / "run" / "skipped.jsonl")
         origins = {json.loads(line)["origin"] for line in lines}
         assert origins == {f"{data}, record {number}" for number in (9, 10, 11, 12)}
         with pytest.raises(VideoError, match=r"of 12 samples cannot be trained on.*\n.*broken.mp4"):
@@ -327,6 +333,33 @@ class TestSteps:
         losses = [entry.loss for entry in seen if entry.loss is not None]
         assert len(losses) == 6
         assert losses[-1] < losses[0]
+
+    @pytest.mark.timeout(600)
+    def test_several_processes_share_a_batch(
+        self, start: Path, lessons: Path, tmp_path: Path
+    ) -> None:
+        # Some of the time one process has text only, and the other a video.
+        data = lessons.parent / "half-text.json"
+        text = [lesson(None, ("Which colour?", "none")) for _ in range(4)]
+        data.write_text(json.dumps([*json.loads(lessons.read_text())[:4], *text]))
+        (tmp_path / "both.yaml").write_text(
+            recipe(steps=4, batch_size=2, device_batch_size=1).to_yaml()
+        )
+        command = [
+            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+            "-m", "crosslmm_cli", "train", tmp_path / "both.yaml", "--model", start, "--data", data,
+            "--out", tmp_path / "both",
+        ]  # fmt: skip
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        done = subprocess.run(command, capture_output=True, check=False, env=environment, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert done.stdout == f"{tmp_path / 'both' / 'model'}\n"
+        _, alone = run_training(
+            start, data, tmp_path / "alone", steps=4, batch_size=2, device_batch_size=1
+        )
+        logged = [json.loads(line) for line in _lines(tmp_path / "both" / "log.jsonl")]
+        losses = [entry["loss"] for entry in logged if "loss" in entry]
+        assert losses == pytest.approx([entry.loss for entry in alone], rel=1e-4)
 
 
 def _count_calls(module: torch.nn.Module) -> list[None]:

@@ -78,7 +78,8 @@ def train(
     """Train `model` (a folder, a name or a Hub id on disk) on `data` by `recipe`, in folder `out`.
 
     `on_start` and `on_progress` are called on the first process. With `dry_run` nothing is trained
-    or written, and None is returned. Raises UsageError, CheckpointError, VideoError.
+    or written. None is returned then, and on all processes but the first. Raises UsageError,
+    CheckpointError, VideoError.
     """
     source, folder = store.locate(model), Path(out)
     identity = {"model": str(source), "data": str(Path(data).resolve()), "recipe": asdict(recipe)}
@@ -143,6 +144,8 @@ def train(
     trainer.take_skipped()
     if not (folder / MODEL).exists():
         _export(trainer, source, folder, processor, dtype)
+    if not first:
+        return None
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return Trained(
         folder=folder / MODEL,
