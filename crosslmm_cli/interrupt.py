@@ -9,6 +9,7 @@ still there a moment later, or at once at a second Ctrl-C.
 import os
 import select
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -43,9 +44,10 @@ def install() -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started by nohup, or by a script's `&`
         return
     signal.signal(signal.SIGINT, _handle)
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    # Detached, because it has to live as long as the process.
+    signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(reader,), name="ctrl-c", daemon=True).start()
 
 
@@ -95,8 +97,8 @@ def _handle(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _watch(reader: int) -> None:
-    while os.read(reader, 1)[0] != signal.SIGINT or _spared.seen():
+def _watch(reader: socket.socket) -> None:
+    while reader.recv(1)[0] != signal.SIGINT or _spared.seen():
         pass
     select.select([reader], [], [], GRACE)
     with suppress(OSError):

@@ -238,6 +238,33 @@ class TestModels:
         assert finished.code == 0
         assert "demo" not in finished.err
 
+    def test_init(self, run: Run, home: Path, tmp_path: Path) -> None:
+        from test_checkpoint import write_language, write_siglip
+
+        write_siglip(tmp_path / "vision", whole=False)
+        write_language(tmp_path / "language", "qwen2", tied=True)
+        parts = ("--vision", tmp_path / "vision", "--language", tmp_path / "language")
+        out = tmp_path / "new"
+        finished = run(
+            "models", "init", *parts, "--out", out, "--interval", 2, "--v2v-scope", "frame"
+        )
+        assert (finished.code, finished.out) == (0, f"{out}\n")
+        assert "untrained" in finished.err
+        shown = run("models", "show", out).out
+        assert "closed" in shown
+        assert "open" not in shown
+        again = run("models", "init", *parts, "--out", out)
+        assert again.code == 2
+        assert "not empty" in again.err
+
+    def test_init_names_the_part_that_is_missing(
+        self, run: Run, home: Path, tmp_path: Path
+    ) -> None:
+        finished = run("models", "init", "crosslmm-2b", "--out", tmp_path / "new")
+        assert finished.code == 1
+        assert "crosslmm models pull google/siglip2-so400m-patch14-384" in finished.err
+        assert not (tmp_path / "new").exists()
+
 
 class TestTimes:
     @pytest.mark.parametrize(
