@@ -43,8 +43,6 @@ from crosslmm.video import Frames, ReaderName, Seek
 from crosslmm.watched import AnswerStream, Watched
 from crosslmm.weights import TensorInfo, read_headers
 
-DEFAULT_FRAMES = 64
-
 
 def load(
     name_or_path: str | os.PathLike[str] | None = None,
@@ -84,7 +82,7 @@ def load(
     needed = _needed_memory(
         config,
         headers,
-        frames=frames or DEFAULT_FRAMES,
+        frames=frames or config.default_frames,
         tokens_per_frame=processor.tokens_per_frame,
         dtype=chosen_dtype,
         quantization=kind,
@@ -256,7 +254,7 @@ class Assistant:
     @property
     def default_frames(self) -> int:
         """Frames taken of a video when nothing else is asked for."""
-        return default_frames(self.model.config)
+        return self.model.config.default_frames
 
     def answer_batch(
         self,
@@ -344,11 +342,6 @@ def _checked_tokens(tokens_per_frame: int, grid: int) -> int:
             f"such as {', '.join(str(choice) for choice in choices)}"
         )
     return tokens_per_frame
-
-
-def default_frames(config: CrossLMMConfig) -> int:
-    """Frames that a model takes of a video when nothing else is asked for."""
-    return int(getattr(config, "default_frames", None) or DEFAULT_FRAMES)
 
 
 def library_versions() -> dict[str, str]:

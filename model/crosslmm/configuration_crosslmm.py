@@ -39,6 +39,7 @@ class CrossLMMConfig(PreTrainedConfig):
       their own `frame` only (linear in the number of frames).
     - `t2v_cache`: for decoding keep each layer's `projected` keys and values, or the one shared
       copy of the `features` they are projected from (several times less memory, more arithmetic).
+    - `default_frames`: how many frames of a video are watched when nobody says.
     """
 
     model_type = "crosslmm"
@@ -84,6 +85,7 @@ class CrossLMMConfig(PreTrainedConfig):
     cross_attention_interval: int = 4
     v2v_scope: V2VScope = "video"
     t2v_cache: T2VCache = "projected"
+    default_frames: int = 64
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:

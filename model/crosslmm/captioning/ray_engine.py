@@ -45,7 +45,6 @@ class RayEngine:
         run_options: RunOptions,
         workers: int | None,
     ) -> None:
-        from crosslmm.assistant import default_frames
         from crosslmm.checkpoint import load_config, load_processor
 
         if workers is not None and workers < 1:
@@ -61,7 +60,7 @@ class RayEngine:
         self._workers = workers or gpus or 1
         self._resources = {"num_gpus": 1} if gpus else {"num_cpus": 1}
         self.fingerprint = folder_fingerprint(folder)
-        self.default_frames = default_frames(config)
+        self.default_frames = config.default_frames
         self._size = processor.frame_size
         self._resample = int(processor.image_processor.resample)
         tokens = model_options.get("tokens_per_frame") or processor.tokens_per_frame
