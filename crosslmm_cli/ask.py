@@ -55,6 +55,7 @@ def ask(
         dtype=dtype,
         quantize=quantize,
         tokens_per_frame=tokens_per_frame,
+        frames=min((count for count in (frames, max_frames) if count), default=None),
     )
     watched = assistant.watch(
         video,

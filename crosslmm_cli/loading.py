@@ -15,6 +15,7 @@ def load_assistant(
     dtype: options.Dtype,
     quantize: options.Quantization,
     tokens_per_frame: int | None,
+    frames: int | None = None,
 ) -> Any:
     """The model to use, found before the heavy imports begin and loaded with its notices shown."""
     choice = store.default_model(model)
@@ -29,6 +30,7 @@ def load_assistant(
         dtype=None if dtype == "auto" else dtype,
         quantization=quantize,
         tokens_per_frame=tokens_per_frame,
+        frames=frames,
         on_notice=output.notice,
     )
     output.progress("load", 1, 1)
