@@ -283,20 +283,39 @@ def _peak_bytes(function: Any) -> tuple[int, Any]:
     return peak, kept
 
 
+def test_constants_are_those_of_the_code_that_runs() -> None:
+    from crosslmm import cross_attention, watched
+    from crosslmm.cost import arithmetic, memory
+    from crosslmm.modeling_crosslmm import CrossLMMModel
+
+    assert arithmetic.ABSORBED_QUERIES == cross_attention.ABSORBED_QUERIES
+    assert memory.SLICE_BYTES == cross_attention.SLICE_BYTES
+    assert memory.PREFILL_TOKENS == watched.PREFILL_TOKENS
+    assert CrossLMMModel.frames_per_chunk == memory.FRAMES_PER_CHUNK
+
+
 @pytest.mark.parametrize(
-    ("changes", "frames", "tokens"),
+    ("changes", "frames", "tokens", "part"),
     [
-        ({}, 24, 9),
-        ({"t2v_cache": "features"}, 24, 9),
-        ({}, 12, 49),
-        ({"projector_order": "project_first"}, 4, 4),
+        ({}, 24, 9, 1024),
+        ({"t2v_cache": "features"}, 24, 9, 1024),
+        ({}, 12, 49, 1024),
+        ({"t2v_cache": "features", "v2v_scope": "frame"}, 24, 49, 200),
+        ({"projector_order": "project_first"}, 4, 4, 1024),
     ],
 )
 def test_peak_is_the_allocators(
-    clip: Path, changes: dict[str, Any], frames: int, tokens: int
+    clip: Path,
+    changes: dict[str, Any],
+    frames: int,
+    tokens: int,
+    part: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from crosslmm.assistant import Assistant
 
+    monkeypatch.setattr("crosslmm.watched.PREFILL_TOKENS", part)
+    monkeypatch.setattr("crosslmm.cost.memory.PREFILL_TOKENS", part)
     model = tiny_model(**MIDDLE | changes)
     model.model.frames_per_chunk = 4
     processor = tiny_processor(image_size=98, tokens_per_frame=tokens)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Literal
 
-from crosslmm.cost.arithmetic import count_tokens
+from crosslmm.cost.arithmetic import Tokens, count_tokens
 from crosslmm.cost.shape import ModelShape
 from crosslmm.errors import UsageError
 
@@ -19,6 +19,8 @@ DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 FRAMES_PER_CHUNK = 16
 # As in `cross_attention.py`: larger keys and values are made one head at a time.
 SLICE_BYTES = 64 * 2**20
+# As in `watched.py`: a longer prompt goes through the language model in parts of whole frames.
+PREFILL_TOKENS = 1024
 _NF4_BLOCK, _NESTED_BLOCK = 64, 256
 
 
@@ -123,9 +125,7 @@ def memory_needed(
     chunk = min(frames_per_chunk, total_frames) if shape.chunked else total_frames
     embeds = batch * tokens.merged * language.width * size
     encoding = embeds + _encoding_peak(shape, chunk, tokens.merged // max(frames, 1), size)
-    prefill = embeds + _prefill_peak(
-        shape, batch, tokens.prompt, tokens.merged, tokens.original, size
-    )
+    prefill = embeds + batch * _prefill_peak(shape, tokens, tokens_per_frame, size)
     return Memory(
         weights=sum(part.bytes for part in parts),
         features=features,
@@ -157,20 +157,29 @@ def _encoding_peak(shape: ModelShape, chunk: int, merged: int, size: int) -> int
 
 
 def _prefill_peak(
-    shape: ModelShape, batch: int, prompt: int, merged: int, features: int, size: int
+    shape: ModelShape, tokens: Tokens, tokens_per_frame: int | None, size: int
 ) -> int:
-    """Alive at once inside a decoder layer's feed-forward, or inside V2V."""
+    """Alive at once for one video inside a decoder layer's feed-forward, or inside V2V."""
     language = shape.language
-    stream = batch * prompt * language.width * size
-    feed_forward = 4 * stream + 3 * batch * prompt * language.intermediate * size
+    merged = tokens_per_frame or shape.tokens_per_frame
+    visual, part = tokens.merged, tokens.prompt
+    if shape.chunked:
+        visual = min(visual, max(PREFILL_TOKENS // merged, 1) * merged)
+        part = min(part, visual + tokens.prompt - tokens.merged)
+    stream = part * language.width * size
+    masked = 0
+    if part < tokens.prompt:  # a mask, and keys and values repeated for every query head
+        masked = part * tokens.prompt + 2 * tokens.prompt * language.query_width * size
+    feed_forward = 4 * stream + 3 * part * language.intermediate * size
+    attention = 4 * stream + masked
     reading = 0
     if shape.open_v2v:
-        pair = 2 * batch * features * language.kv_width * size
+        pair = 2 * tokens.original * language.kv_width * size
         if pair > SLICE_BYTES:
             pair //= language.kv_heads
-        queries = batch * merged * size
+        queries = visual * size
         reading = 2 * stream + pair + queries * (2 * language.width + 3 * language.query_width)
-    return max(feed_forward, reading, batch * language.vocabulary * size)
+    return max(feed_forward, attention, reading, language.vocabulary * size)
 
 
 def _nf4_bytes(parameters: int) -> int:

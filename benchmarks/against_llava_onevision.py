@@ -1,0 +1,294 @@
+"""crosslmm against transformers' own LLaVA-OneVision: same weights, frames, precision and machine.
+
+    python -m benchmarks.against_llava_onevision --shape middle --frames 8,64,256
+
+Both are called alike, pixels to logits and then token by token, in one process and in turn; a run
+that has been timed long enough is not repeated. Peak memory is taken by a process of its own. The
+checkpoint's cross-attention would be closed and free; here every gate is opened, so that all the work
+of a trained model is done. Two rows say what the choices cost: the cache of keys and values instead
+of shared features, and gates left closed.
+"""
+
+import argparse
+import gc
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.checkpoints import SHAPES, VIDEO_TOKEN, random_checkpoint
+from benchmarks.fresh import fresh
+from benchmarks.record import Record, say, table
+
+PROMPT_BEFORE, PROMPT_AFTER = 14, 50  # text tokens around the video
+STEPS = 16  # tokens generated
+PEER = "LLaVA-OneVision"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A way to run the checkpoint; `tokens_per_frame` None is the checkpoint's own, 196."""
+
+    name: str
+    tokens_per_frame: int | None = 9
+    gates: bool = True
+    t2v_cache: str = "features"
+    v2v_scope: str = "video"
+
+    @property
+    def is_peer(self) -> bool:
+        return self.name == PEER
+
+
+CONTENDERS = (
+    Contender(PEER, tokens_per_frame=None, gates=False),
+    Contender("crosslmm"),
+    Contender("crosslmm, T2V keys and values cached", t2v_cache="projected"),
+    Contender("crosslmm, V2V in its own frame", v2v_scope="frame"),
+    Contender("crosslmm, gates closed", gates=False),
+)
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Seconds to the first token, and per token after it, of every repeat."""
+
+    first: list[float]
+    steps: list[float]
+
+
+def main() -> None:
+    options = _options()
+    with tempfile.TemporaryDirectory(prefix="crosslmm-benchmark-") as scratch:
+        folder = options.checkpoint or Path(scratch)
+        say(f"making a random checkpoint of shape {options.shape}")
+        fresh(random_checkpoint, options.shape, folder)
+        times = time_all(folder, options)
+        peaks = {} if options.no_memory else peaks_of_all(folder, options)
+    rows = rows_of(options, times, peaks)
+    notes = [f"{options.shape}: random weights in bfloat16, {options.device}"]
+    if options.device == "cpu":
+        notes.append("peak memory: the process's, above its loaded model after a short run")
+    settings = {
+        "shape": options.shape,
+        "device": options.device,
+        "repeats": options.repeats,
+        "enough_seconds": options.enough,
+        "text_tokens": PROMPT_BEFORE + PROMPT_AFTER,
+        "tokens_timed": STEPS,
+        "contenders": [asdict(contender) for contender in options.contenders],
+    }
+    name = f"against_llava_onevision_{options.shape}_{options.device.partition(':')[0]}"
+    record = Record(name, settings, rows, notes)
+    path = record.write(options.out)
+    if options.plot:
+        from benchmarks.plot import draw_against
+
+        draw_against(options.plot, rows, PEER)
+    print(table(rows))
+    say(f"wrote {path}")
+
+
+def time_all(folder: Path, options: argparse.Namespace) -> dict[tuple[str, int], Timed]:
+    """Every contender at every number of frames, in turn within one process."""
+    import torch
+
+    contenders = [*options.contenders]
+    peer = load(folder, CONTENDERS[0], options.device) if contenders[0].is_peer else None
+    ours = load(folder, Contender("crosslmm"), options.device)
+    pixels = make_pixels(folder, max(options.frames), options.device)
+
+    def run(contender: Contender, frames: int) -> tuple[float, float]:
+        model = peer if contender.is_peer else prepare(ours, contender)
+        return time_run(model, inputs(model, contender, pixels[:, :frames]))
+
+    timed: dict[tuple[str, int], Timed] = {}
+    with torch.inference_mode():
+        for contender in contenders:
+            run(contender, min(options.frames))  # warm
+        for frames in options.frames:
+            for contender in contenders:
+                timed[contender.name, frames] = Timed([], [])
+            for _ in range(options.repeats):
+                for contender in contenders:
+                    result = timed[contender.name, frames]
+                    if sum(result.first) < options.enough:
+                        first, step = run(contender, frames)
+                        result.first.append(first)
+                        result.steps.append(step)
+            for contender in contenders:
+                result = timed[contender.name, frames]
+                say(f"{frames} frames, {contender.name}: {_list(result.first)} s")
+    return timed
+
+
+def peaks_of_all(folder: Path, options: argparse.Namespace) -> dict[tuple[str, int], int | None]:
+    peaks: dict[tuple[str, int], int | None] = {}
+    for frames in options.frames:
+        for contender in options.contenders:
+            try:
+                peak = fresh(peak_of, folder, contender, frames, options.device)
+            except BrokenProcessPool:
+                peak = None  # killed for memory
+            peaks[contender.name, frames] = peak
+            megabytes = "killed" if peak is None else f"{peak / 1e6:,.0f} MB"
+            say(f"{frames} frames, {contender.name}: peak {megabytes}")
+    return peaks
+
+
+def rows_of(
+    options: argparse.Namespace,
+    times: dict[tuple[str, int], Timed],
+    peaks: dict[tuple[str, int], int | None],
+) -> list[dict[str, Any]]:
+    """A row per number of frames and contender; ratios are the peer's figure over this one's."""
+    rows = []
+    for frames in options.frames:
+        base, base_peak = times.get((PEER, frames)), peaks.get((PEER, frames))
+        for contender in options.contenders:
+            timed, peak = times[contender.name, frames], peaks.get((contender.name, frames))
+            first = median(timed.first)
+            rows.append(
+                {
+                    "frames": frames,
+                    "model": contender.name,
+                    "first_token_s": round(first, 4),
+                    "fastest_s": round(min(timed.first), 4),
+                    "slowest_s": round(max(timed.first), 4),
+                    "runs": len(timed.first),
+                    "times_faster": round(median(base.first) / first, 2) if base else None,
+                    "tokens_per_s": round(1 / median(timed.steps), 2),
+                    "peak_mb": None if peak is None else round(peak / 1e6),
+                    "times_smaller": round(base_peak / peak, 2) if base_peak and peak else None,
+                }
+            )
+    return rows
+
+
+def load(folder: Path, contender: Contender, device: str) -> Any:
+    """transformers' own class for the peer, ours for all others, in bfloat16 with sdpa."""
+    import torch
+    from transformers import LlavaOnevisionForConditionalGeneration
+
+    from crosslmm.checkpoint import load_model
+
+    if not contender.is_peer:
+        return load_model(folder, device=torch.device(device), dtype=torch.bfloat16)
+    return LlavaOnevisionForConditionalGeneration.from_pretrained(
+        folder, dtype=torch.bfloat16, device_map={"": device}
+    ).eval()
+
+
+def prepare(model: Any, contender: Contender) -> Any:
+    """Our model as the contender has it."""
+    import torch
+
+    model.config.t2v_cache = contender.t2v_cache
+    for layer in model.model.cross_attention_layers.values():
+        layer.v2v_per_frame = contender.v2v_scope == "frame"
+        for branch in (layer.v2v, layer.t2v):
+            with torch.no_grad():
+                branch.gate.fill_(0.1 if contender.gates else 0.0)
+    return model
+
+
+def make_pixels(folder: Path, frames: int, device: str) -> Any:
+    """(1, T, 3, S, S), bfloat16"""
+    import torch
+    from transformers import AutoConfig
+
+    side = AutoConfig.from_pretrained(folder).vision_config.image_size
+    torch.manual_seed(0)
+    pixels = torch.rand(1, frames, 3, side, side, dtype=torch.bfloat16)
+    return pixels.mul_(2).sub_(1).to(device)
+
+
+def inputs(model: Any, contender: Contender, pixels: Any) -> dict[str, Any]:
+    """A prompt with as many placeholders as the contender has tokens, and the newline's."""
+    import torch
+
+    vision = model.config.vision_config
+    own = (-(-(vision.image_size // vision.patch_size) // 2)) ** 2
+    places = pixels.shape[1] * (contender.tokens_per_frame or own) + 1
+    ids = torch.randint(5, 200, (1, PROMPT_BEFORE + places + PROMPT_AFTER))
+    ids[:, PROMPT_BEFORE : PROMPT_BEFORE + places] = VIDEO_TOKEN
+    return {"input_ids": ids.to(pixels.device), "pixel_values_videos": pixels}
+
+
+def time_run(model: Any, given: dict[str, Any], steps: int = STEPS) -> tuple[float, float]:
+    """Seconds to the first token, and of one more on average."""
+    import torch
+
+    def synchronise() -> None:
+        if given["input_ids"].is_cuda:
+            torch.cuda.synchronize()
+
+    synchronise()
+    started = time.perf_counter()
+    output = model(**given, use_cache=True, logits_to_keep=1)
+    token = output.logits[:, -1:].argmax(-1)
+    synchronise()
+    first = time.perf_counter() - started
+    cache = output.past_key_values
+    del output
+    started = time.perf_counter()
+    for _ in range(steps):
+        output = model(input_ids=token, past_key_values=cache, use_cache=True)
+        token = output.logits[:, -1:].argmax(-1)
+    synchronise()
+    return first, (time.perf_counter() - started) / steps
+
+
+def peak_of(folder: Path, contender: Contender, frames: int, device: str) -> int | None:
+    """Bytes that a run up to the first token takes above the loaded model; None if not known."""
+    import torch
+
+    from crosslmm.cost.measurement import peak_memory
+
+    model = load(folder, contender, device)
+    if not contender.is_peer:
+        prepare(model, contender)
+    pixels = make_pixels(folder, frames, device)
+    with torch.inference_mode():
+        time_run(model, inputs(model, contender, pixels[:, :1]), steps=1)
+        gc.collect()
+        with peak_memory(torch.device(device)) as peak:
+            time_run(model, inputs(model, contender, pixels), steps=1)
+    return peak.bytes
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", choices=list(SHAPES), default="middle")
+    parser.add_argument("--frames", type=_numbers, default=[8, 16, 32, 64, 128, 256])
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--enough", type=float, default=30, help="seconds after which a run is not repeated"
+    )
+    parser.add_argument(
+        "--contenders", type=int, default=len(CONTENDERS), help="how many of the rows to run"
+    )
+    parser.add_argument("--no-memory", action="store_true")
+    parser.add_argument("--checkpoint", type=Path, help="keep the random checkpoint here")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--plot", type=Path)
+    options = parser.parse_args()
+    options.contenders = CONTENDERS[: options.contenders]
+    return options
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def _list(seconds: Sequence[float]) -> str:
+    return ", ".join(f"{second:.3g}" for second in seconds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""Frames from an hour of 720p H.264: our reader against PyAV, decord and torchcodec used plainly.
+
+    python -m benchmarks.frame_sampling --frames 8,64,256
+
+"Plainly" is what their users write: PyAV decoding from the start and keeping the wanted frames, decord's
+`get_batch`, torchcodec's `get_frames_at`. All give frames at 384 by 384. The hour is one minute that is
+encoded once and its packets copied sixty times, with a keyframe at least every ten seconds.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from benchmarks.fresh import fresh
+from benchmarks.record import Record, say, table
+
+SIDE = 384
+FPS = 25
+SECONDS_ENCODED = 60
+
+
+def main() -> None:
+    options = _options()
+    with tempfile.TemporaryDirectory(prefix="crosslmm-benchmark-") as scratch:
+        clip = options.clip or Path(scratch) / "hour.mp4"
+        if not clip.exists():
+            say(f"writing {options.minutes} minutes of 720p")
+            write_long_clip(clip, minutes=options.minutes)
+        rows = []
+        for frames in options.frames:
+            for name, reader in READERS.items():
+                if name not in options.readers:
+                    continue
+                rows.append(_row(frames, name, fresh(run, reader, clip, frames, options.repeats)))
+                say(f"{frames} frames, {name}: {rows[-1]['seconds']}")
+    settings = {"minutes": options.minutes, "size": "1280x720", "fps": FPS, "side": SIDE}
+    notes = [f"{row['reader']}: {row['problem']}" for row in rows if row["problem"]]
+    path = Record("frame_sampling", settings, rows, list(dict.fromkeys(notes))).write(options.out)
+    print(table(rows))
+    say(f"wrote {path}")
+
+
+def run(
+    reader: Callable[[Path, int], np.ndarray], clip: Path, frames: int, repeats: int
+) -> tuple[list[float], int | None, str]:
+    """Seconds of every repeat, the peak of memory above the start, and what went wrong, if anything."""
+    import torch
+
+    from crosslmm.cost.measurement import peak_memory
+
+    seconds = []
+    try:
+        with peak_memory(torch.device("cpu")) as peak:
+            for _ in range(repeats):
+                started = time.perf_counter()
+                pixels = reader(clip, frames)
+                seconds.append(time.perf_counter() - started)
+                assert pixels.shape == (frames, SIDE, SIDE, 3), pixels.shape
+                del pixels
+                if sum(seconds) > 60:
+                    break
+    except ImportError as error:
+        return [], None, f"not installed ({error.name})"
+    return seconds, peak.bytes, ""
+
+
+def crosslmm_auto(clip: Path, frames: int) -> np.ndarray:
+    from crosslmm import sample
+
+    return sample(clip, frames=frames, size=(SIDE, SIDE), reader="pyav").pixels
+
+
+def crosslmm_exact(clip: Path, frames: int) -> np.ndarray:
+    from crosslmm import sample
+
+    return sample(clip, frames=frames, size=(SIDE, SIDE), reader="pyav", seek="exact").pixels
+
+
+def pyav(clip: Path, frames: int) -> np.ndarray:
+    import av
+
+    with av.open(str(clip)) as container:
+        stream = container.streams.video[0]
+        wanted = set(_indices(stream.frames, frames).tolist())
+        kept = []
+        for number, frame in enumerate(container.decode(stream)):
+            if number in wanted:
+                kept.append(frame.to_ndarray(format="rgb24", width=SIDE, height=SIDE))
+                if len(kept) == frames:
+                    break
+    return np.stack(kept)
+
+
+def decord(clip: Path, frames: int) -> np.ndarray:
+    from decord import VideoReader
+
+    reader = VideoReader(str(clip), width=SIDE, height=SIDE)
+    return reader.get_batch(_indices(len(reader), frames)).asnumpy()
+
+
+def torchcodec(clip: Path, frames: int) -> np.ndarray:
+    from torch.nn.functional import interpolate
+    from torchcodec.decoders import VideoDecoder
+
+    decoder = VideoDecoder(str(clip))
+    batch = decoder.get_frames_at(_indices(len(decoder), frames).tolist()).data.float()
+    resized = interpolate(batch, (SIDE, SIDE), mode="bicubic", antialias=True)
+    return resized.clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+
+
+READERS: dict[str, Callable[[Path, int], np.ndarray]] = {
+    "crosslmm": crosslmm_auto,
+    "crosslmm, seek exact": crosslmm_exact,
+    "PyAV": pyav,
+    "decord": decord,
+    "torchcodec": torchcodec,
+}
+
+
+def write_long_clip(path: Path, *, minutes: int) -> None:
+    """One encoded minute whose packets are written `minutes` times, each after the other."""
+    import av
+
+    from crosslmm.cost.measurement import write_clip
+
+    with tempfile.TemporaryDirectory() as scratch:
+        minute = Path(scratch) / "minute.mp4"
+        options = {"preset": "ultrafast", "g": str(10 * FPS)}
+        write_clip(
+            minute, frames=SECONDS_ENCODED * FPS, size=(1280, 720), fps=FPS, codec_options=options
+        )
+        partial = path.with_name(f".{path.name}")
+        with av.open(str(partial), "w", format="mp4") as target:
+            stream, offset = None, 0
+            for _ in range(minutes):
+                with av.open(str(minute)) as source:
+                    template = source.streams.video[0]
+                    stream = stream or target.add_stream_from_template(template)
+                    end = offset
+                    for packet in source.demux(template):
+                        if packet.dts is None or packet.pts is None:
+                            continue
+                        end = max(end, offset + packet.pts + (packet.duration or 0))
+                        packet.pts += offset
+                        packet.dts += offset
+                        packet.stream = stream
+                        target.mux(packet)
+                    offset = end
+        partial.replace(path)
+
+
+def _indices(count: int, frames: int) -> np.ndarray:
+    """The middles of equal slices."""
+    return ((np.arange(frames) + 0.5) * count / frames).astype(int)
+
+
+def _row(frames: int, name: str, result: tuple[list[float], int | None, str]) -> dict[str, Any]:
+    seconds, peak, problem = result
+    return {
+        "frames": frames,
+        "reader": name,
+        "seconds": round(median(seconds), 2) if seconds else None,
+        "fastest": round(min(seconds), 2) if seconds else None,
+        "runs": len(seconds),
+        "peak_mb": None if peak is None else round(peak / 1e6),
+        "problem": problem,
+    }
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--frames", type=_numbers, default=[8, 64, 256, 1024])
+    parser.add_argument("--minutes", type=int, default=60)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--readers", type=_names, default=list(READERS))
+    parser.add_argument("--clip", type=Path, help="keep the clip here, or use the one there")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    return parser.parse_args()
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(";")]
+
+
+if __name__ == "__main__":
+    main()
