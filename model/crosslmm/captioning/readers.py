@@ -28,6 +28,8 @@ Result = TypeVar("Result")
 AHEAD_BYTES = 512 << 20
 # A process is replaced after so many videos, because decoders have been seen to grow.
 _VIDEOS_PER_PROCESS = 500
+# Seconds for a process to start in, on a machine or a file system that is busy.
+_START = 120.0
 # The path is the parent's own; -P keeps the working directory off it until then.
 _BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
@@ -70,7 +72,7 @@ class ReaderProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._videos = 0
         self._waiting_since: float | None = None
-        self._silent = False
+        self._silent = self._heard = False
         self._closing = threading.Event()
         threading.Thread(target=self._watch, name="crosslmm-watch", daemon=True).start()
 
@@ -86,6 +88,7 @@ class ReaderProcess:
                 line = self._wait(stdout.readline)
                 if not line.endswith(b"\n"):
                     raise self._death(order.path)
+                self._heard = True
                 head = json.loads(line)
                 if head["kind"] == "error":
                     raise VideoError(head["error"])
@@ -115,7 +118,7 @@ class ReaderProcess:
         process = self._process
         if process is None or process.poll() is not None:
             self._end()
-            self._silent, self._videos = False, 0
+            self._silent, self._heard, self._videos = False, False, 0
             self._process = process = subprocess.Popen(
                 [sys.executable, "-P", "-c", _BOOT, json.dumps(sys.path)],
                 stdin=subprocess.PIPE,
@@ -159,7 +162,8 @@ class ReaderProcess:
         while not self._closing.wait(BEAT / 2):
             since = self._waiting_since
             process = self._process
-            if process and since is not None and time.monotonic() - since > self.silence:
+            patience = self.silence if self._heard else max(self.silence, _START)
+            if process and since is not None and time.monotonic() - since > patience:
                 self._silent = True
                 process.kill()
 

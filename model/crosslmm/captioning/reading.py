@@ -174,8 +174,8 @@ def main() -> None:
     def beat() -> None:
         with contextlib.suppress(OSError):
             while True:
-                time.sleep(BEAT)
                 send({"kind": "beat"})
+                time.sleep(BEAT)
 
     for work in (listen, beat):
         threading.Thread(target=work, daemon=True).start()
