@@ -87,7 +87,9 @@ def train(
     if trained is None:
         return
     if trained.skipped:
-        output.notice(f"{trained.skipped:,} samples left out; {out / 'skipped.jsonl'} says why")
+        output.notice(
+            f"left out: {trained.skipped:,} of the data; {out / 'skipped.jsonl'} says why"
+        )
     if as_json:
         output.record({**vars(trained), "folder": str(trained.folder)})
     else:
@@ -131,6 +133,7 @@ def _show_progress(output: Output, progress: "Progress") -> None:
     if progress.skipped:
         words.append(f"{progress.skipped:,} skipped")
     output.notice(", ".join(words))
+    output.progress("training", progress.step, progress.steps)
 
 
 def _train_demo(output: Output, out: Path, changes: list[str]) -> None:

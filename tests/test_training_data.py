@@ -2,6 +2,9 @@
 
 import json
 import random
+import re
+import shlex
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -442,3 +445,40 @@ class TestRecipes:
         with pytest.raises(UsageError, match="learning_rate is missing"):
             load_recipe(tmp_path / "mine.yaml")
         assert {"align-2b", "align-7b", "tune-2b", "tune-7b"} <= set(shipped())
+
+
+class TestGuide:
+    """What `docs/training.md` shows is understood."""
+
+    GUIDE = (Path(__file__).parents[1] / "docs" / "training.md").read_text("utf-8")
+
+    def _block(self, language: str, start: str) -> str:
+        blocks = re.findall(rf"^```{language}\n(.*?)^```$", self.GUIDE, re.MULTILINE | re.DOTALL)
+        return next(block for block in blocks if block.startswith(start))
+
+    def test_its_recipe_and_its_commands(self, tmp_path: Path) -> None:
+        (tmp_path / "mine.yaml").write_text(self._block("yaml", "# mine.yaml"))
+        commands = re.findall(
+            r"^(?:crosslmm|.* -m crosslmm_cli) train (.+)$", self.GUIDE, re.MULTILINE
+        )
+        assert len(commands) == 4
+        for command in commands:
+            name, *options = shlex.split(command)
+            changes = [value for key, value in pairwise(options) if key == "--set"]
+            recipe = load_recipe(tmp_path / name if name.endswith(".yaml") else name, changes)
+            assert recipe.accumulation(1) >= 1
+
+    def test_its_record_and_its_mix(self, tmp_path: Path) -> None:
+        sample = parsed(**json.loads(self._block("json", "{")))
+        assert sample.turns[0] == Turn("user", "What is she holding?", shows=True)
+        mix = self._block("yaml", "datasets")
+        for entry in re.findall(r"json_path: (\S+)", mix):
+            for path in [
+                entry.replace("{academic,youtube}", name) for name in ("academic", "youtube")
+            ]:
+                (tmp_path / path).parent.mkdir(exist_ok=True)
+                record = json.dumps(lesson("v.mp4", ("who?", "me")))
+                (tmp_path / path).write_text(record if path.endswith("l") else f"[{record}]")
+        (tmp_path / "mix.yaml").write_text(mix)
+        media = [sample.media[0] for sample in Records(tmp_path / "mix.yaml")]
+        assert media == [tmp_path / "v.mp4", *[Path("/data/llava_video/v.mp4")] * 2]

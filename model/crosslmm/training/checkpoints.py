@@ -14,6 +14,8 @@ from typing import Any
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from crosslmm.errors import CheckpointError
+
 _STAGING = ".partial"
 _NAME = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
 
@@ -62,6 +64,18 @@ class WholeCheckpoints(Trainer):
             for old in whole_checkpoints(folder)[: -(self.args.save_total_limit or 10**9)]:
                 os.replace(old, staging / old.name)
         self._clear(staging)
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Of the library, which would go on with weights that a checkpoint lacks."""
+        model: Any = self.model
+        weights = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers())
+        missing = set(load_result.missing_keys)
+        loaded = {weight.data_ptr() for name, weight in weights.items() if name not in missing}
+        # Of tied weights only one is stored.
+        absent = [name for name in missing if weights[name].data_ptr() not in loaded]
+        if absent or load_result.unexpected_keys:
+            wrong = sorted(absent) or load_result.unexpected_keys
+            raise CheckpointError(f"a checkpoint of this run does not fit its model: {wrong[0]}")
 
     def finish_checkpoint(self, folder: Path) -> None:
         """Add to a checkpoint before it appears; called on the process that saves."""

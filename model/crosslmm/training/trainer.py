@@ -202,13 +202,6 @@ class CrossLMMTrainer(WholeCheckpoints):
     def finish_checkpoint(self, folder: Path) -> None:
         self.processor.save_pretrained(folder)
 
-    def _issue_warnings_after_load(self, load_result: Any) -> None:
-        absent = set(load_result.missing_keys) - set(self.network.all_tied_weights_keys)
-        if absent or load_result.unexpected_keys:
-            wrong = sorted(absent) or load_result.unexpected_keys
-            raise RuntimeError(f"a checkpoint of this run does not fit its model: {wrong[:3]}")
-        self.network.tie_weights()
-
     def take_skipped(self) -> None:
         """Bring together what every process had to skip; the same on all of them afterwards."""
         found = gather_object(self._new)
