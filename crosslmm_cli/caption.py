@@ -193,6 +193,7 @@ def caption(
         run.stop()
         os.write(2, b"crosslmm: finishing what is under way; Ctrl-C again stops at once\n")
 
+    report.begin()
     with run, interrupt.sparing_first(stopping):
         for result in run:
             if out == "-":
@@ -218,18 +219,22 @@ class _Report:
         self._fancy = is_fancy(sys.stderr)
         self._next_line = time.monotonic() + _LINE_EVERY
 
+    def begin(self) -> None:
+        if self._fancy:
+            self._output.progress("caption", 0, 0, words="looking through the files")
+
     def progress(self) -> None:
         summary = self._summary
         if self._fancy:
             words = f"captioning, {summary.failed} failed" if summary.failed else "captioning"
-            self._output.progress("caption", summary.done, summary.total, words=words)
+            self._output.progress("caption", summary.fresh, summary.to_do, words=words)
         elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + _LINE_EVERY
-            new = summary.captioned + summary.failed
-            left = (summary.total - summary.done) * summary.seconds / new
+            pace = summary.seconds / summary.fresh
+            left = (summary.to_do - summary.fresh) * pace
             self._output.notice(
-                f"{summary.done:,} of {summary.total:,} done, {summary.failed:,} failed, "
-                f"{60 * new / summary.seconds:.3g} a minute, about {_span(left)} left"
+                f"{summary.fresh:,} of {summary.to_do:,} done, {summary.failed:,} failed, "
+                f"{60 / pace:.3g} a minute, about {_span(left)} left"
             )
 
     def end(self) -> None:

@@ -12,6 +12,7 @@ from crosslmm.answer import FrameUsed
 from crosslmm.batch import BatchAnswers, answer_batch
 from crosslmm.captioning.reading import Clip
 from crosslmm.captioning.results import Segment
+from crosslmm.encoding import release_memory
 from crosslmm.errors import CrossLMMError, OutOfMemory
 from crosslmm.video import Frames
 
@@ -63,6 +64,7 @@ class Captioner:
         try:
             segments = self._answer(tasks, [clip for clip in frames if clip is not None])
         except OutOfMemory as error:
+            release_memory()
             if len(tasks) == 1:
                 return [self._thinned(tasks[0], error)]
             self.batch_size = max(1, len(tasks) // 2)

@@ -193,6 +193,8 @@ def make_output(
 
 def _home(sources: list[Source]) -> Path:
     """The folder that holds all the videos, where their hidden manifest goes."""
+    if not sources:
+        return Path.cwd()
     try:
         return Path(os.path.commonpath([source.root for source in sources]))
     except ValueError as error:

@@ -128,8 +128,14 @@ class Summary:
     shares: "Shares | None" = None
 
     @property
-    def done(self) -> int:
-        return self.captioned + self.failed + self.kept + self.kept_failures + self.no_videos
+    def fresh(self) -> int:
+        """Files that this run is done with."""
+        return self.captioned + self.failed + self.no_videos
+
+    @property
+    def to_do(self) -> int:
+        """Files that no earlier run was done with; known once the first result has come."""
+        return self.total - self.kept - self.kept_failures
 
     def as_dict(self) -> Record:
         record = asdict(self)
