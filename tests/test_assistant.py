@@ -70,7 +70,8 @@ def test_later_questions_reuse_the_video_and_answer_alike(clip: Path, changes: d
     assert [answer.text for answer in together] == alone
     assert together[0].timing.encode > 0
     assert together[1].timing.decode == together[1].timing.encode == 0
-    assert together[1].timing.first_token < together[0].timing.first_token
+    assert together[1].timing.first_token == together[1].timing.prefill, "no wait for the video"
+    assert together[0].timing.first_token > together[0].timing.encode
 
 
 @pytest.mark.parametrize("changes", [{}, {"t2v_cache": "features"}, {"v2v_scope": "frame"}])
@@ -84,6 +85,18 @@ def test_the_prompt_taken_in_parts_answers_alike(
     expected = assistant.ask(clip, "what?", frames=7, max_new_tokens=8).text
     monkeypatch.setattr("crosslmm.watched.PREFILL_TOKENS", 10)  # two frames of four tokens
     assert assistant.ask(clip, "what?", frames=7, max_new_tokens=8).text == expected
+
+
+@pytest.mark.parametrize("changes", [{}, {"t2v_cache": "features"}])
+def test_questions_asked_together_are_answered_as_alone(clip: Path, changes: dict) -> None:
+    watched = Assistant(tiny_model(**changes), tiny_processor()).watch(clip, frames=4)
+    questions = ["what?", "and what happens after that?", "who?"]
+    together = watched.ask_all(questions, max_new_tokens=8)
+    alone = [watched.ask(question, max_new_tokens=8).text for question in questions]
+    assert together == alone
+    assert watched.ask_all([]) == []
+    with pytest.raises(crosslmm.UsageError, match="empty"):
+        watched.ask_all(["what?", " "])
 
 
 def test_a_stream_may_be_left_and_the_video_asked_again(assistant: Assistant, clip: Path) -> None:

@@ -335,7 +335,7 @@ class CrossLMMModel(CrossLMMPreTrainedModel):
         is_merged = is_placeholder
         if self.image_newline is not None:
             # The last placeholder of a row, where there is one more than merged tokens for it.
-            merged = visual.embeds.shape[1] * visual.embeds.shape[2]
+            merged: int | torch.Tensor = visual.embeds.shape[1] * visual.embeds.shape[2]
             if visual.frame_mask is not None:
                 merged = visual.frame_mask.sum(dim=1, keepdim=True) * visual.embeds.shape[2]
             follows = nn.functional.pad(is_placeholder[:, 1:], (0, 1))

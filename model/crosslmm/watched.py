@@ -7,7 +7,7 @@ is the same for every question. It is kept here, and each question starts from i
 import copy
 import secrets
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -112,6 +112,49 @@ class Watched:
             seed = secrets.randbits(32)
         options = GenerationOptions(max_new_tokens, temperature, seed)
         return AnswerStream(self, question.strip(), options)
+
+    def ask_all(self, questions: Sequence[str], *, max_new_tokens: int = 512) -> list[str]:
+        """Greedy answers to unrelated questions, decoded together in one batch.
+
+        Raises UsageError for an empty question, OutOfMemory where the batch is too large.
+        """
+        if not all(question.strip() for question in questions):
+            raise UsageError("a question is empty")
+        if not questions:
+            return []
+        try:
+            with memory_errors():
+                return self._answer_together(questions, max_new_tokens)
+        except MemoryError:
+            raise OutOfMemory(
+                f"{self.video}: out of memory with {len(questions)} questions at a time; ask fewer"
+            ) from None
+
+    def _answer_together(self, questions: Sequence[str], max_new_tokens: int) -> list[str]:
+        model, processor = self._assistant.model, self._assistant.processor
+        prompts = [self._prompt_ids(question.strip())[1][0] for question in questions]
+        options = GenerationOptions(max_new_tokens, temperature=0.0, seed=None)
+        config = options.config(model)
+        # Shorter questions are padded behind the video, whose place in the cache is the same for all.
+        start, length = self._prefix.shape[1], max(len(ids) for ids in prompts)
+        ids = self._prefix.new_full((len(prompts), length), int(config.pad_token_id))
+        mask = torch.zeros_like(ids)
+        for row, prompt in enumerate(prompts):
+            ids[row, :start], ids[row, start + length - len(prompt) :] = (
+                self._prefix[0],
+                prompt[start:],
+            )
+            mask[row, :start] = mask[row, start + length - len(prompt) :] = 1
+        cache = copy.deepcopy(self._cache)
+        with torch.inference_mode():
+            cache.batch_repeat_interleave(len(prompts))
+            generated = model.generate(  # type: ignore[misc]
+                input_ids=ids, attention_mask=mask, past_key_values=cache, generation_config=config
+            )
+        texts = processor.batch_decode(
+            generated[:, length:], skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return [text.strip() for text in texts]
 
     def _prompt_ids(self, question: str) -> tuple[str, torch.Tensor]:
         """The prompt as text, its placeholder not expanded, and as ids (1, L)."""
