@@ -173,9 +173,11 @@ def load(folder: Path, contender: Contender, device: str) -> Any:
     """transformers' own class for the peer, ours for all others, in bfloat16 with sdpa."""
     import torch
     from transformers import LlavaOnevisionForConditionalGeneration
+    from transformers.utils import logging
 
     from crosslmm.checkpoint import load_model
 
+    logging.disable_progress_bar()
     if not contender.is_peer:
         return load_model(folder, device=torch.device(device), dtype=torch.bfloat16)
     return LlavaOnevisionForConditionalGeneration.from_pretrained(

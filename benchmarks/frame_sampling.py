@@ -22,7 +22,7 @@ from benchmarks.record import Record, say, table
 
 SIDE = 384
 FPS = 25
-SECONDS_ENCODED = 60
+SIZE = (1280, 720)
 
 
 def main() -> None:
@@ -31,7 +31,7 @@ def main() -> None:
         clip = options.clip or Path(scratch) / "hour.mp4"
         if not clip.exists():
             say(f"writing {options.minutes} minutes of 720p")
-            write_long_clip(clip, minutes=options.minutes)
+            write_long_clip(clip, copies=options.minutes)
         rows = []
         for frames in options.frames:
             for name, reader in READERS.items():
@@ -39,7 +39,7 @@ def main() -> None:
                     continue
                 rows.append(_row(frames, name, fresh(run, reader, clip, frames, options.repeats)))
                 say(f"{frames} frames, {name}: {rows[-1]['seconds']}")
-    settings = {"minutes": options.minutes, "size": "1280x720", "fps": FPS, "side": SIDE}
+    settings = {"minutes": options.minutes, "size": SIZE, "fps": FPS, "side": SIDE}
     notes = [f"{row['reader']}: {row['problem']}" for row in rows if row["problem"]]
     path = Record("frame_sampling", settings, rows, list(dict.fromkeys(notes))).write(options.out)
     print(table(rows))
@@ -123,23 +123,23 @@ READERS: dict[str, Callable[[Path, int], np.ndarray]] = {
 }
 
 
-def write_long_clip(path: Path, *, minutes: int) -> None:
-    """One encoded minute whose packets are written `minutes` times, each after the other."""
+def write_long_clip(
+    path: Path, *, copies: int, frames: int = 60 * FPS, size: tuple[int, int] = SIZE
+) -> None:
+    """So many frames encoded once, whose packets are written `copies` times in a row."""
     import av
 
     from crosslmm.cost.measurement import write_clip
 
     with tempfile.TemporaryDirectory() as scratch:
-        minute = Path(scratch) / "minute.mp4"
+        encoded = Path(scratch) / "encoded.mp4"
         options = {"preset": "ultrafast", "g": str(10 * FPS)}
-        write_clip(
-            minute, frames=SECONDS_ENCODED * FPS, size=(1280, 720), fps=FPS, codec_options=options
-        )
+        write_clip(encoded, frames=frames, size=size, fps=FPS, codec_options=options)
         partial = path.with_name(f".{path.name}")
         with av.open(str(partial), "w", format="mp4") as target:
             stream, offset = None, 0
-            for _ in range(minutes):
-                with av.open(str(minute)) as source:
+            for _ in range(copies):
+                with av.open(str(encoded)) as source:
                     template = source.streams.video[0]
                     stream = stream or target.add_stream_from_template(template)
                     end = offset

@@ -35,7 +35,9 @@ def main() -> None:
             rows.append(_row(precision, runs))
             say(f"{precision}: {rows[-1]['load_s']} s")
     settings = {"shape": options.shape, "device": options.device, "repeats": options.repeats}
-    path = Record(f"loading_{options.shape}_{options.device}", settings, rows).write(options.out)
+    path = Record(
+        f"loading_{options.shape}_{options.device.partition(':')[0]}", settings, rows
+    ).write(options.out)
     print(table(rows))
     say(f"wrote {path}")
 

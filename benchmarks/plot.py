@@ -16,13 +16,14 @@ def draw_against(path: Path, rows: Sequence[Mapping[str, Any]], peer: str) -> No
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10.5, 4.6), dpi=130)
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(1, 2)
-    measures = (
+    measures = [
         ("first_token_s", "time to first token, s", 4),
         ("peak_mb", "peak memory above weights, MB", 16),
-    )
+    ]
+    measures = [measure for measure in measures if any(row[measure[0]] for row in rows)]
+    figure = Figure(figsize=(5.4 * len(measures), 4.6), dpi=130)
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, len(measures), squeeze=False)[0]
     for axes, (key, label, goal) in zip(panels, measures, strict=True):
         for colour, model in zip(
             COLOURS, dict.fromkeys(row["model"] for row in rows), strict=False

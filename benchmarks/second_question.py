@@ -24,7 +24,9 @@ def main() -> None:
         fresh(random_checkpoint, options.shape, folder)
         rows = measure_rows(folder, options)
     settings = {"shape": options.shape, "device": options.device, "repeats": options.repeats}
-    record = Record(f"second_question_{options.shape}_{options.device}", settings, rows)
+    record = Record(
+        f"second_question_{options.shape}_{options.device.partition(':')[0]}", settings, rows
+    )
     path = record.write(options.out)
     print(table(rows))
     say(f"wrote {path}")

@@ -239,15 +239,17 @@ def write_clip(
 
     width, height = size
     codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
-    ramp = np.add.outer(np.arange(height), np.arange(width)).astype(np.uint16)
-    grain = np.random.default_rng(0).integers(0, 24, (height, width), dtype=np.uint16)
+    ramp = np.add.outer(np.arange(height), np.arange(2 * width)) * (256 / width)
+    grain = np.random.default_rng(0).integers(0, 24, (height, 2 * width))
+    grey = ((ramp + grain) % 256).astype(np.uint8)
+    wall = np.stack([grey, grey[::-1], 255 - grey], axis=-1)  # the picture moves along it
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream(codec, rate=fps, options=codec_options or {})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for number in range(frames):
-            grey = (ramp + 3 * number + np.roll(grain, number, axis=1)) % 256
-            colours = np.stack([grey, grey[::-1], 255 - grey], axis=-1).astype(np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(colours, format="rgb24")))
+            left = 3 * number % width
+            picture = np.ascontiguousarray(wall[:, left : left + width])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode(None))
 
 
