@@ -226,16 +226,21 @@ class _Report:
     def progress(self) -> None:
         summary = self._summary
         if self._fancy:
-            words = f"captioning, {summary.failed} failed" if summary.failed else "captioning"
+            words = ", ".join(["captioning", *self._exceptions()])
             self._output.progress("caption", summary.fresh, summary.to_do, words=words)
         elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + _LINE_EVERY
             pace = summary.seconds / summary.fresh
             left = (summary.to_do - summary.fresh) * pace
-            self._output.notice(
-                f"{summary.fresh:,} of {summary.to_do:,} done, {summary.failed:,} failed, "
-                f"{60 / pace:.3g} a minute, about {_span(left)} left"
-            )
+            words = [f"{summary.fresh:,} of {summary.to_do:,} done", *self._exceptions()]
+            words += [f"{60 / pace:.3g} a minute", f"about {_span(left)} left"]
+            self._output.notice(", ".join(words))
+
+    def _exceptions(self) -> list[str]:
+        summary = self._summary
+        skipped = summary.kept + summary.kept_failures + summary.no_videos
+        counts = {"failed": summary.failed, "skipped": skipped}
+        return [f"{count:,} {what}" for what, count in counts.items() if count]
 
     def end(self) -> None:
         self._output.finish_progress()

@@ -81,8 +81,9 @@ for result in run:
     paths.append(result.path)
     if len(paths) == 4:
         for stage in ("_Worker", "_Reader"):
-            for process in psutil.process_iter(["name", "cmdline"]):
-                if stage in " ".join(process.info["cmdline"] or ()) and process.ppid() != 1:
+            for process in psutil.process_iter(["cmdline"]):
+                name = " ".join(process.info["cmdline"] or ())
+                if name.startswith("ray::") and stage in name:
                     process.send_signal(signal.SIGKILL)
                     killed.append(stage)
                     break

@@ -7,36 +7,22 @@ at any moment is taken up where it was.
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
-from crosslmm.captioning.identity import content_identity, settings_hash
+from crosslmm.captioning.identity import settings_hash
 from crosslmm.captioning.lock import Lock
-from crosslmm.captioning.manifest import Manifest, by_content
+from crosslmm.captioning.manifest import Manifest
 from crosslmm.captioning.options import CaptionOptions, RunOptions
 from crosslmm.captioning.outcomes import Engine, Outcome
 from crosslmm.captioning.outputs import Output
+from crosslmm.captioning.plan import Item, Plan, identify, make_plan
 from crosslmm.captioning.results import CaptionResult, Record, Segment, Summary, join_captions
 from crosslmm.captioning.sources import Source, looks_like_video
 
 Notice = Callable[[str], None]
-
-_HASHING_THREADS = 8
-
-
-@dataclass(frozen=True)
-class Item:
-    """A video to caption and what identifies its content, None where that cannot be read."""
-
-    source: Source
-    content: str | None
-
-    @property
-    def path(self) -> str:
-        return self.source.path
 
 
 class Captioning:
@@ -124,26 +110,54 @@ class Captioning:
             self.summary.shares = self._engine.shares()
 
     def _work(self, manifest: Manifest | None) -> Iterator[CaptionResult]:
-        plan = _Plan(self, manifest)
-        for settled in plan.settled:
-            yield from self._finish([settled], manifest)
-        todo = {items[0].path: items for items in plan.todo}
+        plan = self._plan(manifest)
+        for item, reason in plan.conflicts:
+            yield from self._finish([(item, self._result(item, error=reason))], manifest)
+        for item, record in plan.copies:
+            self.summary.copies += 1
+            yield from self._finish([(item, self._copied(item, record))], manifest)
+        todo = {group[0].path: group for group in plan.todo}
         outcomes = self._engine.run(list(todo), stopping=self._stopping.is_set)
         try:
             for batch in outcomes:
                 done = [
-                    (item, result)
+                    pair
                     for outcome in batch
-                    for item, result in self._results_of(outcome, todo.pop(outcome.path, []))
+                    for pair in self._results_of(outcome, todo.pop(outcome.path, []))
                 ]
                 yield from self._finish(done, manifest)
         finally:
             outcomes.close()
 
+    def _plan(self, manifest: Manifest | None) -> Plan:
+        sources, output = self._sources, self._output
+        if manifest is not None and output is not None:
+            sources = [s for s in sources if s.named or not output.is_own(s)]
+            output.begin(sources, manifest)
+        plan = make_plan(
+            identify(sources),
+            manifest,
+            output,
+            options=self._options,
+            run_options=self._run_options,
+            settings_hash=self.settings_hash,
+        )
+        self.summary.total = len(sources)
+        self.summary.kept, self.summary.kept_failures = plan.kept, plan.kept_failures
+        if manifest is not None and output is not None and output.keeps_superseded:
+            moved = manifest.drop(plan.paths, keep_in=output.superseded_path)
+            if moved:
+                self._notice(
+                    f"{moved:,} captions of other settings or files moved to "
+                    f"{output.superseded_path}"
+                )
+        return plan
+
     def _results_of(
         self, outcome: Outcome, items: list[Item]
     ) -> Iterator[tuple[Item, CaptionResult]]:
         """The result of a video and of its copies."""
+        segments = outcome.segments
         for place, item in enumerate(items):
             error = outcome.error
             if error is not None:
@@ -159,10 +173,20 @@ class Captioning:
                     item,
                     error=error,
                     duration=outcome.duration,
-                    segments=outcome.segments,
+                    segments=tuple(map(_free, segments)) if place else segments,
                     same_as=outcome.path if place and error is None else None,
                 ),
             )
+
+    def _copied(self, item: Item, record: Record) -> CaptionResult:
+        """The result of a file whose content was captioned under another name."""
+        return self._result(
+            item,
+            duration=record["duration"],
+            segments=tuple(map(Segment.from_dict, record["segments"])),
+            same_as=record["path"],
+            warnings=tuple(record["warnings"]),
+        )
 
     def _finish(
         self, done: list[tuple[Item, CaptionResult]], manifest: Manifest | None
@@ -206,85 +230,6 @@ class Captioning:
         )
 
 
-class _Plan:
-    """What of a run is to be done: `todo`, videos with their copies; and `settled`, results that
-    cost no model. What earlier runs did is counted, and its files are there when this is made."""
-
-    def __init__(self, run: Captioning, manifest: Manifest | None) -> None:
-        self.settled: list[tuple[Item, CaptionResult]] = []
-        self.todo: list[list[Item]] = []
-        self._run = run
-        self._manifest = manifest
-        sources = run._sources
-        if run._output is not None:
-            sources = [s for s in sources if s.named or not run._output.is_own(s)]
-            run.summary.total = len(sources)
-        with ThreadPoolExecutor(_HASHING_THREADS) as threads:
-            contents = threads.map(content_identity, [source.path for source in sources])
-            items = [Item(*pair) for pair in zip(sources, contents, strict=True)]
-        if manifest is not None and run._output is not None:
-            run._output.begin(sources, manifest)
-            items = self._missing(items, manifest, run._output)
-        self._group(items)
-
-    def _missing(self, items: list[Item], manifest: Manifest, output: Output) -> list[Item]:
-        """The items that are not done, with the manifest made ready for them."""
-        run, summary = self._run, self._run.summary
-        anew, known = run._run_options.overwrite, by_content(manifest.entries.items())
-        missing: list[Item] = []
-        for item in items:
-            entry = manifest.entries.get(item.path)
-            current = (
-                not anew
-                and entry is not None
-                and (entry.content, entry.settings_hash) == (item.content, run.settings_hash)
-            )
-            if current and entry is not None and entry.failed:
-                if not run._run_options.retry_failed:
-                    summary.kept_failures += 1
-                    continue
-            elif current:
-                output.restore(item.source, manifest)
-                summary.kept += 1
-                continue
-            if not anew and (reason := output.conflict(item.source, manifest)) is not None:
-                self.settled.append((item, run._result(item, error=reason)))
-                continue
-            twin = known.get((item.content or "", run.settings_hash))
-            if not anew and twin is not None and run._options.same_for(twin, item.path):
-                self.settled.append((item, _copied(run, item, manifest.read(twin))))
-                summary.copies += 1
-                continue
-            missing.append(item)
-        if output.keeps_superseded:
-            again = {item.path for item in (*missing, *(item for item, _ in self.settled))}
-            kept = manifest.drop(again, keep_in=output.superseded_path)
-            if kept:
-                run._notice(
-                    f"{kept:,} captions of other settings or files moved to {output.superseded_path}"
-                )
-        return missing
-
-    def _group(self, items: list[Item]) -> None:
-        """Files of the same content together, unless the prompt tells them apart."""
-        groups: dict[str, list[Item]] = {}
-        for item in items:
-            group = groups.get(item.content or "")
-            if group and self._run._options.same_for(group[0].path, item.path):
-                group.append(item)
-                continue
-            group = [item]
-            self.todo.append(group)
-            if item.content is not None:
-                groups.setdefault(item.content, group)
-
-
-def _copied(run: Captioning, item: Item, record: Record) -> CaptionResult:
-    """The result of a file whose content was captioned under another name."""
-    return run._result(
-        item,
-        duration=record["duration"],
-        segments=tuple(map(Segment.from_dict, record["segments"])),
-        same_as=record["path"],
-        warnings=tuple(record["warnings"]),
-    )
+def _free(part: Segment) -> Segment:
+    """A segment that cost nothing, since another's was taken."""
+    return replace(part, decode_seconds=0.0, encode_seconds=0.0, generate_seconds=0.0)
