@@ -3,10 +3,11 @@
     python -m benchmarks.against_llava_onevision --shape middle --frames 8,64,256
 
 Both are called alike, pixels to logits and then token by token, in one process and in turn; a run
-that has been timed long enough is not repeated. Peak memory is taken by a process of its own. The
-checkpoint's cross-attention would be closed and free; here every gate is opened, so that all the work
-of a trained model is done. Two rows say what the choices cost: the cache of keys and values instead
-of shared features, and gates left closed.
+that has been timed long enough is not repeated. The processor's time stands beside the clock's, for
+a machine that others keep busy. Peak memory is taken by a process of its own. The checkpoint's
+cross-attention would be closed and free; here every gate is opened, so that all the work of a
+trained model is done. Further rows say what the choices cost: T2V's keys and values cached instead
+of read from shared features, V2V kept to its own frame, and gates left closed.
 """
 
 import argparse
@@ -54,11 +55,12 @@ CONTENDERS = (
 
 
 @dataclass(frozen=True)
-class Timed:
-    """Seconds to the first token, and per token after it, of every repeat."""
+class Run:
+    """Seconds to the first token, of the processor's time in them, and per token after it."""
 
-    first: list[float]
-    steps: list[float]
+    first: float
+    processor: float
+    step: float
 
 
 def main() -> None:
@@ -67,9 +69,9 @@ def main() -> None:
         folder = options.checkpoint or Path(scratch)
         say(f"making a random checkpoint of shape {options.shape}")
         fresh(random_checkpoint, options.shape, folder)
-        times = time_all(folder, options)
+        runs = time_all(folder, options)
         peaks = {} if options.no_memory else peaks_of_all(folder, options)
-    rows = rows_of(options, times, peaks)
+    rows = rows_of(options, runs, peaks)
     notes = [f"{options.shape}: random weights in bfloat16, {options.device}"]
     if options.device == "cpu":
         notes.append("peak memory: the process's, above its loaded model after a short run")
@@ -93,7 +95,7 @@ def main() -> None:
     say(f"wrote {path}")
 
 
-def time_all(folder: Path, options: argparse.Namespace) -> dict[tuple[str, int], Timed]:
+def time_all(folder: Path, options: argparse.Namespace) -> dict[tuple[str, int], list[Run]]:
     """Every contender at every number of frames, in turn within one process."""
     import torch
 
@@ -102,28 +104,26 @@ def time_all(folder: Path, options: argparse.Namespace) -> dict[tuple[str, int],
     ours = load(folder, Contender("crosslmm"), options.device)
     pixels = make_pixels(folder, max(options.frames), options.device)
 
-    def run(contender: Contender, frames: int) -> tuple[float, float]:
+    def run(contender: Contender, frames: int) -> Run:
         model = peer if contender.is_peer else prepare(ours, contender)
         return time_run(model, inputs(model, contender, pixels[:, :frames]))
 
-    timed: dict[tuple[str, int], Timed] = {}
+    runs: dict[tuple[str, int], list[Run]] = {}
     with torch.inference_mode():
         for contender in contenders:
             run(contender, min(options.frames))  # warm
         for frames in options.frames:
             for contender in contenders:
-                timed[contender.name, frames] = Timed([], [])
+                runs[contender.name, frames] = []
             for _ in range(options.repeats):
                 for contender in contenders:
-                    result = timed[contender.name, frames]
-                    if sum(result.first) < options.enough:
-                        first, step = run(contender, frames)
-                        result.first.append(first)
-                        result.steps.append(step)
+                    done = runs[contender.name, frames]
+                    if sum(one.first for one in done) < options.enough:
+                        done.append(run(contender, frames))
             for contender in contenders:
-                result = timed[contender.name, frames]
-                say(f"{frames} frames, {contender.name}: {_list(result.first)} s")
-    return timed
+                seconds = [f"{one.first:.3g}" for one in runs[contender.name, frames]]
+                say(f"{frames} frames, {contender.name}: {', '.join(seconds)} s")
+    return runs
 
 
 def peaks_of_all(folder: Path, options: argparse.Namespace) -> dict[tuple[str, int], int | None]:
@@ -142,26 +142,30 @@ def peaks_of_all(folder: Path, options: argparse.Namespace) -> dict[tuple[str, i
 
 def rows_of(
     options: argparse.Namespace,
-    times: dict[tuple[str, int], Timed],
+    runs: dict[tuple[str, int], list[Run]],
     peaks: dict[tuple[str, int], int | None],
 ) -> list[dict[str, Any]]:
     """A row per number of frames and contender; ratios are the peer's figure over this one's."""
     rows = []
     for frames in options.frames:
-        base, base_peak = times.get((PEER, frames)), peaks.get((PEER, frames))
+        base, base_peak = runs.get((PEER, frames)), peaks.get((PEER, frames))
         for contender in options.contenders:
-            timed, peak = times[contender.name, frames], peaks.get((contender.name, frames))
-            first = median(timed.first)
+            done, peak = runs[contender.name, frames], peaks.get((contender.name, frames))
+            first, processor = _median(done, "first"), _median(done, "processor")
             rows.append(
                 {
                     "frames": frames,
                     "model": contender.name,
                     "first_token_s": round(first, 4),
-                    "fastest_s": round(min(timed.first), 4),
-                    "slowest_s": round(max(timed.first), 4),
-                    "runs": len(timed.first),
-                    "times_faster": round(median(base.first) / first, 2) if base else None,
-                    "tokens_per_s": round(1 / median(timed.steps), 2),
+                    "fastest_s": round(min(one.first for one in done), 4),
+                    "slowest_s": round(max(one.first for one in done), 4),
+                    "processor_s": round(processor, 4),
+                    "runs": len(done),
+                    "times_faster": round(_median(base, "first") / first, 2) if base else None,
+                    "times_less_processor": (
+                        round(_median(base, "processor") / processor, 2) if base else None
+                    ),
+                    "tokens_per_s": round(1 / _median(done, "step"), 2),
                     "peak_mb": None if peak is None else round(peak / 1e6),
                     "times_smaller": round(base_peak / peak, 2) if base_peak and peak else None,
                 }
@@ -221,8 +225,8 @@ def inputs(model: Any, contender: Contender, pixels: Any) -> dict[str, Any]:
     return {"input_ids": ids.to(pixels.device), "pixel_values_videos": pixels}
 
 
-def time_run(model: Any, given: dict[str, Any], steps: int = STEPS) -> tuple[float, float]:
-    """Seconds to the first token, and of one more on average."""
+def time_run(model: Any, given: dict[str, Any], steps: int = STEPS) -> Run:
+    """One prompt to its first token, and `steps` more."""
     import torch
 
     def synchronise() -> None:
@@ -230,11 +234,11 @@ def time_run(model: Any, given: dict[str, Any], steps: int = STEPS) -> tuple[flo
             torch.cuda.synchronize()
 
     synchronise()
-    started = time.perf_counter()
+    started, processor = time.perf_counter(), time.process_time()
     output = model(**given, use_cache=True, logits_to_keep=1)
     token = output.logits[:, -1:].argmax(-1)
     synchronise()
-    first = time.perf_counter() - started
+    first, processor = time.perf_counter() - started, time.process_time() - processor
     cache = output.past_key_values
     del output
     started = time.perf_counter()
@@ -242,7 +246,7 @@ def time_run(model: Any, given: dict[str, Any], steps: int = STEPS) -> tuple[flo
         output = model(input_ids=token, past_key_values=cache, use_cache=True)
         token = output.logits[:, -1:].argmax(-1)
     synchronise()
-    return first, (time.perf_counter() - started) / steps
+    return Run(first, processor, (time.perf_counter() - started) / steps)
 
 
 def peak_of(folder: Path, contender: Contender, frames: int, device: str) -> int | None:
@@ -288,8 +292,8 @@ def _numbers(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
 
 
-def _list(seconds: Sequence[float]) -> str:
-    return ", ".join(f"{second:.3g}" for second in seconds)
+def _median(runs: Sequence[Run], field: str) -> float:
+    return median(getattr(run, field) for run in runs)
 
 
 if __name__ == "__main__":

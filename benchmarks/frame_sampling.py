@@ -133,7 +133,7 @@ def write_long_clip(
 
     with tempfile.TemporaryDirectory() as scratch:
         encoded = Path(scratch) / "encoded.mp4"
-        options = {"preset": "ultrafast", "g": str(10 * FPS)}
+        options = {"preset": "ultrafast", "crf": "32", "g": str(10 * FPS)}
         write_clip(encoded, frames=frames, size=size, fps=FPS, codec_options=options)
         partial = path.with_name(f".{path.name}")
         with av.open(str(partial), "w", format="mp4") as target:

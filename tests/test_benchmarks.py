@@ -36,9 +36,9 @@ def test_both_sides_get_the_same_video_and_run(folder: Path) -> None:
     assert given["input_ids"].shape[1] == 3 * 9 + 1 + text
     with torch.inference_mode():
         assert model.model.reads_features
-        first, step = against.time_run(model, given, steps=2)
-    assert first > 0
-    assert step > 0
+        run = against.time_run(model, given, steps=2)
+    assert run.first > 0
+    assert run.step > 0
 
 
 def test_contenders_differ_as_named(folder: Path) -> None:
@@ -55,13 +55,14 @@ def test_contenders_differ_as_named(folder: Path) -> None:
 def test_rows_hold_the_ratios() -> None:
     options = argparse.Namespace(frames=[8], contenders=against.CONTENDERS[:2])
     names = [contender.name for contender in options.contenders]
-    times = {
-        (names[0], 8): against.Timed([4.0, 8.0, 6.0], [0.1]),
-        (names[1], 8): against.Timed([2.0], [0.05]),
+    runs = {
+        (names[0], 8): [against.Run(seconds, 5.0, 0.1) for seconds in (4.0, 8.0, 6.0)],
+        (names[1], 8): [against.Run(2.0, 1.0, 0.05)],
     }
-    peer, ours = against.rows_of(options, times, {(names[0], 8): 320, (names[1], 8): 20})
+    peer, ours = against.rows_of(options, runs, {(names[0], 8): 320, (names[1], 8): 20})
     assert (peer["times_faster"], peer["first_token_s"], peer["runs"]) == (1.0, 6.0, 3)
     assert (ours["times_faster"], ours["times_smaller"]) == (3.0, 16.0)
+    assert ours["times_less_processor"] == 5.0
     assert (peer["tokens_per_s"], ours["tokens_per_s"]) == (10, 20)
 
 
