@@ -43,7 +43,8 @@ def draw(path: Path, profile: Profile, other: Profile | None = None) -> None:
     from matplotlib.figure import Figure
 
     pairs = _pairs(profile, other)
-    figure = Figure(figsize=(min(7 + 0.55 * len(pairs) * (2 if other else 1), 18), 5.2), dpi=130)
+    bars = len(pairs) * (2 if other else 1)
+    figure = Figure(figsize=(min(max(7 + 0.55 * bars, 10.5), 18), 5.2), dpi=130)
     FigureCanvasAgg(figure)
     work, memory = figure.subplots(1, 2)
     _bars(work, pairs, STAGES, STAGE_COLOURS, lambda row, key: getattr(row.prefill, key))
@@ -51,10 +52,9 @@ def draw(path: Path, profile: Profile, other: Profile | None = None) -> None:
     most = max(row.prefill.total for pair in pairs for row in pair)
     _finish(work, pairs, "Prefill, {}MACs (1 MAC = 2 FLOPs)", most)
     most = max(row.memory.above_weights for pair in pairs for row in pair)
-    _finish(memory, pairs, "Memory above the weights, {}B", most)
     weights = profile.rows[0].memory.weights
     scale, letter = unit(weights)
-    memory.set_title(f"weights: {weights / scale:,.2f} {letter}B", fontsize=8, loc="right")
+    _finish(memory, pairs, f"Memory above {weights / scale:,.2f} {letter}B of weights, {{}}B", most)
     heading = title(profile)
     if other:
         heading += f"\nhatched: {title(other)}"
@@ -102,13 +102,15 @@ def _bars(
                 bottom += height
                 if height:
                     drawn.setdefault(key, bar)
-    shown = [key for key in reversed(colours) if key in drawn]
+    shown = [key for key in colours if key in drawn]
     axes.legend(
         [drawn[key] for key in shown],
         [labels[key] for key in shown],
         fontsize=7.5,
         frameon=False,
-        loc="upper left",
+        loc="lower left",
+        bbox_to_anchor=(0, 1.0),
+        ncols=3 if len(shown) > 4 else 2,
     )
 
 
