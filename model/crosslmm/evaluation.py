@@ -1,11 +1,14 @@
 """Accuracy on a JSONL of questions: each video is watched once and asked everything about it."""
 
+import json
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crosslmm.errors import UsageError
 from crosslmm.synthetic.answers import is_right
 
 if TYPE_CHECKING:
@@ -54,6 +57,36 @@ class Report:
                 for name, part in self.types.items()
             },
         }
+
+
+def read_questions(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSONL of questions, each with at least id, video, type, question and answer.
+
+    Raises UsageError.
+    """
+    rows = []
+    for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UsageError(f"{path}, line {number}: not JSON ({error.msg})") from None
+        missing = {"video", "type", "question", "answer"} - set(row)
+        if missing:
+            raise UsageError(f"{path}, line {number}: lacks {', '.join(sorted(missing))}")
+        rows.append(row)
+    if not rows:
+        raise UsageError(f"{path}: holds no questions")
+    return rows
+
+
+def write_outcomes(report: Report, path: Path) -> None:
+    """Every row with what was `said` and whether it was `right`, as JSONL."""
+    lines = [json.dumps({**o.row, "said": o.said, "right": o.right}) for o in report.outcomes]
+    scratch = path.with_name(f".{path.name}.tmp")
+    scratch.write_text("\n".join(lines) + "\n", "utf-8")
+    os.replace(scratch, path)
 
 
 def score(row: Mapping[str, Any], said: str) -> bool:

@@ -1,10 +1,10 @@
 """Was it right? Answers compared with the truth by what they say, not by their letters.
 
 - One-word answers (colour, shape, size, glyph, count, yes or no): the only word of that kind in the
-  answer must be the right one. A motion, an event, an object: the right words in the right order,
-  articles aside; two that meet may be named either way round.
+  answer must be the right one. A motion: what the answer ends on. An event, an object: the right
+  words in the right order, articles aside; two that meet may be named either way round.
 - `events`: the same events in the same order. `when`: the first number, within the row's tolerance.
-- `multiple_choice`: the letter, or the text of the option.
+- `multiple_choice`: the letter, at the beginning or after a last `, so`, or the option's text.
 - `describe`: every object stands for up to five facts (that it is there, by colour and shape; size;
   mark; motion). Right when the F1 of the facts said against the true ones is at least 0.8.
 """
@@ -40,11 +40,14 @@ def is_right(row: Mapping[str, Any], said: str) -> bool:
         truth = float(re.findall(r"\d+(?:\.\d+)?", answer)[0])
         return number is not None and abs(float(number[0]) - truth) <= float(row["tolerance"])
     if kind == "multiple_choice":
-        letter = re.match(r"\W*([A-Z])\b(?!\s+\w)", said.strip())
+        letter = re.match(r"\W*([A-D])\b(?!\s+\w)", said) or re.search(r", so ([A-D])\W*$", said)
         if letter:
             return letter[1] == answer
         return _plain(said) == _plain(row["options"]["ABCDEFGH".index(answer)])
-    if kind in ("motion", "order"):
+    if kind == "motion":
+        ends = [does for does in DOES.values() if _plain(said).endswith(_plain(does))]
+        return ends == [answer]
+    if kind == "order":
         return _event(said) == _event(answer)
     words = re.findall(r"\w+", said if kind == "glyph" else said.lower())
     named = {word for word in words if word in _KINDS[kind]}

@@ -22,7 +22,8 @@ from crosslmm.synthetic.scene import FRAMES_MEANT, Clip, make_clip
 from crosslmm.synthetic.seeds import Domain, derive_seed
 
 QUESTIONS_FILE = "questions.jsonl"
-_FRAMES_AT_ONCE = 32
+_FRAMES_AT_ONCE = 16
+_GRAIN_ROOM = 61
 _HELD_OUT_SHARE = 1 / 3
 
 
@@ -134,11 +135,16 @@ def frames_of(clip: Clip, *, size: tuple[int, int], fps: float) -> Iterator[np.n
     count = max(2, round(clip.duration * fps))
     times = np.arange(count) / count
     generator = torch.Generator().manual_seed(clip.style_seed)
-    grain = 0.015 * float(torch.rand((), generator=generator))
+    strength = 0.015 * 255 * float(torch.rand((), generator=generator))
+    # One field, seen at another offset in every frame: drawing noise would take most of the time.
+    grain = strength * torch.randn(
+        height + _GRAIN_ROOM, width + _GRAIN_ROOM, 3, generator=generator
+    )
     for start in range(0, count, _FRAMES_AT_ONCE):
-        frames = film([clip], [times[start : start + _FRAMES_AT_ONCE]], (height, width))[0]
-        frames = frames + grain * torch.randn(frames.shape, generator=generator)
-        yield from (frames.clamp(0, 1) * 255).round().byte().numpy()
+        for frame in film([clip], [times[start : start + _FRAMES_AT_ONCE]], (height, width))[0]:
+            top, left = torch.randint(_GRAIN_ROOM, (2,), generator=generator).tolist()
+            seen = grain[top : top + height, left : left + width]
+            yield torch.add(seen, frame, alpha=255).round_().clamp_(0, 255).byte().numpy()
 
 
 def _check(*, clips: int, seconds: tuple[float, float], size: tuple[int, int], fps: float) -> None:

@@ -21,7 +21,8 @@ def film(clips: Sequence[Clip], times: Sequence[np.ndarray], size: tuple[int, in
         **{name: torch.cat([_widen(vars(part)[name], most) for part in sprites])
            for name in vars(sprites[0])}
     )  # fmt: skip
-    painted, which = [], []
+    painted: list[Tensor] = []
+    which: list[Tensor] = []
     for clip, moments, styles in zip(clips, times, backdrops, strict=True):
         scenes = torch.from_numpy(clip.scene_at(moments))
         which.append(scenes + sum(len(done) for done in painted))

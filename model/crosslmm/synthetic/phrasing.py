@@ -239,6 +239,12 @@ def with_article(phrase: str) -> str:
     return "an" + phrase[1:] if phrase.startswith("a o") else phrase
 
 
+def answered(called: str, kind: str, answer: str) -> str:
+    """The sentence that gives a colour, shape, size, mark or motion of what is `called` so."""
+    verb = {"new_colour": "turns ", "shape": "is a ", "glyph": "is marked ", "motion": ""}
+    return f"{called} {verb.get(kind, 'is ')}{answer}"
+
+
 def event_said(clip: Clip, event: Event, *, infinitive: bool = False) -> str:
     """`the red circle appears`, or after does/do, `the red circle appear`."""
     if event.kind == "cut":

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -22,8 +22,10 @@ _LETTERS = "ABCD"
 
 @dataclass(frozen=True)
 class Question:
-    """- `answer`: the truth; `taught`: what training teaches to say, different only for times, where
-      it is the time of the first frame that shows the event (which the model can read off).
+    """- `answer`: the truth, as short as it goes; `taught`: what training teaches to say. That names
+      the thing before what is asked of it, the reason before yes or no, the things before their
+      number: each word then rests on the one before. A time is that of the first frame that shows
+      the event, which the model can read off.
     - `options`: texts of a multiple choice; `tolerance`: seconds, for times.
     - `held_out`: the wording is one that training never shows.
     """
@@ -77,7 +79,10 @@ class Asker:
         start = {i: max(t.seen_from, [0.0, *clip.cuts][t.scene]) for i, t in enumerate(clip.things)}
         places = {i: float(clip.centres(np.asarray([start[i]]))[0, i, 0]) for i in start}
         order = sorted(start, key=lambda i: (start[i], places[i]))
-        return self._make("describe", "describe", phrasing.clip_described(clip, order))
+        taught = phrasing.clip_described(clip, self.rng.permutation(order).tolist())
+        return self._make(
+            "describe", "describe", phrasing.clip_described(clip, order), taught=taught
+        )
 
     def events(self) -> Question:
         return self._make("events", "events", phrasing.events_said(self.clip))
@@ -87,20 +92,20 @@ class Asker:
         if thing.turns_to is not None:
             if self.rng.random() < 0.5:
                 name = self._name(thing, but="colour")
-                return self._named(name, "colour", "new_colour", thing.turns_to)
+                return self._about(thing, name, "colour", "new_colour", thing.turns_to)
             name = self._name(thing, but="colour", plain=True)
             first = self.rng.random() < 0.5
             moment, answer = ("start", thing.colour) if first else ("end", thing.turns_to)
             if name is None or (thing.scene, thing.seen_from, thing.seen_until) != (0, 0.0, 1.0):
                 return None
-            return self._make("colour", "colour", answer, thing=f"{name} at the {moment}")
+            return self._about(thing, f"{name} at the {moment}", "colour", "colour", answer)
         name = self._name(thing, but="colour")
-        return self._named(name, "colour", "colour", thing.colour)
+        return self._about(thing, name, "colour", "colour", thing.colour)
 
     def shape(self) -> Question | None:
         thing = self._pick()
         name = self._name(thing, but="shape")
-        return self._named(name, "shape", "shape", thing.shape)
+        return self._about(thing, name, "shape", "shape", thing.shape)
 
     def size(self) -> Question | None:
         sized = [thing for thing in self.clip.things if thing.size is not None]
@@ -108,23 +113,26 @@ class Asker:
             return None
         thing = sized[self.rng.integers(len(sized))]
         name = self._name(thing, but="size")
-        return self._named(name, "size", "size", str(thing.size))
+        return self._about(thing, name, "size", "size", str(thing.size))
 
     def glyph(self) -> Question | None:
         thing = self._pick()
         if thing.glyph is None and self.rng.random() < 0.5:
             return None
         name = self._name(thing, but="glyph")
-        return self._named(name, "glyph", "glyph", thing.glyph or NOTHING)
+        return self._about(thing, name, "glyph", "glyph", thing.glyph or NOTHING)
 
     def count(self) -> Question | None:
         things, number = self._counted()
-        return self._make("count", "count", str(number), things=things)
+        listed = self._listed(things)
+        return self._make(
+            "count", "count", str(number), taught=f"{listed}: {number}", things=things
+        )
 
     def motion(self) -> Question | None:
         thing = self._pick()
         name = self._name(thing, but="motion")
-        return self._named(name, "motion", "motion", DOES[thing.motion])
+        return self._about(thing, name, "motion", "motion", DOES[thing.motion])
 
     def order(self) -> Question | None:
         clip, rng = self.clip, self.rng
@@ -157,13 +165,12 @@ class Asker:
             return None
         event = clip.events[self.rng.integers(len(clip.events))]
         seconds = event.time * clip.duration
-        later = [time for time in self.frame_times if time >= seconds - 1e-6]
-        seen = later[0] if later else self.frame_times[-1]
+        seen = seen_at(seconds, self.frame_times)
         return self._make(
             "when",
             "when",
             f"at {seconds:.2f} seconds",
-            taught=f"at {seen:.2f} seconds",
+            taught=f"{phrasing.event_said(clip, event)} at {seen:.2f} seconds",
             tolerance=round(clip.duration / FRAMES_MEANT + self.frame_period, 3),
             event=phrasing.event_said(clip, event),
             happen=phrasing.event_said(clip, event, infinitive=True),
@@ -189,8 +196,8 @@ class Asker:
         ending = self._wording(phrasing.CHOICE_ENDINGS)
         letter = _LETTERS[options.index(base.answer)]
         text = "\n".join([base.text, *lines]) + ending
-        return Question("multiple_choice", text, letter, letter, tuple(options),
-                        held_out=self.held_out)  # fmt: skip
+        return Question("multiple_choice", text, letter, f"{base.taught}, so {letter}",
+                        tuple(options), held_out=self.held_out)  # fmt: skip
 
     def _is_there(self, yes: bool) -> Question | None:
         clip, rng = self.clip, self.rng
@@ -222,10 +229,12 @@ class Asker:
         name = self._name(thing, but=kind)
         if value is None or name is None or (kind == "colour" and thing.turns_to):
             return None
+        because = phrasing.answered(self._called(thing, name), kind, value)
         if not yes:
             wrong = [v for v in self._alternatives(kind) if v != value]
             value = wrong[self.rng.integers(len(wrong))]
-        return self._yes_no("is", yes, thing=name, value=f"a {value}" if kind == "shape" else value)
+        value = f"a {value}" if kind == "shape" else value
+        return self._yes_no("is", yes, because=because, thing=name, value=value)
 
     def _does_it_move(self, yes: bool) -> Question | None:
         thing = self._pick()
@@ -237,7 +246,11 @@ class Asker:
         if name is None:
             return None
         return self._yes_no(
-            "does", yes, happen=f"{name} {DO[motion]}", event=f"{name} {DOES[motion]}"
+            "does",
+            yes,
+            because=f"{self._called(thing, name)} {DOES[thing.motion]}",
+            happen=f"{name} {DO[motion]}",
+            event=f"{name} {DOES[motion]}",
         )
 
     def _does_it_happen(self, yes: bool) -> Question | None:
@@ -248,6 +261,7 @@ class Asker:
             if not clip.events:
                 return None
             event = clip.events[rng.integers(len(clip.events))]
+            because = phrasing.event_said(clip, event)
         else:
             subject = int(rng.integers(len(clip.things)))
             thing = clip.things[subject]
@@ -257,9 +271,12 @@ class Asker:
             ):
                 return None
             event = Event(kind, 0.0, subject)  # type: ignore[arg-type]
+            own = [phrasing.event_said(clip, e) for e in clip.events if e.subject == subject]
+            because = own[0] if own else f"{phrasing.named(thing)} {DOES[thing.motion]}"
         return self._yes_no(
             "does",
             yes,
+            because=because,
             happen=phrasing.event_said(clip, event, infinitive=True),
             event=phrasing.event_said(clip, event),
         )
@@ -272,7 +289,8 @@ class Asker:
                 return None
         if number < 2:
             return None
-        return self._yes_no("counts", yes, number=str(number), things=things)
+        because = f"{self._listed(things)}: {self._count_of(things)}"
+        return self._yes_no("counts", yes, because=because, number=str(number), things=things)
 
     def _comes_before(self, yes: bool) -> Question | None:
         clip = self.clip
@@ -286,18 +304,40 @@ class Asker:
         return self._yes_no(
             "does",
             yes,
+            because=phrasing.events_said(clip),
             happen=f"{phrasing.event_said(clip, one, infinitive=True)} before {other}",
             event=f"{phrasing.event_said(clip, one)} before {other}",
         )
 
-    def _yes_no(self, key: str, yes: bool, **slots: str) -> Question:
-        return self._make("yes_no", key, "yes" if yes else "no", **slots)
+    def _yes_no(self, key: str, yes: bool, *, because: str = "", **slots: Any) -> Question:
+        answer = "yes" if yes else "no"
+        taught = f"{because}, so {answer}" if because else answer
+        return self._make("yes_no", key, answer, taught=taught, **slots)
 
-    def _named(
-        self, name: str | None, kind: QuestionType, key: str, answer: str
+    def _about(
+        self, thing: Thing, name: str | None, kind: QuestionType, key: str, answer: str
     ) -> Question | None:
         """A question about the thing of this name, if it has one."""
-        return None if name is None else self._make(kind, key, answer, thing=name)
+        if name is None:
+            return None
+        called = name if key == "new_colour" else self._called(thing, name)
+        if called != name and kind in ("colour", "shape"):
+            taught = called  # says it already
+        else:
+            taught = phrasing.answered(called, key, answer)
+        return self._make(kind, key, answer, taught=taught, thing=name)
+
+    def _called(self, thing: Thing, name: str) -> str:
+        """What an answer calls a thing that the question calls `name`: the same, unless that says
+        where it is or what it does; then its colour and shape are a step on the way."""
+        roundabout = " that " in name or "est object" in name or "most object" in name
+        return phrasing.named(thing) if roundabout else name
+
+    def _listed(self, things: str) -> str:
+        """The things that are counted, in any order: naming them is how they are told apart."""
+        order = self.rng.permutation(len(self.clip.things))
+        found = [phrasing.named(self.clip.things[i]) for i in order if self._is_one(i, things)]
+        return ", ".join(found) or "none"
 
     def _make(
         self,
@@ -315,7 +355,7 @@ class Asker:
 
     def _wording(self, wordings: Sequence[str]) -> str:
         chosen = wordings[-HELD_OUT:] if self.held_out else wordings[:-HELD_OUT]
-        return chosen[self.rng.integers(len(chosen))]
+        return chosen[int(self.rng.integers(len(chosen)))]
 
     def _pick(self) -> Thing:
         return self.clip.things[self.rng.integers(len(self.clip.things))]
@@ -390,11 +430,13 @@ class Asker:
         return things, self._count_of(things)
 
     def _count_of(self, things: str) -> int:
+        return sum(self._is_one(index, things) for index in range(len(self.clip.things)))
+
+    def _is_one(self, index: int, things: str) -> bool:
+        """Whether a thing is among `red objects`, `crosses`, `objects` …"""
         head = things.removesuffix("es").removesuffix("s") if "cross" in things else things[:-1]
-        word = head.removesuffix(" object")
-        if word == "object":
-            return len(self.clip.things)
-        return sum(word in (t.colour, t.shape, t.size) for t in self.clip.things)
+        thing, word = self.clip.things[index], head.removesuffix(" object")
+        return word in ("object", thing.colour, thing.shape, thing.size)
 
     def _alternatives(self, kind: str) -> list[str]:
         """Answers of a kind: the clip's own first in number, so that a guess is not enough."""
@@ -421,8 +463,13 @@ class Asker:
         said = [phrasing.event_said(clip, event) for event in clip.events]
         for index in range(len(clip.things)):
             for kind in ("appears", "disappears"):
-                said.append(phrasing.event_said(clip, Event(kind, 0.0, index)))  # type: ignore[arg-type]
+                said.append(phrasing.event_said(clip, Event(kind, 0.0, index)))
         return list(dict.fromkeys(said))
+
+
+def seen_at(moment: float, frame_times: Sequence[float]) -> float:
+    """The time of the first frame that shows what happened at `moment`, both in seconds."""
+    return next((time for time in frame_times if time >= moment - 1e-6), frame_times[-1])
 
 
 def ask_about(

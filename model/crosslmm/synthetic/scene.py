@@ -1,7 +1,7 @@
 """Scenes with a ground truth: what is in a clip, where it is at every moment, and what happens when.
 
-Time inside a clip runs from 0 to 1, whatever its length in seconds: what can be told from sixteen
-frames of a two-second clip can be told from sixteen frames of a minute. Everything a question may ask
+Time inside a clip runs from 0 to 1, whatever its length in seconds: what can be told from eight
+frames of a two-second clip can be told from eight frames of a minute. Everything a question may ask
 about is made to last longer than the gap between two of those frames, and nothing crosses anything
 else except in the events that are about it, so that every question has one exact answer.
 """
@@ -16,7 +16,7 @@ import numpy as np
 from crosslmm.synthetic.seeds import Domain, derive_seed
 from crosslmm.synthetic.vocabulary import COLOUR_NAMES, GLYPHS, MOTIONS, SHAPES, SIZES
 
-FRAMES_MEANT = 16
+FRAMES_MEANT = 8
 """Frames, spread evenly over the clip, that suffice to answer every question about it."""
 
 EventKind = Literal["appears", "disappears", "turns", "meets", "passes", "cut"]
@@ -153,8 +153,8 @@ def make_clip(
     rng = np.random.default_rng(derive_seed(domain, "clip", seed, index))
     cuts = _draw_cuts(rng, duration)
     while True:
-        objects = int(rng.choice([1, 2, 3, 4, 5], p=[0.1, 0.24, 0.28, 0.22, 0.16]))
-        moments = int(rng.choice(4, p=[0.12, 0.28, 0.34, 0.26]))
+        objects = int(rng.choice([1, 2, 3, 4, 5], p=[0.14, 0.28, 0.28, 0.18, 0.12]))
+        moments = int(rng.choice(4, p=[0.14, 0.34, 0.34, 0.18]))
         tastes = rng.random(5)
         # A crowded plan may not fit at the first try; giving up at once would favour empty clips.
         for _ in range(_LAYOUTS):
@@ -196,8 +196,8 @@ def _identities(rng: np.random.Generator, count: int) -> list[tuple[str, str, st
 
 
 def _draw_times(rng: np.random.Generator, count: int) -> list[float]:
-    """Moments that sixteen frames tell apart, none near the clip's ends."""
-    low, high, gap = 0.16, 0.84, 2.7 / FRAMES_MEANT
+    """Moments in different slices of the sampling, two frames or more from the clip's ends."""
+    low, high, gap = 0.2, 0.78, 1.6 / FRAMES_MEANT
     slack = high - low - gap * (count - 1)
     offsets = np.sort(rng.uniform(0, slack, count))
     return [float(low + offset + gap * i) for i, offset in enumerate(offsets)]

@@ -1,11 +1,14 @@
 """`crosslmm train demo`: the built-in model from nothing, by one command, from a seed.
 
 First the encoder learns what covers each patch (`demo_encoder.py`), then it is frozen and the language
-model, projector and cross-attention learn to answer, on six to eight frames and at last on the sixteen
-they will be used with. There is no pretrained language model to keep intact, so nothing else is frozen
-and both branches of the cross-attention are on from the start.
+model, projector and cross-attention learn: to look things up, on glimpses of two or three frames; to
+answer everything, on the eight they will be used with. There is no
+pretrained language model to keep intact, so nothing else is frozen and both branches of the
+cross-attention are on from the start.
 """
 
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,14 +16,24 @@ from pathlib import Path
 import torch
 
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
+from crosslmm.synthetic.questions import QUESTION_TYPES, QuestionType
 from crosslmm.training.demo_attention import PLAIN
 from crosslmm.training.demo_clips import Answering, ClipOptions, QuestionedClips
-from crosslmm.training.demo_encoder import DenseReader, Stills, lay_out_positions
+from crosslmm.training.demo_encoder import DenseReader, Stills, lay_out_positions, read_like
 from crosslmm.training.demo_model import IMAGE_SIZE, PATCH_SIZE, demo_config, demo_processor
 from crosslmm.training.demo_stage import StageOptions, run_stage
 
 _ENCODER = StageOptions(steps=2000, warmup_steps=150, save_steps=200)
-_GATES = {"gate": 5.0}  # scalars from zero have the longest way to go
+_LOOKS: tuple[QuestionType, ...] = ("colour", "shape", "size", "glyph", "count")
+_ALL: tuple[QuestionType, ...] = (
+    *QUESTION_TYPES,
+    "count",
+    "motion",
+    "multiple_choice",
+    "order",
+    "when",
+)  # the hard ones twice
+_FACTORS = {"gate": 3.0, "embed": 2.0}  # what starts near zero has the longest way to go
 
 
 @dataclass(frozen=True)
@@ -40,14 +53,29 @@ class DemoRecipe:
     encoder: StageOptions = _ENCODER
     stages: tuple[ClipStage, ...] = (
         ClipStage(
-            "2-clips",
-            ClipOptions(clips=6, frames=(6, 8)),
-            StageOptions(steps=1500, matrix_rate=0.015, rate_factors=_GATES, decays=False),
+            "2-notes",
+            ClipOptions(
+                clips=8, questions=6, notes=6, timed_notes=False, frames=(2, 3), types=_LOOKS
+            ),
+            StageOptions(steps=250, matrix_rate=0.012, rate_factors=_FACTORS, final_rate=1.0),
         ),
         ClipStage(
-            "3-tune",
-            ClipOptions(clips=6, frames=(16, 16)),
-            StageOptions(steps=750, matrix_rate=0.015, rate_factors=_GATES, warmup_steps=20),
+            "3-clips",
+            ClipOptions(clips=6, questions=11, notes=1, frames=(8, 8), types=_ALL),
+            StageOptions(
+                steps=700, matrix_rate=0.012, rate_factors=_FACTORS, warmup_steps=20, final_rate=0.5
+            ),
+        ),
+        ClipStage(
+            "4-tune",
+            ClipOptions(clips=6, questions=12, frames=(8, 8), types=_ALL),
+            StageOptions(
+                steps=550,
+                learning_rate=1e-3,
+                matrix_rate=0.006,
+                rate_factors=_FACTORS,
+                warmup_steps=20,
+            ),
         ),
     )
 
@@ -88,13 +116,16 @@ def train_demo(
     encoder = model.model.vision_tower
     lay_out_positions(encoder)
     model.set_attn_implementation(PLAIN)
+    reader = DenseReader(encoder)
+    stills = Stills(batch=recipe.stills, image_size=IMAGE_SIZE, patch_size=PATCH_SIZE, seed=seed)
     run_stage(
-        DenseReader(encoder),
-        Stills(batch=recipe.stills, image_size=IMAGE_SIZE, patch_size=PATCH_SIZE, seed=seed),
+        reader,
+        stills,
         replace(recipe.encoder, seed=seed),
         folder=out / "1-encoder",
         report=report,
     )
+    read_like(model, reader, stills.at(0)["pixels"])
     encoder.requires_grad_(False)
     model.model.frames_per_chunk = 64
     answering = Answering(model)
@@ -108,9 +139,13 @@ def train_demo(
 
 
 def save_demo(model: CrossLMMForConditionalGeneration, folder: Path) -> None:
-    """A finished checkpoint in bfloat16, with its processor."""
+    """A finished checkpoint in bfloat16, with its processor, complete or not there at all."""
     model.set_attn_implementation("sdpa")
-    model = model.to(torch.bfloat16)
+    model.bfloat16()
     model.config.dtype = "bfloat16"
-    model.save_pretrained(folder)
-    demo_processor().save_pretrained(folder)
+    scratch = folder.with_name(f".{folder.name}.writing")
+    shutil.rmtree(scratch, ignore_errors=True)
+    model.save_pretrained(scratch)
+    demo_processor().save_pretrained(scratch)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(scratch, folder)

@@ -4,11 +4,14 @@ The heads are thrown away afterwards; what stays is an encoder whose every patch
 shape, glyph, size and centre of its object, so that the language model has only to look it up.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import SiglipVisionModel
 
+from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.synthetic.seeds import derive_seed
 from crosslmm.synthetic.stills import UNKNOWN, random_stills
 from crosslmm.synthetic.vocabulary import COLOURS, GLYPHS, SHAPES
@@ -82,3 +85,29 @@ def lay_out_positions(encoder: SiglipVisionModel) -> None:
     waves = torch.cat([angles.sin(), angles.cos()], dim=1)
     rows, columns = waves.repeat_interleave(side, 0), waves.repeat(side, 1)
     table.copy_(0.7 * torch.cat([rows, columns], dim=1))
+
+
+@torch.no_grad()
+def read_like(model: CrossLMMForConditionalGeneration, reader: DenseReader, pixels: Tensor) -> None:
+    """Let everything that reads the encoder start from the directions its dense heads found.
+
+    Keys, values and the projector's first rows become the heads' logits; the language model then has
+    to learn which logit is called `red`, not that there is one. `pixels: (F, 3, S, S)` shows how large
+    the features are that the projector takes un-normalised.
+    """
+    weights = [cast(Tensor, head.weight) for head in reader.heads.values()]
+    weights.append(6 * reader.place.weight)  # places go from 0 to 1, logits much further
+    rows = torch.cat(weights) * reader.norm.weight
+    rows = rows - rows.mean(dim=1, keepdim=True)  # the heads read features freed of their mean
+    count = len(rows)
+    for layer in model.model.cross_attention_layers.values():
+        for branch in (layer.v2v, layer.t2v):
+            for head in range(branch.kv_heads):
+                here = slice(head * branch.head_dim, head * branch.head_dim + count)
+                branch.k_proj.weight[here] = rows
+                branch.v_proj.weight[here] = 0.3 * rows
+    states = reader.encoder(pixels, output_hidden_states=True).hidden_states[-1]
+    rows = rows * (0.3 / states.float().std(dim=-1).mean())
+    first = model.model.multi_modal_projector.linear_1
+    first.weight[:count] = rows
+    first.weight[count : 2 * count] = -rows

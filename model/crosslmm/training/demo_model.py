@@ -2,6 +2,7 @@
 
 from crosslmm.configuration_crosslmm import CrossLMMConfig
 from crosslmm.processing_crosslmm import CrossLMMProcessor
+from crosslmm.synthetic.scene import FRAMES_MEANT
 from crosslmm.training.demo_tokenizer import CHAT_TEMPLATE, demo_tokenizer
 
 IMAGE_SIZE = 96
@@ -54,4 +55,5 @@ def demo_config(processor: CrossLMMProcessor) -> CrossLMMConfig:
         tokens_per_frame=processor.tokens_per_frame,
         cross_attention_interval=2,
         v2v_scope="frame",
+        default_frames=FRAMES_MEANT,
     )

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from safetensors.torch import load_model
@@ -33,7 +33,7 @@ class BatchSource(Protocol):
 class StageOptions:
     """How long and how fast a stage learns, both rates under one cosine with warm-up.
 
-    - `decays`: False keeps the rates where the warm-up brings them, for a stage that another follows.
+    - `final_rate`: what part of the rates is left at the end of the cosine.
     - `matrix_rate` is Muon's, `learning_rate` AdamW's; `rate_factors` multiplies them for parameters
       whose name holds a word.
     """
@@ -42,7 +42,7 @@ class StageOptions:
     learning_rate: float = 2e-3
     matrix_rate: float = 0.02
     rate_factors: dict[str, float] = field(default_factory=dict)
-    decays: bool = True
+    final_rate: float = 0.02
     warmup_steps: int = 100
     weight_decay: float = 0.05
     save_steps: int = 50
@@ -70,10 +70,16 @@ class _StageTrainer(WholeCheckpoints):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
-            self.optimizer = MuonAdamW(parameter_groups(self.model, self.options))
+            self.optimizer = MuonAdamW(parameter_groups(cast(nn.Module, self.model), self.options))
         return self.optimizer
 
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
         output = model(**inputs)
         for name, value in output.items():
             if name != "loss":
@@ -93,7 +99,8 @@ class _Reporter(TrainerCallback):
     def __init__(self, stage: str, report: Callable[[str], None]):
         self.stage, self.report = stage, report
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        logs: dict[str, float] = kwargs["logs"]
         hidden = ("epoch", "learning_rate", "grad_norm")
         values = " ".join(f"{k} {float(v):.4g}" for k, v in logs.items() if k not in hidden)
         self.report(f"{self.stage} {state.global_step}/{state.max_steps} {values}")
@@ -136,8 +143,8 @@ def run_stage(
         max_steps=options.steps,
         per_device_train_batch_size=1,  # one ready-made batch
         learning_rate=options.learning_rate,
-        lr_scheduler_type="cosine_with_min_lr" if options.decays else "constant_with_warmup",
-        lr_scheduler_kwargs={"min_lr_rate": 0.02} if options.decays else None,
+        lr_scheduler_type="cosine_with_min_lr",
+        lr_scheduler_kwargs={"min_lr_rate": options.final_rate},
         warmup_steps=options.warmup_steps,
         max_grad_norm=options.max_grad_norm,
         bf16=True,

@@ -1,0 +1,40 @@
+"""`crosslmm demo`: the first thing to run."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from crosslmm_cli import options
+from crosslmm_cli.loading import load_assistant
+from crosslmm_cli.output import Output
+
+
+def demo(
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Keep the clip here: a folder, or a file ending in .mp4."),
+    ] = None,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Write a sample clip and ask the built-in model about it. Needs no network."""
+    import tempfile
+
+    from crosslmm.synthetic.sample import SAMPLE_QUESTIONS, write_sample
+
+    output = Output(quiet=quiet)
+    with tempfile.TemporaryDirectory(prefix="crosslmm-demo-") as scratch:
+        path = write_sample(out or Path(scratch))
+        assistant = load_assistant(
+            output, model="demo", device=None, dtype="auto", quantize="none", tokens_per_frame=None
+        )
+        watched = assistant.watch(path, on_progress=output.progress)
+        output.finish_progress()
+        output.notice(f"{path.name}: {watched.summary}")
+        for question in SAMPLE_QUESTIONS:
+            output.text(f"> {question}")
+            for piece in watched.stream(question):
+                output.text(piece, end="")
+            output.text("")
+    if out is not None:
+        output.notice(f'kept {path}; try: crosslmm ask {path} "what happens?"')

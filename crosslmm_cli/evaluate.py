@@ -1,0 +1,62 @@
+"""`crosslmm eval`: how many questions of a file a model answers rightly, by type."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from crosslmm_cli import options
+from crosslmm_cli.loading import load_assistant
+from crosslmm_cli.output import Output
+
+
+def evaluate(
+    questions: Annotated[
+        Path,
+        typer.Argument(
+            metavar="QUESTIONS", help="JSON lines as `crosslmm synth` writes them.", exists=True
+        ),
+    ],
+    video_folder: Annotated[
+        Path | None,
+        typer.Option("--video-folder", help="Where the videos are; default: beside it."),
+    ] = None,
+    model: options.ModelOption = None,
+    frames: options.FramesOption = None,
+    quantize: options.QuantizeOption = "auto",
+    device: options.DeviceOption = None,
+    dtype: options.DtypeOption = "auto",
+    answers: Annotated[
+        Path | None, typer.Option("--answers", help="Write every answer here, as JSON lines.")
+    ] = None,
+    as_json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Ask a file's questions and count the right answers, by question type."""
+    from crosslmm.evaluation import evaluate as run
+    from crosslmm.evaluation import read_questions, write_outcomes
+
+    output = Output(as_json=as_json, quiet=quiet)
+    rows = read_questions(questions)
+    assistant = load_assistant(
+        output, model=model, device=device, dtype=dtype, quantize=quantize, tokens_per_frame=None
+    )
+    done = 0
+
+    def count(_: object) -> None:
+        nonlocal done
+        done += 1
+        output.progress("asking", done, len(rows))
+
+    report = run(rows, assistant, video_folder or questions.parent, frames=frames, on_row=count)
+    output.finish_progress()
+    if answers is not None:
+        write_outcomes(report, answers)
+    if as_json:
+        output.record(report.summary())
+        return
+    table = [("type", "right", "count")]
+    parts = sorted(report.types.items())
+    table += [(name, f"{part.accuracy:.1%}", f"{part.count:,}") for name, part in parts]
+    table.append(("all", f"{report.accuracy:.1%}", f"{report.count:,}"))
+    output.table(table, right=(1, 2))
