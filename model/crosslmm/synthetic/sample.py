@@ -1,22 +1,33 @@
 """The sample clip of `crosslmm demo`: a scene of the evaluation domain, so never trained on."""
 
 from pathlib import Path
+from typing import Any
 
+from crosslmm.synthetic import phrasing
 from crosslmm.synthetic.clips import plan_clip, write_video
 from crosslmm.synthetic.scene import Clip
 
-SAMPLE_QUESTIONS = (
-    "Describe the video.",
-    "What happens?",
-    "What is printed on the leftmost object at the start?",
-)
-SAMPLE_SEED = 7
-_SAMPLE_INDEX = 0
-_SIZE, _FPS = (256, 256), 24.0
+SAMPLE_QUESTIONS = ("Describe the video.", "What happens?", "How many objects are there?")
+_SEED, _INDEX = 7, 0
+_SIZE, _FPS, _SECONDS = (256, 256), 24.0, 6.0
 
 
 def sample_clip() -> Clip:
-    return plan_clip("eval", SAMPLE_SEED, _SAMPLE_INDEX, seconds=(6.0, 6.0), aspect=1.0)
+    return plan_clip("eval", _SEED, _INDEX, seconds=(_SECONDS, _SECONDS), aspect=1.0)
+
+
+def sample_answers() -> list[dict[str, Any]]:
+    """The truth for `SAMPLE_QUESTIONS`, as rows that `crosslmm.evaluation.score` takes."""
+    clip = sample_clip()
+    answers = (
+        ("describe", phrasing.clip_described(clip, list(range(len(clip.things))))),
+        ("events", phrasing.events_said(clip)),
+        ("count", str(len(clip.things))),
+    )
+    return [
+        {"type": kind, "question": question, "answer": answer}
+        for question, (kind, answer) in zip(SAMPLE_QUESTIONS, answers, strict=True)
+    ]
 
 
 def write_sample(out: Path) -> Path:

@@ -1,0 +1,306 @@
+"""Scenes, their pictures and files, and what is asked about them."""
+
+import collections
+import itertools
+import json
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from crosslmm.errors import UsageError
+from crosslmm.evaluation import read_questions, score
+from crosslmm.synthetic import write_clips
+from crosslmm.synthetic.answers import facts_f1
+from crosslmm.synthetic.clips import clip_rows, frames_of, plan_clip, write_video
+from crosslmm.synthetic.film import film
+from crosslmm.synthetic.phrasing import HELD_OUT, QUESTIONS, YES_NO
+from crosslmm.synthetic.questions import QUESTION_TYPES, ask_about
+from crosslmm.synthetic.renderer import Sprites, paint
+from crosslmm.synthetic.scene import FRAMES_MEANT, Clip, make_clip
+from crosslmm.synthetic.seeds import derive_seed
+from crosslmm.synthetic.stills import random_stills
+from crosslmm.synthetic.vocabulary import COLOURS, GLYPHS, MOTIONS, SHAPES
+
+MIDDLES = (np.arange(FRAMES_MEANT) + 0.5) / FRAMES_MEANT
+
+
+@pytest.fixture(scope="module")
+def clips() -> list[Clip]:
+    lengths = np.geomspace(2, 60, 60)
+    return [make_clip("eval", 3, i, duration=float(d)) for i, d in enumerate(lengths)]
+
+
+def test_a_clip_is_a_function_of_its_seed(clips: list[Clip]) -> None:
+    assert make_clip("eval", 3, 0, duration=clips[0].duration) == clips[0]
+    assert make_clip("eval", 4, 0, duration=clips[0].duration) != clips[0]
+
+
+def test_training_and_evaluation_never_draw_the_same_seed() -> None:
+    train = {derive_seed("train", "clip", seed, i) for seed in range(50) for i in range(50)}
+    held = {derive_seed("eval", "clip", seed, i) for seed in range(50) for i in range(50)}
+    assert len(train) == len(held) == 2500
+    assert not train & held
+
+
+def test_the_clips_cover_what_can_be_in_them(clips: list[Clip]) -> None:
+    things = [thing for clip in clips for thing in clip.things]
+    assert {len(clip.things) for clip in clips} == {1, 2, 3, 4, 5}
+    assert {thing.motion for thing in things} == set(MOTIONS)
+    assert {thing.shape for thing in things} == set(SHAPES)
+    assert {thing.colour for thing in things} == set(COLOURS)
+    kinds = {event.kind for clip in clips for event in clip.events}
+    assert kinds == {"appears", "disappears", "turns", "meets", "passes", "cut"}
+    assert any(len(clip.cuts) == 2 for clip in clips)
+
+
+def test_things_stay_in_the_frame_and_are_told_apart(clips: list[Clip]) -> None:
+    times = np.linspace(0, 1, 200, endpoint=False)
+    for clip in clips:
+        centres = clip.centres(times)
+        assert centres.min() > 0.1
+        assert centres.max() < 0.9
+        looks = [(t.colour, t.shape) for t in clip.things]
+        looks += [(t.turns_to, t.shape) for t in clip.things if t.turns_to]
+        assert len(set(looks)) == len(looks)
+        glyphs = [t.glyph for t in clip.things if t.glyph]
+        assert len(set(glyphs)) == len(glyphs)
+
+
+def test_eight_frames_tell_events_apart(clips: list[Clip]) -> None:
+    for clip in clips:
+        frames = [int(np.searchsorted(MIDDLES, event.time)) for event in clip.events]
+        assert all(later > sooner for sooner, later in itertools.pairwise(frames))
+        assert all(2 <= frame <= FRAMES_MEANT - 2 for frame in frames)
+
+
+def test_who_meets_touches_and_who_passes_goes_by(clips: list[Clip]) -> None:
+    met = [(clip, event) for clip in clips for event in clip.events if event.kind == "meets"]
+    passed = [(clip, event) for clip in clips for event in clip.events if event.kind == "passes"]
+    assert met
+    assert passed
+    for clip, event in met:
+        times = np.asarray([event.time - 0.1, event.time, 1.0])
+        centres = clip.centres(times)[:, [event.subject, event.other]]
+        reach = clip.radii(times)[:, [event.subject, event.other]].sum(1)
+        gaps = np.linalg.norm(centres[:, 0] - centres[:, 1], axis=-1) / reach
+        assert gaps[0] > 1.05
+        assert gaps[1:] == pytest.approx([0.97, 0.97])
+    for clip, event in passed:
+        sides = clip.centres(np.asarray([event.time - 0.05, event.time + 0.05]))[..., 0]
+        ahead = sides[:, event.subject] - sides[:, event.other]
+        assert ahead[0] * ahead[1] < 0
+
+
+def test_every_shape_and_glyph_is_drawn_and_differs() -> None:
+    def drawn(shape: int, glyph: int) -> torch.Tensor:
+        one = torch.ones(1, 1)
+        sprite = Sprites(
+            x=one * 0.5, y=one * 0.5, radius=one * 0.2, shape=(one * shape).long(),
+            glyph=(one * glyph).long(), colour=torch.ones(1, 1, 3), ink=one * 0,
+            visible=one.bool(),
+        )  # fmt: skip
+        return paint(torch.zeros(1, 96, 96, 3), sprite, torch.ones(1))[0][0, ..., 0]
+
+    bare = [drawn(shape, -1) for shape in range(len(SHAPES))]
+    marked = [drawn(0, glyph) for glyph in range(len(GLYPHS))]
+    for pictures in (bare, marked):
+        for index, picture in enumerate(pictures):
+            assert 0.03 < float(picture.mean()) < 0.2
+            for other in pictures[:index]:
+                assert float((picture - other).abs().sum()) > 12
+
+
+def test_a_batch_is_its_clips_one_by_one(clips: list[Clip]) -> None:
+    together = film(clips[:6], [MIDDLES] * 6, (48, 64))
+    for clip, frames in zip(clips[:6], together, strict=True):
+        alone = film([clip], [MIDDLES], (48, 64))[0]
+        torch.testing.assert_close(frames, alone, atol=1e-5, rtol=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_renderer_is_the_same_on_a_gpu() -> None:
+    generator = torch.Generator().manual_seed(0)
+    shape = (4, 3)
+    fields = {
+        "x": torch.rand(shape, generator=generator),
+        "y": torch.rand(shape, generator=generator),
+        "radius": 0.1 + 0.1 * torch.rand(shape, generator=generator),
+        "shape": torch.randint(len(SHAPES), shape, generator=generator),
+        "glyph": torch.randint(len(GLYPHS), shape, generator=generator),
+        "colour": torch.rand(*shape, 3, generator=generator),
+        "ink": torch.zeros(shape),
+        "visible": torch.ones(shape, dtype=torch.bool),
+    }
+    canvas, aspect = torch.full((4, 96, 96, 3), 0.3), torch.ones(4)
+    there = Sprites(**{name: field.cuda() for name, field in fields.items()})
+    painted, _ = paint(canvas.cuda(), there, aspect.cuda())
+    expected, _ = paint(canvas, Sprites(**fields), aspect)
+    torch.testing.assert_close(painted.cpu(), expected, atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize(("size", "fps"), [((96, 96), 12.0), ((160, 120), 25.0)])
+def test_a_file_shows_what_the_renderer_drew(
+    tmp_path: Path, size: tuple[int, int], fps: float
+) -> None:
+    clip = plan_clip("eval", 5, 2, seconds=(2.0, 2.0), aspect=size[0] / size[1])
+    path = tmp_path / "clip.mp4"
+    write_video(clip, path, size=size, fps=fps)
+    with av.open(str(path)) as container:
+        decoded = list(container.decode(video=0))
+    count = round(2.0 * fps)
+    assert len(decoded) == count
+    assert [float(frame.time) for frame in decoded] == pytest.approx(
+        [i / fps for i in range(count)], abs=1e-3
+    )
+    pixels = np.stack([frame.to_ndarray(format="rgb24") for frame in decoded])
+    drawn = film([clip], [np.arange(count) / count], (size[1], size[0]))[0].numpy() * 255
+    difference = np.abs(pixels - drawn)
+    assert difference.mean() < 4  # grain and compression
+    # An object in another place would be far off: hold against the frames in reverse, too.
+    moving = np.abs(drawn - drawn[::-1]).max() > 50
+    assert not moving or difference.mean() < np.abs(pixels - drawn[::-1]).mean() / 1.3
+
+
+def test_stills_know_what_covers_each_patch() -> None:
+    generator = torch.Generator().manual_seed(0)
+    frames, truth = random_stills(16, image_size=96, patch_size=8, generator=generator)
+    assert frames.shape == (16, 3, 96, 96)
+    assert truth.colour.shape == (16, 144)
+    assert bool(((truth.colour > 0) == truth.covered).all())
+    # The mean colour of fully covered red patches is red.
+    red = list(COLOURS).index("red") + 1
+    patches = frames.unfold(2, 8, 8).unfold(3, 8, 8).mean((-1, -2)).flatten(2).transpose(1, 2)
+    mean = patches[truth.colour == red].mean(0)
+    assert mean[0] > mean[1] + 0.3
+    assert mean[0] > mean[2] + 0.3
+
+
+def _questions(clips: list[Clip], held_out: float) -> list:
+    asked = []
+    for index, clip in enumerate(clips):
+        times = (MIDDLES * clip.duration).tolist()
+        rng = np.random.default_rng(index)
+        asked += ask_about(
+            clip, rng, count=20, frame_times=times, frame_period=1 / 24, held_out_share=held_out
+        )
+    return asked
+
+
+def test_every_type_is_asked_and_yes_is_half_of_it(clips: list[Clip]) -> None:
+    asked = _questions(clips, 0.3)
+    assert {question.type for question in asked} == set(QUESTION_TYPES)
+    said = collections.Counter(q.answer for q in asked if q.type == "yes_no")
+    assert 0.4 < said["yes"] / said.total() < 0.6
+    letters = collections.Counter(q.answer for q in asked if q.type == "multiple_choice")
+    assert min(letters[letter] for letter in "ABCD") > letters.total() / 8
+
+
+def test_held_out_wordings_are_never_trained_on() -> None:
+    for wordings in (*QUESTIONS.values(), *YES_NO.values()):
+        assert len(set(wordings)) == len(wordings)
+        assert len(wordings) > HELD_OUT + 1 or wordings in YES_NO.values()
+
+
+def test_training_and_held_out_questions_differ_in_wording(clips: list[Clip]) -> None:
+    trained = {q.text for q in _questions(clips, 0.0) if q.type in ("describe", "events")}
+    held = {q.text for q in _questions(clips, 1.0) if q.type in ("describe", "events")}
+    assert trained
+    assert held
+    assert not trained & held
+
+
+def test_right_answers_score_and_wrong_ones_do_not(clips: list[Clip]) -> None:
+    rows = [row for i, clip in enumerate(clips)
+            for row in clip_rows(clip, "eval", 3, i, video="x.mp4", fps=24, count=20)]  # fmt: skip
+    assert all(score(row, row["answer"]) for row in rows)
+    assert all(not score(row, "") for row in rows)
+    for row in rows:
+        others = {r["answer"] for r in rows if r["type"] == row["type"]} - {row["answer"]}
+        wrong = sorted(others)[0]
+        if row["type"] == "when":
+            wrong = f"at {float(row['answer'].split()[1]) + row['tolerance'] + 0.1:.2f} seconds"
+        assert not score(row, wrong), (row, wrong)
+
+
+def test_what_is_taught_for_a_time_is_within_its_tolerance(clips: list[Clip]) -> None:
+    timed = [q for q in _questions(clips, 0.0) if q.tolerance is not None]
+    assert timed
+    for question in timed:
+        truth, taught = (float(text.split()[-2]) for text in (question.answer, question.taught))
+        assert 0 <= taught - truth + 0.011 <= question.tolerance + 0.011
+
+
+def test_answers_are_read_by_meaning() -> None:
+    assert score({"type": "colour", "answer": "red"}, "It is red.")
+    assert score({"type": "motion", "answer": "moves left"}, "The red star moves left.")
+    assert score({"type": "yes_no", "answer": "no"}, "the star is blue, so no")
+    assert score({"type": "count", "answer": "2"}, "the red star, the blue star: 2")
+    assert not score({"type": "colour", "answer": "red"}, "red or blue")
+    meets = {"type": "order", "answer": "the red star meets the blue cross"}
+    assert score(meets, "The blue cross meets the red star.")
+    choice = {"type": "multiple_choice", "answer": "B", "options": ["red", "blue", "cyan", "green"]}
+    assert score(choice, "B. blue")
+    assert score(choice, "the star is blue, so B")
+    assert score(choice, "blue")
+    assert not score(choice, "A")
+    full = "a small red star marked K moves left; an orange cross grows"
+    assert facts_f1(full, full) == 1
+    assert facts_f1("a small red star marked K moves left", full) == pytest.approx(8 / 11)
+    assert facts_f1("", full) == 0
+
+
+def test_files_and_questions_are_written_and_an_interrupted_run_goes_on(tmp_path: Path) -> None:
+    options = {"clips": 2, "seed": 9, "seconds": (2.0, 3.0), "size": (64, 64), "fps": 8.0}
+    path = write_clips(tmp_path, **options)
+    rows = read_questions(path)
+    videos = sorted({row["video"] for row in rows})
+    assert len(videos) == 2
+    assert all((tmp_path / video).is_file() for video in videos)
+    assert {"id", "video", "type", "question", "answer", "phrasing"} <= set(rows[0])
+    first, second = (tmp_path / video for video in videos)
+    kept = first.stat().st_mtime_ns
+    second.unlink()
+    assert read_questions(write_clips(tmp_path, **options)) == rows
+    assert first.stat().st_mtime_ns == kept
+    assert second.is_file()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_the_same_questions_at_another_size_and_rate(tmp_path: Path) -> None:
+    common = {"clips": 1, "seed": 9, "seconds": (2.0, 2.0)}
+    small = read_questions(write_clips(tmp_path / "a", size=(64, 64), fps=8.0, **common))
+    large = read_questions(write_clips(tmp_path / "b", size=(128, 128), fps=25.0, **common))
+    asked = [[(row["question"], row["answer"]) for row in rows] for rows in (small, large)]
+    assert asked[0] == asked[1]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"clips": 0}, {"seconds": (5.0, 2.0)}, {"size": (65, 64)}, {"fps": 1.0}]
+)
+def test_impossible_wishes_are_refused(tmp_path: Path, wrong: dict) -> None:
+    with pytest.raises(UsageError):
+        write_clips(tmp_path, **{"clips": 1, "seed": 0} | wrong)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_broken_question_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "questions.jsonl"
+    path.write_text('{"video": "a.mp4"}\n')
+    with pytest.raises(UsageError, match="line 1: lacks answer, question, type"):
+        read_questions(path)
+    path.write_text("no json\n")
+    with pytest.raises(UsageError, match="line 1: not JSON"):
+        read_questions(path)
+    path.write_text(json.dumps({"video": "a", "type": "x", "question": "?", "answer": "!"}) + "\n")
+    assert len(read_questions(path)) == 1
+
+
+def test_frames_have_the_grain_of_a_camera_and_repeat() -> None:
+    clip = make_clip("eval", 0, 0, duration=2.0)
+    once, again = ([*frames_of(clip, size=(64, 64), fps=4)] for _ in range(2))
+    assert len(once) == 8
+    assert all((a == b).all() for a, b in zip(once, again, strict=True))
