@@ -70,7 +70,7 @@ def main() -> None:
         say(f"making a random checkpoint of shape {options.shape}")
         fresh(random_checkpoint, options.shape, folder)
         runs = time_all(folder, options)
-        peaks = {} if options.no_memory else peaks_of_all(folder, options)
+        peaks = peaks_of_all(folder, options)
     rows = rows_of(options, runs, peaks)
     notes = [f"{options.shape}: random weights in bfloat16, {options.device}"]
     if options.device == "cpu":
@@ -128,7 +128,7 @@ def time_all(folder: Path, options: argparse.Namespace) -> dict[tuple[str, int],
 
 def peaks_of_all(folder: Path, options: argparse.Namespace) -> dict[tuple[str, int], int | None]:
     peaks: dict[tuple[str, int], int | None] = {}
-    for frames in options.frames:
+    for frames in options.memory_frames:
         for contender in options.contenders:
             try:
                 peak = fresh(peak_of, folder, contender, frames, options.device)
@@ -279,12 +279,16 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--contenders", type=int, default=len(CONTENDERS), help="how many of the rows to run"
     )
-    parser.add_argument("--no-memory", action="store_true")
+    parser.add_argument(
+        "--memory-frames", type=_numbers, help="take peak memory at these; default: at all"
+    )
     parser.add_argument("--checkpoint", type=Path, help="keep the random checkpoint here")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
     options.contenders = CONTENDERS[: options.contenders]
+    if options.memory_frames is None:
+        options.memory_frames = options.frames
     return options
 
 

@@ -240,7 +240,7 @@ def write_clip(
     width, height = size
     codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
     ramp = np.add.outer(np.arange(height), np.arange(2 * width)) * (256 / width)
-    grain = np.random.default_rng(0).integers(0, 24, (height, 2 * width))
+    grain = np.random.default_rng(0).integers(0, 6, (height, 2 * width))
     grey = ((ramp + grain) % 256).astype(np.uint8)
     wall = np.stack([grey, grey[::-1], 255 - grey], axis=-1)  # the picture moves along it
     with av.open(str(path), "w") as container:
