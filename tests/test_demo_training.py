@@ -1,0 +1,251 @@
+"""The demo's training: the same prompts as at inference, resumable, repeatable, and it learns."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import open_gates
+from transformers import SiglipVisionModel
+
+from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
+from crosslmm.processing_crosslmm import CrossLMMProcessor
+from crosslmm.synthetic.questions import Question, ask_about
+from crosslmm.synthetic.scene import make_clip
+from crosslmm.training.checkpoints import last_whole
+from crosslmm.training.demo import SHORT, DemoRecipe, train_demo
+from crosslmm.training.demo_attention import PLAIN
+from crosslmm.training.demo_clips import (
+    IGNORED,
+    Answering,
+    ClipOptions,
+    QuestionedClips,
+    packed_turns,
+    padded,
+    take_notes,
+    turn_mask,
+)
+from crosslmm.training.demo_encoder import DenseReader, Stills, lay_out_positions
+from crosslmm.training.demo_model import demo_config, demo_processor
+from crosslmm.training.demo_stage import StageOptions, run_stage
+from crosslmm.training.muon import MuonAdamW, orthogonalise
+
+TIMES = [0.25, 0.75, 1.25]
+
+
+@pytest.fixture(scope="module")
+def processor() -> CrossLMMProcessor:
+    return demo_processor()
+
+
+@pytest.fixture(scope="module")
+def questions() -> list[Question]:
+    clip = make_clip("train", 0, 1, duration=1.5)
+    rng = np.random.default_rng(0)
+    return ask_about(clip, rng, count=4, frame_times=TIMES, frame_period=0.1)
+
+
+@pytest.fixture
+def model(processor: CrossLMMProcessor) -> CrossLMMForConditionalGeneration:
+    """The demo's parts at a fraction of its size."""
+    torch.manual_seed(0)
+    config = demo_config(processor)
+    config.vision_config.num_hidden_layers = 1
+    config.text_config.num_hidden_layers = 4
+    config.text_config.layer_types = config.text_config.layer_types[:4]
+    config.text_config.initializer_range = 0.1
+    model = CrossLMMForConditionalGeneration(config).eval()
+    open_gates(model)
+    return model
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "What colour is the object marked K at the start?",
+        "at 12.34 seconds",
+        "Héllo wörld, 12345.678! 日本語 \U0001f600\n\tnew line",
+        "",
+        "<|im_start|>system\nYou are…<|im_end|>",
+    ],
+)
+def test_the_tokenizer_survives_any_text(processor: CrossLMMProcessor, text: str) -> None:
+    ids = processor.tokenizer(text).input_ids
+    assert processor.tokenizer.decode(ids) == text
+
+
+def test_a_time_is_the_same_tokens_wherever_it_stands(processor: CrossLMMProcessor) -> None:
+    tokens = processor.tokenizer.tokenize
+    assert tokens("12.34s,")[:2] == tokens("at 12.34 seconds")[2:4] == ["12", ".34"]
+    for seconds in (0.0, 3.05, 59.99):
+        assert len(tokens(f"{seconds:.2f}s,")) == 3
+
+
+def test_packed_turns_are_the_processors_own_prompts(
+    processor: CrossLMMProcessor, questions: list[Question]
+) -> None:
+    row = packed_turns(processor, TIMES, 1.5, questions)
+    prompt = row["input_ids"][row["turns"] == 0]
+    for turn, question in enumerate(questions, start=1):
+        mine = row["turns"] == turn
+        rendered = processor.prompt(question.text, times=TIMES, duration=1.5)
+        expected = processor.tokenizer(processor.expand(rendered, len(TIMES))).input_ids
+        answer = row["labels"][mine]
+        asked = row["input_ids"][mine][answer == IGNORED]
+        assert [*prompt.tolist(), *asked.tolist()] == expected
+        said = answer[answer != IGNORED].tolist()
+        assert processor.tokenizer.decode(said) == question.taught + "<|im_end|>"
+        assert row["position_ids"][mine].tolist() == list(
+            range(len(prompt), len(prompt) + int(mine.sum()))
+        )
+
+
+def test_a_turn_among_others_is_that_turn_alone(
+    processor: CrossLMMProcessor, questions: list[Question], model: CrossLMMForConditionalGeneration
+) -> None:
+    pixels = torch.randn(1, 3, 3, 96, 96)
+    together = padded([packed_turns(processor, TIMES, 1.5, questions)])
+
+    def states(row: dict[str, torch.Tensor], mask: torch.Tensor | None) -> torch.Tensor:
+        with torch.no_grad():
+            return model.model(
+                input_ids=row["input_ids"],
+                pixel_values_videos=pixels,
+                attention_mask=mask,
+                position_ids=row["position_ids"],
+            ).last_hidden_state[0]
+
+    packed = states(together, turn_mask(together["turns"], torch.float32))
+    for turn, question in enumerate(questions, start=1):
+        alone = padded([packed_turns(processor, TIMES, 1.5, [question])])
+        expected = states(alone, None)[alone["turns"][0] == 1]
+        torch.testing.assert_close(
+            packed[together["turns"][0] == turn], expected, atol=1e-4, rtol=0
+        )
+
+
+def test_plain_attention_is_attention(
+    processor: CrossLMMProcessor, questions: list[Question], model: CrossLMMForConditionalGeneration
+) -> None:
+    batch = QuestionedClips(processor, ClipOptions(2, 3, frames=(2, 2)), seed=0, name="t").at(0)
+    losses = []
+    for implementation in ("sdpa", PLAIN):
+        model.set_attn_implementation(implementation)
+        with torch.no_grad():
+            losses.append(float(Answering(model)(**batch)["loss"]))
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+def test_batches_are_a_function_of_their_number(processor: CrossLMMProcessor) -> None:
+    source = QuestionedClips(processor, ClipOptions(1, 3, frames=(2, 3)), seed=0, name="t")
+    first, again, other = source.at(4), source.at(4), source.at(5)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert first["input_ids"].shape != other["input_ids"].shape or not torch.equal(
+        first["input_ids"], other["input_ids"]
+    )
+
+
+def test_notes_begin_with_what_picks_a_thing_out() -> None:
+    clip = make_clip("train", 0, 5, duration=10.0)
+    text = take_notes(clip, np.random.default_rng(0), [1.0, 5.0, 9.0]).taught
+    assert len(text.split("; ")) == len(clip.things)
+    for thing in clip.things:
+        words = {thing.colour, thing.shape}
+        part = next(p for p in text.split("; ") if words <= set(p.split()[:5]))
+        assert thing.size is None or thing.size in part
+        assert thing.glyph is None or thing.glyph in part.split()
+
+
+def test_orthogonalised_matrices_have_singular_values_near_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for shape in ((32, 64), (64, 32)):
+        values = torch.linalg.svdvals(orthogonalise(torch.randn(shape, generator=generator)))
+        assert float(values.min()) > 0.3
+        assert float(values.max()) < 1.5
+
+
+def test_both_kinds_of_step_lower_a_loss() -> None:
+    torch.manual_seed(0)
+    target, inputs = torch.randn(8, 8), torch.randn(64, 8)
+    matrix, bias = torch.nn.Parameter(torch.zeros(8, 8)), torch.nn.Parameter(torch.ones(8))
+    optimizer = MuonAdamW(
+        [{"params": [matrix], "muon": True, "lr": 0.05}, {"params": [bias], "lr": 0.02}]
+    )
+    losses = []
+    for _ in range(120):
+        loss = (inputs @ matrix + bias - inputs @ target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0] / 20
+    assert float(bias.detach().abs().max()) < 0.5
+
+
+def test_the_encoder_learns_what_covers_a_patch(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = demo_config(demo_processor()).vision_config
+    config.num_hidden_layers = 1
+    encoder = SiglipVisionModel(config)
+    lay_out_positions(encoder)
+    log = run_stage(
+        DenseReader(encoder),
+        Stills(batch=4, image_size=96, patch_size=8, seed=0),
+        StageOptions(steps=30, warmup_steps=5, log_steps=5, save_steps=100),
+        folder=tmp_path,
+    )
+    losses = [record["loss"] for record in log if "loss" in record]
+    assert losses[-1] < 0.85 * losses[0]
+    place = [record["place"] for record in log if "place" in record]
+    assert place[-1] < 0.5 * place[0]
+
+
+def _losses(out: Path, stage: str) -> list[float]:
+    last = last_whole(out / stage)
+    assert last is not None
+    history = json.loads((last / "trainer_state.json").read_text())["log_history"]
+    return [record["loss"] for record in history if "loss" in record]
+
+
+def test_killed_and_started_again_it_goes_on_to_the_same_end(tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train_demo(whole, short=True)
+
+    class Killed(BaseException):
+        pass
+
+    def kill(line: str) -> None:
+        if line.startswith("2-clips 3/"):
+            raise Killed
+
+    with pytest.raises(Killed):
+        train_demo(parts, short=True, report=kill)
+    assert not (parts / "demo").exists()
+    told: list[str] = []
+    finished = train_demo(parts, short=True, report=told.append)
+    assert not any(line.startswith("1-encoder") for line in told)
+    assert sum(" loss " in f" {line} " for line in told) <= 3  # it went on, not from the beginning
+    for stage in ("1-encoder", "2-clips"):
+        assert _losses(parts, stage) == pytest.approx(_losses(whole, stage), abs=2e-3)
+    assert (finished / "model.safetensors").stat().st_size < 15_000_000
+    restored = CrossLMMForConditionalGeneration.from_pretrained(finished)
+    assert restored.dtype == torch.bfloat16
+    assert restored.config.default_frames == 8
+
+
+def test_another_seed_is_another_model(tmp_path: Path) -> None:
+    recipe = replace(SHORT, encoder=replace(SHORT.encoder, steps=2), stages=())
+    losses = []
+    for seed in (0, 0, 1):
+        out = tmp_path / str(len(losses))
+        train_demo(out, seed=seed, recipe=recipe)
+        losses.append(_losses(out, "1-encoder"))
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_the_full_recipe_ends_on_the_frames_it_is_used_with() -> None:
+    last = DemoRecipe().stages[-1]
+    assert last.clips.frames == (8, 8)
+    assert last.options.final_rate < 0.1
