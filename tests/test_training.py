@@ -20,7 +20,7 @@ from crosslmm.training.checkpoints import last_whole, whole_checkpoints
 from crosslmm.training.recipe import LoraOptions, Recipe
 from crosslmm.training.run import Plan, Trained, train
 from crosslmm.training.stages import part_of
-from crosslmm.training.trainer import Progress
+from crosslmm.training.trainer import Progress, TrainingDiverged
 
 Weights = dict[str, torch.Tensor]
 
@@ -321,6 +321,11 @@ class TestSteps:
         with pytest.raises(VideoError, match=r"of 12 samples cannot be trained on.*\n.*broken.mp4"):
             run_training(start, data, tmp_path / "strict", steps=6, max_skipped=0.1)
 
+    def test_a_run_that_is_lost_stops(self, start: Path, lessons: Path, tmp_path: Path) -> None:
+        with pytest.raises(TrainingDiverged, match="not a finite number"):
+            run_training(start, lessons, tmp_path / "run", learning_rate=1e20, save_every=1)
+        assert len(_lines(tmp_path / "run" / "log.jsonl")) < 12
+
     def test_text_alone_trains_beside_videos(
         self, start: Path, lessons: Path, tmp_path: Path
     ) -> None:
@@ -425,6 +430,7 @@ class TestCommand:
             (("tune-3b",), "neither a file nor a recipe"),
             (("tune-2b", "--set", "frmes=3"), "unknown option 'frmes'"),
             (("tune-2b", "--set", "batch_size=7", "--set", "device_batch_size=2"), "no multiple"),
+            (("tune-2b", "--set", "tokens_per_frame=36"), "perfect square up to 25"),
         ],
     )
     def test_wrong_use(

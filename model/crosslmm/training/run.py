@@ -19,7 +19,8 @@ from transformers import set_seed
 from transformers.utils import logging
 
 from crosslmm import checkpoint, store
-from crosslmm.errors import UsageError
+from crosslmm.configuration_crosslmm import grid_side
+from crosslmm.errors import OutOfMemory, UsageError
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.training import lora
 from crosslmm.training.checkpoints import last_whole
@@ -138,6 +139,11 @@ def train(
     logging.disable_progress_bar()
     try:
         trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory(
+            f"{arguments.device} ran out of memory at step {trainer.state.global_step}: lower "
+            "device_batch_size or frames, or train adapters (lora), with --set"
+        ) from error
     finally:
         if bars:
             logging.enable_progress_bar()
@@ -161,6 +167,11 @@ def _prepare(
     """The model with what learns set free, its checkpoint's dtype, and what to know of it."""
     config = checkpoint.load_config(source)
     dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
+    tokens = recipe.tokens_per_frame or config.tokens_per_frame
+    if not 0 < (grid_side(tokens) or 0) <= config.patch_grid:
+        raise UsageError(
+            f"tokens_per_frame {tokens}: give a perfect square up to {config.patches_per_frame}"
+        )
     quantization = recipe.lora.quantization if recipe.lora else "none"
     model = checkpoint.load_model(
         source,

@@ -17,9 +17,9 @@ from torch import nn
 from torch.utils.data import Dataset
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
-from crosslmm.errors import VideoError
+from crosslmm.errors import CrossLMMError, UsageError, VideoError
 from crosslmm.processing_crosslmm import CrossLMMProcessor
-from crosslmm.training.checkpoints import WholeCheckpoints
+from crosslmm.training.checkpoints import WholeCheckpoints, last_whole
 from crosslmm.training.collator import Collator
 from crosslmm.training.conversation import IGNORED
 from crosslmm.training.dataset import Example, Skipped
@@ -28,6 +28,10 @@ from crosslmm.training.stages import gates, group_names, parameter_groups
 
 LOG = "log.jsonl"
 SKIPPED = "skipped.jsonl"
+
+
+class TrainingDiverged(CrossLMMError):
+    """The loss or its gradient is no longer a number; going on would only spoil checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,10 @@ class Progress:
 
 def training_arguments(recipe: Recipe, folder: Path, *, evaluates: bool) -> TrainingArguments:
     """The recipe in the library's words; the batch is divided over the processes that run."""
-    on_cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
+    on_gpu = torch.cuda.is_available()
+    on_cpu = not (on_gpu or torch.backends.mps.is_available())
+    if recipe.precision == "bf16" and on_gpu and not torch.cuda.is_bf16_supported(False):
+        raise UsageError("this GPU does not compute in bfloat16; --set precision=fp32")
     devices = int(os.environ.get("WORLD_SIZE", "1"))  # set by accelerate's and torch's launchers
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -184,6 +191,7 @@ class CrossLMMTrainer(WholeCheckpoints):
         values = gates(self.network)
         logged: dict[str, Any] = {**logs, "v2v_gates": values["v2v"], "t2v_gates": values["t2v"]}
         super().log(logged, start_time)
+        self._stop_if_lost(logs)
         measured = "loss" in logs or "eval_loss" in logs
         if measured and self.report is not None and self.is_world_process_zero():
             self.report(
@@ -201,6 +209,16 @@ class CrossLMMTrainer(WholeCheckpoints):
 
     def finish_checkpoint(self, folder: Path) -> None:
         self.processor.save_pretrained(folder)
+
+    def _stop_if_lost(self, logs: dict[str, float]) -> None:
+        broken = [name for name in ("loss", "grad_norm") if not math.isfinite(logs.get(name, 0.0))]
+        if broken:
+            last = last_whole(self._folder)
+            raise TrainingDiverged(
+                f"the {broken[0]} of step {self.state.global_step} is not a finite number: "
+                "lower learning_rate, or give precision=fp32\n"
+                f"the last checkpoint before is {last or 'none'}"
+            )
 
     def take_skipped(self) -> None:
         """Bring together what every process had to skip; the same on all of them afterwards."""
