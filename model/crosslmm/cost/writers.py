@@ -237,7 +237,16 @@ def _table(profile: Profile, rows: Sequence[Row]) -> list[str]:
         _figures(
             f"  total, {macs_letter}FLOPs = 2 x MACs", (2 * r.prefill.total for r in rows), macs
         ),
-        _figures(f"Per token, {token_letter}MACs", (row.token.total for row in rows), token),
+        f"Per generated token, {token_letter}MACs",
+    ]
+    for stage, label in STAGES.items():
+        values = [getattr(row.token, stage) for row in rows]
+        if any(values):
+            lines.append(
+                _figures(f"  {label}", values, token) + _share(values[-1], last.token.total)
+            )
+    lines += [
+        _figures("  total", (row.token.total for row in rows), token),
         f"Memory, {size_letter}B",
     ]
     for part, label in MEMORY.items():
