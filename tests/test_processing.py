@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import tiny_checkpoint, tiny_model, tiny_processor
+from tiny import CHAT_TEMPLATE, tiny_checkpoint, tiny_model, tiny_processor
+from tokenizers import processors
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
@@ -94,6 +95,22 @@ def test_a_users_text_cannot_place_a_video() -> None:
     prompt = processor.prompt("Is <video> a tag?")
     assert prompt.count("<video>") == 1
     assert "Is video a tag?" in prompt
+
+
+def test_a_beginning_of_text_token_comes_once() -> None:
+    """Llama's tokenizer adds one and Llama's template writes one."""
+    processor = tiny_processor(chat_template="<|im_start|>" + CHAT_TEMPLATE)
+    backend = processor.tokenizer.backend_tokenizer
+    backend.post_processor = processors.TemplateProcessing(
+        single="<|im_start|> $A", special_tokens=[("<|im_start|>", 1)]
+    )
+    processor.tokenizer.add_special_tokens({"bos_token": "<|im_start|>"})
+    assert processor.tokenizer("a")["input_ids"][0] == 1
+    clip = frames(1)
+    plain = processor(text="a <video>", videos=clip)["input_ids"][0].tolist()
+    assert plain.count(1) == 1
+    written = processor(text="<|im_start|>a <video>", videos=clip)["input_ids"][0].tolist()
+    assert written == plain
 
 
 def test_the_time_line_is_llava_videos() -> None:

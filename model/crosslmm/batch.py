@@ -75,7 +75,12 @@ def _answer_batch(
         for clip, question in zip(videos, questions, strict=True)
     ]
     batch = processor.tokenizer(
-        prompts, padding=True, padding_side="left", return_tensors="pt", return_token_type_ids=False
+        prompts,
+        padding=True,
+        padding_side="left",
+        return_tensors="pt",
+        return_token_type_ids=False,
+        add_special_tokens=processor.wants_special_tokens(prompts[0]),
     ).to(assistant.device)
     ids, mask = batch["input_ids"], batch["attention_mask"]
     options = GenerationOptions(max_new_tokens, temperature=0.0, seed=None)

@@ -88,6 +88,7 @@ class CrossLMMProcessor(ProcessorMixin):
                 self.expand(prompt, len(clip), tokens_per_frame=tokens_per_frame)
                 for prompt, clip in zip(prompts, clips, strict=True)
             ]
+        kwargs.setdefault("add_special_tokens", self.wants_special_tokens(prompts[0]))
         data: dict[str, Any] = dict(
             self.tokenizer(
                 prompts,
@@ -136,6 +137,11 @@ class CrossLMMProcessor(ProcessorMixin):
             raise ValueError(f"tokens_per_frame={tokens} is not a perfect square")
         count = frames * tokens + int(self.video_newline)
         return prompt.replace(self.video_token, self.video_token * count)
+
+    def wants_special_tokens(self, prompt: str) -> bool:
+        """False where the chat template has written the beginning-of-text token already."""
+        bos = self.tokenizer.bos_token
+        return not (bos and prompt.startswith(bos))
 
     def normalise(
         self, frames: torch.Tensor, *, dtype: torch.dtype = torch.float32

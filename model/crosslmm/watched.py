@@ -167,7 +167,11 @@ class Watched:
         expanded = processor.expand(
             prompt, len(self.frames), tokens_per_frame=self._tokens_per_frame
         )
-        ids = processor.tokenizer(expanded, return_tensors="pt")["input_ids"]
+        ids = processor.tokenizer(
+            expanded,
+            return_tensors="pt",
+            add_special_tokens=processor.wants_special_tokens(expanded),
+        )["input_ids"]
         return prompt, ids.to(self._assistant.device)
 
     def _prefill(self, visual: VisualTokens) -> tuple[torch.Tensor, EncoderDecoderCache]:

@@ -90,8 +90,9 @@ class ConversationFormat:
         return text.replace(token, token.strip("<>"))
 
     def _append(self, tokens: Tokens, text: str, *, learned: bool) -> None:
-        first = not tokens.input_ids  # a beginning-of-text token comes once, as at inference
-        ids = self.processor.tokenizer(text, add_special_tokens=first)["input_ids"]
+        # A beginning-of-text token comes once, as at inference.
+        special = not tokens.input_ids and self.processor.wants_special_tokens(text)
+        ids = self.processor.tokenizer(text, add_special_tokens=special)["input_ids"]
         tokens.input_ids.extend(ids)
         tokens.labels.extend(ids if learned else [IGNORED] * len(ids))
 
