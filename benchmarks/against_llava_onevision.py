@@ -2,12 +2,12 @@
 
     python -m benchmarks.against_llava_onevision --shape middle --frames 8,64,256
 
-Both are called alike, pixels to logits and then token by token, in one process and in turn; a run
-that has been timed long enough is not repeated. The processor's time stands beside the clock's, for
-a machine that others keep busy. Peak memory is taken by a process of its own. The checkpoint's
-cross-attention would be closed and free; here every gate is opened, so that all the work of a
-trained model is done. Further rows say what the choices cost: T2V's keys and values cached instead
-of read from shared features, V2V kept to its own frame, and gates left closed.
+Both are called alike, pixels to logits and then token by token: once in a process of its own, which
+also gives the peak of memory, then in turn within one process, until a row has been timed long
+enough. The processor's time stands beside the clock's, for a machine that others keep busy. The
+checkpoint's cross-attention would be closed and free; here every gate is opened, so that all the
+work of a trained model is done. Further rows say what the choices cost: T2V's keys and values cached
+instead of read from shared features, V2V kept to its own frame, and gates left closed.
 """
 
 import argparse
@@ -62,6 +62,13 @@ class Run:
     processor: float
     step: float
 
+    def __str__(self) -> str:
+        return f"{self.first:.3g} s ({self.processor:.3g} s of processor)"
+
+
+Runs = dict[tuple[str, int], list[Run]]  # by contender and number of frames
+Peaks = dict[tuple[str, int], int | None]
+
 
 def main() -> None:
     options = _options()
@@ -69,24 +76,15 @@ def main() -> None:
         folder = options.checkpoint or Path(scratch)
         say(f"making a random checkpoint of shape {options.shape}")
         fresh(random_checkpoint, options.shape, folder)
-        runs = time_all(folder, options)
-        peaks = peaks_of_all(folder, options)
+        runs: Runs = {}
+        peaks: Peaks = {}
+        for frames in options.frames:
+            run_fresh(folder, frames, options, runs, peaks)
+            path = write(options, runs, peaks)
+        if options.repeats:
+            run_in_turn(folder, options, runs)
+            path = write(options, runs, peaks)
     rows = rows_of(options, runs, peaks)
-    notes = [f"{options.shape}: random weights in bfloat16, {options.device}"]
-    if options.device == "cpu":
-        notes.append("peak memory: the process's, above its loaded model after a short run")
-    settings = {
-        "shape": options.shape,
-        "device": options.device,
-        "repeats": options.repeats,
-        "enough_seconds": options.enough,
-        "text_tokens": PROMPT_BEFORE + PROMPT_AFTER,
-        "tokens_timed": STEPS,
-        "contenders": [asdict(contender) for contender in options.contenders],
-    }
-    name = f"against_llava_onevision_{options.shape}_{options.device.partition(':')[0]}"
-    record = Record(name, settings, rows, notes)
-    path = record.write(options.out)
     if options.plot:
         from benchmarks.plot import draw_against
 
@@ -95,62 +93,73 @@ def main() -> None:
     say(f"wrote {path}")
 
 
-def time_all(folder: Path, options: argparse.Namespace) -> dict[tuple[str, int], list[Run]]:
-    """Every contender at every number of frames, in turn within one process."""
+def write(options: argparse.Namespace, runs: Runs, peaks: Peaks) -> Path:
+    """The record of what has been run so far; an interrupted benchmark keeps that."""
+    notes = [f"{options.shape}: random weights in bfloat16, {options.device}"]
+    if options.device == "cpu":
+        notes.append("peak memory: the process's, above its loaded model after a short run")
+    settings = {
+        "shape": options.shape,
+        "device": options.device,
+        "repeats_in_turn": options.repeats,
+        "enough_seconds": options.enough,
+        "text_tokens": PROMPT_BEFORE + PROMPT_AFTER,
+        "tokens_timed": STEPS,
+        "contenders": [asdict(contender) for contender in options.contenders],
+    }
+    name = f"against_llava_onevision_{options.shape}_{options.device.partition(':')[0]}"
+    return Record(name, settings, rows_of(options, runs, peaks), notes).write(options.out)
+
+
+def run_fresh(
+    folder: Path, frames: int, options: argparse.Namespace, runs: Runs, peaks: Peaks
+) -> None:
+    """Every contender once in a process of its own, for its peak memory and a first timing."""
+    for contender in options.contenders:
+        try:
+            run, peak = fresh(measure, folder, contender, frames, options.device)
+        except BrokenProcessPool:
+            say(f"{frames} frames, {contender.name}: killed for memory")
+            continue
+        runs.setdefault((contender.name, frames), []).append(run)
+        peaks[contender.name, frames] = peak
+        megabytes = "unknown" if peak is None else f"{peak / 1e6:,.0f} MB"
+        say(f"{frames} frames, {contender.name}: {run}, peak {megabytes}")
+
+
+def run_in_turn(folder: Path, options: argparse.Namespace, runs: Runs) -> None:
+    """Every contender at every number of frames again, in turn within one process."""
     import torch
 
-    contenders = [*options.contenders]
-    peer = load(folder, CONTENDERS[0], options.device) if contenders[0].is_peer else None
-    ours = load(folder, Contender("crosslmm"), options.device)
+    peer = load(folder, CONTENDERS[0], options.device)
+    ours = load(folder, CONTENDERS[1], options.device)
     pixels = make_pixels(folder, max(options.frames), options.device)
 
     def run(contender: Contender, frames: int) -> Run:
         model = peer if contender.is_peer else prepare(ours, contender)
         return time_run(model, inputs(model, contender, pixels[:, :frames]))
 
-    runs: dict[tuple[str, int], list[Run]] = {}
     with torch.inference_mode():
-        for contender in contenders:
+        for contender in options.contenders:
             run(contender, min(options.frames))  # warm
         for frames in options.frames:
-            for contender in contenders:
-                runs[contender.name, frames] = []
             for _ in range(options.repeats):
-                for contender in contenders:
-                    done = runs[contender.name, frames]
-                    if sum(one.first for one in done) < options.enough:
+                for contender in options.contenders:
+                    done = runs.get((contender.name, frames), [])
+                    if done and sum(one.first for one in done) < options.enough:
                         done.append(run(contender, frames))
-            for contender in contenders:
-                seconds = [f"{one.first:.3g}" for one in runs[contender.name, frames]]
-                say(f"{frames} frames, {contender.name}: {', '.join(seconds)} s")
-    return runs
+                        say(f"{frames} frames, {contender.name}: {done[-1]}")
 
 
-def peaks_of_all(folder: Path, options: argparse.Namespace) -> dict[tuple[str, int], int | None]:
-    peaks: dict[tuple[str, int], int | None] = {}
-    for frames in options.memory_frames:
-        for contender in options.contenders:
-            try:
-                peak = fresh(peak_of, folder, contender, frames, options.device)
-            except BrokenProcessPool:
-                peak = None  # killed for memory
-            peaks[contender.name, frames] = peak
-            megabytes = "killed" if peak is None else f"{peak / 1e6:,.0f} MB"
-            say(f"{frames} frames, {contender.name}: peak {megabytes}")
-    return peaks
-
-
-def rows_of(
-    options: argparse.Namespace,
-    runs: dict[tuple[str, int], list[Run]],
-    peaks: dict[tuple[str, int], int | None],
-) -> list[dict[str, Any]]:
+def rows_of(options: argparse.Namespace, runs: Runs, peaks: Peaks) -> list[dict[str, Any]]:
     """A row per number of frames and contender; ratios are the peer's figure over this one's."""
     rows = []
     for frames in options.frames:
         base, base_peak = runs.get((PEER, frames)), peaks.get((PEER, frames))
         for contender in options.contenders:
-            done, peak = runs[contender.name, frames], peaks.get((contender.name, frames))
+            done, peak = runs.get((contender.name, frames)), peaks.get((contender.name, frames))
+            if not done:
+                continue
             first, processor = _median(done, "first"), _median(done, "processor")
             rows.append(
                 {
@@ -249,8 +258,8 @@ def time_run(model: Any, given: dict[str, Any], steps: int = STEPS) -> Run:
     return Run(first, processor, (time.perf_counter() - started) / steps)
 
 
-def peak_of(folder: Path, contender: Contender, frames: int, device: str) -> int | None:
-    """Bytes that a run up to the first token takes above the loaded model; None if not known."""
+def measure(folder: Path, contender: Contender, frames: int, device: str) -> tuple[Run, int | None]:
+    """A run and the bytes that it takes above the loaded model, None where that is not known."""
     import torch
 
     from crosslmm.cost.measurement import peak_memory
@@ -263,8 +272,8 @@ def peak_of(folder: Path, contender: Contender, frames: int, device: str) -> int
         time_run(model, inputs(model, contender, pixels[:, :1]), steps=1)
         gc.collect()
         with peak_memory(torch.device(device)) as peak:
-            time_run(model, inputs(model, contender, pixels), steps=1)
-    return peak.bytes
+            run = time_run(model, inputs(model, contender, pixels))
+    return run, peak.bytes
 
 
 def _options() -> argparse.Namespace:
@@ -272,23 +281,18 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--shape", choices=list(SHAPES), default="middle")
     parser.add_argument("--frames", type=_numbers, default=[8, 16, 32, 64, 128, 256])
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=2, help="runs in turn, besides the first")
     parser.add_argument(
         "--enough", type=float, default=30, help="seconds after which a run is not repeated"
     )
     parser.add_argument(
         "--contenders", type=int, default=len(CONTENDERS), help="how many of the rows to run"
     )
-    parser.add_argument(
-        "--memory-frames", type=_numbers, help="take peak memory at these; default: at all"
-    )
     parser.add_argument("--checkpoint", type=Path, help="keep the random checkpoint here")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
     options.contenders = CONTENDERS[: options.contenders]
-    if options.memory_frames is None:
-        options.memory_frames = options.frames
     return options
 
 

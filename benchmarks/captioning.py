@@ -33,26 +33,27 @@ READERS = (0, 1, 2)
 
 def main() -> None:
     options = _options()
-    with tempfile.TemporaryDirectory(prefix="crosslmm-benchmark-") as scratch:
-        folder = options.folder or Path(scratch) / "clips"
+    with tempfile.TemporaryDirectory(prefix="crosslmm-benchmark-") as temporary:
+        scratch = options.scratch or Path(temporary)
+        folder, bad = scratch / "clips", scratch / "bad"
         if not folder.exists():
             say(f"writing {options.clips} clips")
             write_clips(folder, options.clips)
+        if not bad.exists():
+            write_bad_files(bad, sorted(folder.glob("*.mp4"))[0])
         settings = {"model": options.model, "clips": options.clips, "dtype": options.dtype}
-        record = WORK[options.what](options, folder, Path(scratch), settings)
+        record = WORK[options.what](options, scratch, settings)
     path = record.write(options.out)
     print(table(record.rows))
     say(f"wrote {path}")
 
 
-def throughput(
-    options: argparse.Namespace, folder: Path, scratch: Path, settings: dict[str, Any]
-) -> Record:
+def throughput(options: argparse.Namespace, scratch: Path, settings: dict[str, Any]) -> Record:
     """Clips per minute and where the time went."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for batch in BATCHES:
         for readers in READERS:
-            rows.append(fresh(measure, folder, options, batch, readers))
+            rows.append(fresh(measure, scratch / "clips", options, batch, readers))
             say(f"{rows[-1]}")
     return Record("captioning_throughput", settings, rows)
 
@@ -83,18 +84,15 @@ def measure(
     }
 
 
-def soak(
-    options: argparse.Namespace, folder: Path, scratch: Path, settings: dict[str, Any]
-) -> Record:
+def soak(options: argparse.Namespace, scratch: Path, settings: dict[str, Any]) -> Record:
     """Memory as results come."""
-    bad = scratch / "bad"
-    count = write_bad_files(bad, min(folder.glob("*.mp4")))
-    rows, notes = fresh(watch_memory, folder, bad, options)
-    return Record("captioning_soak", settings | {"bad_files": count}, rows, notes)
+    rows, notes = fresh(watch_memory, scratch, options)
+    files = len(list((scratch / "bad").iterdir()))
+    return Record("captioning_soak", settings | {"bad_files": files}, rows, notes)
 
 
 def watch_memory(
-    folder: Path, bad: Path, options: argparse.Namespace
+    scratch: Path, options: argparse.Namespace
 ) -> tuple[list[dict[str, Any]], list[str]]:
     import psutil
 
@@ -117,9 +115,9 @@ def watch_memory(
 
     began = time.perf_counter()
     run = crosslmm.caption(
-        [folder, bad],
+        [scratch / "clips", scratch / "bad"],
         assistant=assistant,
-        out=bad.parent / "captions.jsonl",
+        out=scratch / "undisturbed.jsonl",
         batch_size=options.batch_size,
         readers=options.readers,
     )
@@ -133,33 +131,28 @@ def watch_memory(
     return rows, notes
 
 
-def kills(
-    options: argparse.Namespace, folder: Path, scratch: Path, settings: dict[str, Any]
-) -> Record:
+def kills(options: argparse.Namespace, scratch: Path, settings: dict[str, Any]) -> Record:
     """What is in the output after each kill, and whether it ends as it should."""
-    bad = scratch / "bad"
-    write_bad_files(bad, min(folder.glob("*.mp4")))
     moment = random.Random(options.seed)
 
     def start(out: Path) -> "subprocess.Popen[bytes]":
-        command = [sys.executable, "-m", "crosslmm_cli", "caption", str(folder), str(bad)]
+        command = [sys.executable, "-m", "crosslmm_cli", "caption"]
+        command += [str(scratch / "clips"), str(scratch / "bad"), "--device", options.device]
         command += ["--model", options.model, "--out", str(out), "--quiet"]
         command += ["--dtype", options.dtype, "--readers", str(options.readers)]
         command += ["--batch-size", str(options.batch_size)]
         return subprocess.Popen(command, stdout=subprocess.DEVNULL)
 
     undisturbed, killed = scratch / "undisturbed.jsonl", scratch / "killed.jsonl"
-    began = time.perf_counter()
-    assert start(undisturbed).wait() == 3
-    whole = time.perf_counter() - began
-    say(f"undisturbed: {whole:.0f} s")
-    rows = []
+    if not undisturbed.exists():
+        say("an undisturbed run")
+        assert start(undisturbed).wait() == 3
+    rows: list[dict[str, Any]] = []
     for number in range(1, options.kills + 1):
         began = time.perf_counter()
         process = start(killed)
-        with_luck = moment.uniform(0.0, 2 * whole / options.kills) + options.start_seconds
         try:
-            code = process.wait(with_luck)
+            code = process.wait(moment.uniform(options.shortest, options.longest))
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             code = process.wait()
@@ -226,7 +219,7 @@ def write_bad_files(folder: Path, good: Path) -> int:
         "database.webm": b"SQLite format 3\0" + noise(5_000),
         "beginning.mp4": data[:32],
         "half.mp4": data[: len(data) // 2],
-        "no_index.mp4": data.replace(b"moov", b"free", 1),
+        "no_index.mp4": data.replace(b"moov", b"free"),
         "index_only.mp4": data[max(0, index - 4) :],
         "index_of_noise.mp4": data[: index + 4] + noise(len(data) - index - 4),
         "matroska_cut.mkv": b"\x1aE\xdf\xa3" + noise(40),
@@ -249,13 +242,14 @@ def _options() -> argparse.Namespace:
     parser.add_argument("what", choices=sorted(WORK))
     parser.add_argument("--model", default="demo")
     parser.add_argument("--clips", type=int, default=96)
-    parser.add_argument("--folder", type=Path, help="clips that are there already")
+    parser.add_argument("--scratch", type=Path, help="keeps clips, bad files and captions here")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--readers", type=int, default=1)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--start-seconds", type=float, default=0.0)
+    parser.add_argument("--shortest", type=float, default=2.0, help="seconds before a kill")
+    parser.add_argument("--longest", type=float, default=20.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     return parser.parse_args()
