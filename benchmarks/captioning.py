@@ -219,7 +219,7 @@ def write_bad_files(folder: Path, good: Path) -> int:
         "database.webm": b"SQLite format 3\0" + noise(5_000),
         "beginning.mp4": data[:32],
         "half.mp4": data[: len(data) // 2],
-        "no_index.mp4": data.replace(b"moov", b"free"),
+        "no_index.mp4": data.replace(b"moov", b"xxxx"),
         "index_only.mp4": data[max(0, index - 4) :],
         "index_of_noise.mp4": data[: index + 4] + noise(len(data) - index - 4),
         "matroska_cut.mkv": b"\x1aE\xdf\xa3" + noise(40),

@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -194,7 +195,8 @@ def caption(
         os.write(2, b"crosslmm: finishing what is under way; Ctrl-C again stops at once\n")
 
     report.begin()
-    with run, interrupt.sparing_first(stopping):
+    # What Ray has to say about its workers it prints.
+    with run, interrupt.sparing_first(stopping), redirect_stdout(sys.stderr):
         for result in run:
             if out == "-":
                 output.record(result.as_dict())

@@ -38,6 +38,7 @@ class Output:
     def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
         self.as_json = as_json
         self.quiet = quiet
+        self._stdout = sys.stdout  # a library that prints is sent elsewhere
         self._progress: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         for stream in (sys.stdout, sys.stderr):
@@ -46,19 +47,19 @@ class Output:
 
     @property
     def on_terminal(self) -> bool:
-        return sys.stdout.isatty()
+        return self._stdout.isatty()
 
     def text(self, text: str, *, end: str = "\n") -> None:
         """A result, or a piece of one, shown at once."""
         self.finish_progress()
-        sys.stdout.write((text.translate(_STEERING) if self.on_terminal else text) + end)
-        sys.stdout.flush()
+        self._stdout.write((text.translate(_STEERING) if self.on_terminal else text) + end)
+        self._stdout.flush()
 
     def record(self, record: Mapping[str, Any]) -> None:
         """A result as one line of JSON."""
         self.finish_progress()
-        sys.stdout.write(json.dumps(record, ensure_ascii=False) + "\n")
-        sys.stdout.flush()
+        self._stdout.write(json.dumps(record, ensure_ascii=False) + "\n")
+        self._stdout.flush()
 
     def table(self, rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> None:
         """Aligned columns, the first row their names; `right` are the columns of numbers."""

@@ -243,7 +243,8 @@ def _describe_worker(folder: str, model_options: dict[str, Any]) -> tuple[str, s
 
 
 def _started_ray() -> Any:
-    """The library, connected to a cluster. Raises UsageError where it is not installed."""
+    """The library, connected to a cluster. Raises UsageError where it is not installed, and
+    CrossLMMError where it does not start."""
     try:
         ray: Any = import_module("ray")
         import_module("ray.data")
@@ -253,7 +254,10 @@ def _started_ray() -> Any:
         ) from error
     if not ray.is_initialized():
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init(log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+        try:
+            ray.init(log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+        except Exception as error:  # it raises no narrower one
+            raise CrossLMMError(f"Ray did not start: {_first_line(error)}") from error
     ray.data.DataContext.get_current().enable_progress_bars = False
     return ray
 
