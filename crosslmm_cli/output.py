@@ -89,10 +89,10 @@ class Output:
         if self._progress is None:
             self._progress = _progress_display()
             self._progress.start()
+        words = words or STAGES.get(stage, stage)
         if stage not in self._tasks:
             kind = "bytes" if stage == "download" else "items"
-            self._tasks[stage] = self._progress.add_task("", total=None, kind=kind)
-        words = words or STAGES.get(stage, stage)
+            self._tasks[stage] = self._progress.add_task(words, total=None, kind=kind)
         self._progress.update(
             self._tasks[stage], description=words, completed=done, total=total or None
         )
