@@ -15,7 +15,7 @@ from crosslmm.processing_crosslmm import CrossLMMProcessor
 from crosslmm.synthetic.questions import Question, ask_about
 from crosslmm.synthetic.scene import make_clip
 from crosslmm.training.checkpoints import last_whole
-from crosslmm.training.demo import SHORT, DemoRecipe, train_demo
+from crosslmm.training.demo import SHORT, demo_recipe, train_demo
 from crosslmm.training.demo_attention import PLAIN
 from crosslmm.training.demo_clips import (
     IGNORED,
@@ -246,6 +246,6 @@ def test_another_seed_is_another_model(tmp_path: Path) -> None:
 
 
 def test_the_full_recipe_ends_on_the_frames_it_is_used_with() -> None:
-    last = DemoRecipe().stages[-1]
+    last = demo_recipe().stages[-1]
     assert last.clips.frames == (8, 8)
     assert last.options.final_rate < 0.1

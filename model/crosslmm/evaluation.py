@@ -104,10 +104,12 @@ def evaluate(
 ) -> Report:
     """Ask every row's question about its video, greedily; `watch_options` go to `Assistant.watch`."""
     outcomes: list[Outcome] = []
-    for video, asked in groupby(rows, key=lambda row: row["video"]):
+    for video, group in groupby(rows, key=lambda row: row["video"]):
+        asked = list(group)
         watched = assistant.watch(Path(video_folder) / video, **watch_options)
-        for row in asked:
-            said = watched.ask(row["question"], max_new_tokens=MAX_NEW_TOKENS).text
+        questions = [row["question"] for row in asked]
+        answers = watched.ask_all(questions, max_new_tokens=MAX_NEW_TOKENS)
+        for row, said in zip(asked, answers, strict=True):
             outcomes.append(Outcome(row, said, score(row, said)))
             if on_row is not None:
                 on_row(outcomes[-1])

@@ -1,39 +1,30 @@
 """`crosslmm train demo`: the built-in model from nothing, by one command, from a seed.
 
 First the encoder learns what covers each patch (`demo_encoder.py`), then it is frozen and the language
-model, projector and cross-attention learn: to look things up, on glimpses of two or three frames; to
-answer everything, on the eight they will be used with. There is no
-pretrained language model to keep intact, so nothing else is frozen and both branches of the
-cross-attention are on from the start.
+model, projector and cross-attention learn: to look things up, on glimpses of two or three frames; then
+to answer everything, on the eight they will be used with (`demo_clips.py`, `demo_seen.py`). There is
+no pretrained language model to keep intact, so nothing else is frozen and both branches of the
+cross-attention are on from the start. `demo.yaml` holds the numbers.
 """
 
 import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import torch
+import yaml
+from accelerate import PartialState
 
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
-from crosslmm.synthetic.questions import QUESTION_TYPES, QuestionType
 from crosslmm.training.demo_attention import PLAIN
 from crosslmm.training.demo_clips import Answering, ClipOptions, QuestionedClips
 from crosslmm.training.demo_encoder import DenseReader, Stills, lay_out_positions, read_like
 from crosslmm.training.demo_model import IMAGE_SIZE, PATCH_SIZE, demo_config, demo_processor
 from crosslmm.training.demo_stage import StageOptions, run_stage
-
-_ENCODER = StageOptions(steps=2000, warmup_steps=150, save_steps=200)
-_LOOKS: tuple[QuestionType, ...] = ("colour", "shape", "size", "glyph", "count")
-_ALL: tuple[QuestionType, ...] = (
-    *QUESTION_TYPES,
-    "count",
-    "motion",
-    "multiple_choice",
-    "order",
-    "when",
-)  # the hard ones twice
-_FACTORS = {"gate": 3.0, "embed": 2.0}  # what starts near zero has the longest way to go
 
 
 @dataclass(frozen=True)
@@ -47,37 +38,25 @@ class ClipStage:
 
 @dataclass(frozen=True)
 class DemoRecipe:
-    """Everything the result depends on beside the seed. Batches are per process."""
+    """Everything the result depends on beside the seed. `stills`: frames of a batch of the encoder's;
+    batches are per process."""
 
-    stills: int = 16
-    encoder: StageOptions = _ENCODER
-    stages: tuple[ClipStage, ...] = (
-        ClipStage(
-            "2-notes",
-            ClipOptions(
-                clips=8, questions=6, notes=6, timed_notes=False, frames=(2, 3), types=_LOOKS
-            ),
-            StageOptions(steps=250, matrix_rate=0.012, rate_factors=_FACTORS, final_rate=1.0),
-        ),
-        ClipStage(
-            "3-clips",
-            ClipOptions(clips=6, questions=11, notes=1, frames=(8, 8), types=_ALL),
-            StageOptions(
-                steps=700, matrix_rate=0.012, rate_factors=_FACTORS, warmup_steps=20, final_rate=0.5
-            ),
-        ),
-        ClipStage(
-            "4-tune",
-            ClipOptions(clips=6, questions=12, frames=(8, 8), types=_ALL),
-            StageOptions(
-                steps=550,
-                learning_rate=1e-3,
-                matrix_rate=0.006,
-                rate_factors=_FACTORS,
-                warmup_steps=20,
-            ),
-        ),
-    )
+    stills: int
+    encoder: StageOptions
+    stages: tuple[ClipStage, ...]
+
+
+def demo_recipe() -> DemoRecipe:
+    """The recipe of the shipped model, `demo.yaml`."""
+    values = yaml.safe_load((resources.files(__package__) / "demo.yaml").read_text("utf-8"))
+    stages = []
+    for stage in values["stages"]:
+        clips: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in stage["clips"].items()
+        }
+        options = StageOptions(**stage["options"])
+        stages.append(ClipStage(stage["name"], ClipOptions(**clips), options))
+    return DemoRecipe(values["stills"], StageOptions(**values["encoder"]), tuple(stages))
 
 
 SHORT = DemoRecipe(
@@ -109,7 +88,7 @@ def train_demo(
 
     Started by `accelerate launch` or `torchrun`, the processes share each step's batch.
     """
-    recipe = recipe or (SHORT if short else DemoRecipe())
+    recipe = recipe or (SHORT if short else demo_recipe())
     torch.manual_seed(seed)
     processor = demo_processor()
     model = CrossLMMForConditionalGeneration(demo_config(processor))
@@ -134,7 +113,10 @@ def train_demo(
         run_stage(answering, source, replace(stage.options, seed=seed), folder=out / stage.name,
                   report=report)  # fmt: skip
     folder = out / "demo"
-    save_demo(model, folder)
+    state = PartialState()
+    if state.is_main_process:
+        save_demo(model, folder)
+    state.wait_for_everyone()
     return folder
 
 

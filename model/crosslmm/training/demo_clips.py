@@ -5,6 +5,7 @@ one turn after another, each of which attends to the prompt and to itself alone,
 would have if it were the only one. One encoding of a video so teaches a dozen answers.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,8 +23,9 @@ from crosslmm.synthetic.questions import QUESTION_TYPES, Question, QuestionType,
 from crosslmm.synthetic.renderer import filmed
 from crosslmm.synthetic.scene import Clip, make_clip
 from crosslmm.synthetic.seeds import derive_seed
+from crosslmm.training.demo_seen import IGNORED, SeenHeads, batched, seen_in_cells
 
-IGNORED = -100
+SEEN_WEIGHT = 0.5
 _RATES = (10.0, 12.0, 15.0, 24.0, 25.0, 30.0, 50.0)
 
 
@@ -56,11 +58,13 @@ class QuestionedClips:
         seed = derive_seed("train", self.name, self.seed, number)
         rng = np.random.default_rng(seed)
         count = int(rng.integers(options.frames[0], options.frames[1] + 1))
-        clips, moments, rows = [], [], []
+        clips, moments, rows, seen = [], [], [], []
+        side = math.isqrt(self.processor.tokens_per_frame)
         for index in range(options.clips):
             clip, times, period = self._draw(seed, index, rng, count)
             clips.append(clip)
             moments.append(times / clip.duration)
+            seen.append(seen_in_cells(clip, moments[-1], side))
             asked = ask_about(
                 clip, rng, count=options.questions, frame_times=times.tolist(),
                 frame_period=period, types=options.types,
@@ -73,7 +77,7 @@ class QuestionedClips:
         pictures = torch.cat(film(clips, moments, (self._height, self._width)))
         pictures = (filmed(pictures, generator=generator) * 255).round().byte()
         pixels = self.processor.normalise(pictures).unflatten(0, (options.clips, count))
-        return {"pixel_values_videos": pixels, **padded(rows)}
+        return {"pixel_values_videos": pixels, **padded(rows), **batched(seen)}
 
     def _draw(
         self, seed: int, index: int, rng: np.random.Generator, count: int
@@ -198,6 +202,11 @@ class Answering(nn.Module):
     def __init__(self, model: CrossLMMForConditionalGeneration):
         super().__init__()
         self.model = model
+        text = model.config.text
+        self.seen = SeenHeads(int(text.hidden_size))
+        self._halfway: list[Tensor] = []
+        layer = model.model.language_model.layers[2 * int(text.num_hidden_layers) // 3]
+        layer.register_forward_pre_hook(lambda _, inputs: self._halfway.append(inputs[0]))
         # Tied to the embeddings; safetensors takes no weight twice.
         self.register_state_dict_post_hook(_without_head)
 
@@ -208,9 +217,12 @@ class Answering(nn.Module):
         labels: Tensor,
         position_ids: Tensor,
         turns: Tensor,
+        **seen: Tensor,
     ) -> dict[str, Tensor]:
-        """Token ids, labels, positions and turns `(B, L)`, pixels `(B, T, 3, S, S)`. Returns the loss,
-        and the shares of answers right in every token and of answer tokens right."""
+        """Token ids, labels, positions and turns `(B, L)`, pixels `(B, T, 3, S, S)`, what the visual
+        tokens see `(B, V)`. Returns the loss, and the shares of answers right in every token, of
+        answer tokens right, and of motions and news told right by the visual tokens."""
+        self._halfway.clear()
         states = self.model.model(
             input_ids=input_ids,
             pixel_values_videos=pixel_values_videos,
@@ -222,17 +234,22 @@ class Answering(nn.Module):
         spoken = target != IGNORED
         logits = self.model.lm_head(states[:, :-1][spoken]).float()
         loss = F.cross_entropy(logits, target[spoken])
-        right = logits.argmax(-1) == target[spoken]
+        hits = logits.argmax(-1) == target[spoken]
         # Answers by (row, turn): wrong as soon as one token is.
         rows = torch.arange(len(turns), device=turns.device)[:, None] * (turns.max() + 1)
         answer = (rows + turns[:, 1:])[spoken]
         wrong = torch.zeros(int(answer.max()) + 1, device=turns.device)
-        wrong.index_add_(0, answer, (~right).float())
+        wrong.index_add_(0, answer, (~hits).float())
         answers = wrong[answer.unique()] == 0
+        visual = self._halfway.pop()[input_ids == self.model.config.video_token_id]
+        truth = {name.removeprefix("seen_"): target for name, target in seen.items()}
+        dense, right = self.seen(visual.view(len(input_ids), -1, visual.shape[-1]), truth)
         return {
-            "loss": loss,
+            "loss": loss + SEEN_WEIGHT * dense,
+            "answer_loss": loss,
+            **right,
             "answers": answers.float().mean(),
-            "tokens": right.float().mean(),
+            "tokens": hits.float().mean(),
         }
 
 

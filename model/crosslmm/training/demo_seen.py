@@ -1,0 +1,90 @@
+"""What every merged token of a clip should know: the demo's dense lesson in time.
+
+As with the encoder's patches, what is hard to learn from answers is quick to learn where it happens:
+each visual token is told, half-way up the language model, what moves through its cell and how, and
+what has just happened there. The text then has only to look it up. The heads are thrown away.
+"""
+
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from crosslmm.synthetic.scene import Clip
+from crosslmm.synthetic.vocabulary import COLOURS, GLYPHS, MOTIONS, SHAPES
+
+IGNORED = -100
+NEWS = ("none", "appears", "disappears", "turns", "meets", "passes", "cut")
+SEEN = {
+    "colour": len(COLOURS),
+    "shape": len(SHAPES),
+    "glyph": len(GLYPHS),
+    "motion": len(MOTIONS),
+    "news": len(NEWS),
+}
+_SETTLED = 2  # frames after which a motion shows
+
+
+def seen_in_cells(clip: Clip, moments: np.ndarray, side: int) -> dict[str, Tensor]:
+    """For each frame and cell of a `side`-square grid the class of what has its centre there, IGNORED
+    where nothing has: `(T, side²)` per kind in SEEN. `moments`: the frames' times, 0 to 1."""
+    frames, cells = len(moments), side**2
+    targets = {name: np.full((frames, cells), IGNORED) for name in SEEN}
+    targets["news"][:] = 0
+    centres = np.clip(clip.centres(moments), 0, 0.999)
+    cell = (centres[..., 1] * side).astype(int) * side + (centres[..., 0] * side).astype(int)
+    visible, colours = clip.visible(moments), clip.colours(moments)
+    for index, thing in enumerate(clip.things):
+        first = int(visible[:, index].argmax())
+        for frame in np.flatnonzero(visible[:, index]):
+            here = (frame, cell[frame, index])
+            targets["colour"][here] = colours[frame, index]
+            targets["shape"][here] = SHAPES.index(thing.shape)
+            targets["glyph"][here] = IGNORED if thing.glyph is None else GLYPHS.index(thing.glyph)
+            settled = frame - first >= _SETTLED
+            targets["motion"][here] = MOTIONS.index(thing.motion) if settled else IGNORED
+    for event in clip.events:
+        shown = int(np.searchsorted(moments, event.time))
+        if shown == frames:
+            continue
+        if event.kind == "cut":
+            targets["news"][shown] = NEWS.index("cut")
+            continue
+        place = cell[shown - 1 if event.kind == "disappears" else shown, event.subject]
+        targets["news"][shown, place] = NEWS.index(event.kind)
+    return {name: torch.from_numpy(target) for name, target in targets.items()}
+
+
+class SeenHeads(nn.Module):
+    """Linear heads on visual tokens `(B, V, H)` against classes `(B, V)` of each kind in SEEN."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm = nn.RMSNorm(width)
+        self.heads = nn.ModuleDict({name: nn.Linear(width, n) for name, n in SEEN.items()})
+        self.register_buffer("news_weight", torch.tensor([0.05] + [1.0] * (len(NEWS) - 1)))
+
+    def forward(self, states: Tensor, truth: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The summed loss, and how often motions and news (other than none) are right."""
+        states = self.norm(states)
+        losses, right = [], {}
+        for name, head in self.heads.items():
+            logits, target = head(states).float().flatten(0, 1), truth[name].flatten()
+            if not bool((target != IGNORED).any()):
+                losses.append(0 * logits.sum())
+                continue
+            weight = cast(Tensor, self.news_weight) if name == "news" else None
+            losses.append(F.cross_entropy(logits, target, weight, ignore_index=IGNORED))
+            if name in ("motion", "news"):
+                counted = target > 0 if name == "news" else target != IGNORED
+                hits = (logits.argmax(-1) == target)[counted]
+                right[name] = hits.float().mean() if len(hits) else torch.ones(())
+        return torch.stack(losses).sum(), right
+
+
+def batched(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Rows of `(T, cells)` as `(B, T·cells)`, named `seen_…`."""
+    return {f"seen_{name}": torch.stack([row[name].flatten() for row in rows]) for name in SEEN}
