@@ -1,14 +1,22 @@
-"""The sample clip of `crosslmm demo`: a scene of the evaluation domain, so never trained on."""
+"""The sample clip of `crosslmm demo`: a scene of the evaluation domain, so never trained on.
+
+Clip and questions are chosen among those that the shipped weights answer rightly: it shows what the
+tool does. How often the model is right is in its card.
+"""
 
 from pathlib import Path
 from typing import Any
 
 from crosslmm.synthetic import phrasing
 from crosslmm.synthetic.clips import plan_clip, write_video
-from crosslmm.synthetic.scene import Clip
+from crosslmm.synthetic.scene import FRAMES_MEANT, Clip
 
-SAMPLE_QUESTIONS = ("Describe the video.", "What happens?", "How many objects are there?")
-_SEED, _INDEX = 7, 0
+SAMPLE_QUESTIONS = (
+    "How many objects are there?",
+    "What happens?",
+    "When does the blue cross pass the blue star?",
+)
+_SEED, _INDEX = 7, 4
 _SIZE, _FPS, _SECONDS = (256, 256), 24.0, 6.0
 
 
@@ -20,12 +28,13 @@ def sample_answers() -> list[dict[str, Any]]:
     """The truth for `SAMPLE_QUESTIONS`, as rows that `crosslmm.evaluation.score` takes."""
     clip = sample_clip()
     answers = (
-        ("describe", phrasing.clip_described(clip, list(range(len(clip.things))))),
-        ("events", phrasing.events_said(clip)),
         ("count", str(len(clip.things))),
+        ("events", phrasing.events_said(clip)),
+        ("when", f"at {clip.events[0].time * clip.duration:.2f} seconds"),
     )
+    tolerance = clip.duration / FRAMES_MEANT + 1 / _FPS
     return [
-        {"type": kind, "question": question, "answer": answer}
+        {"type": kind, "question": question, "answer": answer, "tolerance": tolerance}
         for question, (kind, answer) in zip(SAMPLE_QUESTIONS, answers, strict=True)
     ]
 
