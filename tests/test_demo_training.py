@@ -14,6 +14,7 @@ from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.processing_crosslmm import CrossLMMProcessor
 from crosslmm.synthetic.questions import Question, ask_about
 from crosslmm.synthetic.scene import make_clip
+from crosslmm.synthetic.vocabulary import SHAPES
 from crosslmm.training.checkpoints import last_whole
 from crosslmm.training.demo import SHORT, demo_recipe, train_demo
 from crosslmm.training.demo_attention import PLAIN
@@ -29,6 +30,7 @@ from crosslmm.training.demo_clips import (
 )
 from crosslmm.training.demo_encoder import DenseReader, Stills, lay_out_positions
 from crosslmm.training.demo_model import demo_config, demo_processor
+from crosslmm.training.demo_seen import seen_in_cells
 from crosslmm.training.demo_stage import StageOptions, run_stage
 from crosslmm.training.muon import MuonAdamW, orthogonalise
 
@@ -130,12 +132,25 @@ def test_plain_attention_is_attention(
     processor: CrossLMMProcessor, questions: list[Question], model: CrossLMMForConditionalGeneration
 ) -> None:
     batch = QuestionedClips(processor, ClipOptions(2, 3, frames=(2, 2)), seed=0, name="t").at(0)
-    losses = []
+    answering, losses = Answering(model), []
     for implementation in ("sdpa", PLAIN):
         model.set_attn_implementation(implementation)
         with torch.no_grad():
-            losses.append(float(Answering(model)(**batch)["loss"]))
+            losses.append(float(answering(**batch)["loss"]))
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+def test_visual_tokens_are_told_what_is_in_their_cells() -> None:
+    clip = make_clip("train", 0, 6, duration=10.0)
+    moments = (np.arange(8) + 0.5) / 8
+    truth = seen_in_cells(clip, moments, side=3)
+    visible, centres = clip.visible(moments), clip.centres(moments)
+    for index, thing in enumerate(clip.things):
+        for frame in np.flatnonzero(visible[:, index]):
+            x, y = (centres[frame, index] * 3).astype(int)
+            assert truth["shape"][frame, y * 3 + x] == SHAPES.index(thing.shape)
+    assert int((truth["shape"] != IGNORED).sum()) == int(visible.sum())
+    assert int((truth["news"] > 0).sum()) == len(clip.events)
 
 
 def test_batches_are_a_function_of_their_number(processor: CrossLMMProcessor) -> None:
