@@ -3,12 +3,17 @@ checkpoint, one clip, and the command line called in-process."""
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+# Started in the background of a script, Ctrl-C is ignored, and so it would be in what tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before anything imports huggingface_hub, which reads these once.
 _HOME = Path(tempfile.mkdtemp(prefix="crosslmm-tests-"))
