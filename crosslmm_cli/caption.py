@@ -234,9 +234,9 @@ class _Report:
             self._next_line = time.monotonic() + _LINE_EVERY
             pace = summary.seconds / summary.fresh
             left = (summary.to_do - summary.fresh) * pace
-            words = [f"{summary.fresh:,} of {summary.to_do:,} done", *self._exceptions()]
-            words += [f"{60 / pace:.3g} a minute", f"about {_span(left)} left"]
-            self._output.notice(", ".join(words))
+            line = [f"{summary.fresh:,} of {summary.to_do:,} done", *self._exceptions()]
+            line += [f"{60 / pace:.3g} a minute", f"about {_span(left)} left"]
+            self._output.notice(", ".join(line))
 
     def _exceptions(self) -> list[str]:
         summary = self._summary
