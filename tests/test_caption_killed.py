@@ -48,8 +48,12 @@ os.remove(out)
 
 counts = []
 for kill in range(int(kills)):
+    before = lines().count(b"\\n")
     pid = begin()
-    time.sleep(seconds * moment.uniform(0.2, 0.6))
+    time.sleep(seconds * moment.uniform(0.1, 0.3))
+    # Every other run gets to write something first, however long a start takes on this machine.
+    while kill % 2 and lines().count(b"\\n") < before + moment.randint(1, 3):
+        time.sleep(0.005)
     readers += psutil.Process(pid).children(recursive=True)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
