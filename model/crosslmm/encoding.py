@@ -20,6 +20,7 @@ from crosslmm.errors import VideoError
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration, VisualTokens
 from crosslmm.processing_crosslmm import CrossLMMProcessor
 from crosslmm.video import FrameStream, SourceInfo, open_stream
+from crosslmm.vision import ChunkedRows
 
 Progress = Callable[[str, int, int], None]
 Notice = Callable[[str], None]
@@ -80,9 +81,8 @@ class FrameEncoder:
         self._frames = frames
         self._tokens_per_frame = tokens_per_frame
         self._on_notice = on_notice
-        self._embeds: torch.Tensor | None = None
-        self._features: torch.Tensor | None = None
-        self._done = 0
+        self._embeds = ChunkedRows(frames)
+        self._features: ChunkedRows | None = None
         self.chunk = model.model.frames_per_chunk
         self.seconds = 0.0
 
@@ -112,10 +112,9 @@ class FrameEncoder:
         if self._model.device.type == "cuda":
             torch.cuda.synchronize(self._model.device)
         self.seconds += time.perf_counter() - started
-        assert self._embeds is not None, "no frames were added"
         return VisualTokens(
-            embeds=self._embeds[None, : self._done],
-            features=None if self._features is None else self._features[None, : self._done],
+            embeds=self._embeds.joined()[None],
+            features=None if self._features is None else self._features.joined()[None],
         )
 
     @torch.inference_mode()
@@ -127,15 +126,10 @@ class FrameEncoder:
         pixels = pixels.to(device, non_blocking=True)
         pixels = self._processor.normalise(pixels, dtype=self._model.dtype)
         embeds, features = self._model.model.encode_frames(pixels, self._tokens_per_frame)
-        if self._embeds is None:
-            self._embeds = embeds.new_empty(self._frames, *embeds.shape[1:])
-            if features is not None:
-                self._features = features.new_empty(self._frames, *features.shape[1:])
-        rows = slice(self._done, self._done + len(frames))
-        self._embeds[rows] = embeds
-        if features is not None and self._features is not None:
-            self._features[rows] = features
-        self._done += len(frames)
+        self._embeds.add(embeds)
+        if features is not None:
+            self._features = self._features or ChunkedRows(self._frames)
+            self._features.add(features)
 
 
 def encode_video(

@@ -32,7 +32,7 @@ from crosslmm.cross_attention import (
     RMSNorm,
     TokenPositions,
 )
-from crosslmm.vision import Projector, encode_frames, merge_tokens
+from crosslmm.vision import ChunkedRows, Projector, encode_frames, merge_tokens, spread_rows
 
 
 @dataclass(frozen=True)
@@ -164,8 +164,8 @@ class CrossLMMModel(CrossLMMPreTrainedModel):
             # Padding frames are not worth an encoder's work; their slots stay zero.
             real = frame_mask.flatten()
             embeds, features = self.encode_frames(pixels[real], tokens_per_frame)
-            embeds = _spread(embeds, real)
-            features = None if features is None else _spread(features, real)
+            embeds = spread_rows(embeds, real)
+            features = None if features is None else spread_rows(features, real)
         return VisualTokens(
             embeds=embeds.unflatten(0, (batch, frames)),
             features=None if features is None else features.unflatten(0, (batch, frames)),
@@ -483,37 +483,6 @@ def _frames_per_row(pixel_values: torch.Tensor, frame_mask: torch.Tensor | None)
     if frame_mask is None:
         return [pixel_values.shape[1]] * pixel_values.shape[0]
     return [int(count) for count in frame_mask.sum(dim=1).tolist()]
-
-
-class ChunkedRows:
-    """Rows that come in chunks, laid out once; joined at the end only where gradients must flow."""
-
-    def __init__(self, rows: int) -> None:
-        self._rows = rows
-        self._done = 0
-        self._chunks: list[torch.Tensor] = []
-        self._whole: torch.Tensor | None = None
-
-    def add(self, chunk: torch.Tensor) -> None:
-        if len(chunk) == self._rows or torch.is_grad_enabled():
-            self._chunks.append(chunk)
-            return
-        if self._whole is None:
-            self._whole = chunk.new_empty(self._rows, *chunk.shape[1:])
-        self._whole[self._done : self._done + len(chunk)] = chunk
-        self._done += len(chunk)
-
-    def joined(self) -> torch.Tensor:
-        if self._whole is not None:
-            return self._whole[: self._done]
-        return self._chunks[0] if len(self._chunks) == 1 else torch.cat(self._chunks)
-
-
-def _spread(rows: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-    """(R, …) rows back to their places among (F, …), zeros elsewhere; real: (F,), True R times."""
-    spread = rows.new_zeros(real.shape[0], *rows.shape[1:])
-    spread[real] = rows
-    return spread
 
 
 AutoConfig.register(CrossLMMConfig.model_type, CrossLMMConfig, exist_ok=True)

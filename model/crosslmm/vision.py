@@ -65,3 +65,34 @@ class Projector(nn.Module):
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """(..., D) → (..., H)"""
         return self.linear_2(self.act(self.linear_1(features)))
+
+
+class ChunkedRows:
+    """Rows that come in chunks, laid out once; joined at the end only where gradients must flow."""
+
+    def __init__(self, rows: int) -> None:
+        self._rows = rows
+        self._done = 0
+        self._chunks: list[torch.Tensor] = []
+        self._whole: torch.Tensor | None = None
+
+    def add(self, chunk: torch.Tensor) -> None:
+        if len(chunk) == self._rows or torch.is_grad_enabled():
+            self._chunks.append(chunk)
+            return
+        if self._whole is None:
+            self._whole = chunk.new_empty(self._rows, *chunk.shape[1:])
+        self._whole[self._done : self._done + len(chunk)] = chunk
+        self._done += len(chunk)
+
+    def joined(self) -> torch.Tensor:
+        if self._whole is not None:
+            return self._whole[: self._done]
+        return self._chunks[0] if len(self._chunks) == 1 else torch.cat(self._chunks)
+
+
+def spread_rows(rows: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    """(R, …) rows back to their places among (F, …), zeros elsewhere; real: (F,), True R times."""
+    spread = rows.new_zeros(real.shape[0], *rows.shape[1:])
+    spread[real] = rows
+    return spread
