@@ -99,6 +99,10 @@ def test_packed_turns_are_the_processors_own_prompts(
         assert [*prompt.tolist(), *asked.tolist()] == expected
         said = answer[answer != IGNORED].tolist()
         assert processor.tokenizer.decode(said) == question.taught + "<|im_end|>"
+        heavy = row["input_ids"][mine][row["label_weights"][mine] > 1]
+        lead = question.taught.removesuffix(question.answer)
+        weighty = question.answer if 0 < len(lead) < len(question.taught) else ""
+        assert processor.tokenizer.decode(heavy).strip() == weighty
         assert row["position_ids"][mine].tolist() == list(
             range(len(prompt), len(prompt) + int(mine.sum()))
         )

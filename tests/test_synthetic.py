@@ -234,6 +234,13 @@ def test_what_is_taught_for_a_time_is_within_its_tolerance(clips: list[Clip]) ->
         assert 0 <= taught - truth + 0.011 <= question.tolerance + 0.011
 
 
+def test_what_is_taught_scores(clips: list[Clip]) -> None:
+    asked = _questions(clips, 0.0)
+    assert {question.type for question in asked} == set(QUESTION_TYPES)
+    for question in asked:
+        assert score(vars(question), question.taught), question
+
+
 def test_answers_are_read_by_meaning() -> None:
     assert score({"type": "colour", "answer": "red"}, "It is red.")
     assert score({"type": "motion", "answer": "moves left"}, "The red star moves left.")
@@ -242,6 +249,11 @@ def test_answers_are_read_by_meaning() -> None:
     assert not score({"type": "colour", "answer": "red"}, "red or blue")
     meets = {"type": "order", "answer": "the red star meets the blue cross"}
     assert score(meets, "The blue cross meets the red star.")
+    assert score(meets, "at 1.20 seconds the star turns red, so the blue cross meets the red star")
+    assert score(
+        {"type": "events", "answer": "the star appears, then the cross appears"},
+        "at 0.31 seconds the star appears, then at 2.19 seconds the cross appears",
+    )
     choice = {"type": "multiple_choice", "answer": "B", "options": ["red", "blue", "cyan", "green"]}
     assert score(choice, "B. blue")
     assert score(choice, "the star is blue, so B")

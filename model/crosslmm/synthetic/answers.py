@@ -2,8 +2,9 @@
 
 - One-word answers (colour, shape, size, glyph, count, yes or no): the only word of that kind in the
   answer must be the right one. A motion: what the answer ends on. An event, an object: the right
-  words in the right order, articles aside; two that meet may be named either way round.
-- `events`: the same events in the same order. `when`: the first number, within the row's tolerance.
+  words in the right order, after a last `, so` and articles and times aside; two that meet may be
+  named either way round.
+- `events`: the same events in the same order, whatever times are given with them. `when`: the first number, within the row's tolerance.
 - `multiple_choice`: the letter, at the beginning or after a last `, so`, or the option's text.
 - `describe`: every object stands for up to five facts (that it is there, by colour and shape; size;
   mark; motion). Right when the F1 of the facts said against the true ones is at least 0.8.
@@ -48,7 +49,7 @@ def is_right(row: Mapping[str, Any], said: str) -> bool:
         ends = [does for does in DOES.values() if _plain(said).endswith(_plain(does))]
         return ends == [answer]
     if kind == "order":
-        return _event(said) == _event(answer)
+        return _event(said.rsplit(", so ", 1)[-1]) == _event(answer)
     words = re.findall(r"\w+", said if kind == "glyph" else said.lower())
     named = {word for word in words if word in _KINDS[kind]}
     return named == {answer}
@@ -85,7 +86,7 @@ def _plain(text: str) -> str:
 
 
 def _event(text: str) -> tuple[str, ...]:
-    plain = _plain(text)
+    plain = _plain(re.sub(r"\bat [\d.]+ seconds\b", "", text))
     if " meets " in plain:
         return ("meets", *sorted(plain.split(" meets ", 1)))
     return (plain,)

@@ -4,6 +4,8 @@ The last two wordings of every list are held out: training never shows them, eva
 every third question. They recombine words that training does show.
 """
 
+from collections.abc import Sequence
+
 from crosslmm.synthetic.scene import Clip, Event, Thing
 from crosslmm.synthetic.vocabulary import MOTIONS
 
@@ -259,10 +261,14 @@ def event_said(clip: Clip, event: Event, *, infinitive: bool = False) -> str:
     return " ".join(words)
 
 
-def events_said(clip: Clip) -> str:
+def events_said(clip: Clip, times: Sequence[float] | None = None) -> str:
+    """All events in order, each with its time in seconds before it where `times` gives them."""
     if not clip.events:
         return f"{NOTHING} changes"
-    return ", then ".join(event_said(clip, event) for event in clip.events)
+    said = [event_said(clip, event) for event in clip.events]
+    if times is not None:
+        said = [f"at {time:.2f} seconds {event}" for time, event in zip(times, said, strict=True)]
+    return ", then ".join(said)
 
 
 def clip_described(clip: Clip, order: list[int]) -> str:

@@ -24,8 +24,8 @@ _LETTERS = "ABCD"
 class Question:
     """- `answer`: the truth, as short as it goes; `taught`: what training teaches to say. That names
       the thing before what is asked of it, the reason before yes or no, the things before their
-      number: each word then rests on the one before. A time is that of the first frame that shows
-      the event, which the model can read off.
+      number, what happens when before what comes first: each word then rests on the ones before. A
+      time is that of the first frame that shows the event, which the model can read off.
     - `options`: texts of a multiple choice; `tolerance`: seconds, for times.
     - `held_out`: the wording is one that training never shows.
     """
@@ -85,7 +85,9 @@ class Asker:
         )
 
     def events(self) -> Question:
-        return self._make("events", "events", phrasing.events_said(self.clip))
+        return self._make(
+            "events", "events", phrasing.events_said(self.clip), taught=self._happened()
+        )
 
     def colour(self) -> Question | None:
         thing = self._pick()
@@ -147,17 +149,12 @@ class Asker:
         if len(clip.events) < 2:
             return None
         said = [phrasing.event_said(clip, event) for event in clip.events]
-        index = int(rng.integers(len(said)))
-        kind = rng.choice(["first", "last", "after", "before"])
-        if kind == "first":
-            return self._make("order", "first", said[0])
-        if kind == "last":
-            return self._make("order", "last", said[-1])
+        kind = str(rng.choice(["first", "last", "after", "before"]))
         index = int(rng.integers(len(said) - 1))
-        one, two = said[index], said[index + 1]
-        if kind == "after":
-            return self._make("order", "after", two, event=one)
-        return self._make("order", "before", one, event=two)
+        asked = {"first": 0, "last": -1, "after": index + 1, "before": index}[kind]
+        event = said[index if kind == "after" else index + 1]
+        taught = f"{self._happened()}, so {said[asked]}"
+        return self._make("order", kind, said[asked], taught=taught, event=event)
 
     def when(self) -> Question | None:
         clip = self.clip
@@ -219,8 +216,11 @@ class Asker:
             mark = thing.glyph if yes else str(rng.choice(list(GLYPHS)))
             if mark is None or (not yes and mark in marks):
                 return None
-            return self._yes_no("exists", yes, a_thing=f"an object marked {mark}")
-        return self._yes_no("exists", yes, a_thing=phrasing.with_article(f"a {' '.join(wanted)}"))
+            because = phrasing.answered(phrasing.named(thing), "glyph", mark) if yes else ""
+            return self._yes_no("exists", yes, because=because, a_thing=f"an object marked {mark}")
+        because = self._listed(f"{wanted[0]} objects")
+        a_thing = phrasing.with_article(f"a {' '.join(wanted)}")
+        return self._yes_no("exists", yes, because=because, a_thing=a_thing)
 
     def _is_it(self, yes: bool) -> Question | None:
         thing = self._pick()
@@ -304,7 +304,7 @@ class Asker:
         return self._yes_no(
             "does",
             yes,
-            because=phrasing.events_said(clip),
+            because=self._happened(),
             happen=f"{phrasing.event_said(clip, one, infinitive=True)} before {other}",
             event=f"{phrasing.event_said(clip, one)} before {other}",
         )
@@ -326,6 +326,11 @@ class Asker:
         else:
             taught = phrasing.answered(called, key, answer)
         return self._make(kind, key, answer, taught=taught, thing=name)
+
+    def _happened(self) -> str:
+        """The events, each after the time of the frame that shows it first: that is where to look."""
+        times = [seen_at(e.time * self.clip.duration, self.frame_times) for e in self.clip.events]
+        return phrasing.events_said(self.clip, times)
 
     def _called(self, thing: Thing, name: str) -> str:
         """What an answer calls a thing that the question calls `name`: the same, unless that says

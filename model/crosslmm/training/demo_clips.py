@@ -26,6 +26,7 @@ from crosslmm.synthetic.seeds import derive_seed
 from crosslmm.training.demo_seen import IGNORED, SeenHeads, batched, seen_in_cells
 
 SEEN_WEIGHT = 0.5
+ASKED_WEIGHT = 4.0
 _RATES = (10.0, 12.0, 15.0, 24.0, 25.0, 30.0, 50.0)
 
 
@@ -147,7 +148,8 @@ def packed_turns(
     duration: float,
     questions: Sequence[Question],
 ) -> dict[str, Tensor]:
-    """One row: token ids, labels, positions, and the turn each token belongs to (0: the prompt).
+    """One row: token ids, labels, what each label weighs in the loss (what was asked for more than what
+    leads to it), positions, and the turn each token belongs to (0: the prompt).
 
     All `(L,)`. The tokens of a prompt and one turn are exactly what the processor makes of them.
     """
@@ -157,18 +159,26 @@ def packed_turns(
     tokenizer = processor.tokenizer
     prompt = tokenizer(processor.expand(before, len(times))).input_ids
     ids, labels = [torch.tensor(prompt)], [torch.full((len(prompt),), IGNORED)]
+    weights = [torch.zeros(len(prompt))]
     positions, turns = [torch.arange(len(prompt))], [torch.zeros(len(prompt), dtype=torch.long)]
     asked = tokenizer([question.text + after for question in questions]).input_ids
     answered = tokenizer([question.taught for question in questions]).input_ids
+    leads = [question.taught.removesuffix(question.answer).rstrip() for question in questions]
+    led = [len(lead) for lead in tokenizer(leads).input_ids]
     for turn, (question_ids, answer_ids) in enumerate(zip(asked, answered, strict=True), start=1):
         answer = [*answer_ids, tokenizer.eos_token_id]
         ids.append(torch.tensor(question_ids + answer))
         labels.append(torch.tensor([IGNORED] * len(question_ids) + answer))
+        weight = torch.ones(len(ids[-1]))
+        if led[turn - 1]:
+            weight[len(question_ids) + led[turn - 1] : -1] = ASKED_WEIGHT
+        weights.append(weight)
         positions.append(len(prompt) + torch.arange(len(ids[-1])))
         turns.append(torch.full((len(ids[-1]),), turn))
     return {
         "input_ids": torch.cat(ids),
         "labels": torch.cat(labels),
+        "label_weights": torch.cat(weights),
         "position_ids": torch.cat(positions),
         "turns": torch.cat(turns),
     }
@@ -176,7 +186,7 @@ def packed_turns(
 
 def padded(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Rows as one batch `(B, L)`; padding forms a turn of its own (-1), which nothing attends to."""
-    fill = {"input_ids": 0, "labels": IGNORED, "position_ids": 0, "turns": -1}
+    fill = {"input_ids": 0, "labels": IGNORED, "label_weights": 0.0, "position_ids": 0, "turns": -1}
     return {
         name: nn.utils.rnn.pad_sequence([row[name] for row in rows], True, value)
         for name, value in fill.items()
@@ -215,11 +225,12 @@ class Answering(nn.Module):
         input_ids: Tensor,
         pixel_values_videos: Tensor,
         labels: Tensor,
+        label_weights: Tensor,
         position_ids: Tensor,
         turns: Tensor,
         **seen: Tensor,
     ) -> dict[str, Tensor]:
-        """Token ids, labels, positions and turns `(B, L)`, pixels `(B, T, 3, S, S)`, what the visual
+        """Token ids, labels, their weights, positions and turns `(B, L)`, pixels `(B, T, 3, S, S)`, what the visual
         tokens see `(B, V)`. Returns the loss, and the shares of answers right in every token, of
         answer tokens right, and of motions and news told right by the visual tokens."""
         self._halfway.clear()
@@ -233,7 +244,9 @@ class Answering(nn.Module):
         target = labels[:, 1:]
         spoken = target != IGNORED
         logits = self.model.lm_head(states[:, :-1][spoken]).float()
-        loss = F.cross_entropy(logits, target[spoken])
+        weights = label_weights[:, 1:][spoken]
+        losses = F.cross_entropy(logits, target[spoken], reduction="none")
+        loss = (losses * weights).sum() / weights.sum()
         hits = logits.argmax(-1) == target[spoken]
         # Answers by (row, turn): wrong as soon as one token is.
         rows = torch.arange(len(turns), device=turns.device)[:, None] * (turns.max() + 1)
