@@ -1,6 +1,7 @@
 """The demo's training: the same prompts as at inference, resumable, repeatable, and it learns."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,24 +15,17 @@ from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.processing_crosslmm import CrossLMMProcessor
 from crosslmm.synthetic.questions import Question, ask_about
 from crosslmm.synthetic.scene import make_clip
-from crosslmm.synthetic.vocabulary import SHAPES
+from crosslmm.synthetic.vocabulary import COLOUR_NAMES, SHAPES
 from crosslmm.training.checkpoints import last_whole
 from crosslmm.training.demo import SHORT, demo_recipe, train_demo
+from crosslmm.training.demo_answering import Answering
 from crosslmm.training.demo_attention import PLAIN
-from crosslmm.training.demo_clips import (
-    IGNORED,
-    Answering,
-    ClipOptions,
-    QuestionedClips,
-    packed_turns,
-    padded,
-    take_notes,
-    turn_mask,
-)
+from crosslmm.training.demo_clips import ClipOptions, QuestionedClips, take_notes
 from crosslmm.training.demo_encoder import DenseReader, Stills, lay_out_positions
 from crosslmm.training.demo_model import demo_config, demo_processor
-from crosslmm.training.demo_seen import seen_in_cells
+from crosslmm.training.demo_seen import IGNORED, seen_in_cells
 from crosslmm.training.demo_stage import StageOptions, run_stage
+from crosslmm.training.demo_turns import MARK, packed_turns, padded, turn_mask
 from crosslmm.training.muon import MuonAdamW, orthogonalise
 
 TIMES = [0.25, 0.75, 1.25]
@@ -85,10 +79,15 @@ def test_a_time_is_the_same_tokens_wherever_it_stands(processor: CrossLMMProcess
         assert len(tokens(f"{seconds:.2f}s,")) == 3
 
 
+def _shown(processor: CrossLMMProcessor) -> str:
+    prompt = processor.prompt(MARK, times=TIMES, duration=1.5)
+    return processor.expand(prompt, len(TIMES))
+
+
 def test_packed_turns_are_the_processors_own_prompts(
     processor: CrossLMMProcessor, questions: list[Question]
 ) -> None:
-    row = packed_turns(processor, TIMES, 1.5, questions)
+    row = packed_turns(processor.tokenizer, _shown(processor), questions)
     prompt = row["input_ids"][row["turns"] == 0]
     for turn, question in enumerate(questions, start=1):
         mine = row["turns"] == turn
@@ -112,7 +111,7 @@ def test_a_turn_among_others_is_that_turn_alone(
     processor: CrossLMMProcessor, questions: list[Question], model: CrossLMMForConditionalGeneration
 ) -> None:
     pixels = torch.randn(1, 3, 3, 96, 96)
-    together = padded([packed_turns(processor, TIMES, 1.5, questions)])
+    together = padded([packed_turns(processor.tokenizer, _shown(processor), questions)])
 
     def states(row: dict[str, torch.Tensor], mask: torch.Tensor | None) -> torch.Tensor:
         with torch.no_grad():
@@ -125,7 +124,7 @@ def test_a_turn_among_others_is_that_turn_alone(
 
     packed = states(together, turn_mask(together["turns"], torch.float32))
     for turn, question in enumerate(questions, start=1):
-        alone = padded([packed_turns(processor, TIMES, 1.5, [question])])
+        alone = padded([packed_turns(processor.tokenizer, _shown(processor), [question])])
         expected = states(alone, None)[alone["turns"][0] == 1]
         torch.testing.assert_close(
             packed[together["turns"][0] == turn], expected, atol=1e-4, rtol=0
@@ -142,6 +141,22 @@ def test_plain_attention_is_attention(
         with torch.no_grad():
             losses.append(float(answering(**batch)["loss"]))
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+def test_a_clip_that_is_told_answers_what_is_asked_of_it(processor: CrossLMMProcessor) -> None:
+    options = ClipOptions(1, 8, told_every=2)
+    source = QuestionedClips(processor, options, seed=0, name="t")
+    told, shown = source.at(0), source.at(1)
+    assert "pixel_values_videos" in shown
+    assert "pixel_values_videos" not in told
+    assert processor.video_token_id not in told["input_ids"]
+    decode = processor.tokenizer.decode
+    for ids, labels, turns in zip(told["input_ids"], told["labels"], told["turns"], strict=True):
+        story = set(re.findall(r"\w+", decode(ids[turns == 0])))
+        for turn in range(1, int(turns.max()) + 1):
+            answer = decode(ids[(turns == turn) & (labels != IGNORED)])
+            values = set(re.findall(r"\w+", answer)) & {*COLOUR_NAMES, *SHAPES}
+            assert values <= story, (answer, story)
 
 
 def test_visual_tokens_are_told_what_is_in_their_cells() -> None:

@@ -4,7 +4,8 @@
   answer must be the right one. A motion: what the answer ends on. An event, an object: the right
   words in the right order, after a last `, so` and articles and times aside; two that meet may be
   named either way round.
-- `events`: the same events in the same order, whatever times are given with them. `when`: the first number, within the row's tolerance.
+- `events`: the same events in the same order, whatever times are given with them. `when`: the first
+  number, within the row's tolerance.
 - `multiple_choice`: the letter, at the beginning or after a last `, so`, or the option's text.
 - `describe`: every object stands for up to five facts (that it is there, by colour and shape; size;
   mark; motion). Right when the F1 of the facts said against the true ones is at least 0.8.

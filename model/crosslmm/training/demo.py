@@ -20,8 +20,9 @@ import yaml
 from accelerate import PartialState
 
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
+from crosslmm.training.demo_answering import Answering
 from crosslmm.training.demo_attention import PLAIN
-from crosslmm.training.demo_clips import Answering, ClipOptions, QuestionedClips
+from crosslmm.training.demo_clips import ClipOptions, QuestionedClips
 from crosslmm.training.demo_encoder import DenseReader, Stills, lay_out_positions, read_like
 from crosslmm.training.demo_model import IMAGE_SIZE, PATCH_SIZE, demo_config, demo_processor
 from crosslmm.training.demo_stage import StageOptions, run_stage

@@ -65,8 +65,7 @@ class _StageTrainer(WholeCheckpoints):
     def __init__(self, *, options: StageOptions, **kwargs: Any):
         super().__init__(**kwargs)
         self.options = options
-        self._sums: dict[str, Tensor] = {}
-        self._seen = 0
+        self._values: dict[str, list[Tensor]] = {}
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
@@ -83,15 +82,13 @@ class _StageTrainer(WholeCheckpoints):
         output = model(**inputs)
         for name, value in output.items():
             if name != "loss":
-                self._sums[name] = self._sums.get(name, torch.zeros(())) + value.detach().float()
-        self._seen += 1
+                self._values.setdefault(name, []).append(value.detach().float())
         return (output["loss"], output) if return_outputs else output["loss"]
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        if self._seen:
-            means = {name: round(float(s) / self._seen, 4) for name, s in self._sums.items()}
-            logs = {**logs, **means}
-            self._sums, self._seen = {}, 0
+        means = {n: round(float(torch.stack(v).mean()), 4) for n, v in self._values.items()}
+        self._values = {}
+        logs = {**logs, **means}
         super().log(logs, *args, **kwargs)
 
 
