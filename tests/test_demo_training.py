@@ -13,16 +13,17 @@ from transformers import SiglipVisionModel
 
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.processing_crosslmm import CrossLMMProcessor
-from crosslmm.synthetic.questions import Question, ask_about
+from crosslmm.synthetic.questions import Asker, Question, ask_about
 from crosslmm.synthetic.scene import make_clip
 from crosslmm.synthetic.vocabulary import COLOUR_NAMES, SHAPES
 from crosslmm.training.checkpoints import last_whole
 from crosslmm.training.demo import SHORT, demo_recipe, train_demo
 from crosslmm.training.demo_answering import Answering
 from crosslmm.training.demo_attention import PLAIN
-from crosslmm.training.demo_clips import ClipOptions, QuestionedClips, take_notes
+from crosslmm.training.demo_clips import ClipOptions, QuestionedClips
 from crosslmm.training.demo_encoder import DenseReader, Stills, lay_out_positions
 from crosslmm.training.demo_model import demo_config, demo_processor
+from crosslmm.training.demo_reading import draw_verdicts, take_notes
 from crosslmm.training.demo_seen import IGNORED, seen_in_cells
 from crosslmm.training.demo_stage import StageOptions, run_stage
 from crosslmm.training.demo_turns import MARK, packed_turns, padded, turn_mask
@@ -146,7 +147,7 @@ def test_plain_attention_is_attention(
 def test_a_clip_that_is_told_answers_what_is_asked_of_it(processor: CrossLMMProcessor) -> None:
     options = ClipOptions(1, 8, told_every=2)
     source = QuestionedClips(processor, options, seed=0, name="t")
-    told, shown = source.at(0), source.at(1)
+    told, shown = source.at(0), source.at(1)  # 2 is of verdicts
     assert "pixel_values_videos" in shown
     assert "pixel_values_videos" not in told
     assert processor.video_token_id not in told["input_ids"]
@@ -155,8 +156,32 @@ def test_a_clip_that_is_told_answers_what_is_asked_of_it(processor: CrossLMMProc
         story = set(re.findall(r"\w+", decode(ids[turns == 0])))
         for turn in range(1, int(turns.max()) + 1):
             answer = decode(ids[(turns == turn) & (labels != IGNORED)])
-            values = set(re.findall(r"\w+", answer)) & {*COLOUR_NAMES, *SHAPES}
+            said = answer.split(": A. ")[0]
+            values = set(re.findall(r"\w+", said)) & {*COLOUR_NAMES, *SHAPES}
             assert values <= story, (answer, story)
+
+
+def test_verdicts_follow_from_their_reasons(processor: CrossLMMProcessor) -> None:
+    """Those on the truth are what is taught as a whole; the others differ in reason and verdict."""
+    rng, found = np.random.default_rng(0), 0
+    for index in range(40):
+        clip = make_clip("train", 0, index, duration=6.0)
+        verdicts = draw_verdicts(Asker(clip, rng, frame_times=TIMES, frame_period=0.1))
+        if verdicts is None:
+            continue
+        found += 1
+        ends = dict(verdicts.answers)
+        assert len(ends) > 1
+        if "\nA. " in verdicts.question:
+            assert [end[-1] for end in ends.values()] == list("ABCD")
+            for reason, end in ends.items():
+                option = verdicts.question.split(f"\n{end[-1]}. ")[1].split("\n")[0]
+                assert reason.endswith(option)
+                assert end.count(" yes,") == 1
+        else:
+            assert [end for _, end in verdicts.answers].count(", so yes") == len(ends) - 1
+            assert set(ends.values()) == {", so yes", ", so no"}
+    assert found > 10
 
 
 def test_visual_tokens_are_told_what_is_in_their_cells() -> None:

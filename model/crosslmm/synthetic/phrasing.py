@@ -221,6 +221,7 @@ DO: dict[str, str] = {
     "blinking": "blink",
 }
 NOTHING = "nothing"
+LETTERS = "ABCD"
 assert set(DOES) == set(DO) == set(MOTIONS)
 
 
@@ -245,6 +246,16 @@ def answered(called: str, kind: str, answer: str) -> str:
     """The sentence that gives a colour, shape, size, mark or motion of what is `called` so."""
     verb = {"new_colour": "turns ", "shape": "is a ", "glyph": "is marked ", "motion": ""}
     return f"{called} {verb.get(kind, 'is ')}{answer}"
+
+
+def chosen(reason: str, options: Sequence[str], right: str) -> str:
+    """`the star is blue: A. red no, B. blue yes, so B`: option by option up to the right one."""
+    checked = []
+    for letter, option in zip(LETTERS, options, strict=True):
+        checked.append(f"{letter}. {option} {'yes' if option == right else 'no'}")
+        if option == right:
+            break
+    return f"{reason}: {', '.join(checked)}, so {letter}"
 
 
 def event_said(clip: Clip, event: Event, *, infinitive: bool = False) -> str:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from crosslmm.synthetic import phrasing
-from crosslmm.synthetic.phrasing import DO, DOES, HELD_OUT, NOTHING, QUESTIONS, YES_NO
+from crosslmm.synthetic.phrasing import DO, DOES, HELD_OUT, LETTERS, NOTHING, QUESTIONS, YES_NO
 from crosslmm.synthetic.scene import FRAMES_MEANT, Clip, Event, Thing
 from crosslmm.synthetic.vocabulary import COLOUR_NAMES, GLYPHS, MOTIONS, SHAPES
 
@@ -17,7 +17,6 @@ QuestionType = Literal[
 ]  # fmt: skip
 QUESTION_TYPES: tuple[QuestionType, ...] = QuestionType.__args__  # type: ignore[attr-defined]
 _MARGIN = 0.13
-_LETTERS = "ABCD"
 
 
 @dataclass(frozen=True)
@@ -189,12 +188,13 @@ class Asker:
             return None
         options = [base.answer, *(wrong[i] for i in self.rng.permutation(len(wrong))[:3])]
         options = [options[i] for i in self.rng.permutation(4)]
-        lines = [f"{letter}. {text}" for letter, text in zip(_LETTERS, options, strict=True)]
+        lines = [f"{letter}. {text}" for letter, text in zip(LETTERS, options, strict=True)]
         ending = self._wording(phrasing.CHOICE_ENDINGS)
-        letter = _LETTERS[options.index(base.answer)]
+        letter = LETTERS[options.index(base.answer)]
         text = "\n".join([base.text, *lines]) + ending
-        return Question("multiple_choice", text, letter, f"{base.taught}, so {letter}",
-                        tuple(options), held_out=self.held_out)  # fmt: skip
+        taught = phrasing.chosen(base.taught, options, base.answer)
+        return Question("multiple_choice", text, letter, taught, tuple(options),
+                        held_out=self.held_out)  # fmt: skip
 
     def _is_there(self, yes: bool) -> Question | None:
         clip, rng = self.clip, self.rng

@@ -4,23 +4,24 @@ All questions about a clip share its frames (`demo_turns.py`): one encoding of a
 answers. Some clips are told in words instead of shown, which costs no encoding at all.
 """
 
+import itertools
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from crosslmm.processing_crosslmm import CrossLMMProcessor
 from crosslmm.synthetic.film import film
-from crosslmm.synthetic.phrasing import DOES, clip_described, event_said, events_said, named
-from crosslmm.synthetic.questions import QUESTION_TYPES, Question, QuestionType, ask_about, seen_at
+from crosslmm.synthetic.questions import QUESTION_TYPES, Asker, Question, QuestionType, ask_about
 from crosslmm.synthetic.renderer import filmed
 from crosslmm.synthetic.scene import FRAMES_MEANT, Clip, make_clip
 from crosslmm.synthetic.seeds import derive_seed
+from crosslmm.training.demo_reading import draw_verdicts, take_notes, tell
 from crosslmm.training.demo_seen import batched, seen_in_cells
-from crosslmm.training.demo_turns import MARK, packed_turns, padded
+from crosslmm.training.demo_turns import MARK, concluded_turns, packed_turns, padded
 
 TOLD_ROWS = 12  # a batch of clips that are told costs about as much as one of half as many shown
 _RATES = (10.0, 12.0, 15.0, 24.0, 25.0, 30.0, 50.0)
@@ -30,8 +31,8 @@ _RATES = (10.0, 12.0, 15.0, 24.0, 25.0, 30.0, 50.0)
 class ClipOptions:
     """- `clips`: per batch; `questions`, `notes`: per clip (see `take_notes`); `timed_notes`: with what
       happens and when, which a glimpse of two or three frames does not show.
-    - `told_every`: each batch with a number that this divides is of `TOLD_ROWS` clips told in words (see
-      `tell`); 0 for none.
+    - `told_every`: each batch with a number that this divides is of reading: clips told in words (see
+      `tell`) and, by turns, verdicts on given reasons (see `draw_verdicts`); 0 for none.
     - `frames`: of every clip of a batch, as many as one number drawn from this range.
     """
 
@@ -58,7 +59,8 @@ class QuestionedClips:
         seed = derive_seed("train", self.name, self.seed, number)
         rng = np.random.default_rng(seed)
         if options.told_every and number % options.told_every == 0:
-            return self._told(seed, rng)
+            drilled = number // options.told_every % 2
+            return self._drilled(seed, rng) if drilled else self._told(seed, rng)
         count = int(rng.integers(options.frames[0], options.frames[1] + 1))
         clips, moments, rows, seen = [], [], [], []
         side = math.isqrt(self.processor.tokens_per_frame)
@@ -97,6 +99,19 @@ class QuestionedClips:
             rows.append(packed_turns(self.processor.tokenizer, prompt, asked))
         return padded(rows)
 
+    def _drilled(self, seed: int, rng: np.random.Generator) -> dict[str, Any]:
+        rows: list[dict[str, Tensor]] = []
+        for index in itertools.count():
+            if len(rows) == 2 * TOLD_ROWS:
+                break
+            clip, times, period = self._draw(seed, index, rng, FRAMES_MEANT)
+            asker = Asker(clip, rng, frame_times=times.tolist(), frame_period=period)
+            verdicts = draw_verdicts(asker)
+            if verdicts is not None:
+                prompt = self.processor.prompt(verdicts.question, text_only=True)
+                rows.append(concluded_turns(self.processor.tokenizer, prompt, verdicts.answers))
+        return padded(rows)
+
     def _draw(
         self, seed: int, index: int, rng: np.random.Generator, count: int
     ) -> tuple[Clip, np.ndarray, float]:
@@ -113,42 +128,6 @@ class QuestionedClips:
         return clip, times, 1 / rate
 
 
-def take_notes(clip: Clip, rng: np.random.Generator, times: Sequence[float] | None) -> Question:
-    """`K yellow star small moves left appears at 3.41 seconds; circle red large 7 stays still`: for
-    training only.
-
-    Each thing is begun with something that picks it out, and what else it is follows at once. Looking
-    one attribute up by another is so a matter of one token and its successor, which is learned in a
-    few hundred steps; from questions alone, where the two stand far apart, it is not in thousands.
-    """
-    said = []
-    for index in rng.permutation(len(clip.things)):
-        thing = clip.things[index]
-        parts = {
-            "colour": thing.colour,
-            "shape": thing.shape,
-            "size": thing.size,
-            "glyph": thing.glyph,
-        }
-        firsts = [
-            name
-            for name, value in parts.items()
-            if name != "size"
-            and value is not None
-            and sum(value in (t.colour, t.turns_to, t.shape, t.glyph) for t in clip.things) == 1
-        ]
-        first = str(rng.choice(firsts)) if firsts else "colour"
-        words = [parts.pop(first), *parts.values(), DOES[thing.motion]]
-        for event in clip.events:
-            if times is not None and event.subject == index:
-                moment = seen_at(event.time * clip.duration, times)
-                happens = event_said(clip, event).removeprefix(named(thing))
-                words.append(f"{happens.strip()} at {moment:.2f} seconds")
-        said.append(" ".join(filter(None, words)))
-    text = "; ".join(said)
-    return Question("describe", "Take notes.", text, text)
-
-
 def _loosened(question: Question, rng: np.random.Generator) -> Question:
     """Sometimes as people type it: without a capital, without the mark at the end."""
     text = question.text
@@ -157,19 +136,3 @@ def _loosened(question: Question, rng: np.random.Generator) -> Question:
     if rng.random() < 0.15 and text[-1] in "?.":
         text = text[:-1]
     return Question(**{**vars(question), "text": text})
-
-
-def tell(clip: Clip, rng: np.random.Generator, times: Sequence[float]) -> str:
-    """All of a clip that frames at `times` show, but for places, in words.
-
-    Reading is half of answering: to find what is asked for, to compare it with what was claimed, to
-    give the letter of the option that says it. That is learned faster where nothing must be seen.
-    """
-    order = list(range(len(clip.things)))
-    if clip.cuts:
-        order.sort(key=lambda index: clip.things[index].scene)  # which is seen first may be asked
-    else:
-        order = rng.permutation(order).tolist()
-    moments = [seen_at(event.time * clip.duration, times) for event in clip.events]
-    told = [clip_described(clip, order), events_said(clip, moments)]
-    return ". ".join(told if rng.random() < 0.5 else reversed(told))

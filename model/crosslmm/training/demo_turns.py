@@ -17,36 +17,58 @@ ASKED_WEIGHT = 4.0
 def packed_turns(
     tokenizer: PreTrainedTokenizerBase, prompt: str, questions: Sequence[Question]
 ) -> dict[str, Tensor]:
-    """One row: token ids, labels, what each label weighs in the loss (what was asked for more than what
-    leads to it), positions, and the turn each token belongs to (0: the prompt).
+    """One row of a prompt and its turns, each a question and what training teaches to say to it.
 
-    All `(L,)`. `prompt`: as the processor makes it, with MARK for the question.
+    - `prompt`: as the processor makes it, with MARK for the question.
+
+    All of the result are `(L,)`: token ids, labels, what each label weighs in the loss (what was asked
+    for weighs more than what leads to it), positions, and each token's turn (0: the prompt).
     """
     before, after = prompt.split(MARK)
-    shared = tokenizer(before).input_ids
-    ids, labels = [torch.tensor(shared)], [torch.full((len(shared),), IGNORED)]
-    weights = [torch.zeros(len(shared))]
-    positions, turns = [torch.arange(len(shared))], [torch.zeros(len(shared), dtype=torch.long)]
-    asked = tokenizer([question.text + after for question in questions]).input_ids
-    answered = tokenizer([question.taught for question in questions]).input_ids
-    leads = [question.taught.removesuffix(question.answer).rstrip() for question in questions]
-    led = [len(lead) for lead in tokenizer(leads).input_ids]
-    for turn, (question_ids, answer_ids) in enumerate(zip(asked, answered, strict=True), start=1):
-        answer = [*answer_ids, tokenizer.eos_token_id]
-        ids.append(torch.tensor(question_ids + answer))
-        labels.append(torch.tensor([IGNORED] * len(question_ids) + answer))
-        weight = torch.ones(len(ids[-1]))
-        if led[turn - 1]:
-            weight[len(question_ids) + led[turn - 1] : -1] = ASKED_WEIGHT
-        weights.append(weight)
-        positions.append(len(shared) + torch.arange(len(ids[-1])))
-        turns.append(torch.full((len(ids[-1]),), turn))
+    turns = []
+    for question in questions:
+        taught = question.taught
+        lead = taught.removesuffix(question.answer).rstrip()
+        if lead in ("", taught):
+            said = [(taught, 1.0)]
+        else:
+            said = [(lead, 1.0), (taught[len(lead) :], ASKED_WEIGHT)]
+        turns.append([(question.text + after, 0.0), *said])
+    return _row(tokenizer, before, turns)
+
+
+def concluded_turns(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, answers: Sequence[tuple[str, str]]
+) -> dict[str, Tensor]:
+    """As `packed_turns`, one question with several answers: reasons, which are given, and what follows
+    from them, which is to be learned."""
+    return _row(tokenizer, prompt, [[(reason, 0.0), (end, 1.0)] for reason, end in answers])
+
+
+def _row(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, turns: Sequence[Sequence[tuple[str, float]]]
+) -> dict[str, Tensor]:
+    """`turns`: texts with what their tokens weigh in the loss, nothing where they are given."""
+    shared = tokenizer(prompt).input_ids
+    ids, weights, numbers = [*shared], [0.0] * len(shared), [0] * len(shared)
+    positions = list(range(len(shared)))
+    for number, texts in enumerate(turns, start=1):
+        start = len(ids)
+        for text, weight in texts:
+            tokens = tokenizer(text).input_ids
+            ids += tokens
+            weights += [weight] * len(tokens)
+        ids.append(tokenizer.eos_token_id)
+        weights.append(1.0)
+        numbers += [number] * (len(ids) - start)
+        positions += range(len(shared), len(shared) + len(ids) - start)
+    row, weighed = torch.tensor(ids), torch.tensor(weights)
     return {
-        "input_ids": torch.cat(ids),
-        "labels": torch.cat(labels),
-        "label_weights": torch.cat(weights),
-        "position_ids": torch.cat(positions),
-        "turns": torch.cat(turns),
+        "input_ids": row,
+        "labels": row.masked_fill(weighed == 0, IGNORED),
+        "label_weights": weighed,
+        "position_ids": torch.tensor(positions),
+        "turns": torch.tensor(numbers),
     }
 
 
