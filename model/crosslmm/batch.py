@@ -17,6 +17,7 @@ from crosslmm.encoding import FrameEncoder, memory_errors
 from crosslmm.errors import OutOfMemory
 from crosslmm.modeling_crosslmm import VisualTokens, as_dual_cache
 from crosslmm.video import Frames
+from crosslmm.vision import spread_rows
 
 if TYPE_CHECKING:
     from crosslmm.assistant import Assistant
@@ -137,16 +138,7 @@ def _encode(assistant: "Assistant", videos: Sequence[Frames]) -> VisualTokens:
     longest = max(map(len, videos))
     kept = torch.tensor([[place < len(clip) for place in range(longest)] for clip in videos])
     return VisualTokens(
-        embeds=_by_video(visual.embeds[0], kept),
-        features=None if visual.features is None else _by_video(visual.features[0], kept),
+        embeds=spread_rows(visual.embeds[0], kept),
+        features=None if visual.features is None else spread_rows(visual.features[0], kept),
         frame_mask=None if bool(kept.all()) else kept.to(assistant.device),
     )
-
-
-def _by_video(rows: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
-    """(F, …) to (B, T, …), zeros where `kept` (B, T) is False."""
-    if bool(kept.all()):
-        return rows.unflatten(0, tuple(kept.shape))
-    spread = rows.new_zeros(*kept.shape, *rows.shape[1:])
-    spread[kept.to(rows.device)] = rows
-    return spread

@@ -157,18 +157,17 @@ class CrossLMMModel(CrossLMMPreTrainedModel):
         batch, frames = pixel_values_videos.shape[:2]
         if frame_mask is not None and bool(frame_mask.all()):
             frame_mask = None
-        pixels = pixel_values_videos.flatten(0, 1)
-        if frame_mask is None:
-            embeds, features = self.encode_frames(pixels, tokens_per_frame)
+        # Padding frames are not worth an encoder's work; their slots stay zero.
+        real = frame_mask
+        if real is None:
+            real = pixel_values_videos.new_ones(batch, frames, dtype=torch.bool)
+            pixels = pixel_values_videos.flatten(0, 1)
         else:
-            # Padding frames are not worth an encoder's work; their slots stay zero.
-            real = frame_mask.flatten()
-            embeds, features = self.encode_frames(pixels[real], tokens_per_frame)
-            embeds = spread_rows(embeds, real)
-            features = None if features is None else spread_rows(features, real)
+            pixels = pixel_values_videos[real]
+        embeds, features = self.encode_frames(pixels, tokens_per_frame)
         return VisualTokens(
-            embeds=embeds.unflatten(0, (batch, frames)),
-            features=None if features is None else features.unflatten(0, (batch, frames)),
+            embeds=spread_rows(embeds, real),
+            features=None if features is None else spread_rows(features, real),
             frame_mask=frame_mask,
         )
 

@@ -92,7 +92,9 @@ class ChunkedRows:
 
 
 def spread_rows(rows: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-    """(R, …) rows back to their places among (F, …), zeros elsewhere; real: (F,), True R times."""
-    spread = rows.new_zeros(real.shape[0], *rows.shape[1:])
-    spread[real] = rows
+    """(R, …) rows at their places among (B, T, …), zeros elsewhere; real: (B, T), True R times."""
+    if bool(real.all()):
+        return rows.unflatten(0, tuple(real.shape))
+    spread = rows.new_zeros(*real.shape, *rows.shape[1:])
+    spread[real.to(rows.device)] = rows
     return spread
