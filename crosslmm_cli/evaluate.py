@@ -1,13 +1,16 @@
 """`crosslmm eval`: how many questions of a file a model answers rightly, by type."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from crosslmm_cli import options
 from crosslmm_cli.loading import load_assistant
-from crosslmm_cli.output import Output
+from crosslmm_cli.output import SOME_FAILED, Output
+
+if TYPE_CHECKING:
+    from crosslmm.evaluation import Report
 
 
 def evaluate(
@@ -32,7 +35,10 @@ def evaluate(
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Ask a file's questions and count the right answers, by question type."""
+    """Ask a file's questions and count the right answers, by question type.
+
+    A video that cannot be read costs its own questions, and the exit code is 3.
+    """
     from crosslmm.evaluation import evaluate as run
     from crosslmm.evaluation import read_questions, write_outcomes
 
@@ -52,11 +58,20 @@ def evaluate(
     output.finish_progress()
     if answers is not None:
         write_outcomes(report, answers)
+    for video, why in report.failures.items():
+        output.notice(f"{video}: {why}")
     if as_json:
         output.record(report.summary())
-        return
-    table = [("type", "right", "count")]
+    else:
+        output.table(_table(report), right=(1, 2))
+    if report.failures:
+        output.notice(f"{len(report.failures)} videos failed; their questions count as not right")
+        raise typer.Exit(SOME_FAILED)
+
+
+def _table(report: "Report") -> list[tuple[str, ...]]:
+    table: list[tuple[str, ...]] = [("type", "right", "count")]
     parts = sorted(report.types.items())
     table += [(name, f"{part.accuracy:.1%}", f"{part.count:,}") for name, part in parts]
     table.append(("all", f"{report.accuracy:.1%}", f"{report.count:,}"))
-    output.table(table, right=(1, 2))
+    return table

@@ -121,6 +121,11 @@ def profile(
     """
     output = Output(as_json=as_json, quiet=quiet)
     _check(as_json, as_csv, measure, interval, batch)
+    if as_csv and (measure or fits or compare == "paper"):
+        raise UsageError(
+            "--csv has rows of estimates only: leave --measure, --fits and --compare paper out, "
+            "or give --json"
+        )
     name = store.default_model(model).name
     shape = reshaped(find_shape(name), interval=interval, v2v_scope=v2v_scope, t2v_cache=t2v_cache)
     settings = Settings(

@@ -72,6 +72,23 @@ def test_eval_counts_by_type(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert mean == pytest.approx(summary["accuracy"], abs=1e-3)
 
 
+def test_a_video_that_fails_costs_its_own_questions_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_clips(tmp_path, clips=2, seed=5, seconds=(2, 2), size=(96, 96), fps=8)
+    rows = read_questions(path)
+    rows = [row for pair in zip(rows[:4], rows[-4:], strict=True) for row in pair]  # in turn
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    broken = rows[0]["video"]
+    (tmp_path / broken).write_bytes(b"not a video")
+    answers = tmp_path / "answers.jsonl"
+    assert execute(["eval", str(path), "--model", "demo", "--answers", str(answers)]) == 3
+    assert broken in capsys.readouterr().err
+    said = [json.loads(line) for line in answers.read_text().splitlines()]
+    assert len(said) == len(rows)
+    assert all(("error" in row) == (row["video"] == broken) for row in said)
+
+
 @pytest.mark.parametrize(
     "wrong", [["--size", "big"], ["--seconds", "soon"], ["--fps", "1"], ["--size", "65x64"]]
 )

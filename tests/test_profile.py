@@ -23,6 +23,7 @@ from crosslmm.cost.profile import (
 from crosslmm.cost.published import FIGURE_4, compared_with_paper, paper_account
 from crosslmm.cost.writers import comparison_text, fits_text, paper_text, text
 from crosslmm.errors import CheckpointError, UsageError
+from crosslmm.store import demo_folder
 
 MACS = {
     "vision",
@@ -134,6 +135,18 @@ def test_csv(run) -> None:
     first = profile("crosslmm-2b", frames=[8, 16]).rows[0]
     assert int(rows[0]["macs_prefill_total"]) == first.prefill.total
     assert int(rows[0]["memory_total"]) == first.memory.total
+
+
+@pytest.mark.parametrize("also", [["--fits", "24GB"], ["--measure"], ["--compare", "paper"]])
+def test_csv_leaves_nothing_out_silently(run, also: list[str]) -> None:
+    done = run("profile", "-m", "crosslmm-7b", "--csv", *also)
+    assert done.code == 2
+    assert "--csv" in done.err
+
+
+def test_a_config_without_weights_is_enough(run, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text((demo_folder() / "config.json").read_text())
+    assert run("profile", "-m", tmp_path, "-n", "8").code == 0
 
 
 @pytest.mark.parametrize("ending", ["png", "svg"])

@@ -172,6 +172,10 @@ class TestLocate:
         (snapshot / "model.safetensors").unlink()
         with pytest.raises(CheckpointError, match="models pull org/half` goes on"):
             store.locate("org/half")
+        refs = snapshot.parents[1] / "refs"
+        (refs / "main").rename(refs / "v1")
+        with pytest.raises(CheckpointError, match="models pull org/half@v1` goes on"):
+            store.locate("org/half@v1")
 
 
 class TestList:
@@ -231,6 +235,14 @@ class TestRemove:
         assert [path.name for path in (tmp_path / "hub").iterdir()] == ["models--org--kept"]
         assert kept.exists()
         assert store.default_model().origin == "built-in"
+
+    def test_all_revisions_go_together(self, home: Path, tmp_path: Path) -> None:
+        snapshot = write_cached(tmp_path / "hub", "org/model")
+        with pytest.raises(UsageError, match="give org/model"):
+            store.plan_removal("org/model@main")
+        refs = snapshot.parents[1] / "refs"
+        (refs / "main").rename(refs / "v1")
+        assert "org/model@v1" in [model.name for model in store.stored_models()]
 
     @pytest.mark.parametrize("name", ["demo", "outside", "../outside", "."])
     def test_nothing_else(

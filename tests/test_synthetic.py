@@ -282,6 +282,15 @@ def test_files_and_questions_are_written_and_an_interrupted_run_goes_on(tmp_path
     assert not list(tmp_path.glob(".*"))
 
 
+def test_clips_of_other_settings_are_not_taken_for_these(tmp_path: Path) -> None:
+    options = {"clips": 1, "seed": 9, "seconds": (2.0, 3.0), "size": (64, 64), "fps": 8.0}
+    questions = write_clips(tmp_path, **options).read_text()
+    for other in ({"seconds": (2.0, 4.0)}, {"size": (64, 128)}, {"fps": 9.0}):
+        with pytest.raises(UsageError, match=next(iter(other))):
+            write_clips(tmp_path, **{**options, **other})
+    assert (tmp_path / "questions.jsonl").read_text() == questions
+
+
 def test_the_same_questions_at_another_size_and_rate(tmp_path: Path) -> None:
     common = {"clips": 1, "seed": 9, "seconds": (2.0, 2.0)}
     small = read_questions(write_clips(tmp_path / "a", size=(64, 64), fps=8.0, **common))
@@ -303,6 +312,12 @@ def test_a_broken_question_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "questions.jsonl"
     path.write_text('{"video": "a.mp4"}\n')
     with pytest.raises(UsageError, match="line 1: lacks answer, question, type"):
+        read_questions(path)
+    path.write_text("7\n")
+    with pytest.raises(UsageError, match="line 1: not a JSON object"):
+        read_questions(path)
+    path.write_bytes("é".encode("latin-1"))
+    with pytest.raises(UsageError, match="not UTF-8"):
         read_questions(path)
     path.write_text("no json\n")
     with pytest.raises(UsageError, match="line 1: not JSON"):

@@ -207,3 +207,11 @@ def test_keyframes_only_and_none_twice(tmp_path: Path) -> None:
     times = write_clip(path, frames=100, gop=20, options={"sc_threshold": "0"})
     assert check(path, times, frames=50, seek="keyframe") == [0, 20, 40, 60, 80]
     assert check(path, times, frames=2, seek="keyframe") == [20, 80]
+
+
+def test_keyframes_outside_the_part_are_not_taken(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    write_clip(path, frames=100, gop=20, fps=10, options={"sc_threshold": "0"})
+    for start, end in ((2.5, 3.5), (1.0, 3.0)):
+        shown = crosslmm.sample(path, frames=4, start=start, end=end, seek="keyframe").times
+        assert all(start - 0.1 < time < end for time in shown)

@@ -4,11 +4,10 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crosslmm.errors import UsageError
+from crosslmm.errors import CrossLMMError, UsageError
 from crosslmm.synthetic.answers import is_right
 
 if TYPE_CHECKING:
@@ -19,11 +18,13 @@ MAX_NEW_TOKENS = 160
 
 @dataclass(frozen=True)
 class Outcome:
-    """One row with what was answered."""
+    """One row with what was answered; with the `error`, and not right, where the video or the
+    answering failed."""
 
     row: Mapping[str, Any]
     said: str
     right: bool
+    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,11 @@ class Report:
             name: Report(tuple(o for o in self.outcomes if o.row["type"] == name)) for name in names
         }
 
+    @property
+    def failures(self) -> dict[str, str]:
+        """Videos that could not be asked about, and why; their questions count as not right."""
+        return {o.row["video"]: o.error for o in self.outcomes if o.error is not None}
+
     def summary(self) -> dict[str, Any]:
         """`{accuracy, count, types: {NAME: {accuracy, count}}}`, ready for JSON."""
         return {
@@ -65,13 +71,19 @@ def read_questions(path: Path) -> list[dict[str, Any]]:
     Raises UsageError.
     """
     rows = []
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise UsageError(f"{path}: not UTF-8 text") from None
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise UsageError(f"{path}, line {number}: not JSON ({error.msg})") from None
+        if not isinstance(row, dict):
+            raise UsageError(f"{path}, line {number}: not a JSON object")
         missing = {"video", "type", "question", "answer"} - set(row)
         if missing:
             raise UsageError(f"{path}, line {number}: lacks {', '.join(sorted(missing))}")
@@ -82,8 +94,13 @@ def read_questions(path: Path) -> list[dict[str, Any]]:
 
 
 def write_outcomes(report: Report, path: Path) -> None:
-    """Every row with what was `said` and whether it was `right`, as JSONL."""
-    lines = [json.dumps({**o.row, "said": o.said, "right": o.right}) for o in report.outcomes]
+    """Every row with what was `said`, whether it was `right`, and any `error`, as JSONL."""
+    lines = []
+    for outcome in report.outcomes:
+        row = {**outcome.row, "said": outcome.said, "right": outcome.right}
+        if outcome.error is not None:
+            row["error"] = outcome.error
+        lines.append(json.dumps(row))
     scratch = path.with_name(f".{path.name}.tmp")
     scratch.write_text("\n".join(lines) + "\n", "utf-8")
     os.replace(scratch, path)
@@ -102,17 +119,32 @@ def evaluate(
     on_row: Callable[[Outcome], None] | None = None,
     **watch_options: Any,
 ) -> Report:
-    """Ask every row's question about its video, greedily; `watch_options` go to `Assistant.watch`."""
+    """Ask every row's question about its video, greedily; `watch_options` go to `Assistant.watch`.
+
+    A video that fails costs its own questions only; see `Report.failures`.
+    """
+    by_video: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        by_video.setdefault(row["video"], []).append(row)
     outcomes: list[Outcome] = []
-    for video, group in groupby(rows, key=lambda row: row["video"]):
-        asked = list(group)
-        watched = assistant.watch(Path(video_folder) / video, **watch_options)
-        questions = [row["question"] for row in asked]
-        answers = watched.ask_all(questions, max_new_tokens=MAX_NEW_TOKENS)
-        for row, said in zip(asked, answers, strict=True):
-            outcomes.append(Outcome(row, said, score(row, said)))
+    for video, asked in by_video.items():
+        try:
+            watched = assistant.watch(Path(video_folder) / video, **watch_options)
+            questions = [row["question"] for row in asked]
+            answers = watched.ask_all(questions, max_new_tokens=MAX_NEW_TOKENS)
+        except UsageError:
+            raise
+        except CrossLMMError as error:
+            done = [Outcome(row, "", False, str(error)) for row in asked]
+        else:
+            done = [
+                Outcome(row, said, score(row, said))
+                for row, said in zip(asked, answers, strict=True)
+            ]
+        for outcome in done:
+            outcomes.append(outcome)
             if on_row is not None:
-                on_row(outcomes[-1])
+                on_row(outcome)
     return Report(tuple(outcomes))
 
 

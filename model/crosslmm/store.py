@@ -208,9 +208,11 @@ def plan_removal(name: str) -> Removal:
     if name in named:
         path = named[name]
         return Removal(name, path, 0 if path.is_symlink() else _size(path), "folder")
-    repository, _ = split_revision(name)
+    repository = split_revision(name)[0]
     path = _repository_folder(repository)
     if is_hub_id(repository) and path.is_dir():
+        if name != repository:
+            raise UsageError(f"{name}: all revisions go together; give {repository}")
         return Removal(repository, path, _size(path), "hub")
     if Path(name).expanduser().exists():
         raise UsageError(
@@ -290,9 +292,22 @@ def _snapshot(repository: str, revision: str) -> Path | None:
     return snapshot if commit and snapshot.is_dir() else None
 
 
+def _revisions(repository: Path) -> dict[str, str]:
+    """Named revisions of a repository in the cache, with their commits; `main` first."""
+    refs = repository / "refs"
+    paths = sorted(path for path in refs.rglob("*") if path.is_file())
+    names = {path.relative_to(refs).as_posix(): path.read_text("utf-8").strip() for path in paths}
+    return dict(sorted(names.items(), key=lambda item: item[0] != "main"))
+
+
 def _with_remedy(problem: str, folder: Path) -> str:
     if hub_cache() in folder.parents and ("half-downloaded" in problem or "no " in problem):
-        name = folder.parents[1].name.removeprefix("models--").replace("--", "/")
+        repository = folder.parents[1].name.removeprefix("models--").replace("--", "/")
+        revisions = _revisions(folder.parents[1])
+        revision = next(
+            (name for name, commit in revisions.items() if commit == folder.name), "main"
+        )
+        name = repository if revision == "main" else f"{repository}@{revision}"
         return f"{problem}\n`crosslmm models pull {name}` goes on where it stopped"
     return problem
 
@@ -310,11 +325,14 @@ def _hub_models() -> list[StoredModel]:
     with suppress(OSError):
         for folder in sorted(hub_cache().glob("models--*--*")):
             name = folder.name.removeprefix("models--").replace("--", "/")
-            if (snapshot := _snapshot(name, "main")) is None:
-                continue
-            item = _stored(name, snapshot, "hub")
-            if item.kind in MODEL_TYPES:
-                found.append(item)
+            for revision in _revisions(folder):
+                snapshot = _snapshot(name, revision)
+                if snapshot is None:
+                    continue
+                full = name if revision == "main" else f"{name}@{revision}"
+                item = _stored(full, snapshot, "hub")
+                if item.kind in MODEL_TYPES:
+                    found.append(item)
     return found
 
 

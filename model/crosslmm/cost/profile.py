@@ -249,6 +249,8 @@ def _with_gates(shape: ModelShape, folder: Path) -> ModelShape:
     """The shape with the branches counted whose gate in the folder's weights is not zero."""
     from crosslmm.weights import read_headers
 
+    if not any(folder.glob("*.safetensors")):
+        return shape  # only the config was fetched, by an earlier profile
     gates = {
         name: tensor for name, tensor in read_headers(folder).items() if name.endswith(".gate")
     }

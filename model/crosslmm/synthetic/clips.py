@@ -22,6 +22,7 @@ from crosslmm.synthetic.scene import FRAMES_MEANT, Clip, make_clip
 from crosslmm.synthetic.seeds import Domain, derive_seed
 
 QUESTIONS_FILE = "questions.jsonl"
+SETTINGS_FILE = "clips.json"
 _FRAMES_AT_ONCE = 16
 _GRAIN_ROOM = 61
 _HELD_OUT_SHARE = 1 / 3
@@ -47,10 +48,13 @@ def write_clips(
       frame, not on its size, the frame rate or the codec: the same clips can be written differently.
     - `on_clip` is called with the number of clips done.
 
-    A clip that is already there is kept, so an interrupted run goes on. Raises UsageError.
+    A clip that is already there is kept, so an interrupted run goes on. Raises UsageError, also where
+    clips are there that were written with other settings.
     """
     _check(clips=clips, seconds=seconds, size=size, fps=fps)
     folder.mkdir(parents=True, exist_ok=True)
+    settings = {"seconds": list(seconds), "size": list(size), "fps": fps, "codec": codec}
+    _keep_settings(folder / SETTINGS_FILE, {**settings, "domain": domain})
     rows: list[dict[str, Any]] = []
     for index in range(clips):
         clip = plan_clip(domain, seed, index, seconds=seconds, aspect=size[0] / size[1])
@@ -61,10 +65,27 @@ def write_clips(
         if on_clip is not None:
             on_clip(index + 1)
     path = folder / QUESTIONS_FILE
-    scratch = path.with_suffix(".tmp")
-    scratch.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
-    os.replace(scratch, path)
+    _write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return path
+
+
+def _keep_settings(path: Path, settings: dict[str, Any]) -> None:
+    """What the clips of a folder are like: a scene depends on its length, and so do its answers."""
+    if path.exists():
+        kept = json.loads(path.read_text("utf-8"))
+        if kept != settings:
+            changed = [name for name, value in settings.items() if kept.get(name) != value]
+            raise UsageError(
+                f"{path.parent}: holds clips with another {' and '.join(changed)} "
+                f"(see {path.name}); choose another folder"
+            )
+    _write_whole(path, json.dumps(settings) + "\n")
+
+
+def _write_whole(path: Path, text: str) -> None:
+    scratch = path.with_suffix(".tmp")
+    scratch.write_text(text, "utf-8")
+    os.replace(scratch, path)
 
 
 def plan_clip(

@@ -61,6 +61,12 @@ def take_notes(clip: Clip, rng: np.random.Generator, times: Sequence[float] | No
     return Question("describe", "Take notes.", text, text)
 
 
+def list_times(times: Sequence[float]) -> Question:
+    """The time line said again: whoever is to say when something happens must be able to copy it."""
+    text = ", ".join(f"{time:.2f}" for time in times)
+    return Question("when", "List the times of the frames.", text, text)
+
+
 def tell(clip: Clip, rng: np.random.Generator, times: Sequence[float]) -> str:
     """All of a clip that frames at `times` show, but for places, in words."""
     order = list(range(len(clip.things)))

@@ -94,12 +94,13 @@ def choose(
 
     exact = np.searchsorted(index.times, middles + _ROUNDING, side="right") - 1
     exact = np.clip(exact, first, first + in_range - 1)
-    if request.seek == "exact" or index.sequential or not len(index.keys):
+    keys = index.keys[(index.keys >= first) & (index.keys < first + in_range)]
+    if request.seek == "exact" or index.sequential or not len(keys):
         targets = [Target(int(number)) for number in exact]
     else:
         spacing = (end - start) / len(middles) if len(middles) > 1 else end - start
         within = spacing / 4 if request.seek == "auto" else float("inf")
-        nearest = _nearest_keys(index, middles)
+        nearest = _nearest(keys, index.times, middles)
         distance = np.abs(index.times[nearest] - middles)
         targets = [
             Target(int(key), key=True) if off <= within else Target(int(number))
@@ -128,10 +129,10 @@ def _shown_at(index: PacketIndex, time: float) -> int:
     return max(0, int(np.searchsorted(index.times, time + _ROUNDING, side="right")) - 1)
 
 
-def _nearest_keys(index: PacketIndex, times: np.ndarray) -> np.ndarray:
+def _nearest(keys: np.ndarray, frame_times: np.ndarray, times: np.ndarray) -> np.ndarray:
     """For each time, the number of the keyframe nearest to it."""
-    key_times = index.times[index.keys]
+    key_times = frame_times[keys]
     after = np.clip(np.searchsorted(key_times, times), 0, len(key_times) - 1)
     before = np.maximum(after - 1, 0)
     closer = np.abs(key_times[before] - times) <= np.abs(key_times[after] - times)
-    return index.keys[np.where(closer, before, after)]
+    return keys[np.where(closer, before, after)]
