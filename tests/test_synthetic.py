@@ -3,6 +3,7 @@
 import collections
 import itertools
 import json
+import re
 from pathlib import Path
 
 import av
@@ -17,7 +18,7 @@ from crosslmm.synthetic.answers import facts_f1
 from crosslmm.synthetic.clips import clip_rows, frames_of, plan_clip, write_video
 from crosslmm.synthetic.film import film
 from crosslmm.synthetic.phrasing import HELD_OUT, QUESTIONS, YES_NO
-from crosslmm.synthetic.questions import QUESTION_TYPES, ask_about
+from crosslmm.synthetic.questions import QUESTION_TYPES, Asker, ask_about
 from crosslmm.synthetic.renderer import Sprites, paint
 from crosslmm.synthetic.scene import FRAMES_MEANT, Clip, make_clip
 from crosslmm.synthetic.seeds import derive_seed
@@ -232,6 +233,22 @@ def test_what_is_taught_for_a_time_is_within_its_tolerance(clips: list[Clip]) ->
     for question in timed:
         truth, taught = (float(text.split()[-2]) for text in (question.answer, question.taught))
         assert 0 <= taught - truth + 0.011 <= question.tolerance + 0.011
+
+
+def test_counts_are_those_of_the_scene(clips: list[Clip]) -> None:
+    shapes = collections.Counter[str]()
+    for clip in clips:
+        rng = np.random.default_rng(0)
+        asker = Asker(clip, rng, frame_times=[0.0], frame_period=0.1)
+        for _ in range(20):
+            question = asker.ask("count")
+            assert question is not None
+            for shape in SHAPES:
+                if re.search(rf"\b{shape}(e?s)\b", question.text):
+                    there = sum(thing.shape == shape for thing in clip.things)
+                    assert question.answer == str(there), question
+                    shapes[shape] += there
+    assert all(shapes[shape] for shape in SHAPES)
 
 
 def test_what_is_taught_scores(clips: list[Clip]) -> None:

@@ -439,8 +439,8 @@ class Asker:
 
     def _is_one(self, index: int, things: str) -> bool:
         """Whether a thing is among `red objects`, `crosses`, `objects` …"""
-        head = things.removesuffix("es").removesuffix("s") if "cross" in things else things[:-1]
-        thing, word = self.clip.things[index], head.removesuffix(" object")
+        singular = "cross" if things == "crosses" else things[:-1]
+        thing, word = self.clip.things[index], singular.removesuffix(" object")
         return word in ("object", thing.colour, thing.shape, thing.size)
 
     def _alternatives(self, kind: str) -> list[str]:
