@@ -12,6 +12,7 @@ from tiny import tiny_checkpoint, tiny_model, tiny_processor
 import crosslmm
 from crosslmm import answer as answering
 from crosslmm.assistant import Assistant
+from crosslmm.vision import ChunkedRows
 
 
 @pytest.fixture(scope="module")
@@ -234,6 +235,43 @@ def test_out_of_memory_halves_the_chunk_then_the_frames(
     Limit(monkeypatch, chunk=0, total=0)
     with pytest.raises(crosslmm.OutOfMemory, match="even with one frame"):
         assistant.ask(clip, "what?", frames=4)
+
+
+def test_frames_whose_features_found_no_room_are_not_kept_twice(
+    checkpoint: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notices: list[str] = []
+    assistant = crosslmm.load(checkpoint, dtype="float32", on_notice=notices.append)
+    expected = assistant.ask(clip, "what?", frames=20, max_new_tokens=4).text
+    make_room, calls = ChunkedRows.make_room, 0
+
+    def limited(self: ChunkedRows, chunk: torch.Tensor) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:  # after the merged tokens' room, the features'
+            raise torch.OutOfMemoryError("pretended: CUDA out of memory")
+        make_room(self, chunk)
+
+    monkeypatch.setattr(ChunkedRows, "make_room", limited)
+    assert assistant.ask(clip, "what?", frames=20, max_new_tokens=4).text == expected
+    assert notices == ["out of memory; encoding 8 frames at a time from here on"]
+
+
+def test_an_answer_that_failed_half_way_leaves_the_video_whole(
+    assistant: Assistant, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = assistant.watch(clip, frames=4)
+    expected = watched.ask("what?", max_new_tokens=4).text
+    last = assistant.model.model.language_model.layers[-1]
+
+    def fail(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("pretended: CUDA out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(last, "forward", fail)
+        with pytest.raises(crosslmm.OutOfMemory):
+            watched.ask("what?", max_new_tokens=4)
+    assert watched.ask("what?", max_new_tokens=4).text == expected
 
 
 def test_memory_is_estimated_before_anything_is_loaded(

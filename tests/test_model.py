@@ -7,8 +7,9 @@ import pytest
 import torch
 from tiny import open_gates, text_config, tiny_config, tiny_model, vision_config
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import AttentionInterface, AutoModelForCausalLM
 from transformers.cache_utils import DynamicCache
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from crosslmm import cross_attention
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration, as_dual_cache
@@ -179,6 +180,27 @@ def test_chunked_encoding_equals_whole() -> None:
 
 
 @torch.no_grad()
+def test_flash_attention_never_sees_a_mask_of_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would un-pad the queries by it."""
+    attention = tiny_model().model.cross_attention_layers["1"].v2v
+    masks: list[object] = []
+
+    def flash(module, query, key, value, mask, **options):  # type: ignore[no-untyped-def]
+        masks.append(mask)
+        return sdpa_attention_forward(module, query, key, value, mask, **options)
+
+    AttentionInterface.register("pretended_flash", flash)
+    states = torch.randn(2, 3, attention.q_proj.in_features)
+    features = torch.randn(2, 5, attention.k_proj.in_features)
+    mask = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
+    expected = [attention(states, features), attention(states, features, mask)]
+    monkeypatch.setattr(attention.config, "_attn_implementation", "pretended_flash")
+    assert masks == []
+    torch.testing.assert_close(attention(states, features), expected[0])
+    torch.testing.assert_close(attention(states, features, mask), expected[1])
+    assert masks == [None]
+
+
 def test_slicing_by_heads_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     batch, _ = unequal_batch()
     model = tiny_model(t2v_cache="features")

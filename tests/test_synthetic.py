@@ -200,10 +200,25 @@ def test_every_type_is_asked_and_yes_is_half_of_it(clips: list[Clip]) -> None:
     assert min(letters[letter] for letter in "ABCD") > letters.total() / 8
 
 
-def test_held_out_wordings_are_never_trained_on() -> None:
+def test_held_out_wordings_are_never_trained_on(clips: list[Clip]) -> None:
     for wordings in (*QUESTIONS.values(), *YES_NO.values()):
         assert len(set(wordings)) == len(wordings)
         assert len(wordings) > HELD_OUT + 1 or wordings in YES_NO.values()
+    kept = [
+        re.compile(re.sub(r"\\{\w+\\}", ".+", re.escape(wording)))
+        for wordings in (*QUESTIONS.values(), *YES_NO.values())
+        for wording in wordings[-HELD_OUT:]
+    ]
+    shown = {
+        wording
+        for wordings in (*QUESTIONS.values(), *YES_NO.values())
+        for wording in wordings[:-HELD_OUT]
+    }
+    open_ended = [one for one in kept if not any(one.fullmatch(wording) for wording in shown)]
+    assert len(open_ended) > len(kept) / 2
+    for question in _questions(clips, 0.0):
+        text = question.text.split("\n")[0]
+        assert not any(one.fullmatch(text) for one in open_ended), question
 
 
 def test_training_and_held_out_questions_differ_in_wording(clips: list[Clip]) -> None:
@@ -340,6 +355,16 @@ def test_a_broken_question_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="line 1: not JSON"):
         read_questions(path)
     path.write_text(json.dumps({"video": "a", "type": "x", "question": "?", "answer": "!"}) + "\n")
+    with pytest.raises(UsageError, match="line 1: type 'x' is not one of describe"):
+        read_questions(path)
+    path.write_text(
+        json.dumps({"video": "a", "type": "when", "question": "?", "answer": "!"}) + "\n"
+    )
+    with pytest.raises(UsageError, match="line 1: lacks tolerance"):
+        read_questions(path)
+    path.write_text(
+        json.dumps({"video": "a", "type": "size", "question": "?", "answer": "!"}) + "\n"
+    )
     assert len(read_questions(path)) == 1
 
 

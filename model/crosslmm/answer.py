@@ -150,7 +150,7 @@ class TokenStream:
             if self.text.startswith(streamed) and len(self.text) > len(streamed):
                 yield self.text[len(streamed) :]
             self.finished = True
-        except GeneratorExit:
+        except BaseException:
             # The caller may go on with the same cache, so the thread must have let go of it.
             self._pipe.cancelled.set()
             worker.join()

@@ -63,7 +63,7 @@ def load_processor(folder: Path) -> CrossLMMProcessor:
     try:
         if store.read_config(folder).get("model_type") == llava_onevision.MODEL_TYPE:
             return llava_onevision.crosslmm_processor(folder)
-        return CrossLMMProcessor.from_pretrained(folder)
+        return CrossLMMProcessor.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"{folder}: its tokenizer or processor files cannot be read: {error}"
@@ -193,7 +193,7 @@ def save_checkpoint(
 
 
 def _load_tower(folder: Path, dtype: torch.dtype | None) -> Any:
-    config: Any = AutoConfig.from_pretrained(folder)
+    config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     config = getattr(config, "vision_config", config)
     if not str(config.model_type).startswith("siglip"):
         raise CheckpointError(f"{folder}: a {config.model_type}; a SigLIP vision encoder is needed")
@@ -203,6 +203,7 @@ def _load_tower(folder: Path, dtype: torch.dtype | None) -> Any:
         tower, report = AutoModel.from_pretrained(
             folder,
             config=config,
+            trust_remote_code=False,
             dtype=dtype or "auto",
             output_loading_info=True,
             use_safetensors=True,
@@ -220,6 +221,7 @@ def _load_decoder(folder: Path, dtype: torch.dtype | None) -> tuple[Any, Any]:
         with _quiet_library():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder,
+                trust_remote_code=False,
                 dtype=dtype or "auto",
                 output_loading_info=True,
                 use_safetensors=True,
@@ -231,7 +233,7 @@ def _load_decoder(folder: Path, dtype: torch.dtype | None) -> tuple[Any, Any]:
     decoder, report = loaded
     _refuse(folder, "lacks", set(report["missing_keys"]))
     _refuse(folder, "has unknown", set(report["unexpected_keys"]))
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if not tokenizer.chat_template:
         raise CheckpointError(f"{folder}: has no chat template; give an instruction-tuned model")
     return decoder, tokenizer

@@ -196,15 +196,16 @@ class GatedCrossAttention(nn.Module):
         mask: torch.Tensor | None,
     ) -> torch.Tensor:
         """→ (B, Q, heads, head_dim)"""
-        interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention
-        )
-        if self.config._attn_implementation.startswith("flash"):
-            interface_mask = mask  # flash un-pads keys by the two-dimensional mask itself
-        else:
-            interface_mask = None if mask is None else mask[:, None, None, :]
-            if interface_mask is not None:
-                interface_mask = interface_mask.expand(-1, -1, query.shape[2], -1)
+        name = self.config._attn_implementation
+        if mask is not None and "flash" in name:
+            name = "sdpa"  # flash would take the keys' mask for the queries'
+        interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention)
+        interface_mask = None
+        if mask is not None:
+            # A row of which nothing is visible attends to all, and `_output` drops what it reads: not
+            # every kernel survives a row without any key.
+            visible = mask | ~mask.any(dim=1, keepdim=True)
+            interface_mask = visible[:, None, None, :].expand(-1, -1, query.shape[2], -1)
         attended, _ = interface(
             self, query, key, value, interface_mask, scaling=self.scaling, dropout=0.0
         )
@@ -236,11 +237,13 @@ class TokenPositions:
 
     def add(self, hidden_states: torch.Tensor, addend: torch.Tensor) -> torch.Tensor:
         """hidden_states (B, L, H) with addend (B, Q, H) added at these positions."""
-        addend = addend.to(hidden_states.dtype) * self.valid[..., None]
+        addend = addend.to(hidden_states.dtype) * self.valid[..., None].to(addend.device)
         return hidden_states.scatter_add(1, self._rows(hidden_states), addend)
 
     def _rows(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.index[..., None].expand(-1, -1, hidden_states.shape[-1])
+        # A model over several devices moves the tensors it passes on, but not what is inside of this.
+        index = self.index.to(hidden_states.device)
+        return index[..., None].expand(-1, -1, hidden_states.shape[-1])
 
 
 class DualCrossAttentionLayer(GradientCheckpointingLayer):
@@ -312,7 +315,7 @@ class DualCrossAttentionLayer(GradientCheckpointingLayer):
         flat = None if features is None else features.flatten(1, 2)
         if cache_features and cross_cache is not None:
             if flat is None:
-                flat = _cached(cross_cache, 0)[0][:, 0]
+                flat = _cached(cross_cache, 0)[0][:, 0].to(query.device)
             return self.t2v.attend_features(query, flat, frame_mask)
         if cross_cache is None:
             assert flat is not None

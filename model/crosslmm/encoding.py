@@ -38,6 +38,13 @@ class EncodedVideo:
     encode_seconds: float
 
 
+_OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "CUDA error: out of memory",  # page-locked memory of the host, too
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+
+
 class TooManyFrames(MemoryError):
     """Memory ran out with this many frames, the chunk being as small as it gets."""
 
@@ -48,12 +55,15 @@ class TooManyFrames(MemoryError):
 
 @contextmanager
 def memory_errors() -> Iterator[None]:
-    """Every way in which torch says that memory ran out becomes MemoryError."""
+    """Every way known in which torch says that memory ran out becomes MemoryError."""
     try:
         yield
     except RuntimeError as error:
-        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-            raise MemoryError(str(error).splitlines()[0]) from None
+        said = str(error)
+        if isinstance(error, torch.OutOfMemoryError) or any(
+            word in said for word in _OUT_OF_MEMORY
+        ):
+            raise MemoryError(said.splitlines()[0]) from None
         raise
 
 
@@ -126,10 +136,13 @@ class FrameEncoder:
         pixels = pixels.to(device, non_blocking=True)
         pixels = self._processor.normalise(pixels, dtype=self._model.dtype)
         embeds, features = self._model.model.encode_frames(pixels, self._tokens_per_frame)
-        self._embeds.add(embeds)
+        # Room for both before either is kept: where memory runs out, the frames are encoded again.
+        self._embeds.make_room(embeds)
         if features is not None:
             self._features = self._features or ChunkedRows(self._frames)
+            self._features.make_room(features)
             self._features.add(features)
+        self._embeds.add(embeds)
 
 
 def encode_video(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from crosslmm.errors import CrossLMMError, UsageError
 from crosslmm.synthetic.answers import is_right
+from crosslmm.synthetic.questions import QUESTION_TYPES
 
 if TYPE_CHECKING:
     from crosslmm.assistant import Assistant
@@ -87,6 +88,13 @@ def read_questions(path: Path) -> list[dict[str, Any]]:
         missing = {"video", "type", "question", "answer"} - set(row)
         if missing:
             raise UsageError(f"{path}, line {number}: lacks {', '.join(sorted(missing))}")
+        if row["type"] not in QUESTION_TYPES:
+            raise UsageError(
+                f"{path}, line {number}: type {row['type']!r} is not one of {', '.join(QUESTION_TYPES)}"
+            )
+        needed = {"when": "tolerance", "multiple_choice": "options"}.get(row["type"])
+        if needed and needed not in row:
+            raise UsageError(f"{path}, line {number}: lacks {needed}")
         rows.append(row)
     if not rows:
         raise UsageError(f"{path}: holds no questions")

@@ -66,7 +66,7 @@ def crosslmm_config(folder: Path) -> CrossLMMConfig:
 def crosslmm_processor(folder: Path) -> CrossLMMProcessor:
     """The processor for `crosslmm_config`, from the checkpoint's own files."""
     config = crosslmm_config(folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     settings = _frame_settings(folder)
     size = settings["size"]
     if "height" not in size:

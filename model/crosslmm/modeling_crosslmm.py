@@ -101,12 +101,6 @@ class CrossLMMModel(CrossLMMPreTrainedModel):
                 for index, decoder_layer in enumerate(config.cross_attention_layers)
             }
         )
-        # Which classes to record is only known once the language model is; the library asks earlier.
-        first_layer = self.language_model.layers[0]
-        _CAN_RECORD_REGISTRY[self] = {
-            "hidden_states": type(first_layer),
-            "attentions": type(first_layer.self_attn),
-        }
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -246,6 +240,12 @@ class CrossLMMModel(CrossLMMPreTrainedModel):
             text,
             cross_cache,
         )
+        # The library keeps by class which of a model's modules to record; ours differ by model.
+        first_layer = self.language_model.layers[0]
+        _CAN_RECORD_REGISTRY[self] = {
+            "hidden_states": type(first_layer),
+            "attentions": type(first_layer.self_attn),
+        }
         outputs = self._decode(
             inputs_embeds,
             attention_mask,

@@ -76,12 +76,16 @@ class ChunkedRows:
         self._chunks: list[torch.Tensor] = []
         self._whole: torch.Tensor | None = None
 
+    def make_room(self, chunk: torch.Tensor) -> None:
+        """Allocate what adding chunks like this one takes."""
+        if self._whole is None and len(chunk) != self._rows and not torch.is_grad_enabled():
+            self._whole = chunk.new_empty(self._rows, *chunk.shape[1:])
+
     def add(self, chunk: torch.Tensor) -> None:
-        if len(chunk) == self._rows or torch.is_grad_enabled():
+        self.make_room(chunk)
+        if self._whole is None:
             self._chunks.append(chunk)
             return
-        if self._whole is None:
-            self._whole = chunk.new_empty(self._rows, *chunk.shape[1:])
         self._whole[self._done : self._done + len(chunk)] = chunk
         self._done += len(chunk)
 

@@ -9,10 +9,10 @@ import secrets
 import time
 from collections.abc import Generator, Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from transformers.cache_utils import EncoderDecoderCache
+from transformers.cache_utils import DynamicLayer, EncoderDecoderCache
 
 from crosslmm.answer import (
     Answer,
@@ -198,8 +198,9 @@ class Watched:
     def _return_cache(self, cache: EncoderDecoderCache) -> None:
         """Take the question and the answer off again."""
         if cache is self._cache:
-            extra = cache.get_seq_length() - self._prefix.shape[1]
-            cache.crop(-extra)
+            for layer in cast(list[DynamicLayer], cache.self_attention_cache.layers):
+                # One by one: an answer that failed may have got through some of them only.
+                layer.crop(-(layer.get_seq_length() - self._prefix.shape[1]))
 
 
 def _prompt_parts(
