@@ -11,6 +11,7 @@ import torch
 from tiny import open_gates
 from transformers import SiglipVisionModel
 
+from crosslmm.errors import UsageError
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.processing_crosslmm import CrossLMMProcessor
 from crosslmm.synthetic.questions import Asker, Question, ask_about
@@ -302,6 +303,9 @@ def test_another_seed_is_another_model(tmp_path: Path) -> None:
         train_demo(out, seed=seed, recipe=recipe)
         losses.append(_losses(out, "1-encoder"))
     assert losses[0] == losses[1] != losses[2]
+    for other in ({"seed": 1, "recipe": recipe}, {"seed": 0, "short": True}):
+        with pytest.raises(UsageError, match="another recipe, seed"):
+            train_demo(tmp_path / "0", **other)
 
 
 def test_the_full_recipe_ends_on_the_frames_it_is_used_with() -> None:

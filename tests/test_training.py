@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 from tiny import tiny_checkpoint, tiny_model
 
 from crosslmm.errors import UsageError, VideoError
+from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.training.checkpoints import last_whole, whole_checkpoints
 from crosslmm.training.recipe import LoraOptions, Recipe
 from crosslmm.training.run import Plan, Trained, train
@@ -326,6 +328,17 @@ class TestSteps:
             run_training(start, lessons, tmp_path / "run", learning_rate=1e20, save_every=1)
         assert len(_lines(tmp_path / "run" / "log.jsonl")) < 12
 
+    @pytest.mark.parametrize("stage", ["align", "tune"])
+    def test_full_precision_from_a_checkpoint_of_half(
+        self, start: Path, lessons: Path, tmp_path: Path, stage: str
+    ) -> None:
+        half = shutil.copytree(start, tmp_path / "half")
+        model = CrossLMMForConditionalGeneration.from_pretrained(start, dtype=torch.bfloat16)
+        model.save_pretrained(half)
+        trained, seen = run_training(half, lessons, tmp_path / "run", stage=stage, steps=2)
+        assert len(seen) >= 2
+        assert {w.dtype for w in weights(trained.folder).values()} == {torch.bfloat16}
+
     def test_text_alone_trains_beside_videos(
         self, start: Path, lessons: Path, tmp_path: Path
     ) -> None:
@@ -340,15 +353,16 @@ class TestSteps:
         assert losses[-1] < losses[0]
 
     @pytest.mark.timeout(600)
+    @pytest.mark.parametrize("stage", ["align", "tune"])
     def test_several_processes_share_a_batch(
-        self, start: Path, lessons: Path, tmp_path: Path
+        self, start: Path, lessons: Path, tmp_path: Path, stage: str
     ) -> None:
         # Some of the time one process has text only, and the other a video.
         data = lessons.parent / "half-text.json"
         text = [lesson(None, ("Which colour?", "none")) for _ in range(4)]
         data.write_text(json.dumps([*json.loads(lessons.read_text())[:4], *text]))
         (tmp_path / "both.yaml").write_text(
-            recipe(steps=4, batch_size=2, device_batch_size=1).to_yaml()
+            recipe(stage=stage, steps=4, batch_size=2, device_batch_size=1).to_yaml()
         )
         command = [
             sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
@@ -360,7 +374,7 @@ class TestSteps:
         assert done.returncode == 0, done.stderr[-2000:]
         assert done.stdout == f"{tmp_path / 'both' / 'model'}\n"
         _, alone = run_training(
-            start, data, tmp_path / "alone", steps=4, batch_size=2, device_batch_size=1
+            start, data, tmp_path / "alone", stage=stage, steps=4, batch_size=2, device_batch_size=1
         )
         logged = [json.loads(line) for line in _lines(tmp_path / "both" / "log.jsonl")]
         losses = [entry["loss"] for entry in logged if "loss" in entry]

@@ -7,10 +7,11 @@ no pretrained language model to keep intact, so nothing else is frozen and both 
 cross-attention are on from the start. `demo.yaml` holds the numbers.
 """
 
+import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import torch
 import yaml
 from accelerate import PartialState
 
+from crosslmm.errors import UsageError
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.training.demo_answering import Answering
 from crosslmm.training.demo_attention import PLAIN
@@ -90,6 +92,7 @@ def train_demo(
     Started by `accelerate launch` or `torchrun`, the processes share each step's batch.
     """
     recipe = recipe or (SHORT if short else demo_recipe())
+    _keep_settings(out, recipe, seed)
     torch.manual_seed(seed)
     processor = demo_processor()
     model = CrossLMMForConditionalGeneration(demo_config(processor))
@@ -105,7 +108,7 @@ def train_demo(
         folder=out / "1-encoder",
         report=report,
     )
-    read_like(model, reader, stills.at(0)["pixels"])
+    read_like(model, reader, stills.at(0)["pixels"].to(encoder.device))
     encoder.requires_grad_(False)
     model.model.frames_per_chunk = 64
     answering = Answering(model)
@@ -119,6 +122,25 @@ def train_demo(
         save_demo(model, folder)
     state.wait_for_everyone()
     return folder
+
+
+def _keep_settings(out: Path, recipe: DemoRecipe, seed: int) -> None:
+    """What a run is of: another recipe, seed or number of processes cannot go on with its stages."""
+    state = PartialState()
+    settings = json.loads(json.dumps([asdict(recipe), seed, state.num_processes]))
+    path = out / "settings.json"
+    kept = json.loads(path.read_text("utf-8")) if path.exists() else None
+    state.wait_for_everyone()
+    if kept not in (None, settings):
+        raise UsageError(
+            f"{out}: holds a run with another recipe, seed or number of processes; give another --out"
+        )
+    if kept is None and state.is_main_process:
+        out.mkdir(parents=True, exist_ok=True)
+        scratch = path.with_suffix(".tmp")
+        scratch.write_text(json.dumps(settings), "utf-8")
+        os.replace(scratch, path)
+    state.wait_for_everyone()
 
 
 def save_demo(model: CrossLMMForConditionalGeneration, folder: Path) -> None:

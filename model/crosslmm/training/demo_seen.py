@@ -81,7 +81,9 @@ class SeenHeads(nn.Module):
             if name in ("motion", "news"):
                 counted = target > 0 if name == "news" else target != IGNORED
                 hits = (logits.argmax(-1) == target)[counted]
-                right[name] = hits.float().mean() if len(hits) else torch.ones(())
+                right[name] = (
+                    hits.float().mean() if len(hits) else target.new_ones((), dtype=torch.float)
+                )
         return torch.stack(losses).sum(), right
 
 

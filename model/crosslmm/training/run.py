@@ -176,7 +176,7 @@ def _prepare(
     model = checkpoint.load_model(
         source,
         device=device if quantization != "none" else torch.device("cpu"),
-        dtype=dtype,
+        dtype=torch.float32 if recipe.precision == "fp32" else dtype,
         quantization=quantization,
         config=config,
     )

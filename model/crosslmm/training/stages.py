@@ -64,8 +64,13 @@ def trained_parts(stage: Stage) -> frozenset[PartName]:
 def freeze(model: CrossLMMForConditionalGeneration, stage: Stage) -> None:
     """Let exactly the stage's parameters learn."""
     trained = trained_parts(stage)
+    # In `align` the last norm serves neither branch.
+    idle = (
+        f".cross_attention_layers.{_last_layer(model.config)}.norm." if stage == "align" else None
+    )
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(part_of(name) in trained)
+        learns = part_of(name) in trained and not (idle and idle in f".{name}")
+        parameter.requires_grad_(learns)
     settle(model, model.config)
 
 
@@ -87,9 +92,13 @@ def _unread(config: CrossLMMConfig) -> re.Pattern[str]:
     names = [r"vision_tower\.(post_layernorm|head)"]
     above = range(config.vision_layers, int(config.vision.num_hidden_layers))
     names += [rf"vision_tower\.encoder\.layers\.{layer}" for layer in above]
-    last = int(config.text.num_hidden_layers) - 1
+    last = _last_layer(config)
     names.append(rf"cross_attention_layers\.{last}\.(modules_to_save\.\w+\.)?v2v")
     return re.compile("|".join(rf"\b{name}\." for name in names))
+
+
+def _last_layer(config: CrossLMMConfig) -> int:
+    return int(config.text.num_hidden_layers) - 1
 
 
 def summarise(model: nn.Module) -> list[Part]:
