@@ -316,5 +316,8 @@ def _prompt(prompt: str | None, file: Path | None) -> str:
     if prompt is not None and file is not None:
         raise UsageError("--prompt and --prompt-file exclude each other; give one of them")
     if file is not None:
-        return file.read_text("utf-8").strip()
+        try:
+            return file.read_text("utf-8").strip()
+        except UnicodeDecodeError:
+            raise UsageError(f"{file}: the prompt is not in UTF-8; save it as such") from None
     return PROMPT if prompt is None else prompt

@@ -124,6 +124,7 @@ def test_shards_together_are_the_whole(run: Run, folder: Path, options: tuple[st
         (["CLIPS", "--out", "CLIPS"], 2, "a folder; give the jsonl file to write"),
         (["CLIPS", "--out", "CLIPS/0.mp4"], 1, "line 1 was not written by `crosslmm caption`"),
         (["CLIPS", "--prompt", "x", "--prompt-file", "y"], 2, "exclude each other"),
+        (["CLIPS", "--prompt-file", "latin.txt"], 2, "latin.txt: the prompt is not in UTF-8"),
         (["-", "--from", "-"], 2, "stdin holds one list only"),
     ],
 )
@@ -131,6 +132,7 @@ def test_what_cannot_be_is_said(
     run: Run, folder: Path, options: tuple[str, ...], arguments: list[str], code: int, message: str
 ) -> None:
     Path("EMPTY").mkdir()
+    Path("latin.txt").write_bytes("What happens in the café?".encode("latin-1"))
     Path("CLIPS").symlink_to(folder, target_is_directory=True)
     before = (folder / "0.mp4").read_bytes()
     finished = run("caption", *arguments, *options)
