@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -247,6 +248,30 @@ def test_a_pool_gives_every_clip_and_every_end(clips: Path, tmp_path: Path) -> N
         (0, 0.0, 1.0), (1, 1.0, 2.0), (2, 2.0, 3.0),
     ]  # fmt: skip
     assert all(1.0 <= time < 2.0 for time in clips_of_b[1].frames.times)
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, 100), (0, 1), (7, 7)])
+def test_readers_on_a_cluster_are_reckoned_by_its_cpus(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, given: int | None, expected: int
+) -> None:
+    from crosslmm.captioning import ray_engine
+
+    described = ("float32", "none", dict[str, str]())
+    actor = SimpleNamespace(remote=lambda *arguments: described)
+    cluster = SimpleNamespace(
+        cluster_resources=lambda: {"CPU": 200.0, "GPU": 4.0},
+        remote=lambda function: SimpleNamespace(options=lambda **resources: actor),
+        get=lambda reference: reference,
+    )
+    monkeypatch.setattr(ray_engine, "_started_ray", lambda: cluster)
+    engine = ray_engine.RayEngine(
+        str(checkpoint),
+        {},
+        options=CaptionOptions(),
+        run_options=RunOptions(readers=given),
+        workers=None,
+    )
+    assert engine.readers == expected
 
 
 # What is done, and what is done again

@@ -33,7 +33,8 @@ class RayEngine:
     """Captions on a Ray cluster: the one that is running or that RAY_ADDRESS names, else one of this
     machine's. All its machines must see the same files and models under the same names.
 
-    - workers: models at work; default one per GPU, or one where there is none.
+    - workers: models at work; default one per GPU, or one where there is none;
+    - readers: default half the cluster's CPUs, wherever this process runs.
     """
 
     def __init__(
@@ -56,7 +57,10 @@ class RayEngine:
         self._model_options = dict(model_options)
         folder = store.locate(self.model)
         config, processor = load_config(folder), load_processor(folder)
-        gpus = int(ray.cluster_resources().get("GPU", 0))
+        resources = ray.cluster_resources()
+        gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
+        readers = run_options.readers
+        self.readers = max(1, cpus // 2 if readers is None else readers)
         self._workers = workers or gpus or 1
         self._resources = {"num_gpus": 1} if gpus else {"num_cpus": 1}
         self.fingerprint = folder_fingerprint(folder)
@@ -87,7 +91,7 @@ class RayEngine:
             _Reader,
             batch_size=1,
             num_cpus=1,
-            compute=pool(min_size=1, max_size=self.run_options.reader_count or 1),
+            compute=pool(min_size=1, max_size=self.readers),
             fn_constructor_args=(self._reading(), stop),
         ).map_batches(
             _Worker,
