@@ -48,6 +48,22 @@ def test_loops_of_links_end_and_the_same_file_comes_once(tree: Path) -> None:
     assert names(find([tree, tree / "sub", tree / "b.mp4"])) == expected
 
 
+def test_a_folder_that_cannot_be_searched_is_told(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scandir = os.scandir
+
+    def guarded(path: str) -> object:
+        if path.endswith("sub"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    told: list[OSError] = []
+    assert names(find([tree], on_unreadable=told.append)) == ["a.MKV", "b.mp4"]
+    assert [error.filename for error in told] == [str(tree / "sub")]
+
+
 def test_a_dangling_link_is_found_so_that_it_can_be_reported(tree: Path) -> None:
     (tree / "gone.mp4").symlink_to(tree / "nowhere.mp4")
     assert "gone.mp4" in names(find([tree]))

@@ -100,12 +100,13 @@ def caption(
         require_scenedetect()
     if isinstance(paths, str | os.PathLike):
         paths = [paths]
-    found = find(paths, include=include, exclude=exclude)
+    unreadable: list[OSError] = []
+    found = list(find(paths, include=include, exclude=exclude, on_unreadable=unreadable.append))
     sources = [source for source in found if shard is None or shard.holds(source)]
     output = None
     if format is not None or out is not None:
         output = make_output(
-            format or "jsonl", None if out is None else Path(out), sources=sources, shard=shard
+            format or "jsonl", None if out is None else Path(out), sources=found, shard=shard
         )
     return Captioning(
         sources,
@@ -113,6 +114,7 @@ def caption(
         options=options,
         run_options=run_options,
         output=output,
+        unreadable=unreadable,
         on_notice=on_notice,
     )
 

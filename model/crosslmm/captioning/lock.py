@@ -10,11 +10,13 @@ from crosslmm.errors import CrossLMMError
 
 
 class Lock:
-    """Holds `path` for this process until `release`; the file stays, which is no harm."""
+    """Holds `path` for this process until `release`; the file stays, which is no harm. A `shared`
+    one may be held by several processes, but not while another holds it alone."""
 
-    def __init__(self, path: Path, *, output: str) -> None:
+    def __init__(self, path: Path, *, output: str, shared: bool = False) -> None:
         self._path = path
         self._output = output
+        self._shared = shared
         self._file: IO[str] | None = None
 
     def __enter__(self) -> "Lock":
@@ -34,7 +36,7 @@ class Lock:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         file = open(self._path, "a+", encoding="utf-8")  # noqa: SIM115
         try:
-            _lock(file)
+            _lock(file, shared=self._shared)
         except BlockingIOError:
             file.seek(0)
             holder = file.read().strip() or "a process that did not say which"
@@ -54,9 +56,9 @@ class Lock:
             self._file = None
 
 
-def _lock(file: IO[str]) -> None:
+def _lock(file: IO[str], *, shared: bool) -> None:
     """Take the file's lock or raise BlockingIOError."""
-    if os.name == "nt":
+    if os.name == "nt":  # where none can be shared
         import msvcrt
 
         try:
@@ -67,4 +69,4 @@ def _lock(file: IO[str]) -> None:
         return
     import fcntl
 
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)

@@ -4,10 +4,12 @@ The last line of a path counts. A line torn by a kill is taken off when the file
 that nothing more than it is lost. For JSONL output this is the output itself.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from crosslmm.captioning.results import Record
@@ -18,12 +20,14 @@ _FIELDS = ("path", "content", "settings_hash", "error")
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a video's line is, and what tells whether it still holds."""
+    """Where a video's line is, and what tells whether it still holds; `sidecar` is the name of the
+    file made of it, from the manifest's folder, and the digest of what was written there."""
 
     offset: int
     content: str | None
     settings_hash: str
     failed: bool
+    sidecar: tuple[str, str] | None = None
 
 
 class Manifest:
@@ -97,9 +101,7 @@ class Manifest:
         with open(self.path, "rb") as old, open(temporary, "wb") as new:
             for path, entry in entries:
                 old.seek(entry.offset)
-                self.entries[path] = Entry(
-                    new.tell(), entry.content, entry.settings_hash, entry.failed
-                )
+                self.entries[path] = replace(entry, offset=new.tell())
                 new.write(old.readline())
             new.flush()
             os.fsync(new.fileno())
@@ -137,8 +139,13 @@ class Manifest:
 
     def _enter(self, record: Record, offset: int) -> None:
         self._superseded += record["path"] in self.entries
+        sidecar = record.get("sidecar")
         self.entries[record["path"]] = Entry(
-            offset, record["content"], record["settings_hash"], record["error"] is not None
+            offset,
+            record["content"],
+            record["settings_hash"],
+            record["error"] is not None,
+            sidecar and tuple(sidecar),
         )
 
 
@@ -152,12 +159,20 @@ def encode(record: Record) -> bytes:
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file that is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.new")
+    # A short name, since one as long as names may be leaves no room for more.
+    name = hashlib.blake2b(os.fsencode(path.name), digest_size=8).hexdigest()
+    temporary = path.with_name(f".{name}.new")
     with open(temporary, "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def recorded(path: Path) -> Iterator[Record]:
+    """The lines of a manifest that another run may be writing to; what is none is passed over."""
+    with suppress(OSError), open(path, "rb") as file:
+        yield from filter(None, map(_parse, file))
 
 
 def by_content(entries: Iterable[tuple[str, Entry]]) -> dict[tuple[str, str], str]:

@@ -9,18 +9,17 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from crosslmm.captioning.formats import SIDECARS
-from crosslmm.captioning.manifest import Manifest, write_whole
+from crosslmm.captioning.manifest import Manifest
 from crosslmm.captioning.options import Format
 from crosslmm.captioning.results import Record
-from crosslmm.captioning.sources import Shard, Source, looks_like_video
-from crosslmm.errors import CrossLMMError, UsageError
+from crosslmm.captioning.sources import Shard, Source
+from crosslmm.errors import UsageError
 
 OUT: dict[str, str] = {
     "jsonl": "captions.jsonl",
     "parquet": "captions.parquet",
     "webdataset": "captions",
 }
-_HIDDEN = ".crosslmm-captions"
 
 
 class Output:
@@ -38,9 +37,9 @@ class Output:
         self.manifest_path = path
 
     @property
-    def lock_path(self) -> Path:
-        name = self.manifest_path.name
-        return self.manifest_path.with_name(f"{'' if name.startswith('.') else '.'}{name}.lock")
+    def locks(self) -> dict[str, bool]:
+        """Files to lock for a run, each with whether other runs may hold it at the same time."""
+        return {os.path.realpath(lock_of(self.manifest_path)): False}
 
     @property
     def superseded_path(self) -> Path | None:
@@ -55,12 +54,17 @@ class Output:
     def begin(self, sources: Iterable[Source], manifest: Manifest) -> None:
         """Called once with all that is to be captioned."""
 
-    def conflict(self, source: Source, manifest: Manifest) -> str | None:
-        """Why this video's caption cannot be written, None where it can."""
+    def conflict(self, source: Source, *, overwrite: bool) -> str | None:
+        """Why this video's caption must not be written, None where it may."""
         return None
 
     def prepare(self, source: Source) -> None:
-        """Called before the manifest says that the video is done."""
+        """Called before the manifest says that the video is done. Raises OSError where its caption
+        cannot be written; so do `write` and `restore`."""
+
+    def note(self, source: Source, record: Record, manifest: Manifest) -> Record:
+        """The record as the manifest keeps it."""
+        return record
 
     def write(self, source: Source, record: Record) -> None:
         """Called after the manifest says so; `record` has a caption."""
@@ -70,76 +74,6 @@ class Output:
 
     def finish(self, manifest: Manifest) -> None:
         """Called at the end of every run that was not killed."""
-
-
-class SidecarOutput(Output):
-    """A text file for each video, beside it or in a folder that mirrors the videos'."""
-
-    keeps_superseded = False
-
-    def __init__(self, folder: Path | None, home: Path, ending: str, shard: str) -> None:
-        self._folder = folder
-        self._ending = ending
-        self._render = SIDECARS[ending]
-        self._paths: dict[str, Path] = {}
-        super().__init__((folder or home) / f"{_HIDDEN}-{ending}{shard}.jsonl")
-        self.name = f"{folder or home}"
-
-    def is_own(self, source: Source) -> bool:
-        return source.path.lower().endswith(f".{self._ending}")
-
-    def begin(self, sources: Iterable[Source], manifest: Manifest) -> None:
-        sources = list(sources)
-        roots = {source.root for source in sources if not source.named}
-        taken: set[Path] = set()
-        # movie.mp4 and movie.mkv: the second one's is movie.mkv.txt, and a movie.jpg's comes last.
-        for source in sorted(sources, key=lambda source: not looks_like_video(source.path)):
-            base = self._base(source, several=len(roots) > 1)
-            path = base.with_suffix(f".{self._ending}")
-            if path in taken:
-                path = base.with_name(f"{base.name}.{self._ending}")
-            if path not in taken:
-                self._paths[source.path] = path
-                taken.add(path)
-
-    def conflict(self, source: Source, manifest: Manifest) -> str | None:
-        path = self._paths.get(source.path)
-        if path is None:
-            return f"{source.path}: another video's caption would have the same file"
-        if not path.exists():
-            return None
-        entry = manifest.entries.get(source.path)
-        if entry is None or entry.failed:
-            what = "is there already and was not written by us"
-        elif path.read_bytes() != self._data(manifest.read(source.path)):
-            what = "was changed since we wrote it"
-        else:
-            return None
-        return f"{source.path}: {path.name} {what}; --overwrite replaces it"
-
-    def prepare(self, source: Source) -> None:
-        # With the old file gone, a kill from here on leaves nothing that is out of date.
-        self._paths[source.path].unlink(missing_ok=True)
-
-    def write(self, source: Source, record: Record) -> None:
-        path = self._paths[source.path]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, self._data(record))
-
-    def restore(self, source: Source, manifest: Manifest) -> None:
-        path = self._paths.get(source.path)
-        if path is not None and not path.exists():
-            self.write(source, manifest.read(source.path))
-
-    def _base(self, source: Source, *, several: bool) -> Path:
-        if self._folder is None:
-            return Path(source.path)
-        if source.named or not several:
-            return self._folder / source.relative
-        return self._folder / os.path.basename(source.root) / source.relative
-
-    def _data(self, record: Record) -> bytes:
-        return self._render(record).encode(errors="replace")
 
 
 class TableOutput(Output):
@@ -164,15 +98,17 @@ class TableOutput(Output):
 def make_output(
     kind: Format, out: Path | None, *, sources: list[Source], shard: Shard | None
 ) -> Output:
-    """The output of that kind at `out`, or at its usual place.
+    """The output of that kind at `out`, or at its usual place; `sources` are those of all shards.
 
     Raises UsageError where `out` cannot be one, and where what it needs is not installed.
     """
     part = "" if shard is None else f"-{shard.index:05}-of-{shard.count:05}"
     if kind in SIDECARS:
+        from crosslmm.captioning.sidecars import SidecarOutput
+
         if out is not None and out.exists() and not out.is_dir():
             raise UsageError(f"{out}: a file; {kind} files go into a folder")
-        return SidecarOutput(out and Path(os.path.abspath(out)), _home(sources), kind, part)
+        return SidecarOutput(out and Path(os.path.abspath(out)), kind, part, sources=sources)
     path = Path(os.path.abspath(OUT[kind] if out is None else out))
     if kind == "webdataset":
         from crosslmm.captioning.webdataset import ShardOutput
@@ -191,13 +127,7 @@ def make_output(
     return Output(path)
 
 
-def _home(sources: list[Source]) -> Path:
-    """The folder that holds all the videos, where their hidden manifest goes."""
-    if not sources:
-        return Path.cwd()
-    try:
-        return Path(os.path.commonpath([source.root for source in sources]))
-    except ValueError as error:
-        raise CrossLMMError(
-            "the videos have no folder in common to keep the record of what is done; give --out"
-        ) from error
+def lock_of(manifest: Path) -> Path:
+    """The lock of the runs that write to a manifest."""
+    name = manifest.name
+    return manifest.with_name(f"{'' if name.startswith('.') else '.'}{name}.lock")

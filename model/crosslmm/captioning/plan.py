@@ -1,5 +1,6 @@
 """What of a run is to be done, decided from the files and the manifest before anything is read."""
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -30,13 +31,15 @@ class Item:
 class Plan:
     """- todo: videos to caption, each with its copies behind it;
     - copies: videos whose content was captioned before, with the record of it;
-    - conflicts: videos whose caption could not be written, with the reason;
+    - conflicts: videos whose caption must not be written, with the reason;
+    - unwritten: videos that are done, whose lost file could not be written again, with the reason;
     - kept, kept_failures: how many an earlier run was done with.
     """
 
     todo: list[list[Item]] = field(default_factory=list)
     copies: list[tuple[Item, Record]] = field(default_factory=list)
     conflicts: list[tuple[Item, str]] = field(default_factory=list)
+    unwritten: list[tuple[Item, str]] = field(default_factory=list)
     kept: int = 0
     kept_failures: int = 0
 
@@ -69,19 +72,23 @@ def make_plan(
         plan.todo = _grouped(items, options)
         return plan
     known = by_content(manifest.entries.items())
+    overwrite, retry_failed = run_options.overwrite, run_options.retry_failed
     missing: list[Item] = []
     for item in items:
         entry = manifest.entries.get(item.path)
-        if run_options.overwrite:
-            missing.append(item)
-        elif _is_current(entry, item, settings_hash, retry_failed=run_options.retry_failed):
+        if not overwrite and _is_current(entry, item, settings_hash, retry_failed=retry_failed):
             if manifest.entries[item.path].failed:
                 plan.kept_failures += 1
-            else:
-                plan.kept += 1
+                continue
+            try:
                 output.restore(item.source, manifest)
-        elif (reason := output.conflict(item.source, manifest)) is not None:
+                plan.kept += 1
+            except OSError as error:
+                plan.unwritten.append((item, unwritten(item, error)))
+        elif (reason := output.conflict(item.source, overwrite=overwrite)) is not None:
             plan.conflicts.append((item, reason))
+        elif overwrite:
+            missing.append(item)
         else:
             twin = known.get((item.content or "", settings_hash))
             if twin is not None and options.same_for(twin, item.path):
@@ -90,6 +97,12 @@ def make_plan(
                 missing.append(item)
     plan.todo = _grouped(missing, options)
     return plan
+
+
+def unwritten(item: Item, error: OSError) -> str:
+    """Why a video that has a caption fails all the same."""
+    where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+    return f"{item.path}: its caption could not be written: {where}{error.strerror or error}"
 
 
 def _is_current(entry: Entry | None, item: Item, settings_hash: str, *, retry_failed: bool) -> bool:

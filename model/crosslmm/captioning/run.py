@@ -4,11 +4,13 @@ A video's line is in the manifest before anything else says that it is done, so 
 at any moment is taken up where it was.
 """
 
+import os
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -18,7 +20,7 @@ from crosslmm.captioning.manifest import Manifest
 from crosslmm.captioning.options import CaptionOptions, RunOptions
 from crosslmm.captioning.outcomes import Engine, Outcome
 from crosslmm.captioning.outputs import Output
-from crosslmm.captioning.plan import Item, Plan, identify, make_plan
+from crosslmm.captioning.plan import Item, Plan, identify, make_plan, unwritten
 from crosslmm.captioning.results import CaptionResult, Record, Segment, Summary, join_captions
 from crosslmm.captioning.sources import Source, looks_like_video
 
@@ -26,7 +28,8 @@ Notice = Callable[[str], None]
 
 
 class Captioning:
-    """Iterate it for the results of this run, as they come; `summary` says how it goes.
+    """Iterate it for the results of this run, as they come; `summary` says how it goes. Folders in
+    `unreadable` are failures that are given out, but not written down.
 
     `stop` lets it finish what is under way; `close`, or leaving a `with`, stops at once.
     """
@@ -39,14 +42,16 @@ class Captioning:
         options: CaptionOptions,
         run_options: RunOptions,
         output: Output | None,
+        unreadable: Sequence[OSError] = (),
         on_notice: Notice | None = None,
     ) -> None:
-        self.summary = Summary(total=len(sources))
+        self.summary = Summary(total=len(sources) + len(unreadable))
         self._sources = sources
         self._engine = engine
         self._options = options
         self._run_options = run_options
         self._output = output
+        self._unreadable = unreadable
         self._notice = on_notice or (lambda text: None)
         self._stopping = threading.Event()
         settings: dict[str, Any] = {"model": engine.fingerprint, **engine.settings}
@@ -93,7 +98,9 @@ class Captioning:
             with ExitStack() as stack:
                 manifest = None
                 if self._output is not None:
-                    stack.enter_context(Lock(self._output.lock_path, output=self._output.name))
+                    for path, shared in self._output.locks.items():
+                        lock = Lock(Path(path), output=self._output.name, shared=shared)
+                        stack.enter_context(lock)
                     manifest = Manifest(self._output.manifest_path)
                     stack.callback(manifest.close)
                     if manifest.repaired:
@@ -111,6 +118,8 @@ class Captioning:
 
     def _work(self, manifest: Manifest | None) -> Iterator[CaptionResult]:
         plan = self._plan(manifest)
+        for item, reason in (*map(_unsearched, self._unreadable), *plan.unwritten):
+            yield from self._finish([(item, self._result(item, error=reason))], None)
         for item, reason in plan.conflicts:
             yield from self._finish([(item, self._result(item, error=reason))], manifest)
         for item, record in plan.copies:
@@ -142,7 +151,7 @@ class Captioning:
             run_options=self._run_options,
             settings_hash=self.settings_hash,
         )
-        self.summary.total = len(sources)
+        self.summary.total = len(sources) + len(self._unreadable)
         self.summary.kept, self.summary.kept_failures = plan.kept, plan.kept_failures
         if manifest is not None and output is not None and output.keeps_superseded:
             moved = manifest.drop(plan.paths, keep_in=output.superseded_path)
@@ -192,14 +201,8 @@ class Captioning:
         self, done: list[tuple[Item, CaptionResult]], manifest: Manifest | None
     ) -> Iterator[CaptionResult]:
         """Write results down, then give them out."""
-        good = [(item, result) for item, result in done if result.error is None]
         if manifest is not None and self._output is not None:
-            records = {result.path: result.as_dict() for _, result in done}
-            for item, _ in good:
-                self._output.prepare(item.source)
-            manifest.append(list(records.values()))
-            for item, result in good:
-                self._output.write(item.source, records[result.path])
+            done = self._write(done, manifest, self._output)
         for _, result in done:
             if result.error is None:
                 self.summary.captioned += 1
@@ -208,6 +211,32 @@ class Captioning:
                 self.summary.failures.append((result.path, result.error))
         for _, result in done:
             yield result
+
+    def _write(
+        self, done: list[tuple[Item, CaptionResult]], manifest: Manifest, output: Output
+    ) -> list[tuple[Item, CaptionResult]]:
+        """The results as they are once written down: what cannot be is an error of this run, which
+        the manifest does not keep, since it is not the video's."""
+        records: dict[str, Record] = {}
+        errors: dict[str, str] = {}
+        for item, result in done:
+            try:
+                if result.error is None:
+                    output.prepare(item.source)
+                records[item.path] = output.note(item.source, result.as_dict(), manifest)
+            except OSError as error:
+                errors[item.path] = unwritten(item, error)
+        manifest.append(list(records.values()))
+        for item, result in done:
+            try:
+                if result.error is None and item.path in records:
+                    output.write(item.source, records[item.path])
+            except OSError as error:
+                errors[item.path] = unwritten(item, error)
+        return [
+            (item, self._result(item, error=errors[item.path]) if item.path in errors else result)
+            for item, result in done
+        ]
 
     def _result(self, item: Item, **what: Any) -> CaptionResult:
         segments: tuple[Segment, ...] = what.get("segments", ())
@@ -228,6 +257,13 @@ class Captioning:
             content=item.content,
             versions=self._engine.versions,
         )
+
+
+def _unsearched(error: OSError) -> tuple[Item, str]:
+    """A folder that could not be searched, and why."""
+    folder = os.fsdecode(error.filename)
+    reason = f"{folder}: this folder cannot be searched: {error.strerror}"
+    return Item(Source(folder, folder, named=True), None), reason
 
 
 def _free(part: Segment) -> Segment:

@@ -7,7 +7,7 @@ no reader opens. The same file under several names (links, overlapping folders) 
 import hashlib
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 
@@ -66,17 +66,19 @@ def find(
     *,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    on_unreadable: Callable[[OSError], object] | None = None,
 ) -> Iterator[Source]:
     """The files at `paths`, folders searched through, each file once, in a stable order.
 
     Hidden files and folders are passed over. `include` and `exclude` are globs for files in folders:
     one with a slash is matched with the path below the folder, one without with the name alone.
+    `on_unreadable` is told of each folder that cannot be searched.
     """
     seen: set[tuple[int, int]] = set()
     for given in paths:
         path = os.path.abspath(os.fsdecode(given))
         if os.path.isdir(path):
-            found: Iterable[Source] = _walk(path, include, exclude)
+            found: Iterable[Source] = _walk(path, include, exclude, on_unreadable)
         else:
             found = [Source(path, os.path.dirname(path), named=True)]
         for source in found:
@@ -102,9 +104,14 @@ def looks_like_video(path: str) -> bool:
     return in_riff or head[4:8] == b"ftyp" or head.startswith(_BEGINNINGS)
 
 
-def _walk(root: str, include: Sequence[str], exclude: Sequence[str]) -> Iterator[Source]:
+def _walk(
+    root: str,
+    include: Sequence[str],
+    exclude: Sequence[str],
+    on_unreadable: Callable[[OSError], object] | None,
+) -> Iterator[Source]:
     visited = {_identity(root)}
-    for folder, folders, files in os.walk(root, followlinks=True):
+    for folder, folders, files in os.walk(root, followlinks=True, onerror=on_unreadable):
         kept = []
         for name in sorted(folders):
             path = os.path.join(folder, name)

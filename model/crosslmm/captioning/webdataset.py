@@ -16,6 +16,7 @@ from crosslmm.captioning.manifest import Manifest
 from crosslmm.captioning.outputs import Output
 from crosslmm.captioning.results import Record
 from crosslmm.captioning.sources import Source
+from crosslmm.errors import CrossLMMError
 
 SHARD_SAMPLES = 1000
 SHARD_BYTES = 1 << 30
@@ -91,7 +92,10 @@ class ShardOutput(Output):
                     _add_sample(tar, key, record, video)
 
         shard = self._folder / f"{self._prefix}{self._next_number():06}.tar"
-        _write_tar(shard, fill)
+        try:
+            _write_tar(shard, fill)
+        except OSError as error:  # of many videos, so that no single one's result could say it
+            raise CrossLMMError(f"{shard}: {error.strerror or error}") from error
         self._manifest.append(lost)
         gone = {record["path"] for record in lost}
         self._held |= {key: shard for key, path in pending.items() if path not in gone}

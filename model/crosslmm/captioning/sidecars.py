@@ -1,0 +1,183 @@
+"""A text file for each video, beside it or in a folder that mirrors the videos'.
+
+Each record names its sidecar and the digest of what was written there. A sidecar is ours while it has
+that digest, whichever run recorded it: this one's manifest counts, and those of other shards and of
+runs over a folder above or below.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+from crosslmm.captioning.formats import SIDECARS
+from crosslmm.captioning.manifest import Manifest, recorded, write_whole
+from crosslmm.captioning.outputs import Output, lock_of
+from crosslmm.captioning.results import Record
+from crosslmm.captioning.sources import Source, looks_like_video
+from crosslmm.errors import CrossLMMError
+
+_ADOPTED_AT_ONCE = 1000
+
+
+class SidecarOutput(Output):
+    """- folder: where the sidecars go, None for beside the videos;
+    - sources: all there are, with those of other shards, since together they decide the names.
+    """
+
+    keeps_superseded = False
+
+    def __init__(
+        self, folder: Path | None, ending: str, shard: str, *, sources: list[Source]
+    ) -> None:
+        self._home = folder or _common(sources)
+        hidden = f".crosslmm-captions-{ending}"
+        super().__init__(self._home / f"{hidden}{shard}.jsonl")
+        self.name = str(self._home)
+        self._folder = folder
+        self._ending = ending
+        self._render = SIDECARS[ending]
+        self._sources = [source for source in sources if source.named or not self.is_own(source)]
+        searched = {self._home}
+        if folder is None:
+            beside = {Path(os.path.dirname(source.path)) for source in sources}
+            searched = searched.union(beside, *(place.parents for place in beside))
+        found = {path for place in searched for path in place.glob(f"{hidden}*.jsonl")}
+        self._others = sorted(found - {self.manifest_path})
+        self._paths: dict[str, Path] = {}
+        self._ours: dict[str, str] = {}
+
+    @property
+    def locks(self) -> dict[str, bool]:
+        locks = super().locks
+        for other in self._others:
+            lock = os.path.realpath(lock_of(other))
+            if other.name == self.manifest_path.name and os.access(lock, os.W_OK):
+                locks.setdefault(lock, other.parent in self._home.parents)
+        return locks
+
+    def is_own(self, source: Source) -> bool:
+        return source.path.lower().endswith(f".{self._ending}")
+
+    def begin(self, sources: Iterable[Source], manifest: Manifest) -> None:
+        names: dict[str, str] = {}
+        adopted = self._read_others({source.path for source in sources}, manifest, names)
+        while some := list(islice(adopted, _ADOPTED_AT_ONCE)):
+            manifest.append(some)
+        for video, entry in manifest.entries.items():
+            if entry.sidecar is not None:
+                name, digest = entry.sidecar
+                names[video] = os.path.join(self._home, name)
+                self._ours[names[video]] = digest
+        self._assign(names)
+
+    def conflict(self, source: Source, *, overwrite: bool) -> str | None:
+        path = self._paths.get(source.path)
+        if path is None:
+            return f"{source.path}: another video's caption would have the same file"
+        digest = self._ours.get(str(path))
+        if overwrite or not os.path.exists(path) or digest == _digest_of(path):
+            return None
+        what = "is there already and was not written by us"
+        if digest is not None:
+            what = "was changed since we wrote it"
+        return f"{source.path}: {path.name} {what}; --overwrite replaces it"
+
+    def note(self, source: Source, record: Record, manifest: Manifest) -> Record:
+        if record["error"] is None:
+            name = os.path.relpath(self._paths[source.path], self._home)
+            return record | {"sidecar": [name, _digest(self._data(record))]}
+        # The sidecar of a caption that other settings made stays, and stays ours.
+        entry = manifest.entries.get(source.path)
+        return record | {"sidecar": entry and entry.sidecar}
+
+    def prepare(self, source: Source) -> None:
+        # With the old file gone, a kill from here on leaves nothing that is out of date.
+        path = self._paths[source.path]
+        if os.path.lexists(path):
+            path.unlink()
+
+    def write(self, source: Source, record: Record) -> None:
+        path = self._paths[source.path]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, self._data(record))
+
+    def restore(self, source: Source, manifest: Manifest) -> None:
+        path = self._paths.get(source.path)
+        if path is not None and not os.path.exists(path):
+            self.write(source, manifest.read(source.path))
+
+    def _read_others(
+        self, wanted: set[str], manifest: Manifest, names: dict[str, str]
+    ) -> Iterator[Record]:
+        """Note what other manifests record; gives the records that count in place of our own, being
+        those that agree with the sidecar that is there."""
+        for other in self._others:
+            for record in recorded(other):
+                if not record.get("sidecar"):
+                    continue
+                name, digest = record["sidecar"]
+                path = os.path.join(other.parent, name)
+                names[record["path"]] = path
+                self._ours[path] = digest
+                if record["path"] in wanted:
+                    entry = manifest.entries.get(record["path"])
+                    sidecar = (os.path.relpath(path, self._home), digest)
+                    if not (entry and entry.sidecar == sidecar) and _digest_of(path) == digest:
+                        yield record | {"sidecar": sidecar}
+
+    def _assign(self, names: dict[str, str]) -> None:
+        """Give each video its sidecar: the one it has, else one that no other video has."""
+        several = len({source.root for source in self._sources if not source.named}) > 1
+        owners = {path: video for video, path in names.items()}
+        # A movie.jpg's comes after those of videos.
+        for source in sorted(self._sources, key=lambda source: not looks_like_video(source.path)):
+            base = self._base(source, several=several)
+            choice = [
+                base.with_suffix(f".{self._ending}"),
+                base.with_name(f"{base.name}.{self._ending}"),
+            ]
+            if source.path in names:
+                choice = [Path(names[source.path])]
+            for path in choice:
+                owner = owners.setdefault(str(path), source.path)
+                if owner == source.path or not os.path.lexists(owner):
+                    owners[str(path)] = source.path
+                    self._paths[source.path] = path
+                    break
+
+    def _base(self, source: Source, *, several: bool) -> Path:
+        if self._folder is None:
+            return Path(source.path)
+        if source.named or not several:
+            return self._folder / source.relative
+        return self._folder / os.path.basename(source.root) / source.relative
+
+    def _data(self, record: Record) -> bytes:
+        return self._render(record).encode(errors="replace")
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=8).hexdigest()
+
+
+def _digest_of(path: str | Path) -> str:
+    """Of a file's content; empty where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return _digest(file.read())
+    except OSError:
+        return ""
+
+
+def _common(sources: list[Source]) -> Path:
+    """The folder that holds all the videos, where their hidden manifest goes."""
+    if not sources:
+        return Path.cwd()
+    try:
+        return Path(os.path.commonpath([source.root for source in sources]))
+    except ValueError as error:
+        raise CrossLMMError(
+            "the videos have no folder in common to keep the record of what is done; give --out"
+        ) from error
