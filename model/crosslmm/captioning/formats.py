@@ -1,7 +1,6 @@
 """A video's record as text: a caption, SubRip subtitles, WebVTT subtitles.
 
-Functions of the record alone, so that a lost file is written again from the manifest, and one that
-was edited by hand is told from one that was not.
+Functions of the record alone, so that a lost file is written again from the manifest.
 """
 
 from collections.abc import Callable, Iterator
