@@ -17,9 +17,8 @@ from crosslmm.errors import UsageError, VideoError
 from crosslmm.video import DEADLINE
 from crosslmm_cli import interrupt, options
 from crosslmm_cli.loading import load_assistant, notice_of_demo
-from crosslmm_cli.output import Output, is_fancy
+from crosslmm_cli.output import SOME_FAILED, Output, is_fancy
 
-SOME_FAILED = 3
 _LISTED_FAILURES = 20
 _LINE_EVERY = 10.0  # seconds between lines of progress where there is no terminal
 

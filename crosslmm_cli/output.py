@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-# A model's or a file's words must not steer the terminal: C0 and C1 codes but newline and tab.
 SOME_FAILED = 3
 """Exit code where some of many videos failed."""
 
+# A model's or a file's words must not steer the terminal: C0 and C1 codes but newline and tab.
 _STEERING = {code: None for code in (*range(32), 127, *range(128, 160)) if chr(code) not in "\n\t"}
 
 STAGES = {
