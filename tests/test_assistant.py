@@ -59,7 +59,7 @@ def test_the_pipeline_equals_plain_generate(assistant: Assistant, clip: Path) ->
     assert assistant.answer_batch([frames], ["what?"], max_new_tokens=8) == [answer.text]
 
 
-@pytest.mark.parametrize("changes", [{}, {"t2v_cache": "features"}, {"v2v_scope": "frame"}])
+@pytest.mark.parametrize("changes", [{}, {"t2v_cache": "projected"}, {"v2v_scope": "frame"}])
 def test_later_questions_reuse_the_video_and_answer_alike(clip: Path, changes: dict) -> None:
     assistant = Assistant(tiny_model(**changes), tiny_processor())
     watched = assistant.watch(clip, frames=4)
@@ -75,7 +75,7 @@ def test_later_questions_reuse_the_video_and_answer_alike(clip: Path, changes: d
     assert together[0].timing.first_token > together[0].timing.encode
 
 
-@pytest.mark.parametrize("changes", [{}, {"t2v_cache": "features"}, {"v2v_scope": "frame"}])
+@pytest.mark.parametrize("changes", [{}, {"t2v_cache": "projected"}, {"v2v_scope": "frame"}])
 @pytest.mark.parametrize("newline", [False, True])
 def test_the_prompt_taken_in_parts_answers_alike(
     clip: Path, changes: dict, newline: bool, monkeypatch: pytest.MonkeyPatch
@@ -88,7 +88,7 @@ def test_the_prompt_taken_in_parts_answers_alike(
     assert assistant.ask(clip, "what?", frames=7, max_new_tokens=8).text == expected
 
 
-@pytest.mark.parametrize("changes", [{}, {"t2v_cache": "features"}])
+@pytest.mark.parametrize("changes", [{}, {"t2v_cache": "projected"}])
 def test_questions_asked_together_are_answered_as_alone(clip: Path, changes: dict) -> None:
     watched = Assistant(tiny_model(**changes), tiny_processor()).watch(clip, frames=4)
     questions = ["what?", "and what happens after that?", "who?"]

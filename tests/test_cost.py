@@ -109,7 +109,7 @@ def test_tiny_model_costs_what_the_counter_says(scope: str, frames: int, tokens:
     "changes",
     [
         {"v2v_scope": "video"},
-        {"v2v_scope": "frame", "t2v_cache": "features"},
+        {"v2v_scope": "frame", "t2v_cache": "projected"},
         {"projector_order": "project_first", "video_newline": True, "projector_bias": False},
         {"vision_feature_layer": -2},
     ],
@@ -129,7 +129,7 @@ def test_other_language_models(kind: str) -> None:
 
 def test_projecting_in_slices_costs_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("crosslmm.cross_attention.SLICE_BYTES", 0)
-    model = tiny_model(t2v_cache="features")
+    model = tiny_model()
     check(model, shape_of(model), frames=3, tokens=4)
 
 
@@ -298,9 +298,9 @@ def test_constants_are_those_of_the_code_that_runs() -> None:
     ("changes", "frames", "tokens", "part"),
     [
         ({}, 24, 9, 1024),
-        ({"t2v_cache": "features"}, 24, 9, 1024),
+        ({"t2v_cache": "projected"}, 24, 9, 1024),
         ({}, 12, 49, 1024),
-        ({"t2v_cache": "features", "v2v_scope": "frame"}, 24, 49, 200),
+        ({"t2v_cache": "projected", "v2v_scope": "frame"}, 24, 49, 200),
         ({"projector_order": "project_first"}, 4, 4, 1024),
     ],
 )
@@ -334,8 +334,8 @@ def test_peak_is_the_allocators(
 
 def test_features_cache_saves_memory() -> None:
     shape = RECIPES["crosslmm-7b"]
-    projected = memory_needed(shape, frames=256)
-    features = memory_needed(replace(shape, t2v_cache="features"), frames=256)
+    projected = memory_needed(replace(shape, t2v_cache="projected"), frames=256)
+    features = memory_needed(shape, frames=256)
     assert projected.features == features.features == 256 * 729 * 1152 * 2
     assert projected.cross_cache == 7 * 2 * 512 * 256 * 729 * 2
     assert features.cross_cache == 0

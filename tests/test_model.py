@@ -97,7 +97,7 @@ def test_a_cache_changes_nothing(language: str, scope: str) -> None:
     assert len(set(expected[0])) > 1, "a model that repeats one token would hide a mistake"
     assert answer(model, inputs) == expected
     assert answer(model, inputs, cache_implementation="static") == expected
-    model.config.t2v_cache = "features"
+    model.config.t2v_cache = "projected"
     assert answer(model, inputs) == expected
 
 
@@ -106,7 +106,7 @@ def test_beams_with_and_without_a_cache_agree() -> None:
     batch, _ = unequal_batch()
     expected = answer(model, batch, num_beams=3, use_cache=False)
     assert answer(model, batch, num_beams=3) == expected
-    model.config.t2v_cache = "features"
+    model.config.t2v_cache = "projected"
     assert answer(model, batch, num_beams=3) == expected
 
 

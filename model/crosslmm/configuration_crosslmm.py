@@ -37,8 +37,8 @@ class CrossLMMConfig(PreTrainedConfig):
     - `cross_attention_interval`: K; a dual cross-attention layer follows layers K, 2K, …
     - `v2v_scope`: merged tokens read the un-pooled tokens of the whole `video` (the paper), or of
       their own `frame` only (linear in the number of frames).
-    - `t2v_cache`: for decoding keep each layer's `projected` keys and values, or the one shared
-      copy of the `features` they are projected from (several times less memory, more arithmetic).
+    - `t2v_cache`: for decoding keep the one shared copy of the un-pooled `features`, or each layer's
+      keys and values `projected` from it (several times the memory, less arithmetic per token).
     - `default_frames`: how many frames of a video are watched when nobody says.
     """
 
@@ -84,7 +84,7 @@ class CrossLMMConfig(PreTrainedConfig):
     video_newline: bool = False
     cross_attention_interval: int = 4
     v2v_scope: V2VScope = "video"
-    t2v_cache: T2VCache = "projected"
+    t2v_cache: T2VCache = "features"
     default_frames: int = 64
     tie_word_embeddings: bool = False
 

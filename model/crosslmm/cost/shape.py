@@ -170,7 +170,7 @@ class ModelShape:
     open_v2v: int
     open_t2v: int
     v2v_scope: Scope = "video"
-    t2v_cache: T2VCache = "projected"
+    t2v_cache: T2VCache = "features"
     projector_order: ProjectorOrder = "merge_first"
     projector_bias: bool = True
     newline: bool = False
@@ -239,7 +239,7 @@ class ModelShape:
             open_v2v=count,
             open_t2v=count,
             v2v_scope=config.get("v2v_scope", "video"),
-            t2v_cache=config.get("t2v_cache", "projected"),
+            t2v_cache=config.get("t2v_cache", "features"),
             projector_order=config.get("projector_order", "merge_first"),
             projector_bias=config.get("projector_bias", True),
             newline=config.get("video_newline", False),
