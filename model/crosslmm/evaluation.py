@@ -1,13 +1,13 @@
 """Accuracy on a JSONL of questions: each video is watched once and asked everything about it."""
 
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crosslmm.errors import CrossLMMError, UsageError
+from crosslmm.files import write_whole
 from crosslmm.synthetic.answers import is_right
 from crosslmm.synthetic.questions import QUESTION_TYPES
 
@@ -109,9 +109,7 @@ def write_outcomes(report: Report, path: Path) -> None:
         if outcome.error is not None:
             row["error"] = outcome.error
         lines.append(json.dumps(row))
-    scratch = path.with_name(f".{path.name}.tmp")
-    scratch.write_text("\n".join(lines) + "\n", "utf-8")
-    os.replace(scratch, path)
+    write_whole(path, "".join(f"{line}\n" for line in lines).encode())
 
 
 def score(row: Mapping[str, Any], said: str) -> bool:

@@ -4,7 +4,6 @@ The last line of a path counts. A line torn by a kill is taken off when the file
 that nothing more than it is lost. For JSONL output this is the output itself.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -155,18 +154,6 @@ def encode(record: Record) -> bytes:
         return json.dumps(record, ensure_ascii=False).encode() + b"\n"
     except UnicodeEncodeError:
         return json.dumps(record, ensure_ascii=True).encode() + b"\n"
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file that is there whole or not at all."""
-    # A short name, since one as long as names may be leaves no room for more.
-    name = hashlib.blake2b(os.fsencode(path.name), digest_size=8).hexdigest()
-    temporary = path.with_name(f".{name}.new")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def recorded(path: Path) -> Iterator[Record]:

@@ -12,11 +12,12 @@ from itertools import islice
 from pathlib import Path
 
 from crosslmm.captioning.formats import SIDECARS
-from crosslmm.captioning.manifest import Manifest, recorded, write_whole
+from crosslmm.captioning.manifest import Manifest, recorded
 from crosslmm.captioning.outputs import Output, lock_of
 from crosslmm.captioning.results import Record
 from crosslmm.captioning.sources import Source, looks_like_video
 from crosslmm.errors import CrossLMMError
+from crosslmm.files import write_whole
 
 _ADOPTED_AT_ONCE = 1000
 

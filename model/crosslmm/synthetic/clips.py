@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from crosslmm.errors import UsageError
+from crosslmm.files import write_whole
 from crosslmm.synthetic.film import film
 from crosslmm.synthetic.questions import QUESTION_TYPES, Question, ask_about
 from crosslmm.synthetic.scene import FRAMES_MEANT, Clip, make_clip
@@ -65,7 +66,8 @@ def write_clips(
         if on_clip is not None:
             on_clip(index + 1)
     path = folder / QUESTIONS_FILE
-    _write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    write_whole(path, "".join(lines).encode())
     return path
 
 
@@ -79,13 +81,7 @@ def _keep_settings(path: Path, settings: dict[str, Any]) -> None:
                 f"{path.parent}: holds clips with another {' and '.join(changed)} "
                 f"(see {path.name}); choose another folder"
             )
-    _write_whole(path, json.dumps(settings) + "\n")
-
-
-def _write_whole(path: Path, text: str) -> None:
-    scratch = path.with_suffix(".tmp")
-    scratch.write_text(text, "utf-8")
-    os.replace(scratch, path)
+    write_whole(path, f"{json.dumps(settings)}\n".encode())
 
 
 def plan_clip(

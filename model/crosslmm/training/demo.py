@@ -21,6 +21,7 @@ import yaml
 from accelerate import PartialState
 
 from crosslmm.errors import UsageError
+from crosslmm.files import write_whole
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.training.demo_answering import Answering
 from crosslmm.training.demo_attention import PLAIN
@@ -137,9 +138,7 @@ def _keep_settings(out: Path, recipe: DemoRecipe, seed: int) -> None:
         )
     if kept is None and state.is_main_process:
         out.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_suffix(".tmp")
-        scratch.write_text(json.dumps(settings), "utf-8")
-        os.replace(scratch, path)
+        write_whole(path, json.dumps(settings).encode())
     state.wait_for_everyone()
 
 

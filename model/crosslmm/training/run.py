@@ -6,7 +6,6 @@ same folder, the run goes on where it was; with another recipe it is refused.
 """
 
 import json
-import os
 import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -21,6 +20,7 @@ from transformers.utils import logging
 from crosslmm import checkpoint, store
 from crosslmm.configuration_crosslmm import grid_side
 from crosslmm.errors import OutOfMemory, UsageError
+from crosslmm.files import write_whole
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.training import lora
 from crosslmm.training.checkpoints import last_whole
@@ -284,9 +284,7 @@ def _note_session(folder: Path, identity: dict[str, Any], plan: Plan) -> None:
             "versions": _versions(),
         }
     )
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    os.replace(partial, path)
+    write_whole(path, f"{json.dumps(record, indent=1, ensure_ascii=False)}\n".encode())
 
 
 def _versions() -> dict[str, str]:

@@ -2,11 +2,13 @@
 
 `align`: the projector and V2V. `tune`: everything, T2V included. Of what the two branches share,
 the norm before both and the norm of the features, the paper says nothing; they learn in `align`
-too, since V2V is what reads through them there and T2V is still closed.
+too, since V2V is what reads through them there and T2V is still closed; but for the last layer's
+norm, as below.
 
 Weights that cannot learn are frozen in both: the encoder's layers above the one that is read, and
 V2V after the *last* decoder layer (the seventh in the paper's models), as nothing reads the visual
-positions after it. Frozen with its gate closed, that branch is not computed either.
+positions after it. Frozen with its gate closed, that branch is not computed either, and in `align`
+the norm before it has nothing to serve.
 """
 
 import re
@@ -64,13 +66,10 @@ def trained_parts(stage: Stage) -> frozenset[PartName]:
 def freeze(model: CrossLMMForConditionalGeneration, stage: Stage) -> None:
     """Let exactly the stage's parameters learn."""
     trained = trained_parts(stage)
-    # In `align` the last norm serves neither branch.
-    idle = (
-        f".cross_attention_layers.{_last_layer(model.config)}.norm." if stage == "align" else None
-    )
+    last_norm = f"cross_attention_layers.{_last_layer(model.config)}.norm."
     for name, parameter in model.named_parameters():
-        learns = part_of(name) in trained and not (idle and idle in f".{name}")
-        parameter.requires_grad_(learns)
+        idle = stage == "align" and last_norm in name  # it serves neither branch there
+        parameter.requires_grad_(part_of(name) in trained and not idle)
     settle(model, model.config)
 
 
