@@ -8,6 +8,7 @@ import numpy as np
 
 from crosslmm.synthetic import phrasing
 from crosslmm.synthetic.phrasing import DO, DOES, HELD_OUT, LETTERS, NOTHING, QUESTIONS, YES_NO
+from crosslmm.synthetic.references import called, draw_group, in_order, members, refer
 from crosslmm.synthetic.scene import FRAMES_MEANT, Clip, Event, Thing
 from crosslmm.synthetic.vocabulary import COLOUR_NAMES, GLYPHS, MOTIONS, SHAPES
 
@@ -16,15 +17,15 @@ QuestionType = Literal[
     "yes_no", "multiple_choice",
 ]  # fmt: skip
 QUESTION_TYPES: tuple[QuestionType, ...] = QuestionType.__args__  # type: ignore[attr-defined]
-_MARGIN = 0.13
 
 
 @dataclass(frozen=True)
 class Question:
     """- `answer`: the truth, as short as it goes; `taught`: what training teaches to say. That names
       the thing before what is asked of it, the reason before yes or no, the things before their
-      number, what happens when before what comes first: each word then rests on the ones before. A
-      time is that of the first frame that shows the event, which the model can read off.
+      number, what each frame shows before what happens first or when: each word then rests on the
+      ones before. A time is that of the first frame that shows the event, which the model can read
+      off.
     - `options`: texts of a multiple choice; `tolerance`: seconds, for times.
     - `held_out`: the wording is one that training never shows.
     """
@@ -39,7 +40,11 @@ class Question:
 
 
 class Asker:
-    """Draws questions about one clip. `held_out`: use only the wordings kept from training."""
+    """Draws questions about one clip.
+
+    - `held_out`: use only the wordings kept from training.
+    - `roundabout`: see `refer`.
+    """
 
     def __init__(
         self,
@@ -49,11 +54,12 @@ class Asker:
         frame_times: Sequence[float],
         frame_period: float,
         held_out: bool = False,
+        roundabout: float | None = None,
     ):
         """`frame_times`: of the frames watched, in seconds, for what `when` is taught to say."""
         self.clip, self.rng = clip, rng
         self.frame_times, self.frame_period = frame_times, frame_period
-        self.held_out = held_out
+        self.held_out, self.roundabout = held_out, roundabout
         self.makers: dict[QuestionType, Callable[[], Question | None]] = {
             "describe": self.describe,
             "events": self.events,
@@ -74,19 +80,11 @@ class Asker:
         return self.makers[kind]()
 
     def describe(self) -> Question:
-        clip = self.clip
-        start = {i: max(t.seen_from, [0.0, *clip.cuts][t.scene]) for i, t in enumerate(clip.things)}
-        places = {i: float(clip.centres(np.asarray([start[i]]))[0, i, 0]) for i in start}
-        order = sorted(start, key=lambda i: (start[i], places[i]))
-        taught = phrasing.clip_described(clip, self.rng.permutation(order).tolist())
-        return self._make(
-            "describe", "describe", phrasing.clip_described(clip, order), taught=taught
-        )
+        return self._make("describe", "describe", phrasing.clip_described(in_order(self.clip)))
 
     def events(self) -> Question:
-        return self._make(
-            "events", "events", phrasing.events_said(self.clip), taught=self._happened()
-        )
+        said = phrasing.events_said(self.clip)
+        return self._make("events", "events", said, taught=self._concluded(said))
 
     def colour(self) -> Question | None:
         thing = self._pick()
@@ -124,11 +122,10 @@ class Asker:
         return self._about(thing, name, "glyph", "glyph", thing.glyph or NOTHING)
 
     def count(self) -> Question | None:
-        things, number = self._counted()
-        listed = self._listed(things)
-        return self._make(
-            "count", "count", str(number), taught=f"{listed}: {number}", things=things
-        )
+        group = draw_group(self.clip, self.rng)
+        number = len(members(self.clip, group))
+        taught = f"{self._listed(group)}: {number}"
+        return self._make("count", "count", str(number), taught=taught, things=group)
 
     def motion(self) -> Question | None:
         thing = self._pick()
@@ -152,7 +149,7 @@ class Asker:
         index = int(rng.integers(len(said) - 1))
         asked = {"first": 0, "last": -1, "after": index + 1, "before": index}[kind]
         event = said[index if kind == "after" else index + 1]
-        taught = f"{self._happened()}, so {said[asked]}"
+        taught = self._concluded(said[asked])
         return self._make("order", kind, said[asked], taught=taught, event=event)
 
     def when(self) -> Question | None:
@@ -161,12 +158,12 @@ class Asker:
             return None
         event = clip.events[self.rng.integers(len(clip.events))]
         seconds = event.time * clip.duration
-        seen = seen_at(seconds, self.frame_times)
+        seen = phrasing.seen_at(seconds, self.frame_times)
         return self._make(
             "when",
             "when",
             f"at {seconds:.2f} seconds",
-            taught=f"{phrasing.event_said(clip, event)} at {seen:.2f} seconds",
+            taught=self._concluded(f"at {seen:.2f} seconds"),
             tolerance=round(clip.duration / FRAMES_MEANT + self.frame_period, 3),
             event=phrasing.event_said(clip, event),
             happen=phrasing.event_said(clip, event, infinitive=True),
@@ -198,7 +195,8 @@ class Asker:
 
     def _is_there(self, yes: bool) -> Question | None:
         clip, rng = self.clip, self.rng
-        pairs = {(c, thing.shape) for thing in clip.things for c in (thing.colour, thing.turns_to)}
+        # In the clip's order: a set's would differ from run to run.
+        pairs = [(c, thing.shape) for thing in clip.things for c in (thing.colour, thing.turns_to)]
         if yes:
             thing = self._pick()
             wanted = (thing.colour, thing.shape)
@@ -229,7 +227,7 @@ class Asker:
         name = self._name(thing, but=kind)
         if value is None or name is None or (kind == "colour" and thing.turns_to):
             return None
-        because = phrasing.answered(self._called(thing, name), kind, value)
+        because = phrasing.answered(called(thing, name), kind, value)
         if not yes:
             wrong = [v for v in self._alternatives(kind) if v != value]
             value = wrong[self.rng.integers(len(wrong))]
@@ -248,7 +246,7 @@ class Asker:
         return self._yes_no(
             "does",
             yes,
-            because=f"{self._called(thing, name)} {DOES[thing.motion]}",
+            because=f"{called(thing, name)} {DOES[thing.motion]}",
             happen=f"{name} {DO[motion]}",
             event=f"{name} {DOES[motion]}",
         )
@@ -282,15 +280,16 @@ class Asker:
         )
 
     def _are_there(self, yes: bool) -> Question | None:
-        things, number = self._counted()
+        group = draw_group(self.clip, self.rng)
+        number = there = len(members(self.clip, group))
         if not yes:
             number = max(number + int(self.rng.choice([-1, 1, 2])), 0)
-            if number == self._count_of(things):
+            if number == there:
                 return None
         if number < 2:
             return None
-        because = f"{self._listed(things)}: {self._count_of(things)}"
-        return self._yes_no("counts", yes, because=because, number=str(number), things=things)
+        because = f"{self._listed(group)}: {there}"
+        return self._yes_no("counts", yes, because=because, number=str(number), things=group)
 
     def _comes_before(self, yes: bool) -> Question | None:
         clip = self.clip
@@ -304,7 +303,7 @@ class Asker:
         return self._yes_no(
             "does",
             yes,
-            because=self._happened(),
+            because=phrasing.frames_said(clip, self.frame_times),
             happen=f"{phrasing.event_said(clip, one, infinitive=True)} before {other}",
             event=f"{phrasing.event_said(clip, one)} before {other}",
         )
@@ -320,29 +319,16 @@ class Asker:
         """A question about the thing of this name, if it has one."""
         if name is None:
             return None
-        called = name if key == "new_colour" else self._called(thing, name)
-        if called != name and kind in ("colour", "shape"):
-            taught = called  # says it already
+        subject = name if key == "new_colour" else called(thing, name)
+        if subject != name and kind in ("colour", "shape"):
+            taught = subject  # says it already
         else:
-            taught = phrasing.answered(called, key, answer)
+            taught = phrasing.answered(subject, key, answer)
         return self._make(kind, key, answer, taught=taught, thing=name)
 
-    def _happened(self) -> str:
-        """The events, each after the time of the frame that shows it first: that is where to look."""
-        times = [seen_at(e.time * self.clip.duration, self.frame_times) for e in self.clip.events]
-        return phrasing.events_said(self.clip, times)
-
-    def _called(self, thing: Thing, name: str) -> str:
-        """What an answer calls a thing that the question calls `name`: the same, unless that says
-        where it is or what it does; then its colour and shape are a step on the way."""
-        roundabout = " that " in name or "est object" in name or "most object" in name
-        return phrasing.named(thing) if roundabout else name
-
-    def _listed(self, things: str) -> str:
-        """The things that are counted, in any order: naming them is how they are told apart."""
-        order = self.rng.permutation(len(self.clip.things))
-        found = [phrasing.named(self.clip.things[i]) for i in order if self._is_one(i, things)]
-        return ", ".join(found) or "none"
+    def _concluded(self, end: str) -> str:
+        """What follows from what happens frame by frame, after that."""
+        return f"{phrasing.frames_said(self.clip, self.frame_times)}, so {end}"
 
     def _make(
         self,
@@ -366,82 +352,11 @@ class Asker:
         return self.clip.things[self.rng.integers(len(self.clip.things))]
 
     def _name(self, thing: Thing, *, but: str, plain: bool = False) -> str | None:
-        """A phrase that picks out `thing` alone and gives nothing away of its attribute `but`;
-        `plain`: by its looks only."""
-        things, options = self.clip.things, []
+        return refer(self.clip, thing, self.rng, but=but, plain=plain, roundabout=self.roundabout)
 
-        def alone(matches: Callable[[Thing], bool]) -> bool:
-            return sum(map(matches, things)) == 1
-
-        recolours = any(t.turns_to for t in things)
-        if but != "shape" and alone(lambda t: t.shape == thing.shape):
-            options.append(f"the {thing.shape}")
-        if but != "colour" and not recolours and alone(lambda t: t.colour == thing.colour):
-            options.append(f"the {thing.colour} object")
-        if but not in ("colour", "shape") and thing.turns_to is None:
-            options.append(phrasing.named(thing))
-        if but != "glyph" and thing.glyph is not None:
-            options.append(f"the object marked {thing.glyph}")
-        if but not in ("size", "shape") and thing.size is not None:
-            same = lambda t: (t.size or thing.size, t.shape) == (thing.size, thing.shape)  # noqa: E731
-            if alone(same):
-                options.append(f"the {thing.size} {thing.shape}")
-        if plain:
-            return options[self.rng.integers(len(options))] if options else None
-        if self.rng.random() < 0.5 or not options:
-            options += self._told_by_place(thing)
-        if (
-            but != "motion"
-            and thing.motion != "still"
-            and alone(lambda t: t.motion == thing.motion)
-        ):
-            options.append(f"the object that {DOES[thing.motion]}")
-        for event in self.clip.events:
-            kind = event.kind
-            only = sum(e.kind == kind for e in self.clip.events) == 1
-            if kind in ("appears", "disappears") and only and things[event.subject] is thing:
-                options.append(f"the object that {kind}")
-        return options[self.rng.integers(len(options))] if options else None
-
-    def _told_by_place(self, thing: Thing) -> list[str]:
-        """Where it is at the start, where that is beyond doubt."""
-        clip = self.clip
-        begun = [i for i, t in enumerate(clip.things) if t.scene == 0 and t.seen_from == 0]
-        me = clip.things.index(thing)
-        if me not in begun or thing.motion == "in a circle":
-            return []
-        # The first frame is seen a little after the start: the order must hold for both.
-        places = clip.centres(np.asarray([0.0, 0.5, 1.0]) / FRAMES_MEANT)
-        others = [i for i in begun if i != me]
-        said = []
-        for axis, low, high in ((0, "leftmost", "rightmost"), (1, "highest", "lowest")):
-            mine = places[:, me, axis]
-            if others and (places[:, others, axis] - mine[:, None] > _MARGIN).all():
-                said.append(f"the {low} object at the start")
-            if others and (mine[:, None] - places[:, others, axis] > _MARGIN).all():
-                said.append(f"the {high} object at the start")
-        return said
-
-    def _counted(self) -> tuple[str, int]:
-        options = ["objects", "objects"]
-        options += [f"{thing.shape}s" for thing in self.clip.things]
-        if not any(thing.turns_to for thing in self.clip.things):
-            options += [f"{thing.colour} objects" for thing in self.clip.things]
-            options += [f"{self.rng.choice(COLOUR_NAMES)} objects"]
-        if all(thing.size for thing in self.clip.things):
-            options += ["small objects", "large objects"]
-        options += [f"{self.rng.choice(SHAPES)}s"]
-        things = options[self.rng.integers(len(options))].replace("crosss", "crosses")
-        return things, self._count_of(things)
-
-    def _count_of(self, things: str) -> int:
-        return sum(self._is_one(index, things) for index in range(len(self.clip.things)))
-
-    def _is_one(self, index: int, things: str) -> bool:
-        """Whether a thing is among `red objects`, `crosses`, `objects` …"""
-        singular = "cross" if things == "crosses" else things[:-1]
-        thing, word = self.clip.things[index], singular.removesuffix(" object")
-        return word in ("object", thing.colour, thing.shape, thing.size)
+    def _listed(self, group: str) -> str:
+        """The things that are counted: naming them is how they are told apart."""
+        return ", ".join(map(phrasing.named, members(self.clip, group))) or "none"
 
     def _alternatives(self, kind: str) -> list[str]:
         """Answers of a kind: the clip's own first in number, so that a guess is not enough."""
@@ -472,11 +387,6 @@ class Asker:
         return list(dict.fromkeys(said))
 
 
-def seen_at(moment: float, frame_times: Sequence[float]) -> float:
-    """The time of the first frame that shows what happened at `moment`, both in seconds."""
-    return next((time for time in frame_times if time >= moment - 1e-6), frame_times[-1])
-
-
 def ask_about(
     clip: Clip,
     rng: np.random.Generator,
@@ -486,6 +396,7 @@ def ask_about(
     frame_period: float,
     types: Sequence[QuestionType] = QUESTION_TYPES,
     held_out_share: float = 0.0,
+    roundabout: float | None = None,
 ) -> list[Question]:
     """Up to `count` different questions about a clip, their types in turn from a random start."""
     asked: dict[str, Question] = {}
@@ -495,7 +406,7 @@ def ask_about(
             break
         held_out = bool(rng.random() < held_out_share)
         asker = Asker(clip, rng, frame_times=frame_times, frame_period=frame_period,
-                      held_out=held_out)  # fmt: skip
+                      held_out=held_out, roundabout=roundabout)  # fmt: skip
         question = asker.ask(types[order[turn % len(types)]])
         if question is not None:
             asked.setdefault(question.text, question)
