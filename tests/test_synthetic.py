@@ -281,7 +281,11 @@ def test_answers_are_read_by_meaning() -> None:
     assert not score({"type": "colour", "answer": "red"}, "red or blue")
     meets = {"type": "order", "answer": "the red star meets the blue cross"}
     assert score(meets, "The blue cross meets the red star.")
-    assert score(meets, "at 1.20 seconds the star turns red, so the blue cross meets the red star")
+    frames = "0.60 nothing, 1.20 the star turns red, 1.80 the blue cross meets the red star"
+    assert score(meets, f"{frames}, so the blue cross meets the red star")
+    when = {"type": "when", "answer": "at 1.70 seconds", "tolerance": 0.6}
+    assert score(when, f"{frames}, so at 1.80 seconds")
+    assert not score(when, "1.80 nothing, 2.40 the star turns red, so at 2.40 seconds")
     assert score(
         {"type": "events", "answer": "the star appears, then the cross appears"},
         "at 0.31 seconds the star appears, then at 2.19 seconds the cross appears",
@@ -291,6 +295,7 @@ def test_answers_are_read_by_meaning() -> None:
     assert score(choice, "the star is blue, so B")
     assert score(choice, "blue")
     assert not score(choice, "A")
+    assert not score({**choice, "options": ["red", "A", "cyan", "green"]}, "")
     full = "a small red star marked K moves left; an orange cross grows"
     assert facts_f1(full, full) == 1
     assert facts_f1("a small red star marked K moves left", full) == pytest.approx(8 / 11)

@@ -1,12 +1,12 @@
 """Was it right? Answers compared with the truth by what they say, not by their letters.
 
 - One-word answers (colour, shape, size, glyph, count, yes or no): the only word of that kind in the
-  answer must be the right one. A motion: what the answer ends on. An event, an object: the right
-  words in the right order, after a last `, so` and articles and times aside; two that meet may be
-  named either way round.
-- `events`: the same events in the same order, whatever times are given with them. `when`: the first
-  number, within the row's tolerance.
-- `multiple_choice`: the letter, at the beginning or after a last `, so`, or the option's text.
+  answer must be the right one. A motion: what the answer ends on.
+- What leads to an answer may be said first, up to a last `, so`. After it:
+  - an event, an object: the right words in the right order, articles and times aside; two that meet
+    may be named either way round. `events`: the same events in the same order.
+  - `when`: the first number, within the row's tolerance.
+  - `multiple_choice`: the letter, at the end or at the very beginning, or the option's text.
 - `describe`: every object stands for up to five facts (that it is there, by colour and shape; size;
   mark; motion). Right when the F1 of the facts said against the true ones is at least 0.8.
 """
@@ -36,21 +36,22 @@ def is_right(row: Mapping[str, Any], said: str) -> bool:
     if kind == "describe":
         return facts_f1(said, answer) >= DESCRIBE_F1
     if kind == "events":
-        return _events(said) == _events(answer)
+        return _events(_end(said)) == _events(answer)
     if kind == "when":
-        number = re.search(r"\d+(?:\.\d+)?", said)
+        number = re.search(r"\d+(?:\.\d+)?", _end(said))
         truth = float(re.findall(r"\d+(?:\.\d+)?", answer)[0])
         return number is not None and abs(float(number[0]) - truth) <= float(row["tolerance"])
     if kind == "multiple_choice":
         letter = re.match(r"\W*([A-D])\b(?!\s+\w)", said) or re.search(r", so ([A-D])\W*$", said)
         if letter:
             return letter[1] == answer
-        return _plain(said) == _plain(row["options"]["ABCDEFGH".index(answer)])
+        option = _plain(row["options"]["ABCDEFGH".index(answer)])  # empty for the mark A
+        return bool(option) and _plain(said) == option
     if kind == "motion":
         ends = [does for does in DOES.values() if _plain(said).endswith(_plain(does))]
         return ends == [answer]
     if kind == "order":
-        return _event(said.rsplit(", so ", 1)[-1]) == _event(answer)
+        return _event(_end(said)) == _event(answer)
     words = re.findall(r"\w+", said if kind == "glyph" else said.lower())
     named = {word for word in words if word in _KINDS[kind]}
     return named == {answer}
@@ -78,6 +79,10 @@ def _facts(text: str) -> set[tuple[str, ...]]:
             facts.add((who, "marked", mark[1] if mark else ""))
             facts |= {(who, does) for does in DOES.values() if part.strip().endswith(does)}
     return facts
+
+
+def _end(said: str) -> str:
+    return said.rsplit(", so ", 1)[-1]
 
 
 def _plain(text: str) -> str:

@@ -4,7 +4,7 @@ The last two wordings of every list are held out: training never shows them, eva
 every third question. They recombine words that training does show.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from crosslmm.synthetic.scene import Clip, Event, Thing
 from crosslmm.synthetic.vocabulary import MOTIONS
@@ -272,16 +272,27 @@ def event_said(clip: Clip, event: Event, *, infinitive: bool = False) -> str:
     return " ".join(words)
 
 
-def events_said(clip: Clip, times: Sequence[float] | None = None) -> str:
-    """All events in order, each with its time in seconds before it where `times` gives them."""
+def events_said(clip: Clip) -> str:
+    """All events in order."""
     if not clip.events:
         return f"{NOTHING} changes"
-    said = [event_said(clip, event) for event in clip.events]
-    if times is not None:
-        said = [f"at {time:.2f} seconds {event}" for time, event in zip(times, said, strict=True)]
-    return ", then ".join(said)
+    return ", then ".join(event_said(clip, event) for event in clip.events)
 
 
-def clip_described(clip: Clip, order: list[int]) -> str:
-    """All things in this order, each with its size, colour, shape, mark and motion."""
-    return "; ".join(described(clip.things[index]) for index in order)
+def frames_said(clip: Clip, times: Sequence[float]) -> str:
+    """`0.50 nothing, 1.50 the red circle appears …`: each frame's time in seconds and what it is the
+    first to show."""
+    news: dict[float, list[str]] = {time: [] for time in times}
+    for event in clip.events:
+        news[seen_at(event.time * clip.duration, times)].append(event_said(clip, event))
+    return ", ".join(f"{time:.2f} {' and '.join(said) or NOTHING}" for time, said in news.items())
+
+
+def seen_at(moment: float, frame_times: Sequence[float]) -> float:
+    """The time of the first frame that shows what happened at `moment`, both in seconds."""
+    return next((time for time in frame_times if time >= moment - 1e-6), frame_times[-1])
+
+
+def clip_described(things: Iterable[Thing]) -> str:
+    """Each thing with its size, colour, shape, mark and motion."""
+    return "; ".join(map(described, things))

@@ -30,7 +30,7 @@ def sample_answers() -> list[dict[str, Any]]:
     answers = (
         ("count", str(len(clip.things))),
         ("events", phrasing.events_said(clip)),
-        ("describe", phrasing.clip_described(clip, list(range(len(clip.things))))),
+        ("describe", phrasing.clip_described(clip.things)),
     )
     return [
         {"type": kind, "question": question, "answer": answer}

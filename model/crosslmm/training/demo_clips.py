@@ -19,7 +19,7 @@ from crosslmm.synthetic.questions import QUESTION_TYPES, Asker, Question, Questi
 from crosslmm.synthetic.renderer import filmed
 from crosslmm.synthetic.scene import FRAMES_MEANT, Clip, make_clip
 from crosslmm.synthetic.seeds import derive_seed
-from crosslmm.training.demo_reading import draw_verdicts, list_times, take_notes, tell
+from crosslmm.training.demo_reading import draw_verdicts, take_notes, tell
 from crosslmm.training.demo_seen import batched, seen_in_cells
 from crosslmm.training.demo_turns import MARK, concluded_turns, packed_turns, padded
 
@@ -33,7 +33,7 @@ class ClipOptions:
       happens and when, which a glimpse of two or three frames does not show.
     - `told_every`: each batch with a number that this divides is of reading: clips told in words (see
       `tell`) and, by turns, verdicts on given reasons (see `draw_verdicts`); 0 for none.
-    - `timed`: the times of the frames are to be listed, too (see `list_times`).
+    - `roundabout`: see `Asker`.
     - `frames`: of every clip of a batch, as many as one number drawn from this range.
     """
 
@@ -42,7 +42,7 @@ class ClipOptions:
     notes: int = 0
     told_every: int = 0
     timed_notes: bool = True
-    timed: bool = False
+    roundabout: float | None = None
     frames: tuple[int, int] = (8, 8)
     seconds: tuple[float, float] = (2.0, 60.0)
     types: tuple[QuestionType, ...] = QUESTION_TYPES
@@ -73,12 +73,11 @@ class QuestionedClips:
             seen.append(seen_in_cells(clip, moments[-1], side))
             asked = ask_about(
                 clip, rng, count=options.questions, frame_times=times.tolist(),
-                frame_period=period, types=options.types,
+                frame_period=period, types=options.types, roundabout=options.roundabout,
             )  # fmt: skip
             asked = [_loosened(question, rng) for question in asked]
             noted = times.tolist() if options.timed_notes else None
             asked += [take_notes(clip, rng, noted) for _ in range(options.notes)]
-            asked += [list_times(times.tolist())] * options.timed
             prompt = self.processor.prompt(MARK, times=times.tolist(), duration=clip.duration)
             prompt = self.processor.expand(prompt, count)
             rows.append(packed_turns(self.processor.tokenizer, prompt, asked))
@@ -94,7 +93,7 @@ class QuestionedClips:
             clip, times, period = self._draw(seed, index, rng, FRAMES_MEANT)
             asked = ask_about(
                 clip, rng, count=self.options.questions, frame_times=times.tolist(),
-                frame_period=period, types=self.options.types,
+                frame_period=period, types=self.options.types, roundabout=self.options.roundabout,
             )  # fmt: skip
             told = tell(clip, rng, times.tolist())
             asked = [q for q in asked if "object at the start" not in q.text]  # places are not told

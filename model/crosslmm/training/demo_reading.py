@@ -15,10 +15,11 @@ from crosslmm.synthetic.phrasing import (
     chosen,
     clip_described,
     event_said,
-    events_said,
+    frames_said,
     named,
+    seen_at,
 )
-from crosslmm.synthetic.questions import Asker, Question, seen_at
+from crosslmm.synthetic.questions import Asker, Question
 from crosslmm.synthetic.scene import Clip
 from crosslmm.synthetic.vocabulary import COLOUR_NAMES, SHAPES, SIZES
 
@@ -61,21 +62,14 @@ def take_notes(clip: Clip, rng: np.random.Generator, times: Sequence[float] | No
     return Question("describe", "Take notes.", text, text)
 
 
-def list_times(times: Sequence[float]) -> Question:
-    """The time line said again: whoever is to say when something happens must be able to copy it."""
-    text = ", ".join(f"{time:.2f}" for time in times)
-    return Question("when", "List the times of the frames.", text, text)
-
-
 def tell(clip: Clip, rng: np.random.Generator, times: Sequence[float]) -> str:
     """All of a clip that frames at `times` show, but for places, in words."""
-    order = list(range(len(clip.things)))
+    things = list(clip.things)
     if clip.cuts:
-        order.sort(key=lambda index: clip.things[index].scene)  # which is seen first may be asked
+        things.sort(key=lambda thing: thing.scene)  # which is seen first may be asked
     else:
-        order = rng.permutation(order).tolist()
-    moments = [seen_at(event.time * clip.duration, times) for event in clip.events]
-    told = [clip_described(clip, order), events_said(clip, moments)]
+        rng.shuffle(things)
+    told = [clip_described(things), frames_said(clip, times)]
     return ". ".join(told if rng.random() < 0.5 else reversed(told))
 
 
