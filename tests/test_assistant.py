@@ -107,6 +107,8 @@ def test_a_stream_may_be_left_and_the_video_asked_again(assistant: Assistant, cl
     next(stream)
     with pytest.raises(RuntimeError, match="another question"):
         next(watched.stream("too soon?"))
+    with pytest.raises(RuntimeError, match="another question"):
+        watched.ask_all(["too soon?", "as well?"])
     stream.close()
     assert watched.ask("what?", max_new_tokens=8).text == expected
 
@@ -205,7 +207,7 @@ class Limit:
 
         def limited_forward(self, *args, visual_tokens=None, **kwargs):  # type: ignore[no-untyped-def]
             if visual_tokens is not None and visual_tokens.embeds.shape[1] > total:
-                raise RuntimeError("pretended: DefaultCPUAllocator: can't allocate memory: 1 byte")
+                raise RuntimeError("pretended: MPS backend out of memory (allocated: 9 GB)")
             return forward(self, *args, visual_tokens=visual_tokens, **kwargs)
 
         monkeypatch.setattr(model, "encode_frames", limited_encode)
@@ -267,10 +269,11 @@ def test_an_answer_that_failed_half_way_leaves_the_video_whole(
     def fail(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("pretended: CUDA out of memory")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(last, "forward", fail)
-        with pytest.raises(crosslmm.OutOfMemory):
-            watched.ask("what?", max_new_tokens=4)
+    for module, name in ((last, "forward"), (watched, "_borrow_cache")):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, fail)
+            with pytest.raises(crosslmm.OutOfMemory):
+                watched.ask("what?", max_new_tokens=4)
     assert watched.ask("what?", max_new_tokens=4).text == expected
 
 

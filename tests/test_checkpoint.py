@@ -155,6 +155,8 @@ def write_language(folder: Path, kind: str, *, tied: bool) -> nn.Module:
     model.save_pretrained(folder)
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = TEXT_TEMPLATE
+    if kind == "llama":
+        tokenizer.pad_token = None  # as those of Llama and Mistral
     tokenizer.save_pretrained(folder)
     return model
 
@@ -187,7 +189,10 @@ def test_assembled_from_local_parts(tmp_path: Path, kind: str, tied: bool, whole
     first = model.model.vision_tower.encoder.layers[0].mlp.fc1.weight
     assert first.std() > 0
     assert all(layer.v2v.gate == 0 for layer in model.model.cross_attention_layers.values())
-    prompt = crosslmm.load(out).processor.prompt("Why?", times=[0.5], duration=1.0)
+    processor = crosslmm.load(out).processor
+    mask = processor(text=["a", "b c"])["attention_mask"]
+    assert mask.tolist() == [[0, 0, 1], [1, 1, 1]]
+    prompt = processor.prompt("Why?", times=[0.5], duration=1.0)
     assert prompt.startswith(
         "<|im_start|>user\n<video>\nThe video lasts for 1.00 seconds, and 1 fr"
     )

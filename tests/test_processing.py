@@ -76,6 +76,9 @@ def test_tokens_per_frame_can_be_told_per_call(tokens: int) -> None:
         ("<video><video>", [frames(1)], "exactly one of each"),
         ("<video>", None, "no video was given"),
         ("<video>", np.zeros((0, 4, 4, 3), np.uint8), "no frames"),
+        ("<video>", frames(1)[0], "one per frame"),
+        ("<video>", [frames(1)[0]], "one per frame"),
+        ("<video>", frames(2) / 255, "one per frame"),
     ],
 )
 def test_prompts_and_videos_must_match(text: object, videos: object, message: str) -> None:

@@ -77,6 +77,8 @@ class TestRecords:
             ({"conversations": says("who?", "me"), "video": "a", "image": "b"}, "both"),
             ({"conversations": says("who?", "me"), "image": 3}, "not a path"),
             ({"conversations": says("who?", "me"), "video": "a", "start": "1"}, "start"),
+            ({"conversations": says("who?", "me"), "video": "a", "end": 0}, "ends at 0"),
+            ({"conversations": says("a", "b"), "video": "a", "start": 5, "end": 5}, "ends at 5"),
             ({"conversations": [{"from": "bot", "value": "x"}]}, "'bot'"),
             ({"conversations": [*says("a"), *says("b", "c")]}, "two user turns"),
             ({"conversations": [{"from": "human", "value": ["x"]}]}, "not text"),
@@ -256,6 +258,19 @@ class TestLabels:
         with pytest.raises(UsageError, match=fault):
             talk.encode(TALK, frames=1)
 
+    def test_a_form_that_comes_later_is_checked_before_training(self, tmp_path: Path) -> None:
+        with_system = {"conversations": [{"from": "system", "value": "be brief"}, *says("a", "b")]}
+        data = dataset(tmp_path, lesson(None, ("hello", "hi")), with_system)
+        data.check_template()
+        template = (
+            "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+        )
+        data.processor.chat_template = template + data.processor.chat_template
+        with pytest.raises(UsageError, match=r"refuses conversations of system, user.*no system"):
+            VideoDataset(
+                data.samples, recipe=data.recipe, processor=data.processor, stop_token_ids=[END]
+            ).check_template()
+
 
 def dataset(folder: Path, *records: dict[str, Any], **options: Any) -> VideoDataset:
     (folder / "data.json").write_text(json.dumps(records))
@@ -427,6 +442,10 @@ class TestRecipes:
             ("lora=yes", "lora is a mapping"),
             ("frames=8", "frames or fps"),
             ("learning_rate=0", "above 0"),
+            ("steps=0", "steps is above 0"),
+            ("max_length=-1", "max_length is above 0"),
+            ("workers=-1", "from 0 up"),
+            ("warmup=1", "below 1"),
             ("stage", "key=value"),
         ],
     )

@@ -28,6 +28,7 @@ from crosslmm.configuration_crosslmm import CrossLMMConfig, grid_side
 from crosslmm.cost import Memory, ModelShape, memory_needed
 from crosslmm.device import free_memory, resolve_device, resolve_dtype
 from crosslmm.encoding import (
+    EncodedVideo,
     Notice,
     Progress,
     TooManyFrames,
@@ -211,6 +212,7 @@ class Assistant:
         if frames is None and fps is None:
             frames = self.default_frames
         cap = max_frames
+        encoded: EncodedVideo | None
         while True:
             try:
                 encoded = encode_video(
@@ -248,6 +250,7 @@ class Assistant:
                     f"{os.fsdecode(video)}: out of memory on {self.device} even with one frame"
                 )
             cap = used // 2
+            encoded = None  # the next try needs the memory
             release_memory()
             self._notice(f"out of memory with {used} frames; trying with {cap}")
 

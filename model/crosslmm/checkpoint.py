@@ -63,11 +63,13 @@ def load_processor(folder: Path) -> CrossLMMProcessor:
     try:
         if store.read_config(folder).get("model_type") == llava_onevision.MODEL_TYPE:
             return llava_onevision.crosslmm_processor(folder)
-        return CrossLMMProcessor.from_pretrained(folder, trust_remote_code=False)
+        processor = CrossLMMProcessor.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"{folder}: its tokenizer or processor files cannot be read: {error}"
         ) from error
+    _set_pad_token(processor.tokenizer)
+    return processor
 
 
 def load_model(
@@ -240,6 +242,7 @@ def _load_decoder(folder: Path, dtype: torch.dtype | None) -> tuple[Any, Any]:
 
 
 def _add_video_token(tokenizer: Any, decoder: Any) -> int:
+    _set_pad_token(tokenizer)
     tokenizer.add_special_tokens(
         {"additional_special_tokens": ["<video>"]}, replace_extra_special_tokens=False
     )
@@ -247,6 +250,12 @@ def _add_video_token(tokenizer: Any, decoder: Any) -> int:
     if token_id >= decoder.config.vocab_size:
         decoder.resize_token_embeddings(len(tokenizer))
     return token_id
+
+
+def _set_pad_token(tokenizer: Any) -> None:
+    # Llama's and Mistral's have none. What is padded is masked, so that any token will do.
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
 
 
 def _tower_processor(folder: Path, config: CrossLMMConfig) -> SiglipImageProcessorPil:

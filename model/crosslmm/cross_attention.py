@@ -109,11 +109,25 @@ class GatedCrossAttention(nn.Module):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        features: torch.Tensor,
+        features: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
+        *,
+        projected: tuple[torch.Tensor, torch.Tensor] | None = None,
+        absorb: bool = False,
     ) -> torch.Tensor:
-        """(B, Q, H), features (B, S, D), mask (B, S) with True = attend → (B, Q, H)"""
+        """(B, Q, H), features (B, S, D), mask (B, S) with True = attend → (B, Q, H)
+
+        - projected: the keys and values that `project` made of the features, in place of them.
+        - absorb: with few queries never form keys and values; both projections move to the query's
+          side.
+        """
+        # The only way in: what loads weights when they are needed wraps the call of a module.
         query = self._queries(hidden_states)
+        if projected is not None:
+            return self._output(self._attend(query, *projected, mask), mask)
+        assert features is not None
+        if absorb and hidden_states.shape[1] <= ABSORBED_QUERIES and self._plain_projections:
+            return self._output(self._attend_features(query, features, mask), mask)
         pair_bytes = 2 * features.shape[0] * features.shape[1] * features.element_size()
         pair_bytes *= self.kv_heads * self.head_dim
         if pair_bytes <= SLICE_BYTES or torch.is_grad_enabled() or not self._plain_projections:
@@ -132,27 +146,11 @@ class GatedCrossAttention(nn.Module):
             self.v_proj(features).view(shape).transpose(1, 2),
         )
 
-    def attend_projected(
-        self,
-        hidden_states: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        mask: torch.Tensor | None = None,
+    def _attend_features(
+        self, query: torch.Tensor, features: torch.Tensor, mask: torch.Tensor | None
     ) -> torch.Tensor:
-        """As `forward`, over the keys and values of `project`."""
-        return self._output(self._attend(self._queries(hidden_states), key, value, mask), mask)
-
-    def attend_features(
-        self,
-        hidden_states: torch.Tensor,
-        features: torch.Tensor,
-        mask: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """As `forward`, keys and values never formed: both projections move to the query's side."""
-        if hidden_states.shape[1] > ABSORBED_QUERIES or not self._plain_projections:
-            return self(hidden_states, features, mask)
-        batch, queries, _ = hidden_states.shape
-        query = self._queries(hidden_states)
+        """→ (B, Q, heads, head_dim)"""
+        batch, _, queries, _ = query.shape
         query = query.reshape(
             batch, self.kv_heads, self.num_key_value_groups * queries, self.head_dim
         )
@@ -165,12 +163,14 @@ class GatedCrossAttention(nn.Module):
         weights = scores.softmax(dim=-1, dtype=torch.float32).to(features.dtype)
         read = (weights @ features).view(batch, self.kv_heads, -1, features.shape[-1])
         read = (read @ value_weight.transpose(1, 2)).view(batch, self.heads, queries, self.head_dim)
-        return self._output(read.transpose(1, 2), mask)
+        return read.transpose(1, 2)
 
     @property
     def _plain_projections(self) -> bool:
-        # An adapter around a projection (PEFT) must be called, not read through its weight.
-        return type(self.k_proj) is nn.Linear and type(self.v_proj) is nn.Linear
+        # An adapter around a projection (PEFT), or a weight that is elsewhere until it is needed
+        # (accelerate's offload), must be called, not read.
+        pair = (self.k_proj, self.v_proj)
+        return all(type(module) is nn.Linear and not module.weight.is_meta for module in pair)
 
     def _queries(self, hidden_states: torch.Tensor) -> torch.Tensor:
         batch, queries, _ = hidden_states.shape
@@ -316,7 +316,7 @@ class DualCrossAttentionLayer(GradientCheckpointingLayer):
         if cache_features and cross_cache is not None:
             if flat is None:
                 flat = _cached(cross_cache, 0)[0][:, 0].to(query.device)
-            return self.t2v.attend_features(query, flat, frame_mask)
+            return self.t2v(query, flat, frame_mask, absorb=True)
         if cross_cache is None:
             assert flat is not None
             return self.t2v(query, flat, frame_mask)
@@ -327,7 +327,7 @@ class DualCrossAttentionLayer(GradientCheckpointingLayer):
             key, value = cross_cache.update(*self.t2v.project(flat), self.index)
         if query.shape[1] == 0:  # a part of the video without a word
             return query
-        return self.t2v.attend_projected(query, key, value, frame_mask)
+        return self.t2v(query, mask=frame_mask, projected=(key, value))
 
 
 def _is_cached(cache: Cache, index: int) -> bool:

@@ -78,5 +78,7 @@ def _computes_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        # Wheels for macOS come without the library, and so without the operator.
+        available = torch.backends.mkldnn.is_available()
+        return bool(available and torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return True

@@ -42,6 +42,7 @@ _OUT_OF_MEMORY = (
     "can't allocate memory",
     "CUDA error: out of memory",  # page-locked memory of the host, too
     "CUBLAS_STATUS_ALLOC_FAILED",
+    "MPS backend out of memory",
 )
 
 
@@ -71,6 +72,8 @@ def release_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()
 
 
 class FrameEncoder:

@@ -227,6 +227,12 @@ class CrossLMMModel(CrossLMMPreTrainedModel):
             past_key_values = as_dual_cache(past_key_values, self.config)
             self_cache = past_key_values.self_attention_cache
             cross_cache = past_key_values.cross_attention_cache
+            if visual_tokens is not None and visual_tokens.first_frame == 0 and cross_cache.layers:
+                if past_key_values.get_seq_length() > 0:
+                    raise ValueError(
+                        "the cache holds a video already; a second needs one of its own"
+                    )
+                cross_cache.layers = []
             if features is not None and self.config.t2v_cache == "features":
                 _keep_features(cross_cache, features)
         elif past_key_values is not None:
@@ -459,7 +465,11 @@ def as_dual_cache(cache: Cache | None, config: CrossLMMConfig) -> EncoderDecoder
         return cache
     if cache is None:
         cache = DynamicCache(config=config.text)
-    return EncoderDecoderCache(cache, DynamicCache())
+    # Whoever brought their own cache comes back with it alone, for the next question.
+    pair = getattr(cache, "dual_cache", None)
+    if pair is None:
+        pair = cache.dual_cache = EncoderDecoderCache(cache, DynamicCache())  # type: ignore[attr-defined]
+    return cast(EncoderDecoderCache, pair)
 
 
 def _keep_features(cross_cache: Cache, features: torch.Tensor) -> None:

@@ -164,6 +164,11 @@ class CrossLMMProcessor(ProcessorMixin):
 
     def _frame_array(self, clip: Any) -> np.ndarray:
         frames = getattr(clip, "pixels", clip)
+        for frame in frames:
+            if not isinstance(frame, Image.Image) and (
+                getattr(frame, "shape", ())[2:] != (3,) or frame.dtype != np.uint8
+            ):
+                raise ValueError("a video is pictures, or arrays (H, W, 3) of uint8, one per frame")
         resized = [self.resize(frame) for frame in frames]
         if not resized:
             raise ValueError("a video of no frames was given")

@@ -45,7 +45,10 @@ def merge_tokens(features: torch.Tensor, tokens: int, mode: MergeMode = "area") 
         return features
     planes = features.reshape(-1, grid, grid, width).permute(0, 3, 1, 2)  # (F, D, grid, grid)
     if mode == "area":
-        planes = nn.functional.adaptive_avg_pool2d(planes, side)
+        # Apple's kernel pools even cells only (pytorch #96056).
+        on_cpu = planes.device.type == "mps" and grid % side != 0
+        planes = nn.functional.adaptive_avg_pool2d(planes.cpu() if on_cpu else planes, side)
+        planes = planes.to(features.device)
     else:
         planes = nn.functional.interpolate(planes.contiguous(), size=(side, side), mode="bilinear")
     return planes.flatten(2).transpose(1, 2).reshape(*lead, tokens, width)

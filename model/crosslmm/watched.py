@@ -116,12 +116,14 @@ class Watched:
     def ask_all(self, questions: Sequence[str], *, max_new_tokens: int = 512) -> list[str]:
         """Greedy answers to unrelated questions, decoded together in one batch.
 
-        Raises UsageError for an empty question, OutOfMemory where the batch is too large.
+        Raises UsageError for an empty question, OutOfMemory where the batch is too large, RuntimeError
+        while a stream is open.
         """
         if not all(question.strip() for question in questions):
             raise UsageError("a question is empty")
         if not questions:
             return []
+        self._refuse_if_busy()
         try:
             with memory_errors():
                 return self._answer_together(questions, max_new_tokens)
@@ -129,6 +131,10 @@ class Watched:
             raise OutOfMemory(
                 f"{self.video}: out of memory with {len(questions)} questions at a time; ask fewer"
             ) from None
+
+    def _refuse_if_busy(self) -> None:
+        if self._busy:
+            raise RuntimeError("this video is answering another question; finish or close it first")
 
     def _answer_together(self, questions: Sequence[str], max_new_tokens: int) -> list[str]:
         model, processor = self._assistant.model, self._assistant.processor
@@ -249,25 +255,25 @@ class AnswerStream:
 
     def _run(self) -> Generator[str]:
         watched = self._watched
-        if watched._busy:
-            raise RuntimeError("this video is answering another question; finish or close it first")
-        watched._busy = True
+        watched._refuse_if_busy()
         assistant = watched._assistant
         prompt, ids = watched._prompt_ids(self._question)
         length = watched._prefix.shape[1]
         if not torch.equal(ids[:, :length], watched._prefix):
             raise RuntimeError("the chat template does not put the video before the question")
-        cache = watched._borrow_cache()
-        tokens = TokenStream(
-            assistant.model,
-            assistant.processor.tokenizer,
-            self._options,
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            past_key_values=cache,
-        )
+        cache = None
+        watched._busy = True
         try:
             with memory_errors():
+                cache = watched._borrow_cache()
+                tokens = TokenStream(
+                    assistant.model,
+                    assistant.processor.tokenizer,
+                    self._options,
+                    input_ids=ids,
+                    attention_mask=torch.ones_like(ids),
+                    past_key_values=cache,
+                )
                 yield from tokens
         except MemoryError:
             raise OutOfMemory(
@@ -275,7 +281,8 @@ class AnswerStream:
                 "ask for fewer"
             ) from None
         finally:
-            watched._return_cache(cache)
+            if cache is not None:
+                watched._return_cache(cache)
             watched._busy = False
         self._answer = self._finished(prompt, ids.shape[1], tokens)
         watched._fresh = False

@@ -10,13 +10,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jinja2 import TemplateError
+
 from crosslmm.errors import UsageError
 from crosslmm.processing_crosslmm import CrossLMMProcessor, llava_video_time_line
-from crosslmm.training.records import Turn
+from crosslmm.training.records import Form, Turn, form_of
 
 IGNORED = -100  # the label of a token that is not learned
-
-_Kind = tuple[str, bool]  # a turn's role, and whether it shows the video
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class ConversationFormat:
         self.processor = processor
         tokenizer = processor.tokenizer
         self._stops = [tokenizer.convert_ids_to_tokens(token) for token in sorted(stop_token_ids)]
-        self._frames: dict[tuple[_Kind, ...], list[_Frame]] = {}
+        self._frames: dict[Form, list[_Frame]] = {}
 
     def encode(
         self,
@@ -61,12 +61,9 @@ class ConversationFormat:
         frames: how many are shown, for their places; times and duration: in seconds, for the time
         line of models that are trained with one. Raises UsageError for an unfit template.
         """
-        kinds = tuple((turn.role, turn.shows) for turn in turns)
-        if kinds not in self._frames:
-            self._frames[kinds] = self._render(kinds)
         tokens = Tokens([], [])
         unlearned = ""
-        for turn, frame in zip(turns, self._frames[kinds], strict=True):
+        for turn, frame in zip(turns, self.check(form_of(turns)), strict=True):
             before = frame.before
             if self.processor.video_token in before:
                 before = self.processor.expand(before, frames, tokens_per_frame=tokens_per_frame)
@@ -80,6 +77,13 @@ class ConversationFormat:
             else:
                 unlearned += before + text
         return tokens
+
+    def check(self, form: Form) -> list[_Frame]:
+        """What the template writes around the turns of conversations of this form. Raises UsageError
+        where it does not fit."""
+        if form not in self._frames:
+            self._frames[form] = self._render(form)
+        return self._frames[form]
 
     @property
     def _has_time_line(self) -> bool:
@@ -96,19 +100,18 @@ class ConversationFormat:
         tokens.input_ids.extend(ids)
         tokens.labels.extend(ids if learned else [IGNORED] * len(ids))
 
-    def _render(self, kinds: tuple[_Kind, ...]) -> list[_Frame]:
-        """What the template writes around each turn of conversations of this form."""
-        whole = self._pieces(kinds, generate=False)
+    def _render(self, form: Form) -> list[_Frame]:
+        whole = self._pieces(form, generate=False)
         frames = []
-        for index, (role, _) in enumerate(kinds):
+        for index, (role, _) in enumerate(form):
             before, end = whole[index], ""
             if role == "assistant":
-                before = self._pieces(kinds[:index], generate=True)[-1]
+                before = self._pieces(form[:index], generate=True)[-1]
                 end, _ = self._split_end(whole[index + 1])
-            elif index and kinds[index - 1][0] == "assistant":
+            elif index and form[index - 1][0] == "assistant":
                 _, before = self._split_end(before)
             frames.append(_Frame(before, end))
-        shown = sum(shows for _, shows in kinds)
+        shown = sum(shows for _, shows in form)
         written = sum(frame.before.count(self.processor.video_token) for frame in frames)
         if written != shown:
             raise UsageError(
@@ -117,23 +120,29 @@ class ConversationFormat:
             )
         return frames
 
-    def _pieces(self, kinds: Sequence[_Kind], *, generate: bool) -> list[str]:
+    def _pieces(self, form: Form, *, generate: bool) -> list[str]:
         """The rendered template cut at the turns' texts: a piece before each, one after all."""
         messages: Any = []
-        for index, (role, shows) in enumerate(kinds):
+        for index, (role, shows) in enumerate(form):
             content = [{"type": "text", "text": _stand_in(index)}]
             messages.append(
                 {"role": role, "content": [{"type": "video"}, *content] if shows else content}
             )
-        rendered = self.processor.apply_chat_template(
-            messages, add_generation_prompt=generate, tokenize=False
-        )
+        try:
+            rendered = self.processor.apply_chat_template(
+                messages, add_generation_prompt=generate, tokenize=False
+            )
+        except TemplateError as error:
+            roles = ", ".join(role for role, _ in form)
+            raise UsageError(
+                f"the checkpoint's chat template refuses conversations of {roles}: {error}"
+            ) from error
         pieces = []
-        for index in range(len(kinds)):
+        for index in range(len(form)):
             before, found, rendered = rendered.partition(_stand_in(index))
             if not found:
                 raise UsageError(
-                    f"the checkpoint's chat template leaves out the text of a {kinds[index][0]} "
+                    f"the checkpoint's chat template leaves out the text of a {form[index][0]} "
                     "turn; it cannot be trained on conversations with one"
                 )
             pieces.append(before)

@@ -14,7 +14,7 @@ from crosslmm.errors import VideoError
 from crosslmm.processing_crosslmm import CrossLMMProcessor
 from crosslmm.training.conversation import ConversationFormat, Tokens
 from crosslmm.training.recipe import Recipe
-from crosslmm.training.records import Sample
+from crosslmm.training.records import Records, Sample
 from crosslmm.video import Frames, sample
 
 
@@ -39,7 +39,7 @@ class VideoDataset(Dataset[Example | Skipped]):
 
     def __init__(
         self,
-        samples: Sequence[Sample],
+        samples: Records,
         *,
         recipe: Recipe,
         processor: CrossLMMProcessor,
@@ -75,8 +75,8 @@ class VideoDataset(Dataset[Example | Skipped]):
 
     def check_template(self) -> None:
         """Raises UsageError if the chat template does not fit, here rather than in a worker."""
-        first = self.samples[0]
-        self._format.encode(first.turns, frames=len(first.media))
+        for form in sorted(self.samples.forms):
+            self._format.check(form)
 
     def _watch(self, chosen: Sample) -> list[Frames]:
         recipe, size = self.recipe, self.processor.frame_size

@@ -34,7 +34,8 @@ class LoraOptions:
 class Recipe:
     """What is trained, on how much of each video, how fast and for how long.
 
-    - `frames`, or `fps` within `min_frames` and `max_frames`: as at inference.
+    - `frames`, or `fps` within `min_frames` and `max_frames`: as at inference; with neither, the
+      checkpoint's own default.
     - `tokens_per_frame`: None for the checkpoint's own.
     - `batch_size`: samples per step over all devices; `device_batch_size` at a time on each.
     - `vision_learning_rate`, `gate_learning_rate`: None for `learning_rate`.
@@ -80,12 +81,17 @@ class Recipe:
                 "the align stage leaves the language model alone: lora has no use there"
             )
         for name in ("learning_rate", "batch_size", "device_batch_size", "epochs", "log_every",
-                     "save_every", "keep_checkpoints", "evaluate_every"):  # fmt: skip
-            if getattr(self, name) <= 0:
-                raise UsageError(f"{name} is above 0 in a recipe, not {getattr(self, name)!r}")
-        for name in ("warmup", "max_skipped"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"{name} is a share from 0 to 1, not {getattr(self, name)!r}")
+                     "save_every", "keep_checkpoints", "evaluate_every", "steps", "frames", "fps",
+                     "min_frames", "max_frames", "max_length"):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise UsageError(f"{name} is above 0 in a recipe, not {value!r}")
+        if self.workers < 0:
+            raise UsageError(f"workers is a whole number from 0 up, not {self.workers!r}")
+        if not 0 <= self.max_skipped <= 1:
+            raise UsageError(f"max_skipped is a share from 0 to 1, not {self.max_skipped!r}")
+        if not 0 <= self.warmup < 1:  # the library takes 1 for a number of steps
+            raise UsageError(f"warmup is a share from 0 to below 1, not {self.warmup!r}")
 
     def accumulation(self, devices: int) -> int:
         """Batches per step on each of so many devices. Raises UsageError for a broken number."""

@@ -42,6 +42,14 @@ class Turn:
     shows: bool = False
 
 
+Form = tuple[tuple[Role, bool], ...]
+
+
+def form_of(turns: Sequence[Turn]) -> Form:
+    """Of each turn its role, and whether it shows the video."""
+    return tuple((turn.role, turn.shows) for turn in turns)
+
+
 @dataclass(frozen=True)
 class Sample:
     """A conversation about one video, some pictures taken as the frames of one, or nothing to see.
@@ -131,6 +139,8 @@ class Records(Sequence[Sample]):
     folder: where relative media paths begin; by default beside the file that names them. A mix's
     entry may bring its own, `media_folder`. seed: of the `random` sampling strategies.
     Raises UsageError with the place of the first record that is not in order.
+
+    - forms: every form that a conversation here has: its turns' roles, and which shows the video.
     """
 
     def __init__(
@@ -140,11 +150,13 @@ class Records(Sequence[Sample]):
         self._ends = np.cumsum([len(source.chosen) for source in self._sources])
         if not len(self):
             raise UsageError(f"{path}: holds no training data")
+        self.forms: set[Form] = set()
         for source in self._sources:
             wanted = set(source.chosen.tolist())
             for index, record in enumerate(source.file):
                 if index in wanted:
-                    parse_record(record, source.folder, _origin(source.file, index))
+                    sample = parse_record(record, source.folder, _origin(source.file, index))
+                    self.forms.add(form_of(sample.turns))
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if self._sources else 0
@@ -178,12 +190,15 @@ def parse_record(record: Any, folder: Path, origin: str) -> Sample:
     if media and not showing:
         first = next(index for index, turn in enumerate(turns) if turn.role == "user")
         turns[first] = Turn("user", turns[first].text, shows=True)
+    start, end = (_seconds(record, key, refuse) for key in ("start", "end"))
+    if end is not None and end <= (start or 0.0):
+        raise refuse(f"ends at {end:g} seconds and starts at {start or 0.0:g}")
     return Sample(
         turns=tuple(turns),
         media=tuple(folder / name for name in media),
         origin=origin,
-        start=_seconds(record, "start", refuse),
-        end=_seconds(record, "end", refuse),
+        start=start,
+        end=end,
     )
 
 

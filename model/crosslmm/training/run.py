@@ -8,7 +8,7 @@ same folder, the run goes on where it was; with another recipe it is refused.
 import json
 import platform
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from transformers.utils import logging
 
 from crosslmm import checkpoint, store
 from crosslmm.configuration_crosslmm import grid_side
+from crosslmm.encoding import memory_errors
 from crosslmm.errors import OutOfMemory, UsageError
 from crosslmm.files import write_whole
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
@@ -83,7 +84,11 @@ def train(
     CheckpointError, VideoError.
     """
     source, folder = store.locate(model), Path(out)
-    identity = {"model": str(source), "data": str(Path(data).resolve()), "recipe": asdict(recipe)}
+    identity = {
+        "model": str(source.resolve()),
+        "data": str(Path(data).resolve()),
+        "recipe": asdict(recipe),
+    }
     _check_same_run(folder, identity)
     samples = Records(data, folder=media_folder, seed=recipe.seed)
     eval_samples = None if eval_data is None else Records(eval_data, folder=media_folder)
@@ -94,6 +99,8 @@ def train(
     set_seed(recipe.seed)
     processor = checkpoint.load_processor(source)
     tuned, dtype, notes = _prepare(source, recipe, arguments.device)
+    if recipe.frames is None and recipe.fps is None:
+        recipe = replace(recipe, frames=checkpoint.load_config(source).default_frames)
     stops = _stop_token_ids(tuned, processor)
     train_set, eval_set = (
         VideoDataset(records, recipe=recipe, processor=processor, stop_token_ids=stops)
@@ -138,8 +145,9 @@ def train(
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
-    except torch.OutOfMemoryError as error:
+        with memory_errors():
+            trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+    except MemoryError as error:
         raise OutOfMemory(
             f"{arguments.device} ran out of memory at step {trainer.state.global_step}: lower "
             "device_batch_size or frames, or train adapters (lora), with --set"

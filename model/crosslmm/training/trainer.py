@@ -21,7 +21,6 @@ from crosslmm.errors import CrossLMMError, UsageError, VideoError
 from crosslmm.processing_crosslmm import CrossLMMProcessor
 from crosslmm.training.checkpoints import WholeCheckpoints, last_whole
 from crosslmm.training.collator import Collator
-from crosslmm.training.conversation import IGNORED
 from crosslmm.training.dataset import Example, Skipped
 from crosslmm.training.recipe import Recipe
 from crosslmm.training.stages import gates, group_names, parameter_groups
@@ -64,7 +63,7 @@ def training_arguments(recipe: Recipe, folder: Path, *, evaluates: bool) -> Trai
         per_device_eval_batch_size=recipe.device_batch_size,
         gradient_accumulation_steps=recipe.accumulation(devices),
         num_train_epochs=recipe.epochs,
-        max_steps=recipe.steps or -1,
+        max_steps=-1 if recipe.steps is None else recipe.steps,
         learning_rate=recipe.learning_rate,
         lr_scheduler_type=recipe.schedule,
         warmup_steps=recipe.warmup,
@@ -172,19 +171,6 @@ class CrossLMMTrainer(WholeCheckpoints):
         count = super()._get_num_items_in_batch(batch_samples, device)
         # A step whose samples were all skipped must add nothing, not 0 / 0.
         return count.clamp(min=1) if isinstance(count, torch.Tensor) else count
-
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | int | None = None,
-    ) -> Any:
-        if num_items_in_batch is not None:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        learned = (inputs["labels"][:, 1:] != IGNORED).sum().clamp(min=1)
-        outputs = model(**inputs, num_items_in_batch=learned)
-        return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         self.take_skipped()
