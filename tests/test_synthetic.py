@@ -281,7 +281,7 @@ def test_answers_are_read_by_meaning() -> None:
     assert not score({"type": "colour", "answer": "red"}, "red or blue")
     meets = {"type": "order", "answer": "the red star meets the blue cross"}
     assert score(meets, "The blue cross meets the red star.")
-    frames = "0.60 nothing, 1.20 the star turns red, 1.80 the blue cross meets the red star"
+    frames = "0.60 1: nothing, 1.20 2: the star turns red, 1.80 3: the blue cross meets the red star"
     assert score(meets, f"{frames}, so the blue cross meets the red star")
     when = {"type": "when", "answer": "at 1.70 seconds", "tolerance": 0.6}
     assert score(when, f"{frames}, so at 1.80 seconds")
@@ -326,6 +326,41 @@ def test_clips_of_other_settings_are_not_taken_for_these(tmp_path: Path) -> None
         with pytest.raises(UsageError, match=next(iter(other))):
             write_clips(tmp_path, **{**options, **other})
     assert (tmp_path / "questions.jsonl").read_text() == questions
+
+
+@pytest.mark.parametrize("codec", ["h265", "libvpx", "aac", "mjpeg"])
+def test_a_codec_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path, codec: str) -> None:
+    with pytest.raises(UsageError, match=f"codec {codec}: no encoder"):
+        write_clips(tmp_path / "new", clips=1, seed=9, codec=codec)
+    assert not list(tmp_path.iterdir())
+
+
+def test_questions_of_others_are_not_replaced(tmp_path: Path) -> None:
+    options = {"clips": 1, "seconds": (2.0, 2.0), "size": (64, 64), "fps": 8.0}
+    path = tmp_path / "questions.jsonl"
+    path.write_text('{"id": "1-mine"}\n')
+    with pytest.raises(UsageError, match="holds other questions"):
+        write_clips(tmp_path, seed=1, **options)
+    path.unlink()
+    first = write_clips(tmp_path, seed=1, **options).read_text()
+    with pytest.raises(UsageError, match="of another seed"):
+        write_clips(tmp_path, seed=11, **options)
+    assert write_clips(tmp_path, seed=1, **options).read_text() == first
+    for added in ("no JSON", '{"id": "mine"}', '["id"]', '{"id": 7}'):
+        path.write_text(f"{first}{added}\n")
+        with pytest.raises(UsageError, match="holds other questions"):
+            write_clips(tmp_path, seed=1, **options)
+        assert path.read_text() == f"{first}{added}\n"
+    path.unlink()  # as an interrupted run leaves it
+    assert write_clips(tmp_path, seed=1, **options).read_text() == first
+
+
+@pytest.mark.parametrize("settings", ["[]", "{half"])
+def test_a_file_that_only_has_the_name_of_the_settings_stays(tmp_path: Path, settings: str) -> None:
+    (tmp_path / "clips.json").write_text(settings)
+    with pytest.raises(UsageError, match="choose another folder"):
+        write_clips(tmp_path, clips=1, seed=1)
+    assert (tmp_path / "clips.json").read_text() == settings
 
 
 def test_the_same_questions_at_another_size_and_rate(tmp_path: Path) -> None:

@@ -280,12 +280,15 @@ def events_said(clip: Clip) -> str:
 
 
 def frames_said(clip: Clip, times: Sequence[float]) -> str:
-    """`0.50 nothing, 1.50 the red circle appears …`: each frame's time in seconds and what it is the
-    first to show."""
+    """`0.50 1: nothing, 1.50 2: the red circle appears …`: each frame's time in seconds, its number,
+    and what it is the first to show."""
     news: dict[float, list[str]] = {time: [] for time in times}
     for event in clip.events:
         news[seen_at(event.time * clip.duration, times)].append(event_said(clip, event))
-    return ", ".join(f"{time:.2f} {' and '.join(said) or NOTHING}" for time, said in news.items())
+    return ", ".join(
+        f"{time:.2f} {number}: {' and '.join(said) or NOTHING}"
+        for number, (time, said) in enumerate(news.items(), start=1)
+    )
 
 
 def seen_at(moment: float, frame_times: Sequence[float]) -> float:

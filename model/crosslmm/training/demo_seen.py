@@ -1,8 +1,9 @@
 """What every merged token of a clip should know: the demo's dense lesson in time.
 
 As with the encoder's patches, what is hard to learn from answers is quick to learn where it happens:
-each visual token is told, half-way up the language model, what moves through its cell and how, and
-what has just happened there. The text then has only to look it up. The heads are thrown away.
+each visual token is told, half-way up the language model, which frame it is of, what moves through its
+cell and how, and what has just happened there. The text then has only to look it up. The heads are
+thrown away.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crosslmm.synthetic.scene import Clip
+from crosslmm.synthetic.scene import FRAMES_MEANT, Clip
 from crosslmm.synthetic.vocabulary import COLOURS, GLYPHS, MOTIONS, SHAPES
 
 IGNORED = -100
@@ -24,6 +25,7 @@ SEEN = {
     "glyph": len(GLYPHS),
     "motion": len(MOTIONS),
     "news": len(NEWS),
+    "frame": FRAMES_MEANT,
 }
 _SETTLED = 2  # frames after which a motion shows
 
@@ -34,6 +36,7 @@ def seen_in_cells(clip: Clip, moments: np.ndarray, side: int) -> dict[str, Tenso
     frames, cells = len(moments), side**2
     targets = {name: np.full((frames, cells), IGNORED) for name in SEEN}
     targets["news"][:] = 0
+    targets["frame"][:FRAMES_MEANT] = np.arange(frames)[:FRAMES_MEANT, None]
     centres = np.clip(clip.centres(moments), 0, 0.999)
     cell = (centres[..., 1] * side).astype(int) * side + (centres[..., 0] * side).astype(int)
     visible, colours = clip.visible(moments), clip.colours(moments)
@@ -68,7 +71,7 @@ class SeenHeads(nn.Module):
         self.register_buffer("news_weight", torch.tensor([0.05] + [1.0] * (len(NEWS) - 1)))
 
     def forward(self, states: Tensor, truth: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The summed loss, and how often motions and news (other than none) are right."""
+        """The summed loss, and how often motions, news (other than none) and frames are right."""
         states = self.norm(states)
         losses, right = [], {}
         for name, head in self.heads.items():
@@ -78,7 +81,7 @@ class SeenHeads(nn.Module):
                 continue
             weight = cast(Tensor, self.news_weight) if name == "news" else None
             losses.append(F.cross_entropy(logits, target, weight, ignore_index=IGNORED))
-            if name in ("motion", "news"):
+            if name in ("motion", "news", "frame"):
                 counted = target > 0 if name == "news" else target != IGNORED
                 hits = (logits.argmax(-1) == target)[counted]
                 right[name] = (
