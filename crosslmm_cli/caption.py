@@ -5,7 +5,7 @@ import sys
 import time
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -15,8 +15,9 @@ from crosslmm.captioning import caption as caption_videos
 from crosslmm.captioning.options import MAX_FRAMES, Engine, Format
 from crosslmm.errors import UsageError, VideoError
 from crosslmm.video import DEADLINE
+from crosslmm.video.source import regular_file
 from crosslmm_cli import interrupt, options
-from crosslmm_cli.loading import load_assistant, notice_of_demo
+from crosslmm_cli.loading import notice_of_demo
 from crosslmm_cli.output import SOME_FAILED, Output, is_fancy
 
 _LISTED_FAILURES = 20
@@ -134,57 +135,51 @@ def caption(
         raise UsageError(f"--out - writes JSONL, not {kind}")
     if out == "-" and as_json:
         raise UsageError("--out - and --json both write to stdout; give one of them")
+    if out == "-" and (retry_failed or overwrite):
+        raise UsageError("--retry-failed and --overwrite need a file to go on with, not --out -")
     listed = _listed(paths or [], from_file)
     part = None if shard is None else Shard.parse(shard)
-    assistant: Any = None
-    model_options: dict[str, Any] = {}
-    if engine == "ray":
-        choice = store.default_model(model)
-        notice_of_demo(output, choice)
-        assistant = choice.name
-        model_options = {
-            "device": device,
-            "dtype": None if dtype == "auto" else dtype,
-            "quantization": quantize,
-            "tokens_per_frame": tokens_per_frame,
-        }
-    else:
-        assistant = load_assistant(
-            output,
-            model=model,
-            device=device,
-            dtype=dtype,
-            quantize=quantize,
-            tokens_per_frame=tokens_per_frame,
+    asked = _prompt(prompt, prompt_file)
+    choice = store.default_model(model)
+    store.locate(choice.name)
+    output.progress("load", 0, 0)
+    try:
+        # It loads the model once everything else has been looked at.
+        run = caption_videos(
+            listed,
+            assistant=choice.name,
+            format=None if out == "-" else kind,
+            out=None if out == "-" else out,
+            include=include or (),
+            exclude=exclude or (),
+            shard=part,
+            prompt=asked,
+            max_new_tokens=max_new_tokens,
+            segments=segments,
+            scenes=scenes,
+            frames=frames,
+            fps=fps,
+            max_frames=max_frames,
+            seek=seek,
+            batch_size=batch_size,
+            readers=readers,
+            reader=reader,
+            deadline=deadline,
+            retry_failed=retry_failed,
+            overwrite=overwrite,
+            engine=engine,
+            workers=workers,
+            model_options={
+                "device": device,
+                "dtype": None if dtype == "auto" else dtype,
+                "quantization": quantize,
+                "tokens_per_frame": tokens_per_frame,
+            },
+            on_notice=output.notice,
         )
-    output.finish_progress()
-    run = caption_videos(
-        listed,
-        assistant=assistant,
-        format=None if out == "-" else kind,
-        out=None if out == "-" else out,
-        include=include or (),
-        exclude=exclude or (),
-        shard=part,
-        prompt=_prompt(prompt, prompt_file),
-        max_new_tokens=max_new_tokens,
-        segments=segments,
-        scenes=scenes,
-        frames=frames,
-        fps=fps,
-        max_frames=max_frames,
-        seek=seek,
-        batch_size=batch_size,
-        readers=readers,
-        reader=reader,
-        deadline=deadline,
-        retry_failed=retry_failed,
-        overwrite=overwrite,
-        engine=engine,
-        workers=workers,
-        model_options=model_options,
-        on_notice=output.notice,
-    )
+    finally:
+        output.finish_progress()
+    notice_of_demo(output, choice)
     if not run.summary.total and part is None:
         raise VideoError(f"{', '.join(map(str, listed)) or 'the list'}: no files to caption there")
     report = _Report(output, run.summary)
@@ -297,6 +292,8 @@ def _listed(paths: list[str], from_file: str | None) -> list[str]:
         if path == "-":
             listed += _names(sys.stdin.buffer.read())
         elif not os.path.lexists(path):
+            if "://" in path:
+                regular_file(path)  # which says that it is an address
             raise VideoError(f"{path}: there is no such file or folder")
         else:
             listed.append(path)

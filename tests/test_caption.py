@@ -8,8 +8,8 @@ import signal
 import time
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,7 +23,9 @@ from crosslmm.captioning.options import CaptionOptions, RunOptions
 from crosslmm.captioning.readers import AHEAD_BYTES, Ended, Read, ReaderPool, ReaderProcess
 from crosslmm.captioning.reading import ReadOrder, read_clips, read_order
 from crosslmm.errors import CrossLMMError, UsageError, VideoError
+from crosslmm.video import Frames
 
+REMEDY = "move it away and give --retry-failed, or --overwrite to do everything anew"
 LENGTHS = {"a.mp4": 3, "b.mp4": 30, "c.mkv": 12, "deep/d.mp4": 1}
 
 
@@ -106,8 +108,17 @@ def test_a_batch_equals_its_rows_for_unequal_videos_and_questions(
 
 
 def tasks(clips: Path, count: int) -> list[Task]:
+    """A question for each of so many videos."""
     clip = next(read_clips(order(clips / "b.mp4")))
-    return [Task(clip, f"question {number}") for number in range(count)]
+    assert clip.frames is not None
+    return [
+        Task(replace(clip, frames=_renamed(clip.frames, f"{number}.mp4")), f"question {number}")
+        for number in range(count)
+    ]
+
+
+def _renamed(frames: Frames, path: str) -> Frames:
+    return replace(frames, source=replace(frames.source, path=path))
 
 
 def test_out_of_memory_halves_the_batch_then_the_frames(
@@ -172,6 +183,11 @@ def test_a_model_that_fails_at_everything_ends_the_run(
     monkeypatch.setattr(assistant.processor, "prompt", broken)
     with pytest.raises(CrossLMMError, match="RuntimeError: no device"):
         Captioner(assistant, batch_size=2, max_new_tokens=4).caption(tasks(clips, 20))
+    one = tasks(clips, 1) * 20  # one film in many parts does not speak for the others
+    segments = Captioner(assistant, batch_size=2, max_new_tokens=4).caption(one)
+    assert [segment.problem for segment in segments] == [
+        "the model failed: RuntimeError: no device"
+    ] * 20
 
 
 # The readers' side
@@ -248,30 +264,6 @@ def test_a_pool_gives_every_clip_and_every_end(clips: Path, tmp_path: Path) -> N
         (0, 0.0, 1.0), (1, 1.0, 2.0), (2, 2.0, 3.0),
     ]  # fmt: skip
     assert all(1.0 <= time < 2.0 for time in clips_of_b[1].frames.times)
-
-
-@pytest.mark.parametrize(("given", "expected"), [(None, 100), (0, 1), (7, 7)])
-def test_readers_on_a_cluster_are_reckoned_by_its_cpus(
-    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, given: int | None, expected: int
-) -> None:
-    from crosslmm.captioning import ray_engine
-
-    described = ("float32", "none", dict[str, str]())
-    actor = SimpleNamespace(remote=lambda *arguments: described)
-    cluster = SimpleNamespace(
-        cluster_resources=lambda: {"CPU": 200.0, "GPU": 4.0},
-        remote=lambda function: SimpleNamespace(options=lambda **resources: actor),
-        get=lambda reference: reference,
-    )
-    monkeypatch.setattr(ray_engine, "_started_ray", lambda: cluster)
-    engine = ray_engine.RayEngine(
-        str(checkpoint),
-        {},
-        options=CaptionOptions(),
-        run_options=RunOptions(readers=given),
-        workers=None,
-    )
-    assert engine.readers == expected
 
 
 # What is done, and what is done again
@@ -433,6 +425,7 @@ def test_a_record_says_what_made_it(clips: Path, assistant: Assistant, tmp_path:
         ({"batch_size": 0}, "batch_size"),
         ({"readers": -1}, "readers"),
         ({"deadline": 0}, "deadline"),
+        ({"deadline": float("inf")}, "deadline"),
     ],
 )
 def test_impossible_options_are_refused_at_once(
@@ -544,15 +537,11 @@ def test_files_that_are_not_ours_or_were_edited_are_left_alone(
     (folder / "a.srt").write_text("real subtitles")
     first = caption(folder, assistant, format="srt")
     errors = [result.error for result in first if result.error]
-    assert errors == [
-        f"{folder}/a.mp4: a.srt is there already and was not written by us; --overwrite replaces it"
-    ]
+    assert errors == [f"{folder}/a.mp4: a.srt is there already and was not written by us; {REMEDY}"]
     (folder / "b.srt").write_text("edited by hand")
     second = caption(folder, assistant, format="srt", prompt="What?")
     errors = sorted(result.error for result in second if result.error)
-    assert errors[1] == (
-        f"{folder}/b.mp4: b.srt was changed since we wrote it; --overwrite replaces it"
-    )
+    assert errors[1] == f"{folder}/b.mp4: b.srt was changed since we wrote it; {REMEDY}"
     assert (folder / "a.srt").read_text() == "real subtitles"
     assert (folder / "b.srt").read_text() == "edited by hand"
     run(folder, assistant, format="srt", overwrite=True)

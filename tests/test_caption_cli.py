@@ -115,12 +115,15 @@ def test_shards_together_are_the_whole(run: Run, folder: Path, options: tuple[st
     ("arguments", "code", "message"),
     [
         (["nowhere"], 1, "nowhere: there is no such file or folder"),
+        (["https://host/a.mp4"], 1, "https://host/a.mp4: this is an address; only local files"),
         (["EMPTY"], 1, "no files to caption there"),
         ([], 2, "give files or folders to caption"),
         (["CLIPS", "--segments", "2", "--scenes"], 2, "segments and scenes exclude each other"),
         (["CLIPS", "--shard", "3/2"], 2, "shard 3/2"),
         (["CLIPS", "--workers", "2"], 2, "--workers is for --engine ray"),
         (["CLIPS", "--out", "-", "--format", "srt"], 2, "--out - writes JSONL, not srt"),
+        (["CLIPS", "--out", "-", "--overwrite"], 2, "--overwrite need a file to go on with"),
+        (["CLIPS", "--out", "-", "--retry-failed"], 2, "--overwrite need a file to go on with"),
         (["CLIPS", "--out", "CLIPS"], 2, "a folder; give the jsonl file to write"),
         (["CLIPS", "--out", "CLIPS/0.mp4"], 1, "line 1 was not written by `crosslmm caption`"),
         (["CLIPS", "--prompt", "x", "--prompt-file", "y"], 2, "exclude each other"),
@@ -139,6 +142,36 @@ def test_what_cannot_be_is_said(
     assert (finished.code, finished.out) == (code, "")
     assert message in finished.err
     assert (folder / "0.mp4").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--segments", "2", "--scenes"], "segments and scenes exclude each other"),
+        (["--prompt", "{typo}?"], "{typo} is none of its placeholders"),
+        (["--prompt-file", "missing.txt"], "missing.txt: No such file"),
+        (["--deadline", "inf"], "deadline is in seconds"),
+        (["--frames", "2", "--fps", "1"], "frames and fps exclude each other"),
+        (["--format", "srt", "--out", "FILE"], "FILE: a file; srt files go into a folder"),
+    ],
+)
+def test_options_are_looked_at_before_the_model_is_loaded(
+    run: Run,
+    folder: Path,
+    checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
+) -> None:
+    def load(*arguments: Any, **options: Any) -> None:
+        pytest.fail("the model was loaded")
+
+    monkeypatch.setattr("crosslmm.assistant.load", load)
+    monkeypatch.chdir(folder)
+    Path("FILE").touch()
+    finished = run("caption", folder, "-m", checkpoint, *arguments)
+    assert finished.code in (1, 2)
+    assert message in finished.err
 
 
 def test_ctrl_c_finishes_what_is_under_way(

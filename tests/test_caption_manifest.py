@@ -59,8 +59,11 @@ def test_a_line_cut_at_any_byte_is_taken_off_and_the_rest_kept(path: Path, opene
     manifest.close()
     whole = path.read_bytes()
     first = whole.index(b"\n") + 1
-    for cut in range(first + 9, len(whole)):
-        path.write_bytes(whole[:cut])
+    cuts = [whole[:cut] for cut in range(first + 1, len(whole))]
+    # A machine that loses power may leave NULs where the rest was to be.
+    cuts += [cut + bytes(5000) for cut in (whole[:first], whole[: first + 1], whole[:-9])]
+    for cut in cuts:
+        path.write_bytes(cut)
         repaired = opened(path)
         assert list(repaired.entries) == ["/a"], cut
         assert repaired.repaired
@@ -70,7 +73,11 @@ def test_a_line_cut_at_any_byte_is_taken_off_and_the_rest_kept(path: Path, opene
 
 
 @pytest.mark.parametrize(
-    "content", [b"my notes\n", b'{"path": "/a"}\n', b"\0\0\0\x20ftyp", b'{"video": 1}', b"[]\n"]
+    "content",
+    [
+        *(b"my notes\n", b'{"path": "/a"}\n', b"\0\0\0\x20ftyp", b'{"video": 1}', b"[]\n"),
+        *(b"{}", b'{"pat\n', b"notes\0\0"),
+    ],
 )
 def test_a_file_that_is_not_ours_is_refused_and_left_alone(path: Path, content: bytes) -> None:
     path.write_bytes(content)
@@ -144,3 +151,15 @@ def test_the_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:
         Lock(path, output="x").acquire()
     with Lock(path, output="x"):
         pass
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it has no flock")
+def test_where_files_cannot_be_locked_the_folder_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(file: Any, how: int) -> None:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with pytest.raises(CrossLMMError, match=rf"{tmp_path}/lock: files cannot be .* another disk"):
+        Lock(tmp_path / "lock", output="x").acquire()

@@ -1,52 +1,16 @@
 """Which sidecar is whose: across runs, shards, folders in folders, failures and things in the way."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from parrot import begin, make, parrot, run  # noqa: F401
 
-import crosslmm
-from crosslmm import captioning
-from crosslmm.captioning import Segment, Shard, Shares, Summary
-from crosslmm.captioning.options import CaptionOptions
-from crosslmm.captioning.outcomes import Outcome, Outcomes, Stopping
+from crosslmm.captioning import Shard, Summary
 from crosslmm.errors import CrossLMMError
 
-captioned: list[str] = []
-
-
-class Parrot:
-    """An engine whose caption is the prompt and the file's text; the prompt "fail" fails."""
-
-    model, fingerprint, default_frames = "parrot", "parrot", 4
-
-    def __init__(self, options: CaptionOptions) -> None:
-        self.prompt = options.prompt
-        self.settings: dict[str, str] = {}
-        self.versions: dict[str, str] = {}
-
-    def run(self, paths: Sequence[str], *, stopping: Stopping) -> Outcomes:
-        for path in paths:
-            captioned.append(os.path.basename(path))
-            if self.prompt == "fail":
-                yield [Outcome(path, error=f"{path}: failed")]
-            else:
-                caption = f"{self.prompt} {Path(path).read_text('utf-8')}"
-                part = Segment(start=0.0, end=1.0, caption=caption)
-                yield [Outcome(path, duration=1.0, segments=(part,))]
-
-    def shares(self) -> Shares | None:
-        return None
-
-
-@pytest.fixture(autouse=True)
-def parrot(monkeypatch: pytest.MonkeyPatch) -> None:
-    def engine(kind: str, assistant: Any, model_options: Any, options: Any, *rest: Any) -> Parrot:
-        return Parrot(options)
-
-    monkeypatch.setattr(captioning, "_engine", engine)
+pytestmark = pytest.mark.usefixtures("parrot")
 
 
 @pytest.fixture
@@ -54,24 +18,6 @@ def clips(tmp_path: Path) -> Path:
     clips = tmp_path / "clips"
     make(clips, "day1/a.mp4", "day1/b.mp4", "day2/c.mp4")
     return clips
-
-
-def make(folder: Path, *names: str) -> None:
-    """Files that hold their own names."""
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(Path(name).name, "utf-8")
-
-
-def begin(paths: Any, prompt: str = "A", **options: Any) -> Any:
-    return crosslmm.caption(paths, prompt=prompt, **{"format": "txt"} | options)
-
-
-def run(paths: Any, prompt: str = "A", **options: Any) -> tuple[list[str], list[str]]:
-    """The names of what the model saw, and the errors."""
-    captioned.clear()
-    errors = [result.error for result in begin(paths, prompt, **options) if result.error]
-    return sorted(captioned), errors
 
 
 def texts(folder: Path) -> dict[str, str]:
@@ -240,3 +186,37 @@ def test_a_failure_leaves_the_old_sidecar_ours(clips: Path) -> None:
     (clips / "day1" / "a.txt").write_text("edited by hand", "utf-8")
     assert len(run(clips, "B")[1]) == 1
     assert texts(clips)["day1/a.txt"] == "edited by hand"
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_sidecar_written_by_hand_during_a_run_is_left_alone(clips: Path, earlier: bool) -> None:
+    if earlier:
+        run(clips)
+    results, by_hand = begin(clips, "B"), clips / "day1" / "b.txt"
+    next(results)
+    by_hand.write_text("by hand", "utf-8")
+    what = "was changed since we wrote it" if earlier else "is there already and was not written"
+    (error,) = [result.error for result in results if result.error]
+    assert error.startswith(f"{clips}/day1/b.mp4: b.txt {what}")
+    assert texts(clips) == {
+        "day1/a.txt": "B a.mp4",
+        "day1/b.txt": "by hand",
+        "day2/c.txt": "B c.mp4",
+    }
+    by_hand.unlink()  # as the error says
+    assert run(clips, "B", retry_failed=True) == (["b.mp4"], [])
+    results = begin(clips, "C", overwrite=True)
+    next(results)
+    by_hand.write_text("by hand", "utf-8")
+    assert [result.error for result in results] == [None, None]
+    assert texts(clips)["day1/b.txt"] == "C b.mp4"
+
+
+def test_a_video_moved_with_its_sidecar_keeps_both(clips: Path) -> None:
+    run(clips)
+    for name in ("a.mp4", "a.txt"):
+        (clips / "day1" / name).rename(clips / "day2" / name)
+    assert run(clips) == ([], [])
+    assert texts(clips)["day2/a.txt"] == "A a.mp4"
+    (clips / "day2" / "a.txt").write_text("edited by hand", "utf-8")
+    assert len(run(clips, "B")[1]) == 1

@@ -19,7 +19,7 @@ from crosslmm.video import Frames
 if TYPE_CHECKING:
     from crosslmm.assistant import Assistant
 
-# Failures in a row after which the model, not the videos, is at fault.
+# Videos that fail in a row after which the model, not the videos, is at fault.
 _MOST_FAILURES = 8
 
 
@@ -39,7 +39,7 @@ class Captioner:
         self.batch_size = batch_size
         self.max_new_tokens = max_new_tokens
         self.encode_seconds = self.generate_seconds = 0.0
-        self._failures = 0
+        self._failing: set[str] = set()
         self._notice = assistant.on_notice or (lambda text: None)
 
     def caption(self, tasks: Sequence[Task]) -> list[Segment]:
@@ -75,14 +75,14 @@ class Captioner:
         except Exception as error:
             if len(tasks) > 1:
                 return [self._caption([task])[0] for task in tasks]
-            self._failures += 1
+            self._failing.update(clip.source.path for clip in frames if clip is not None)
             reason = f"the model failed: {type(error).__name__}: {error}"
-            if self._failures >= _MOST_FAILURES:
+            if len(self._failing) >= _MOST_FAILURES:
                 raise CrossLMMError(
-                    f"{reason}\nso did the {self._failures - 1} before it"
+                    f"{reason}\nso did the {len(self._failing) - 1} videos before it"
                 ) from error
             return [_failed(tasks[0].clip, reason)]
-        self._failures = 0
+        self._failing.clear()
         return segments
 
     def _thinned(self, task: Task, error: OutOfMemory) -> Segment:

@@ -32,7 +32,7 @@ class Lock:
         self.release()
 
     def acquire(self) -> None:
-        """Raises CrossLMMError where another process holds it."""
+        """Raises CrossLMMError where another process holds it, and where files cannot be locked."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         file = open(self._path, "a+", encoding="utf-8")  # noqa: SIM115
         try:
@@ -45,6 +45,12 @@ class Lock:
                 f"{self._output}: another run is writing to it ({holder}); "
                 "wait for it, or choose another --out"
             ) from None
+        except OSError as error:
+            file.close()
+            raise CrossLMMError(
+                f"{self._path}: files cannot be locked there ({error.strerror}), which keeps two runs "
+                "apart; choose an --out on another disk"
+            ) from error
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()

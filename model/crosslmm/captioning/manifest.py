@@ -15,6 +15,7 @@ from crosslmm.captioning.results import Record
 from crosslmm.errors import CrossLMMError
 
 _FIELDS = ("path", "content", "settings_hash", "error")
+_BEGINNING = b'{"path"'  # of every line
 
 
 @dataclass(frozen=True)
@@ -121,9 +122,9 @@ class Manifest:
         offset = number = 0
         with file:
             for number, line in enumerate(file, start=1):
-                record = _parse(line)
+                record = parse(line)
                 if record is None:
-                    if not line.endswith(b"\n") and line.startswith(b'{"path"'):
+                    if _is_torn(line):
                         break
                     raise CrossLMMError(
                         f"{self.path}: line {number} was not written by `crosslmm caption`; "
@@ -159,7 +160,7 @@ def encode(record: Record) -> bytes:
 def recorded(path: Path) -> Iterator[Record]:
     """The lines of a manifest that another run may be writing to; what is none is passed over."""
     with suppress(OSError), open(path, "rb") as file:
-        yield from filter(None, map(_parse, file))
+        yield from filter(None, map(parse, file))
 
 
 def by_content(entries: Iterable[tuple[str, Entry]]) -> dict[tuple[str, str], str]:
@@ -171,7 +172,15 @@ def by_content(entries: Iterable[tuple[str, Entry]]) -> dict[tuple[str, str], st
     }
 
 
-def _parse(line: bytes) -> Record | None:
+def _is_torn(line: bytes) -> bool:
+    """Whether this last line is the beginning of one of ours; a machine that died may have left NULs
+    in place of the rest."""
+    left = line.rstrip(b"\0")
+    return not line.endswith(b"\n") and (left.startswith(_BEGINNING) or _BEGINNING.startswith(left))
+
+
+def parse(line: bytes) -> Record | None:
+    """The record in a line, None where there is none of ours."""
     try:
         record = json.loads(line)
     except ValueError:

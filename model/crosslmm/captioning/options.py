@@ -62,8 +62,10 @@ class CaptionOptions:
     def render(self, path: str, *, start: float, duration: float) -> str:
         """The prompt for one part of one video."""
         name = os.path.splitext(os.path.basename(path))[0]
-        values = {"filename": name, "start": f"{start:.4g}", "duration": f"{duration:.4g}"}
-        return _PLACEHOLDER.sub(lambda match: values[match[1]], self.prompt)
+        values = {"filename": name, "start": plain(start), "duration": plain(duration)}
+        prompt = _PLACEHOLDER.sub(lambda match: values[match[1]], self.prompt)
+        # A name, or an argument, that is no valid text is none to a tokenizer.
+        return prompt.encode(errors="replace").decode()
 
     def same_for(self, path: str, other: str) -> bool:
         """Whether two files of the same content are asked the same."""
@@ -95,7 +97,7 @@ class RunOptions:
             raise UsageError(f"batch_size is a whole number from 1 up, not {self.batch_size}")
         if self.readers is not None and self.readers < 0:
             raise UsageError(f"readers is a whole number from 0 up, not {self.readers}")
-        if not self.deadline > 0:
+        if not 0 < self.deadline < float("inf"):
             raise UsageError(f"deadline is in seconds above 0, not {self.deadline!r}")
 
     @property
@@ -103,3 +105,8 @@ class RunOptions:
         if self.readers is not None:
             return self.readers
         return max(1, min(8, (os.cpu_count() or 2) // 2))
+
+
+def plain(seconds: float) -> str:
+    """Seconds to a millisecond, without an exponent or needless zeros."""
+    return f"{seconds:.3f}".rstrip("0").rstrip(".")

@@ -13,7 +13,7 @@ from crosslmm.captioning.manifest import Manifest
 from crosslmm.captioning.options import Format
 from crosslmm.captioning.results import Record
 from crosslmm.captioning.sources import Shard, Source
-from crosslmm.errors import UsageError
+from crosslmm.errors import CrossLMMError, UsageError
 
 OUT: dict[str, str] = {
     "jsonl": "captions.jsonl",
@@ -51,8 +51,9 @@ class Output:
         """Whether a file found in a folder is one that we write."""
         return Path(source.path) in (self.manifest_path, self.superseded_path)
 
-    def begin(self, sources: Iterable[Source], manifest: Manifest) -> None:
-        """Called once with all that is to be captioned."""
+    def begin(self, sources: Iterable[Source], manifest: Manifest, *, overwrite: bool) -> None:
+        """Called once with all that is to be captioned. Raises CrossLMMError for files in the place
+        of ours that the manifest does not know."""
 
     def conflict(self, source: Source, *, overwrite: bool) -> str | None:
         """Why this video's caption must not be written, None where it may."""
@@ -89,10 +90,15 @@ class TableOutput(Output):
     def is_own(self, source: Source) -> bool:
         return Path(source.path) == self._path
 
+    def begin(self, sources: Iterable[Source], manifest: Manifest, *, overwrite: bool) -> None:
+        if not (overwrite or manifest.entries) and os.path.lexists(self._path):
+            raise foreign(self._path)
+
     def finish(self, manifest: Manifest) -> None:
         from crosslmm.captioning.parquet import write_parquet
 
-        write_parquet(self._path, manifest.records())
+        if manifest.entries:  # an empty table would be taken for another's by the next run
+            write_parquet(self._path, manifest.records())
 
 
 def make_output(
@@ -125,6 +131,14 @@ def make_output(
         require_pyarrow()
         return TableOutput(path)
     return Output(path)
+
+
+def foreign(path: Path) -> CrossLMMError:
+    """What is said of a file that no record shows to be ours."""
+    return CrossLMMError(
+        f"{path}: no record beside it says that `crosslmm caption` wrote it; "
+        "choose another --out, or give --overwrite"
+    )
 
 
 def lock_of(manifest: Path) -> Path:

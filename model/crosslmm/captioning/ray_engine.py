@@ -55,7 +55,9 @@ class RayEngine:
         self.run_options = run_options
         self.model = model if model is not None else store.default_model().name
         self._model_options = dict(model_options)
-        folder = store.locate(self.model)
+        folder = store.locate(self.model).absolute()
+        # A worker's working folder is another.
+        self._loaded = str(folder) if os.path.isdir(self.model) else self.model
         config, processor = load_config(folder), load_processor(folder)
         resources = ray.cluster_resources()
         gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
@@ -97,7 +99,7 @@ class RayEngine:
             _Worker,
             batch_size=self.run_options.batch_size,
             compute=pool(min_size=1, max_size=self._workers),
-            fn_constructor_args=(self.model, self._model_options, self.options, self.run_options),
+            fn_constructor_args=(self._loaded, self._model_options, self.options, self.run_options),
             **self._resources,
         )
         told = False

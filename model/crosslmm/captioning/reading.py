@@ -21,6 +21,7 @@ from crosslmm.captioning.options import CaptionOptions, RunOptions
 from crosslmm.captioning.segments import Span, equal_spans, scene_size, scene_spans
 from crosslmm.errors import CrossLMMError, VideoError
 from crosslmm.video import Frames, open_stream, sample
+from crosslmm.video.plan import Plan
 from crosslmm.video.source import SourceInfo
 from crosslmm.video.worker import die_with_parent
 
@@ -102,16 +103,17 @@ def read_clips(order: ReadOrder) -> Iterator[Clip]:
         yield Clip(0, 1, 0.0, duration, duration, seconds, frames)
         return
     with open_stream(order.path, frames=1, reader=order.reader, deadline=order.deadline) as stream:
-        source = stream.source
-    spans = _spans(order, source)
+        plan = stream.plan
+    source = plan.source
+    spans = _spans(order, plan)
     for number, (start, end) in enumerate(spans):
         part: Frames | None = None
         problem = None
         try:
             if source.duration > 0:
-                part = sample(order.path, start=start, end=end, **_sampling(order))
+                part = sample(order.path, start=start, end=end, plan=plan, **_sampling(order))
             else:  # a picture lasts no time
-                part = sample(order.path, **_sampling(order))
+                part = sample(order.path, plan=plan, **_sampling(order))
         except VideoError as error:
             if len(spans) == 1:
                 raise
@@ -121,7 +123,8 @@ def read_clips(order: ReadOrder) -> Iterator[Clip]:
         began = time.perf_counter()
 
 
-def _spans(order: ReadOrder, source: SourceInfo) -> list[Span]:
+def _spans(order: ReadOrder, plan: Plan) -> list[Span]:
+    source = plan.source
     if source.duration <= 0:
         return [(0.0, 0.0)]
     if order.segments is not None:
@@ -134,6 +137,7 @@ def _spans(order: ReadOrder, source: SourceInfo) -> list[Span]:
         seek="exact",
         reader=order.reader,
         deadline=order.deadline,
+        plan=plan,
     ) as stream:
         return scene_spans(stream)
 

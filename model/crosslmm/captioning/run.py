@@ -17,7 +17,7 @@ from typing import Any
 from crosslmm.captioning.identity import settings_hash
 from crosslmm.captioning.lock import Lock
 from crosslmm.captioning.manifest import Manifest
-from crosslmm.captioning.options import CaptionOptions, RunOptions
+from crosslmm.captioning.options import CaptionOptions, RunOptions, plain
 from crosslmm.captioning.outcomes import Engine, Outcome
 from crosslmm.captioning.outputs import Output
 from crosslmm.captioning.plan import Item, Plan, identify, make_plan, unwritten
@@ -142,7 +142,7 @@ class Captioning:
         sources, output = self._sources, self._output
         if manifest is not None and output is not None:
             sources = [s for s in sources if s.named or not output.is_own(s)]
-            output.begin(sources, manifest)
+            output.begin(sources, manifest, overwrite=self._run_options.overwrite)
         plan = make_plan(
             identify(sources),
             manifest,
@@ -219,6 +219,7 @@ class Captioning:
         the manifest does not keep, since it is not the video's."""
         records: dict[str, Record] = {}
         errors: dict[str, str] = {}
+        done = [(item, self._checked(item, result, output)) for item, result in done]
         for item, result in done:
             try:
                 if result.error is None:
@@ -238,10 +239,17 @@ class Captioning:
             for item, result in done
         ]
 
+    def _checked(self, item: Item, result: CaptionResult, output: Output) -> CaptionResult:
+        """The result, or a failure where somebody has written its file since the run began."""
+        reason = None
+        if result.error is None:
+            reason = output.conflict(item.source, overwrite=self._run_options.overwrite)
+        return result if reason is None else self._result(item, error=reason)
+
     def _result(self, item: Item, **what: Any) -> CaptionResult:
         segments: tuple[Segment, ...] = what.get("segments", ())
         problems = [
-            f"{part.start:.4g}-{part.end:.4g} s: {part.problem}"
+            f"{plain(part.start)}-{plain(part.end)} s: {part.problem}"
             for part in segments
             if part.problem
         ]

@@ -61,7 +61,7 @@ class SidecarOutput(Output):
     def is_own(self, source: Source) -> bool:
         return source.path.lower().endswith(f".{self._ending}")
 
-    def begin(self, sources: Iterable[Source], manifest: Manifest) -> None:
+    def begin(self, sources: Iterable[Source], manifest: Manifest, *, overwrite: bool) -> None:
         names: dict[str, str] = {}
         adopted = self._read_others({source.path for source in sources}, manifest, names)
         while some := list(islice(adopted, _ADOPTED_AT_ONCE)):
@@ -71,19 +71,23 @@ class SidecarOutput(Output):
                 name, digest = entry.sidecar
                 names[video] = os.path.join(self._home, name)
                 self._ours[names[video]] = digest
+        self._digests = set(self._ours.values())
         self._assign(names)
 
     def conflict(self, source: Source, *, overwrite: bool) -> str | None:
         path = self._paths.get(source.path)
         if path is None:
             return f"{source.path}: another video's caption would have the same file"
-        digest = self._ours.get(str(path))
-        if overwrite or not os.path.exists(path) or digest == _digest_of(path):
+        # One of another name is ours too: it was moved with its video.
+        if overwrite or not os.path.exists(path) or _digest_of(path) in self._digests:
             return None
         what = "is there already and was not written by us"
-        if digest is not None:
+        if str(path) in self._ours:
             what = "was changed since we wrote it"
-        return f"{source.path}: {path.name} {what}; --overwrite replaces it"
+        return (
+            f"{source.path}: {path.name} {what}; move it away and give --retry-failed, "
+            "or --overwrite to do everything anew"
+        )
 
     def note(self, source: Source, record: Record, manifest: Manifest) -> Record:
         if record["error"] is None:

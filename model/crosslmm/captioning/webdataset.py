@@ -7,19 +7,22 @@ shards hold what the manifest says, once, whatever was killed before.
 import io
 import json
 import os
+import re
 import tarfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO
 
-from crosslmm.captioning.manifest import Manifest
-from crosslmm.captioning.outputs import Output
+from crosslmm.captioning.manifest import Manifest, parse
+from crosslmm.captioning.outputs import Output, foreign
 from crosslmm.captioning.results import Record
 from crosslmm.captioning.sources import Source
 from crosslmm.errors import CrossLMMError
 
 SHARD_SAMPLES = 1000
 SHARD_BYTES = 1 << 30
+
+_NAME = re.compile(r"(\w+-\w+)\.")  # as of `sample_key`
 
 
 class ShardOutput(Output):
@@ -39,13 +42,22 @@ class ShardOutput(Output):
     def is_own(self, source: Source) -> bool:
         return Path(source.path).parent == self._folder and source.path.endswith(".tar")
 
-    def begin(self, sources: Iterable[Source], manifest: Manifest) -> None:
+    def begin(self, sources: Iterable[Source], manifest: Manifest, *, overwrite: bool) -> None:
+        shards = self._shards()
+        if shards and not (overwrite or manifest.entries):
+            raise foreign(shards[0])
         self._manifest = manifest
         for left in self._folder.glob(f".{self._prefix}*.tar.new"):
             left.unlink()
-        for shard in self._shards():
-            with tarfile.open(shard) as tar:
-                self._held |= dict.fromkeys((_key_of(name) for name in tar.getnames()), shard)
+        for shard in shards:
+            try:
+                with tarfile.open(shard) as tar:
+                    self._held |= dict.fromkeys((_key_of(name) for name in tar.getnames()), shard)
+            except tarfile.TarError as error:
+                raise CrossLMMError(
+                    f"{shard}: this shard cannot be read ({error}); move it away, "
+                    "or choose another --out"
+                ) from error
         for path, entry in manifest.entries.items():
             if not entry.failed:
                 self._add(path, f"{entry.content}-{entry.settings_hash}")
@@ -62,11 +74,8 @@ class ShardOutput(Output):
             for entry in manifest.entries.values()
             if not entry.failed
         }
-        stale = {key: shard for key, shard in self._held.items() if key not in wanted}
-        for shard in set(stale.values()):
+        for shard in {shard for key, shard in self._held.items() if key not in wanted}:
             self._rewrite(shard, wanted)
-        for key in stale:
-            del self._held[key]
 
     def _add(self, path: str, key: str) -> None:
         if key not in self._held and key not in self._pending:
@@ -101,10 +110,18 @@ class ShardOutput(Output):
         self._held |= {key: shard for key, path in pending.items() if path not in gone}
 
     def _rewrite(self, shard: Path, wanted: set[str]) -> None:
-        """The shard without the samples that no longer count."""
+        """The shard without the samples that no longer count; those of videos that the manifest
+        does not know are not ours, and stay."""
         with tarfile.open(shard) as old:
-            members = [member for member in old if _key_of(member.name) in wanted]
-            if members:
+            stale = {
+                key
+                for member in old
+                if (key := _key_of(member.name))
+                and key not in wanted
+                and _video_of(old, member) in self._manifest.entries
+            }
+            members = [member for member in old if _key_of(member.name) not in stale]
+            if members and stale:
 
                 def copy(new: tarfile.TarFile) -> None:
                     for member in members:
@@ -150,5 +167,14 @@ def _write_tar(path: Path, fill: Callable[[tarfile.TarFile], object]) -> None:
     os.replace(temporary, path)
 
 
+def _video_of(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str | None:
+    """The path of the sample's video, where this is its JSON."""
+    file = tar.extractfile(member) if member.name.endswith(".json") else None
+    record = None if file is None else parse(file.read())
+    return None if record is None else str(record["path"])
+
+
 def _key_of(name: str) -> str:
-    return name.partition(".")[0]
+    """The key of the sample that a file of that name belongs to, empty where it is none of ours."""
+    match = _NAME.match(name)
+    return match[1] if match else ""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from crosslmm.video.frames import Frame, Frames, summary
 
 if TYPE_CHECKING:
+    from crosslmm.video.plan import Plan
     from crosslmm.video.readers import ReaderName, ReaderStatus
     from crosslmm.video.sampling import Seek
     from crosslmm.video.source import SourceInfo
@@ -67,6 +68,7 @@ def open_stream(
     reader: "ReaderName" = "auto",
     seek: "Seek" = "auto",
     deadline: float = DEADLINE,
+    plan: "Plan | None" = None,
 ) -> "FrameStream":
     """The frames of a video or picture, one at a time, decoded ahead in the background.
 
@@ -79,6 +81,7 @@ def open_stream(
     - ``seek``: ``exact`` frames; ``keyframe``, the keyframes nearest to them, much faster; ``auto``
       takes a keyframe when one lies within a quarter of the sampling interval. Times are real.
     - ``deadline``: seconds that a reader may go without reading a packet or decoding a frame.
+    - ``plan``: that of an earlier stream of the same file, which is then not looked through again.
 
     Raises ``VideoError`` for a file that gives no frames and ``UsageError`` for impossible options.
     """
@@ -96,7 +99,7 @@ def open_stream(
         frames=frames, fps=fps, max_frames=max_frames, start=start, end=end, seek=seek
     )
     return FrameStream(
-        path, request, size=size, resample=resample, reader=reader, deadline=deadline
+        path, request, size=size, resample=resample, reader=reader, deadline=deadline, plan=plan
     )
 
 
@@ -121,6 +124,7 @@ def sample(
     reader: "ReaderName" = "auto",
     seek: "Seek" = "auto",
     deadline: float = DEADLINE,
+    plan: "Plan | None" = None,
 ) -> Frames:
     """The frames of a video or picture as one array (T, H, W, 3) uint8; options: ``open_stream``.
 
@@ -142,6 +146,7 @@ def sample(
         reader=reader,
         seek=seek,
         deadline=deadline,
+        plan=plan,
     ) as stream:
         shape = (stream.count, *(size or stream.source.size), 3)
         try:

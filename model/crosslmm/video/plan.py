@@ -20,7 +20,8 @@ from crosslmm.video.source import SourceInfo, open_container, regular_file, vide
 class Plan:
     """The frames to read, of what, and at which ``size`` (height, width).
 
-    ``still`` (H, W, 3) holds the picture itself where the source is one.
+    ``still`` (H, W, 3) holds the picture itself where the source is one. Of the ``warnings``,
+    ``flaws`` are those about the file, whatever is asked of it.
     """
 
     path: str
@@ -30,8 +31,30 @@ class Plan:
     size: tuple[int, int]
     resample: int
     warnings: tuple[str, ...] = ()
+    flaws: tuple[str, ...] = ()
     mirrored: bool = False
     still: np.ndarray | None = None
+
+    def answering(self, request: Request, *, size: tuple[int, int] | None, resample: int) -> "Plan":
+        """The plan for other frames of the same file, which is not looked through again.
+
+        Raises ``VideoError`` when the range lies beyond the video.
+        """
+        targets: tuple[Target, ...] = (Target(0),)
+        warnings: list[str] = []
+        if self.still is None:
+            targets, warnings = choose(self.index, request, path=self.path)
+        elif request.start:
+            raise VideoError(
+                f"{self.path}: start ({request.start:g} s) lies beyond a still picture"
+            )
+        return replace(
+            self,
+            targets=targets,
+            size=size or self.source.size,
+            resample=resample,
+            warnings=(*self.flaws, *warnings),
+        )
 
     def after(self, number: int) -> "Plan":
         """The part of the plan that lies after frame ``number``."""
@@ -51,7 +74,8 @@ def make_plan(
     path = regular_file(path)
     kind = picture.still_format(path)
     if kind is not None:
-        return _still_plan(path, kind, request, size=size, resample=resample)
+        plan = _still_plan(path, kind, resample=resample)
+        return plan.answering(request, size=size, resample=resample)
 
     container = open_container(path, deadline=deadline)
     try:
@@ -70,8 +94,6 @@ def make_plan(
     upright, shape, first, bad = _first_frame(path, aspect, pulse=pulse, deadline=deadline)
     if not bad and first is not None and not index.sequential:
         index = index.shown_from(first)
-    missing = _missing_end(index, declared)
-    targets, warnings = choose(index, request, path=path)
     source = SourceInfo(
         path=path,
         duration=index.duration,
@@ -83,16 +105,17 @@ def make_plan(
         frame_count=len(index),
         reader="pyav",
     )
-    return Plan(
+    plan = Plan(
         path,
         source,
         index,
-        targets,
-        size or shape,
+        (),
+        shape,
         resample,
-        warnings=(*missing, *warnings),
+        flaws=tuple(_missing_end(index, declared)),
         mirrored=upright.mirrored,
     )
+    return plan.answering(request, size=size, resample=resample)
 
 
 def _declared_duration(stream: Any, container: str) -> float | None:
@@ -132,11 +155,7 @@ def _first_frame(
         decoder.close()
 
 
-def _still_plan(
-    path: str, kind: str, request: Request, *, size: tuple[int, int] | None, resample: int
-) -> Plan:
-    if request.start:
-        raise VideoError(f"{path}: start ({request.start:g} s) lies beyond a still picture")
+def _still_plan(path: str, kind: str, *, resample: int) -> Plan:
     pixels, warnings = picture.read_still(path, kind)
     index = PacketIndex(
         pts=np.zeros(1, dtype=np.int64),
@@ -155,5 +174,4 @@ def _still_plan(
         frame_count=1,
         reader="pillow",
     )
-    shown = size or source.size
-    return Plan(path, source, index, (Target(0),), shown, resample, tuple(warnings), still=pixels)
+    return Plan(path, source, index, (), source.size, resample, flaws=tuple(warnings), still=pixels)

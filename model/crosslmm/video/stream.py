@@ -25,7 +25,8 @@ _AHEAD, _AHEAD_FULL_SIZE = 8, 1
 class FrameStream:
     """Frames of one video, ascending; iterate it once, and close it (or use ``with``).
 
-    ``source`` and ``count`` are known from the start, ``warnings`` after the last frame.
+    ``source``, ``count`` and ``plan`` are known from the start, ``warnings`` after the last frame.
+    With the ``plan`` of another stream of the file it is not looked through again.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class FrameStream:
         resample: int,
         reader: ReaderName,
         deadline: float,
+        plan: Plan | None = None,
     ) -> None:
         self.path = os.fsdecode(path)
         self.warnings: list[str] = []
@@ -50,8 +52,19 @@ class FrameStream:
         self._done = False
         self._failure: VideoError | None = None
 
+        if plan is None:
+            self.plan = self._look_through(request, size=size, resample=resample)
+        else:
+            self.plan = plan.answering(request, size=size, resample=resample)
+        self.warnings.extend(self.plan.warnings)
+        self.source: SourceInfo = self.plan.source
+        self._start_next_reader()
+
+    def _look_through(
+        self, request: Request, *, size: tuple[int, int] | None, resample: int
+    ) -> Plan:
         # Without a reference to self, so that a forgotten stream is collected, and its thread ends.
-        name = self.path
+        name, deadline = self.path, self._deadline
 
         def plan(pulse: Pulse) -> Iterator[Plan]:
             with _in_words(name):
@@ -59,23 +72,20 @@ class FrameStream:
                     name, request, size=size, resample=resample, pulse=pulse, deadline=deadline
                 )
 
-        self._running = Prefetch(plan, depth=1, deadline=deadline)
+        self._running = running = Prefetch(plan, depth=1, deadline=deadline)
         try:
-            self._plan: Plan = self._running.take()
+            return running.take()
         except Stalled:
             raise VideoError(
-                f"{self.path}: nothing could be read of this file within {deadline:g} s"
+                f"{name}: nothing could be read of this file within {deadline:g} s"
             ) from None
         finally:
             self._stop()
-        self.warnings.extend(self._plan.warnings)
-        self.source: SourceInfo = self._plan.source
-        self._start_next_reader()
 
     @property
     def count(self) -> int:
         """The frames that will come, at most."""
-        return len(self._plan.targets)
+        return len(self.plan.targets)
 
     @property
     def seconds(self) -> float:
@@ -127,7 +137,7 @@ class FrameStream:
             self._running = None
 
     def _start_next_reader(self) -> None:
-        plan, deadline = self._plan.after(self._last), self._deadline
+        plan, deadline = self.plan.after(self._last), self._deadline
         name = self._readers.pop(0)
         box: list[Reader] = []
 
