@@ -1,12 +1,12 @@
 """`crosslmm ask`: questions about a video, answered as they are written."""
 
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from crosslmm.errors import UsageError, VideoError
+from crosslmm.errors import UsageError
+from crosslmm.video.source import regular_file
 from crosslmm_cli import options
 from crosslmm_cli.loading import load_assistant
 from crosslmm_cli.output import Output
@@ -45,8 +45,7 @@ def ask(
     questions = _read_questions(questions)
     if frames is not None and fps is not None:
         raise UsageError("--frames and --fps exclude each other; give one of them")
-    if not Path(video).exists():
-        raise VideoError(f"{video}: no such file")
+    regular_file(video)
 
     assistant = load_assistant(
         output,
@@ -92,8 +91,13 @@ def ask(
 def _read_questions(questions: list[str]) -> list[str]:
     if questions.count("-") > 1:
         raise UsageError("-: stdin holds one question only")
-    read = [sys.stdin.read() if question == "-" else question for question in questions]
-    stripped = [question.strip() for question in read]
+    try:
+        read = [sys.stdin.read() if question == "-" else question for question in questions]
+    except UnicodeDecodeError as error:
+        raise UsageError(f"-: stdin is not text in {error.encoding}") from None
+    # Bytes that are no UTF-8, a file's name perhaps: the tokenizer takes text only.
+    texts = [text.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for text in read]
+    stripped = [text.strip() for text in texts]
     if not all(stripped):
         raise UsageError("a question is empty")
     return stripped

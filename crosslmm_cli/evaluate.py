@@ -1,10 +1,12 @@
 """`crosslmm eval`: how many questions of a file a model answers rightly, by type."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from crosslmm.errors import UsageError
 from crosslmm_cli import options
 from crosslmm_cli.loading import load_assistant
 from crosslmm_cli.output import SOME_FAILED, Output
@@ -39,10 +41,12 @@ def evaluate(
 
     A video that cannot be read costs its own questions, and the exit code is 3.
     """
+    output = Output(as_json=as_json, quiet=quiet)
+    if answers is not None:
+        _check_answers(answers)
     from crosslmm.evaluation import evaluate as run
     from crosslmm.evaluation import read_questions, write_outcomes
 
-    output = Output(as_json=as_json, quiet=quiet)
     rows = read_questions(questions)
     assistant = load_assistant(
         output, model=model, device=device, dtype=dtype, quantize=quantize, tokens_per_frame=None
@@ -56,17 +60,36 @@ def evaluate(
 
     report = run(rows, assistant, video_folder or questions.parent, frames=frames, on_row=count)
     output.finish_progress()
-    if answers is not None:
-        write_outcomes(report, answers)
     for video, why in report.failures.items():
         output.notice(f"{video}: {why}")
     if as_json:
-        output.record(report.summary())
+        how = {**assistant.settings, "frames": frames or assistant.default_frames,
+               "tokens_per_frame": assistant.tokens_per_frame}  # fmt: skip
+        output.record(
+            {
+                **report.summary(),
+                "model": assistant.name,
+                "settings": how,
+                "versions": assistant.versions,
+            }
+        )
     else:
         output.table(_table(report), right=(1, 2))
+    if answers is not None:
+        write_outcomes(report, answers)
     if report.failures:
         output.notice(f"{len(report.failures)} videos failed; their questions count as not right")
         raise typer.Exit(SOME_FAILED)
+
+
+def _check_answers(path: Path) -> None:
+    """Before hours of work, what would keep their result from being written."""
+    if path.is_dir():
+        raise UsageError(f"--answers {path}: a folder; give a file's name in it")
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"--answers {path}: there is no folder {path.absolute().parent}")
+    if not os.access(path.absolute().parent, os.W_OK):
+        raise UsageError(f"--answers {path}: its folder may not be written to")
 
 
 def _table(report: "Report") -> list[tuple[str, ...]]:

@@ -4,6 +4,7 @@
 """
 
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -56,8 +57,8 @@ def execute(arguments: Sequence[str]) -> int:
     except BaseException as error:
         if interrupt.requested():
             return _explain(KeyboardInterrupt())
-        if debug and not isinstance(error, (SystemExit, ParsingError)):
-            raise
+        if debug and not isinstance(error, (SystemExit, ParsingError, BrokenPipeError)):
+            traceback.print_exception(error)
         return _explain(error)
     if code == interrupt.EXIT_CODE:
         return _explain(KeyboardInterrupt())

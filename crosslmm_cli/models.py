@@ -1,5 +1,6 @@
 """`crosslmm models`: what is on disk, and how more gets there."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,7 +14,10 @@ from crosslmm_cli.output import Output, size_text
 app = typer.Typer(no_args_is_help=True, help="See, fetch, make and choose models.")
 
 NameArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A folder, a Hub id (org/name[@revision]) or a name.")
+    str,
+    typer.Argument(
+        metavar="MODEL", help="A folder, a Hub id (org/name or org/name@revision) or a name."
+    ),
 ]
 
 
@@ -42,7 +46,13 @@ def list_models(as_json: options.JsonOption = False) -> None:
     ]
     output.table(rows, right=(3,))
     choice = store.default_model()
-    output.notice(f"* the default, {_ORIGINS[choice.origin]}")
+    if any(model.default for model in models):
+        output.notice(f"* the default, {_ORIGINS[choice.origin]}")
+    else:
+        output.notice(
+            f"the default, {choice.name} ({_ORIGINS[choice.origin]}), is not among these; "
+            "choose another"
+        )
     for model in models:
         if model.problem:
             output.notice(f"unusable: {model.problem}")
@@ -63,10 +73,9 @@ def pull(
 ) -> None:
     """Download a model from the Hugging Face Hub. An interrupted download goes on."""
     output = Output(quiet=quiet)
-    folder = _download(output, model)
-    examination = store.examine(folder)
+    folder = _download(output, model, on_notice=output.notice)
     output.text(str(folder))
-    if examination.problem is None:
+    if store.examine(folder).problem is None:
         output.notice(f"`crosslmm models use {model}` makes it the default")
 
 
@@ -237,12 +246,16 @@ def _parts(recipe: str | None, vision: str | None, language: str | None) -> tupl
     return vision, language
 
 
-def _download(output: Output, model: str) -> Path:
+def _download(
+    output: Output, model: str, *, on_notice: Callable[[str], None] | None = None
+) -> Path:
     from crosslmm.hub import pull as download
 
     output.notice(f"downloading {model}")
     folder = download(
-        model, on_progress=lambda done, total: output.progress("download", done, total)
+        model,
+        on_progress=lambda done, total: output.progress("download", done, total),
+        on_notice=on_notice,
     )
     output.finish_progress()
     return folder

@@ -59,9 +59,10 @@ class Output:
         self._stdout.flush()
 
     def record(self, record: Mapping[str, Any]) -> None:
-        """A result as one line of JSON."""
+        """A result as one line of JSON, in ASCII where stdout is not in JSON's own UTF-8."""
         self.finish_progress()
-        self._stdout.write(json.dumps(record, ensure_ascii=False) + "\n")
+        ascii_only = (self._stdout.encoding or "utf-8").lower() not in ("utf-8", "utf8")
+        self._stdout.write(json.dumps(record, ensure_ascii=ascii_only) + "\n")
         self._stdout.flush()
 
     def table(self, rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> None:

@@ -8,10 +8,11 @@ import typer
 
 from crosslmm import store
 from crosslmm.cost import profile as cost
+from crosslmm.cost.chart import check_picture, draw
 from crosslmm.cost.measurement import MEASURED_FRAMES, Measured, measure_profile
 from crosslmm.cost.memory import FRAMES_PER_CHUNK
 from crosslmm.cost.profile import FRAMES, Settings, compared, find_shape, parse_size, reshaped
-from crosslmm.cost.published import compared_with_paper
+from crosslmm.cost.published import PublishedComparison, compared_with_paper
 from crosslmm.cost.writers import (
     as_record,
     comparison_text,
@@ -22,6 +23,7 @@ from crosslmm.cost.writers import (
     text,
 )
 from crosslmm.errors import UsageError
+from crosslmm.video.source import regular_file
 from crosslmm_cli import options
 from crosslmm_cli.loading import load_assistant
 from crosslmm_cli.output import Output
@@ -104,8 +106,11 @@ def profile(
         typer.Option("--video", help="The clip that --measure reads; default: one it makes."),
     ] = None,
     repeats: Annotated[
-        int, typer.Option("--repeats", min=1, help="Runs that --measure takes the median of.")
-    ] = 3,
+        int | None,
+        typer.Option(
+            "--repeats", min=1, help="Runs that --measure takes the median of; default: 3."
+        ),
+    ] = None,
     device: options.DeviceOption = None,
     plot: Annotated[
         Path | None,
@@ -121,6 +126,8 @@ def profile(
     """
     output = Output(as_json=as_json, quiet=quiet)
     _check(as_json, as_csv, measure, interval, batch)
+    if not measure and (video is not None or repeats is not None or device is not None):
+        raise UsageError("--video, --repeats and --device are for --measure; give it too")
     if as_csv and (measure or fits or compare == "paper"):
         raise UsageError(
             "--csv has rows of estimates only: leave --measure, --fits and --compare paper out, "
@@ -139,7 +146,13 @@ def profile(
         "frames": frames or (MEASURED_FRAMES if measure else FRAMES),
         "tokens_per_frame": tokens_per_frame or (),
     }
-    assistant = None
+    budget = parse_size(fits) if fits else None
+    if plot:
+        check_picture(plot)
+    if video is not None:
+        regular_file(video)
+    first, other, paper = _estimates(name, compare, shape=shape, settings=settings, **counts)
+    measured: list[Measured] = []
     if measure:
         assistant = load_assistant(
             output,
@@ -150,20 +163,11 @@ def profile(
             tokens_per_frame=None,
         )
         settings = replace(settings, dtype=assistant.settings["dtype"])
-    first = cost.profile(name, shape=shape, settings=settings, **counts)
-    measured: list[Measured] = []
-    if assistant:
+        first, other, paper = _estimates(name, compare, shape=shape, settings=settings, **counts)
         measured = measure_profile(
-            assistant, first, video, repeats=repeats, on_progress=output.progress
+            assistant, first, video, repeats=repeats or 3, on_progress=output.progress
         )
         output.finish_progress()
-    paper = compared_with_paper(first) if compare == "paper" else None
-    other = compared(first, compare) if compare and compare != "paper" else None
-    budget = parse_size(fits) if fits else None
-    if plot:
-        from crosslmm.cost.chart import draw
-
-        draw(plot, first, other)
 
     if as_json:
         output.record(as_record(first, other or paper, measured, budget))
@@ -179,7 +183,18 @@ def profile(
     for note in [*first.notes, *(other.notes if other else [])]:
         output.notice(note)
     if plot:
+        draw(plot, first, other)
         output.notice(f"drew {plot}")
+
+
+def _estimates(
+    name: str, compare: str | None, **options: Any
+) -> tuple[cost.Profile, cost.Profile | None, PublishedComparison | None]:
+    """The model's cost, another model's, and the paper's, as far as asked for."""
+    first = cost.profile(name, **options)
+    if compare == "paper":
+        return first, None, compared_with_paper(first)
+    return first, compared(first, compare) if compare else None, None
 
 
 def _check(as_json: bool, as_csv: bool, measure: bool, interval: int | None, batch: int) -> None:

@@ -45,6 +45,12 @@ class TestHelp:
         assert "later" not in run("--help").out
         assert run("later").code == 2
 
+    def test_a_terminal_shows_how_a_revision_is_given(
+        self, run: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("crosslmm_cli.main.is_fancy", lambda stream: True)
+        assert "@revision" in run("models", "show", "--help").out
+
 
 class TestWrongUsage:
     @pytest.mark.parametrize(
@@ -83,7 +89,15 @@ class TestFailures:
         self, run: Run, checkpoint: Path
     ) -> None:
         finished = run("ask", "nowhere.mp4", "q", "--model", checkpoint)
-        assert (finished.code, finished.err) == (1, "crosslmm: nowhere.mp4: no such file\n")
+        assert (finished.code, finished.err) == (
+            1,
+            "crosslmm: nowhere.mp4: there is no such file\n",
+        )
+
+    def test_an_address_is_named_as_one(self, run: Run, checkpoint: Path) -> None:
+        finished = run("ask", "https://youtu.be/x", "q", "--model", checkpoint)
+        assert finished.code == 1
+        assert "this is an address" in finished.err
 
     def test_a_missing_model(self, run: Run, clip: Path, home: Path) -> None:
         finished = run("ask", clip, "q", "--model", "org/model")
@@ -111,8 +125,25 @@ class TestFailures:
         assert finished.code == 1
         assert "KeyError: 'a bug'" in finished.err
         assert "Traceback" not in finished.err
-        with pytest.raises(KeyError):
-            run("models", "list", "--debug")
+        shown = run("models", "list", "--debug")
+        assert shown.code == 1
+        assert "Traceback" in shown.err
+        assert "KeyError: 'a bug'" in shown.err
+
+    def test_a_closed_pipe_is_no_error_with_debug_either(
+        self, run: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def gone() -> None:
+            raise BrokenPipeError
+
+        monkeypatch.setattr("crosslmm_cli.main.build", gone)
+        assert run("models", "list", "--debug") == Finished(141, "", "")
+
+    def test_debug_keeps_the_exit_code(self, run: Run) -> None:
+        shown = run("ask", "clip.mp4", " ", "--debug")
+        assert shown.code == 2
+        assert "Traceback" in shown.err
+        assert shown.err.endswith("crosslmm: a question is empty\n")
 
 
 class TestAsk:
@@ -172,6 +203,24 @@ class TestAsk:
         finished = run("ask", clip, "-", "--model", checkpoint, "--json", "--max-new-tokens", 2)
         assert json.loads(finished.out)["question"] == "what is\nthis?"
 
+    def test_a_question_from_stdin_that_is_no_text(
+        self, run: Run, checkpoint: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import io
+
+        stdin = io.TextIOWrapper(io.BytesIO(b"caf\xe9?"), encoding="utf-8")
+        monkeypatch.setattr("sys.stdin", stdin)
+        finished = run("ask", clip, "-", "--model", checkpoint)
+        assert finished.code == 2
+        assert finished.err == "crosslmm: -: stdin is not text in utf-8\n"
+
+    def test_a_question_that_is_not_utf_8(self, run: Run, checkpoint: Path, clip: Path) -> None:
+        finished = run(
+            "ask", clip, "é, caf\udce9?", "--model", checkpoint, "--max-new-tokens", 2, "--json"
+        )
+        assert finished.code == 0, finished.err
+        assert json.loads(finished.out)["question"] == "é, caf\ufffd?"
+
     def test_a_picture(self, run: Run, checkpoint: Path, tmp_path: Path) -> None:
         from PIL import Image
 
@@ -214,6 +263,14 @@ class TestModels:
         assert run("models", "rm", "pet", "--yes").code == 0
         assert not (home / "models" / "pet").exists()
         assert (checkpoint / "config.json").exists()
+
+    def test_a_default_that_is_gone_is_said(
+        self, run: Run, home: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("CROSSLMM_MODEL", "org/gone")
+        shown = run("models", "list").err
+        assert "org/gone (from CROSSLMM_MODEL), is not among these" in shown
+        assert "*" not in shown
 
     def test_parameters_agree_with_the_loaded_model(self, run: Run, checkpoint: Path) -> None:
         from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
@@ -298,6 +355,19 @@ class TestOutput:
         assert capsys.readouterr().err == "name[2J.mp4\n\ttab\n"
         output.text("kept \x1b in a pipe")
         assert capsys.readouterr().out == "kept \x1b in a pipe\n"
+
+    @pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "ascii"])
+    def test_json_is_json_in_every_encoding(
+        self, monkeypatch: pytest.MonkeyPatch, encoding: str
+    ) -> None:
+        import io
+
+        written = io.BytesIO()
+        monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding=encoding))
+        Output(as_json=True).record({"answer": "é 猫"})
+        assert json.loads(written.getvalue().decode("utf-8")) == {"answer": "é 猫"}
+        if encoding == "utf-8":
+            assert "猫" in written.getvalue().decode()
 
     def test_no_progress_without_a_terminal(self, capsys: pytest.CaptureFixture[str]) -> None:
         output = Output()

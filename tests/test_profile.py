@@ -241,6 +241,50 @@ def test_refusals(run, home, arguments: list[str], code: int, message: str) -> N
     assert message in done.err
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--plot", "bars.gif"],
+        ["--fits", "lots"],
+        ["--compare", "paper"],
+        ["--compare", "nothing-here"],
+        ["--video", "nowhere.mp4"],
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_measured(
+    run, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, wrong: list[str]
+) -> None:
+    def loaded(*arguments: object, **options: object) -> None:
+        pytest.fail("the model was loaded")
+
+    monkeypatch.setattr("crosslmm_cli.profile.load_assistant", loaded)
+    done = run("profile", "-m", checkpoint, "--measure", *wrong)
+    assert done.code in (1, 2)
+    assert wrong[1] in done.err or "the paper's figure 4" in done.err
+
+
+def test_timings_are_shown_before_a_picture_fails(
+    run, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("crosslmm_cli.profile.draw", full)
+    done = run(
+        "profile", "-m", checkpoint, "--measure", "-n", "2", "--repeats", "1",
+        "--plot", tmp_path / "bars.png",
+    )  # fmt: skip
+    assert done.code == 1
+    assert "Measured on" in done.out
+
+
+@pytest.mark.parametrize("option", [["--repeats", "2"], ["--video", "x.mp4"], ["--device", "cpu"]])
+def test_options_of_a_measurement_need_one(run, option: list[str]) -> None:
+    done = run("profile", "-m", "crosslmm-2b", *option)
+    assert (done.code, done.out) == (2, "")
+    assert "--measure" in done.err
+
+
 def test_folder_is_read_with_its_gates(tmp_path: Path) -> None:
     from tiny import tiny_checkpoint
 

@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 from crosslmm import store
 from crosslmm.errors import CheckpointError, UsageError
 from crosslmm.inspection import inspect
-from crosslmm.weights import read_headers
+from crosslmm.weights import read_header, read_headers
 
 
 def write_model(folder: Path, *, kind: str = "crosslmm", shards: int = 1) -> Path:
@@ -209,6 +209,57 @@ class TestList:
         assert size < model.size < size + 500
         assert model.problem is None
 
+    def test_a_broken_link_to_weights_hides_nothing(self, home: Path, tmp_path: Path) -> None:
+        broken = [
+            write_model(home / "models" / "broken"),
+            write_cached(tmp_path / "hub", "org/a-broken"),
+        ]
+        for folder in broken:
+            (folder / "model.safetensors").unlink()
+            (folder / "model.safetensors").symlink_to(tmp_path / "gone")
+        other = write_cached(tmp_path / "hub", "org/another-name")
+        (other / "model.safetensors").unlink()
+        (other / "weights.safetensors").symlink_to(tmp_path / "gone")
+        write_cached(tmp_path / "hub", "org/whole")
+        found = {model.name: model for model in store.stored_models()}
+        assert set(found) == {"demo", "broken", "org/a-broken", "org/another-name", "org/whole"}
+        assert "half-downloaded" in str(found["broken"].problem)
+        assert "half-downloaded" in str(found["org/a-broken"].problem)
+        assert found["org/another-name"].problem
+        assert found["org/whole"].problem is None
+
+    def test_a_repository_that_cannot_be_read_is_a_row(
+        self, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write_cached(tmp_path / "hub", "org/a-closed")
+        write_cached(tmp_path / "hub", "org/whole")
+        read = Path.read_text
+
+        def refused(path: Path, *arguments: str) -> str:
+            if "a-closed" in str(path):
+                raise PermissionError(13, "Permission denied", str(path))
+            return read(path, *arguments)
+
+        monkeypatch.setattr(Path, "read_text", refused)
+        found = {model.name: model.problem for model in store.stored_models()}
+        assert "Permission denied" in str(found["org/a-closed"])
+        assert found["org/whole"] is None
+
+    def test_a_model_pulled_by_its_commit(self, home: Path, tmp_path: Path) -> None:
+        snapshot = write_cached(tmp_path / "hub", "org/model")
+        (snapshot.parents[1] / "refs" / "main").unlink()
+        (model,) = [model for model in store.stored_models() if model.source == "hub"]
+        assert model.name == f"org/model@{COMMIT}"
+        assert store.locate(model.name) == model.path
+
+    @pytest.mark.parametrize("revision", ["", "@main", f"@{COMMIT}"])
+    def test_the_default_by_any_of_its_names(
+        self, home: Path, tmp_path: Path, revision: str
+    ) -> None:
+        write_cached(tmp_path / "hub", "org/model")
+        store.use(f"org/model{revision}")
+        assert [model.name for model in store.stored_models() if model.default] == ["org/model"]
+
 
 class TestRemove:
     def test_named_folder(self, home: Path) -> None:
@@ -217,6 +268,13 @@ class TestRemove:
         store.remove(store.plan_removal("pet"))
         assert not folder.exists()
         assert list((home / "models").iterdir()) == []
+        assert store.default_model().origin == "built-in"
+
+    def test_named_folder_by_its_path(self, home: Path) -> None:
+        folder = write_model(home / "models" / "pet")
+        store.use("pet")
+        store.remove(store.plan_removal(f"{folder}/"))
+        assert not folder.exists()
         assert store.default_model().origin == "built-in"
 
     def test_a_link_goes_and_what_it_points_to_stays(self, home: Path, tmp_path: Path) -> None:
@@ -253,6 +311,11 @@ class TestRemove:
         monkeypatch.chdir(tmp_path if not name.startswith("..") else home)
         with pytest.raises((UsageError, CheckpointError)):
             store.plan_removal(name)
+
+
+def test_weights_that_go_meanwhile_are_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"gone\.safetensors: cannot be read"):
+        read_header(tmp_path / "gone.safetensors")
 
 
 def test_inspection(tmp_path: Path) -> None:
@@ -363,6 +426,15 @@ class TestPull:
             assert words in err, name
             assert "Traceback" not in err
             assert len(err.splitlines()) <= 3, err
+
+    def test_what_is_no_crosslmm_is_said_before_it_comes(self, home: Path, tmp_path: Path) -> None:
+        part = write_model(tmp_path / "part", kind="qwen2")
+        with fake_hub({"org/part": part}) as address:
+            code, out, err = self.pull(tmp_path / "hub", address, "org/part")
+        assert code == 0
+        assert (Path(out.strip()) / "model.safetensors").is_file()
+        assert "model_type is 'qwen2', so it is no CrossLMM" in err
+        assert "models init" in err
 
     def test_too_little_space_is_found_out_first(
         self, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crosslmm.errors import CrossLMMError, UsageError
+from crosslmm.errors import CrossLMMError, OutOfMemory, UsageError
 from crosslmm.files import write_whole
 from crosslmm.synthetic.answers import is_right
 from crosslmm.synthetic.questions import QUESTION_TYPES
 
 if TYPE_CHECKING:
     from crosslmm.assistant import Assistant
+    from crosslmm.watched import Watched
 
-MAX_NEW_TOKENS = 160
+MAX_NEW_TOKENS = 256
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,18 @@ class Report:
         return {o.row["video"]: o.error for o in self.outcomes if o.error is not None}
 
     def summary(self) -> dict[str, Any]:
-        """`{accuracy, count, types: {NAME: {accuracy, count}}}`, ready for JSON."""
+        """`{accuracy, count, types: {NAME: {accuracy, count}}, failures: {count, reasons}}`, ready for
+        JSON; failures counts questions, and gives the reason by video."""
         return {
             "accuracy": round(self.accuracy, 4),
             "count": self.count,
             "types": {
                 name: {"accuracy": round(part.accuracy, 4), "count": part.count}
                 for name, part in self.types.items()
+            },
+            "failures": {
+                "count": sum(outcome.error is not None for outcome in self.outcomes),
+                "reasons": self.failures,
             },
         }
 
@@ -73,7 +79,7 @@ def read_questions(path: Path) -> list[dict[str, Any]]:
     """
     rows = []
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = path.read_text("utf-8").split("\n")  # JSON may hold the other ends of lines
     except UnicodeDecodeError:
         raise UsageError(f"{path}: not UTF-8 text") from None
     for number, line in enumerate(lines, start=1):
@@ -95,6 +101,8 @@ def read_questions(path: Path) -> list[dict[str, Any]]:
         needed = {"when": "tolerance", "multiple_choice": "options"}.get(row["type"])
         if needed and needed not in row:
             raise UsageError(f"{path}, line {number}: lacks {needed}")
+        if fault := _fault(row):
+            raise UsageError(f"{path}, line {number}: {fault}")
         rows.append(row)
     if not rows:
         raise UsageError(f"{path}: holds no questions")
@@ -136,8 +144,7 @@ def evaluate(
     for video, asked in by_video.items():
         try:
             watched = assistant.watch(Path(video_folder) / video, **watch_options)
-            questions = [row["question"] for row in asked]
-            answers = watched.ask_all(questions, max_new_tokens=MAX_NEW_TOKENS)
+            answers = _answers(watched, [row["question"] for row in asked])
         except UsageError:
             raise
         except CrossLMMError as error:
@@ -152,6 +159,37 @@ def evaluate(
             if on_row is not None:
                 on_row(outcome)
     return Report(tuple(outcomes))
+
+
+def _answers(watched: "Watched", questions: list[str]) -> list[str]:
+    """All in one batch, or in halves where memory does not suffice for that."""
+    try:
+        return watched.ask_all(questions, max_new_tokens=MAX_NEW_TOKENS)
+    except OutOfMemory:
+        if len(questions) == 1:
+            raise
+    from crosslmm.encoding import release_memory
+
+    # Out here, since the exception's frames hold the memory that was taken.
+    release_memory()
+    middle = len(questions) // 2
+    return _answers(watched, questions[:middle]) + _answers(watched, questions[middle:])
+
+
+def _fault(row: Mapping[str, Any]) -> str | None:
+    """What would keep a row from being asked or scored."""
+    for name, kinds in (("video", str), ("question", str), ("answer", str | int | float)):
+        if not isinstance(row[name], kinds) or not str(row[name]).strip():
+            return f"{name} {row[name]!r} is empty or no text"
+    try:
+        row["question"].encode()
+        for said in ("", str(row["answer"])):
+            is_right(row, said)
+    except UnicodeEncodeError:
+        return "the question is not valid Unicode"
+    except (AttributeError, LookupError, TypeError, ValueError):
+        return f"answer {row['answer']!r} cannot be scored as {row['type']}"
+    return None
 
 
 def _share(outcomes: tuple[Outcome, ...]) -> float:

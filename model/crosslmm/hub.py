@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from crosslmm.errors import CheckpointError, CrossLMMError, UsageError
-from crosslmm.store import hub_cache, is_hub_id, split_revision
+from crosslmm.store import MODEL_TYPES, hub_cache, is_hub_id, read_config, split_revision
 from crosslmm.weights import read_headers
 
 _WANTED = ["*.safetensors", "*.json", "*.txt", "*.jinja", "*.model"]
@@ -25,10 +25,16 @@ class DownloadError(CrossLMMError):
     """A download that could not start or finish."""
 
 
-def pull(name: str, *, on_progress: Callable[[int, int], None] | None = None) -> Path:
+def pull(
+    name: str,
+    *,
+    on_progress: Callable[[int, int], None] | None = None,
+    on_notice: Callable[[str], None] | None = None,
+) -> Path:
     """Download `org/name[@revision]` and return its folder; a whole one is not fetched again.
 
-    `on_progress` is called with the bytes that are here and the bytes in all.
+    `on_progress` is called with the bytes that are here and the bytes in all; `on_notice`, before
+    the weights come, with a line of text where the model cannot be asked.
     Raises DownloadError, UsageError for a name of another form, CheckpointError for a repository
     without safetensors weights.
     """
@@ -50,6 +56,13 @@ def pull(name: str, *, on_progress: Callable[[int, int], None] | None = None) ->
     total = sum(file.file_size or 0 for file in files)
     coming = sum(file.file_size or 0 for file in files if file.will_download)
     _check_space(name, coming - _begun(repository))
+    if on_notice is not None and any(file.filename == "config.json" for file in files):
+        kind = read_config(fetch_config(name).parent).get("model_type")
+        if kind not in MODEL_TYPES:
+            on_notice(
+                f"{name}: its model_type is {kind!r}, so it is no CrossLMM: good only as a part for "
+                "`crosslmm models init`, and not shown by `crosslmm models list`"
+            )
     report = on_progress or (lambda done, total: None)
     with _explained(name):
         folder = Path(snapshot_download(**wanted, tqdm_class=_progress_class(report, total)))

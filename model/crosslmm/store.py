@@ -10,11 +10,11 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from crosslmm.errors import CheckpointError, UsageError
+from crosslmm.errors import CheckpointError, CrossLMMError, UsageError
 from crosslmm.weights import read_headers
 
 MODEL_TYPES = ("crosslmm", "llava_onevision")
@@ -179,15 +179,15 @@ def read_config(folder: Path) -> dict[str, Any]:
 def stored_models() -> list[StoredModel]:
     """What is on disk that crosslmm could load, or could have if it were whole."""
     chosen = default_model().name
+    default = None
+    with suppress(CrossLMMError):
+        default = find(chosen)
     found = [_stored(DEMO, demo_folder(), "built-in")] if _has_config(demo_folder()) else []
     found += [_stored(name, path, "folder") for name, path in _named_folders()]
     found += _hub_models()
     if (folder := _as_folder(chosen)) is not None and folder not in {item.path for item in found}:
         found.append(_stored(chosen, folder, "folder"))
-    return [
-        StoredModel(**{**vars(item), "default": chosen in (item.name, str(item.path))})
-        for item in found
-    ]
+    return [replace(item, default=item.path == default) for item in found]
 
 
 @dataclass(frozen=True)
@@ -204,10 +204,10 @@ def plan_removal(name: str) -> Removal:
     """What removing `name` deletes. UsageError for anything outside crosslmm's own folders."""
     if name == DEMO:
         raise UsageError("demo: the built-in model is part of the package and stays")
-    named = dict(_named_folders())
-    if name in named:
-        path = named[name]
-        return Removal(name, path, 0 if path.is_symlink() else _size(path), "folder")
+    given = Path(name).expanduser().absolute()
+    for own, path in _named_folders():
+        if name == own or given == path.absolute():
+            return Removal(own, path, 0 if path.is_symlink() else _size(path), "folder")
     repository = split_revision(name)[0]
     path = _repository_folder(repository)
     if is_hub_id(repository) and path.is_dir():
@@ -293,10 +293,15 @@ def _snapshot(repository: str, revision: str) -> Path | None:
 
 
 def _revisions(repository: Path) -> dict[str, str]:
-    """Named revisions of a repository in the cache, with their commits; `main` first."""
+    """Revisions of a repository in the cache, with their commits; `main` first.
+
+    A commit that no name stands for, pulled by its number, goes by that. Raises OSError.
+    """
     refs = repository / "refs"
     paths = sorted(path for path in refs.rglob("*") if path.is_file())
     names = {path.relative_to(refs).as_posix(): path.read_text("utf-8").strip() for path in paths}
+    commits = sorted(path.name for path in (repository / "snapshots").glob("*"))
+    names |= {commit: commit for commit in commits if commit not in names.values()}
     return dict(sorted(names.items(), key=lambda item: item[0] != "main"))
 
 
@@ -322,9 +327,9 @@ def _named_folders() -> Iterator[tuple[str, Path]]:
 
 def _hub_models() -> list[StoredModel]:
     found = []
-    with suppress(OSError):
-        for folder in sorted(hub_cache().glob("models--*--*")):
-            name = folder.name.removeprefix("models--").replace("--", "/")
+    for folder in sorted(hub_cache().glob("models--*--*")):
+        name = folder.name.removeprefix("models--").replace("--", "/")
+        try:
             for revision in _revisions(folder):
                 snapshot = _snapshot(name, revision)
                 if snapshot is None:
@@ -333,6 +338,9 @@ def _hub_models() -> list[StoredModel]:
                 item = _stored(full, snapshot, "hub")
                 if item.kind in MODEL_TYPES:
                     found.append(item)
+        except OSError as error:
+            problem = f"{error.filename or folder}: cannot be read ({error.strerror})"
+            found.append(StoredModel(name, folder, None, _size(folder), "hub", False, problem))
     return found
 
 

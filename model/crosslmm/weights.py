@@ -54,25 +54,23 @@ def weight_files(folder: Path) -> list[Path]:
     if index.exists():
         try:
             named = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
             raise CheckpointError(f"{index}: not a readable index of weights") from error
         if outside := [name for name in named if Path(str(name)).name != name]:
             raise CheckpointError(f"{index}: names a file outside its folder, {outside[0]!r}")
-    elif (folder / "model.safetensors").exists():
-        named = ["model.safetensors"]
     else:
-        found = sorted(folder.glob("*.safetensors"))
-        shards = [path for path in found if "-of-" in path.name]
-        if shards:
+        found = sorted(path.name for path in folder.glob("*.safetensors"))  # broken links too
+        named = ["model.safetensors"] if "model.safetensors" in found else found
+        if any("-of-" in name for name in named):
             raise CheckpointError(f"{folder}: half-downloaded: shards without their {INDEX}")
-        if found:
-            return found
-        if pickles := [path.name for pattern in PICKLES for path in folder.glob(pattern)]:
+        pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
+        if pickles and not named:
             raise CheckpointError(
-                f"{folder}: only pickled weights ({sorted(pickles)[0]}), which can run code when "
-                "opened and are refused; save the model as safetensors"
+                f"{folder}: only pickled weights ({pickles[0]}), which can run code when opened "
+                "and are refused; save the model as safetensors"
             )
-        raise CheckpointError(f"{folder}: no weights (no *.safetensors file)")
+        if not named:
+            raise CheckpointError(f"{folder}: no weights (no *.safetensors file)")
     absent = [name for name in named if not (folder / name).exists()]
     if absent:
         raise CheckpointError(
@@ -84,8 +82,8 @@ def weight_files(folder: Path) -> list[Path]:
 
 def read_header(file: Path) -> dict[str, TensorInfo]:
     """The tensors of one safetensors file; CheckpointError where it is malformed or truncated."""
-    size = file.stat().st_size
     try:
+        size = file.stat().st_size
         with file.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
             if length > min(size - 8, _HEADER_LIMIT):
@@ -103,6 +101,8 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
             for name, entry in header.items()
         }
         end = max((start + entry["data_offsets"][1] for entry in header.values()), default=start)
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, struct.error) as error:
         raise CheckpointError(f"{file}: not a readable safetensors file") from error
     if size < end:

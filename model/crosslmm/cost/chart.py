@@ -35,10 +35,7 @@ def draw(path: Path, profile: Profile, other: Profile | None = None) -> None:
 
     `other` stands beside `profile`, bar by bar, hatched.
     """
-    if path.suffix.lower() not in FORMATS:
-        raise UsageError(f"{path}: a picture ends in {', '.join(FORMATS)}")
-    if not path.absolute().parent.is_dir():
-        raise UsageError(f"{path}: there is no folder {path.absolute().parent}")
+    check_picture(path)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -66,6 +63,14 @@ def draw(path: Path, profile: Profile, other: Profile | None = None) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_picture(path: Path) -> None:
+    """Raises UsageError where no picture can be written to `path`."""
+    if path.suffix.lower() not in FORMATS:
+        raise UsageError(f"{path}: a picture ends in {', '.join(FORMATS)}")
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"{path}: there is no folder {path.absolute().parent}")
 
 
 def _pairs(profile: Profile, other: Profile | None) -> list[tuple[Row, ...]]:

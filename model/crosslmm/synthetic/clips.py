@@ -4,9 +4,10 @@ The pictures come from the training renderer itself, frame by frame at the file'
 model learned on is what the files show, but for the codec.
 """
 
+import io
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -50,12 +51,17 @@ def write_clips(
     - `on_clip` is called with the number of clips done.
 
     A clip that is already there is kept, so an interrupted run goes on. Raises UsageError, also where
-    clips are there that were written with other settings.
+    clips are there that were written with other settings, or other questions.
     """
     _check(clips=clips, seconds=seconds, size=size, fps=fps)
-    folder.mkdir(parents=True, exist_ok=True)
     settings = {"seconds": list(seconds), "size": list(size), "fps": fps, "codec": codec}
-    _keep_settings(folder / SETTINGS_FILE, {**settings, "domain": domain})
+    settings["domain"] = domain
+    path = folder / QUESTIONS_FILE
+    _check_settings(folder / SETTINGS_FILE, settings)
+    _check_questions(path, seed)
+    _check_codec(codec, size=size, fps=fps)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / SETTINGS_FILE, f"{json.dumps(settings)}\n".encode())
     rows: list[dict[str, Any]] = []
     for index in range(clips):
         clip = plan_clip(domain, seed, index, seconds=seconds, aspect=size[0] / size[1])
@@ -65,23 +71,45 @@ def write_clips(
         rows += clip_rows(clip, domain, seed, index, video=name, fps=fps, count=questions_per_clip)
         if on_clip is not None:
             on_clip(index + 1)
-    path = folder / QUESTIONS_FILE
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
     write_whole(path, "".join(lines).encode())
     return path
 
 
-def _keep_settings(path: Path, settings: dict[str, Any]) -> None:
+def _check_settings(path: Path, settings: dict[str, Any]) -> None:
     """What the clips of a folder are like: a scene depends on its length, and so do its answers."""
-    if path.exists():
+    if not path.exists():
+        return
+    try:
         kept = json.loads(path.read_text("utf-8"))
-        if kept != settings:
-            changed = [name for name, value in settings.items() if kept.get(name) != value]
-            raise UsageError(
-                f"{path.parent}: holds clips with another {' and '.join(changed)} "
-                f"(see {path.name}); choose another folder"
-            )
-    write_whole(path, f"{json.dumps(settings)}\n".encode())
+        changed = [name for name, value in settings.items() if kept.get(name) != value]
+    except (ValueError, AttributeError):
+        raise UsageError(
+            f"{path}: not what `crosslmm synth` writes; choose another folder"
+        ) from None
+    if changed:
+        raise UsageError(
+            f"{path.parent}: holds clips with another {' and '.join(changed)} "
+            f"(see {path.name}); choose another folder"
+        )
+
+
+def _check_questions(path: Path, seed: int) -> None:
+    """That the questions to be replaced are those of this seed."""
+    if not path.exists():
+        return
+    ours = path.with_name(SETTINGS_FILE).exists()
+    try:
+        for line in path.read_text("utf-8").split("\n"):
+            row = json.loads(line or "null")
+            ours &= row is None or row["id"].startswith(f"{seed}-")
+    except (ValueError, LookupError, TypeError, AttributeError):
+        ours = False
+    if not ours:
+        raise UsageError(
+            f"{path}: holds other questions, of another seed or not by `crosslmm synth`; "
+            "choose another folder"
+        )
 
 
 def plan_clip(
@@ -129,21 +157,27 @@ def write_video(
     clip: Clip, path: Path, *, size: tuple[int, int], fps: float, codec: str = "libx264"
 ) -> None:
     """One clip as a video file, complete or not there at all."""
-    rate = Fraction(fps).limit_denominator(1001)
     scratch = path.with_name(f".{path.stem}.writing{path.suffix}")
     with av.open(str(scratch), "w") as container:
-        stream: Any = container.add_stream(codec, rate=rate)
-        stream.width, stream.height = size
-        stream.pix_fmt = "yuv420p"
-        stream.codec_context.time_base = 1 / rate
-        if codec == "libx264":
-            stream.options = {"crf": "21", "preset": "veryfast"}
-        for number, pixels in enumerate(frames_of(clip, size=size, fps=fps)):
-            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-            frame.pts, frame.time_base = number, 1 / rate
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
+        _encode(container, frames_of(clip, size=size, fps=fps), size=size, fps=fps, codec=codec)
     os.replace(scratch, path)
+
+
+def _encode(
+    container: Any, frames: Iterable[np.ndarray], *, size: tuple[int, int], fps: float, codec: str
+) -> None:
+    rate = Fraction(fps).limit_denominator(1001)
+    stream = container.add_stream(codec, rate=rate)
+    stream.width, stream.height = size
+    stream.pix_fmt = "yuv420p"
+    stream.codec_context.time_base = 1 / rate
+    if codec == "libx264":
+        stream.options = {"crf": "21", "preset": "veryfast"}
+    for number, pixels in enumerate(frames):
+        frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+        frame.pts, frame.time_base = number, 1 / rate
+        container.mux(stream.encode(frame))
+    container.mux(stream.encode(None))
 
 
 def frames_of(clip: Clip, *, size: tuple[int, int], fps: float) -> Iterator[np.ndarray]:
@@ -173,3 +207,16 @@ def _check(*, clips: int, seconds: tuple[float, float], size: tuple[int, int], f
         raise UsageError(f"size {size[0]}x{size[1]}: give even numbers from 64 to 4096")
     if not 4 <= fps <= 120:
         raise UsageError(f"{fps:g} frames per second: give 4 to 120")
+
+
+def _check_codec(codec: str, *, size: tuple[int, int], fps: float) -> None:
+    """That one frame can be encoded and put into an mp4."""
+    try:
+        with av.open(io.BytesIO(), "w", format="mp4") as container:
+            frame = np.zeros((size[1], size[0], 3), np.uint8)
+            _encode(container, [frame], size=size, fps=fps, codec=codec)
+    except (av.error.FFmpegError, ValueError, AttributeError, TypeError) as error:
+        raise UsageError(
+            f"codec {codec}: no encoder here that writes {size[0]}x{size[1]} as mp4; "
+            "give another, such as libx264"
+        ) from error

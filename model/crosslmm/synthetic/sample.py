@@ -7,6 +7,7 @@ tool does. How often the model is right is in its card.
 from pathlib import Path
 from typing import Any
 
+from crosslmm.errors import UsageError
 from crosslmm.synthetic import phrasing
 from crosslmm.synthetic.clips import plan_clip, write_video
 from crosslmm.synthetic.scene import Clip
@@ -39,8 +40,13 @@ def sample_answers() -> list[dict[str, Any]]:
 
 
 def write_sample(out: Path) -> Path:
-    """Write the sample as `out`, or where that is a folder, into it; returns the file."""
+    """Write the sample as `out`, or where that is a folder, into it; returns the file.
+
+    Raises UsageError where that file is there already.
+    """
     path = out if out.suffix == ".mp4" else out / "sample.mp4"
+    if path.exists():
+        raise UsageError(f"{path}: is there already; delete it, or choose another name")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_video(sample_clip(), path, size=_SIZE, fps=_FPS)
     return path
