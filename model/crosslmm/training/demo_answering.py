@@ -7,10 +7,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
+from crosslmm.training.demo_pointing import Pointing
 from crosslmm.training.demo_seen import IGNORED, SeenHeads
 from crosslmm.training.demo_turns import turn_mask
 
 SEEN_WEIGHT = 0.5
+POINTING_WEIGHT = 0.5
 
 
 class Answering(nn.Module):
@@ -22,8 +24,9 @@ class Answering(nn.Module):
         text = model.config.text
         self.seen = SeenHeads(int(text.hidden_size))
         self._halfway: list[Tensor] = []
-        layer = model.model.language_model.layers[2 * int(text.num_hidden_layers) // 3]
-        layer.register_forward_pre_hook(lambda _, inputs: self._halfway.append(inputs[0]))
+        upper = model.model.language_model.layers[2 * int(text.num_hidden_layers) // 3 :]
+        self._pointing = Pointing(upper)
+        upper[0].register_forward_pre_hook(lambda _, inputs: self._halfway.append(inputs[0]))
         # Tied to the embeddings; safetensors takes no weight twice.
         self.register_state_dict_post_hook(_without_head)
 
@@ -34,24 +37,28 @@ class Answering(nn.Module):
         label_weights: Tensor,
         position_ids: Tensor,
         turns: Tensor,
+        points: Tensor,
         pixel_values_videos: Tensor | None = None,
         **seen: Tensor,
     ) -> dict[str, Tensor]:
         """The loss, and what is right of what it stands for.
 
-        - input_ids, labels, label_weights, position_ids, turns: `(B, L)`, see `packed_turns`.
+        - input_ids, labels, label_weights, position_ids, turns, points: `(B, L)`, see `packed_turns`.
         - Where clips are shown, pixel_values_videos `(B, T, 3, S, S)` and what visual tokens see,
           `(B, V)`.
 
         Returns beside the loss the shares of answers right in every token and of answer tokens right,
-        and of motions and news told right by the visual tokens; where clips are told in words, only
+        of what visual tokens tell right (see `SeenHeads`) and of attention that is on the frame pointed
+        at; where clips are told in words, only
         the first, as `told`.
         """
         self._halfway.clear()
+        self._pointing.clear()
+        mask = turn_mask(turns, torch.float32)
         states = self.model.model(
             input_ids=input_ids,
             pixel_values_videos=pixel_values_videos,
-            attention_mask=turn_mask(turns, torch.float32),
+            attention_mask=mask,
             position_ids=position_ids,
             use_cache=False,
         ).last_hidden_state
@@ -70,11 +77,18 @@ class Answering(nn.Module):
         answers = (wrong[answer.unique()] == 0).float().mean()
         if pixel_values_videos is None:
             return {"loss": loss, "told": answers}
-        visual = self._halfway.pop()[input_ids == self.model.config.video_token_id]
+        shown = input_ids == self.model.config.video_token_id
+        visual = self._halfway.pop()[shown]
         truth = {name.removeprefix("seen_"): target for name, target in seen.items()}
         dense, right = self.seen(visual.view(len(input_ids), -1, visual.shape[-1]), truth)
+        lessons = SEEN_WEIGHT * dense
+        if bool((points != IGNORED).any()):
+            per_frame = int(shown[0].sum()) // pixel_values_videos.shape[1]
+            frames = ((shown.cumsum(dim=1) - 1) // per_frame).masked_fill(~shown, IGNORED)
+            pointing, right["pointed"] = self._pointing.loss(points, frames, mask)
+            lessons = lessons + POINTING_WEIGHT * pointing
         return {
-            "loss": loss + SEEN_WEIGHT * dense,
+            "loss": loss + lessons,
             "answer_loss": loss,
             **right,
             "answers": answers,

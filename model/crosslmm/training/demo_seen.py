@@ -1,9 +1,9 @@
 """What every merged token of a clip should know: the demo's dense lesson in time.
 
 As with the encoder's patches, what is hard to learn from answers is quick to learn where it happens:
-each visual token is told, half-way up the language model, which frame it is of, what moves through its
-cell and how, and what has just happened there. The text then has only to look it up. The heads are
-thrown away.
+each visual token is told, half-way up the language model, which frame it is of, what moves through
+its cell and how, what has just happened there and to what, and in the first frame whether that is the
+outermost thing. The text then has only to look it up. The heads are thrown away.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crosslmm.synthetic.scene import FRAMES_MEANT, Clip
-from crosslmm.synthetic.vocabulary import COLOURS, GLYPHS, MOTIONS, SHAPES
+from crosslmm.synthetic.vocabulary import COLOUR_NAMES, COLOURS, GLYPHS, MOTIONS, SHAPES
 
 IGNORED = -100
 NEWS = ("none", "appears", "disappears", "turns", "meets", "passes", "cut")
@@ -26,6 +26,13 @@ SEEN = {
     "motion": len(MOTIONS),
     "news": len(NEWS),
     "frame": FRAMES_MEANT,
+    "across": 3,
+    "down": 3,
+    # Of what the news is about its first colour and its shape, and what it meets, passes or turns.
+    "news_colour": len(COLOURS),
+    "news_shape": len(SHAPES),
+    "other_colour": len(COLOURS),
+    "other_shape": len(SHAPES),
 }
 _SETTLED = 2  # frames after which a motion shows
 
@@ -49,6 +56,11 @@ def seen_in_cells(clip: Clip, moments: np.ndarray, side: int) -> dict[str, Tenso
             targets["glyph"][here] = IGNORED if thing.glyph is None else GLYPHS.index(thing.glyph)
             settled = frame - first >= _SETTLED
             targets["motion"][here] = MOTIONS.index(thing.motion) if settled else IGNORED
+    there = np.flatnonzero(visible[0])
+    for axis, name in enumerate(("across", "down")) if len(there) > 1 else ():
+        places = centres[0, there, axis]
+        outermost = np.where(places == places.min(), 0, np.where(places == places.max(), 2, 1))
+        targets[name][0, cell[0, there]] = outermost
     for event in clip.events:
         shown = int(np.searchsorted(moments, event.time))
         if shown == frames:
@@ -57,7 +69,15 @@ def seen_in_cells(clip: Clip, moments: np.ndarray, side: int) -> dict[str, Tenso
             targets["news"][shown] = NEWS.index("cut")
             continue
         place = cell[shown - 1 if event.kind == "disappears" else shown, event.subject]
+        subject, other = clip.things[event.subject], clip.things[event.other]
         targets["news"][shown, place] = NEWS.index(event.kind)
+        targets["news_colour"][shown, place] = COLOUR_NAMES.index(subject.colour)
+        targets["news_shape"][shown, place] = SHAPES.index(subject.shape)
+        if subject.turns_to is not None and event.kind == "turns":
+            targets["other_colour"][shown, place] = COLOUR_NAMES.index(subject.turns_to)
+        if event.other >= 0:
+            targets["other_colour"][shown, place] = COLOUR_NAMES.index(other.colour)
+            targets["other_shape"][shown, place] = SHAPES.index(other.shape)
     return {name: torch.from_numpy(target) for name, target in targets.items()}
 
 
@@ -81,7 +101,7 @@ class SeenHeads(nn.Module):
                 continue
             weight = cast(Tensor, self.news_weight) if name == "news" else None
             losses.append(F.cross_entropy(logits, target, weight, ignore_index=IGNORED))
-            if name in ("motion", "news", "frame"):
+            if name in ("motion", "news", "frame", "down", "news_colour", "other_shape"):
                 counted = target > 0 if name == "news" else target != IGNORED
                 hits = (logits.argmax(-1) == target)[counted]
                 right[name] = (

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from crosslmm.synthetic.questions import Question
+from crosslmm.training.demo_pointing import pointed_frames
 from crosslmm.training.demo_seen import IGNORED
 
 MARK = "\0"  # stands for the question in a prompt
@@ -22,7 +23,8 @@ def packed_turns(
     - `prompt`: as the processor makes it, with MARK for the question.
 
     All of the result are `(L,)`: token ids, labels, what each label weighs in the loss (what was asked
-    for weighs more than what leads to it), positions, and each token's turn (0: the prompt).
+    for weighs more than what leads to it), positions, each token's turn (0: the prompt), and the frame
+    that it points at.
     """
     before, after = prompt.split(MARK)
     turns = []
@@ -51,6 +53,7 @@ def _row(
     """`turns`: texts with what their tokens weigh in the loss, nothing where they are given."""
     shared = tokenizer(prompt).input_ids
     ids, weights, numbers = [*shared], [0.0] * len(shared), [0] * len(shared)
+    points = [IGNORED] * len(shared)
     positions = list(range(len(shared)))
     for number, texts in enumerate(turns, start=1):
         start = len(ids)
@@ -58,8 +61,10 @@ def _row(
             tokens = tokenizer(text).input_ids
             ids += tokens
             weights += [weight] * len(tokens)
+            points += pointed_frames(tokenizer, text) if weight else [IGNORED] * len(tokens)
         ids.append(tokenizer.eos_token_id)
         weights.append(1.0)
+        points.append(IGNORED)
         numbers += [number] * (len(ids) - start)
         positions += range(len(shared), len(shared) + len(ids) - start)
     row, weighed = torch.tensor(ids), torch.tensor(weights)
@@ -69,12 +74,14 @@ def _row(
         "label_weights": weighed,
         "position_ids": torch.tensor(positions),
         "turns": torch.tensor(numbers),
+        "points": torch.tensor(points),
     }
 
 
 def padded(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Rows as one batch `(B, L)`; padding forms a turn of its own (-1), which nothing attends to."""
-    fill = {"input_ids": 0, "labels": IGNORED, "label_weights": 0.0, "position_ids": 0, "turns": -1}
+    fill = {"input_ids": 0, "labels": IGNORED, "label_weights": 0.0, "position_ids": 0, "turns": -1,
+            "points": IGNORED}  # fmt: skip
     return {
         name: nn.utils.rnn.pad_sequence([row[name] for row in rows], True, value)
         for name, value in fill.items()
