@@ -24,6 +24,7 @@ from crosslmm.training.demo_attention import PLAIN
 from crosslmm.training.demo_clips import ClipOptions, QuestionedClips
 from crosslmm.training.demo_encoder import DenseReader, Stills, lay_out_positions
 from crosslmm.training.demo_model import demo_config, demo_processor
+from crosslmm.training.demo_pointing import Pointing, pointed_frames
 from crosslmm.training.demo_reading import draw_verdicts, take_notes
 from crosslmm.training.demo_seen import IGNORED, seen_in_cells
 from crosslmm.training.demo_stage import StageOptions, run_stage
@@ -131,6 +132,41 @@ def test_a_turn_among_others_is_that_turn_alone(
         torch.testing.assert_close(
             packed[together["turns"][0] == turn], expected, atol=1e-4, rtol=0
         )
+
+
+def test_a_word_on_a_frame_points_at_it(processor: CrossLMMProcessor) -> None:
+    text = "0.25 1: nothing, 12.75 2: the star appears, so 7: A. at 12.75 seconds"
+    points = pointed_frames(processor.tokenizer, text)
+    said = dict.fromkeys(points, "")
+    for point, token in zip(points, processor.tokenizer(text).input_ids, strict=True):
+        said[point] += processor.tokenizer.decode([token])
+    assert (said[0], said[1]) == (": nothing", ": the star appears")
+    assert set(said) == {0, 1, IGNORED}
+
+
+def test_attention_learns_to_point(model: CrossLMMForConditionalGeneration) -> None:
+    """Tokens of frame 0 and 1, then one that points at frame 1."""
+    model.set_attn_implementation("eager")  # which tells its weights
+    layer = model.model.language_model.layers[0]
+    pointing = Pointing([layer])
+    states, positions = torch.randn(1, 5, 256), torch.arange(5)[None]
+    rotary = model.model.language_model.rotary_emb(states, positions)
+    frames = torch.tensor([[0, 0, 1, 1, IGNORED]])
+    points = torch.tensor([[IGNORED] * 4 + [1]])
+    mask = turn_mask(torch.zeros(1, 5, dtype=torch.long), torch.float32)
+    optimizer = torch.optim.AdamW(layer.self_attn.parameters(), lr=0.01)
+    shares = []
+    for _ in range(30):
+        _, weights = layer.self_attn(
+            hidden_states=states, position_embeddings=rotary, attention_mask=mask
+        )
+        loss, share = pointing.loss(points, frames, mask)
+        shares.append(share.item())
+        torch.testing.assert_close(share, weights[0, 0, 4, 2:4].sum())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert shares[0] < 0.9 < shares[-1]
 
 
 def test_plain_attention_is_attention(
