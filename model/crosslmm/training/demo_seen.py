@@ -2,8 +2,9 @@
 
 As with the encoder's patches, what is hard to learn from answers is quick to learn where it happens:
 each visual token is told, half-way up the language model, which frame it is of, what moves through
-its cell and how, what has just happened there and to what, and in the first frame whether that is the
-outermost thing. The text then has only to look it up. The heads are thrown away.
+its cell and how, where that was and what colour it had a frame ago, what is next to it, what has just
+happened there and to what, and in the first frame whether it is the outermost thing. The text then has
+only to look it up. The heads are thrown away.
 """
 
 from collections.abc import Sequence
@@ -28,6 +29,13 @@ SEEN = {
     "frame": FRAMES_MEANT,
     "across": 3,
     "down": 3,
+    # A frame ago: not there, or in which of the nine cells around; and its colour then.
+    "before": 10,
+    "colour_before": len(COLOURS),
+    # The nearest other thing: what it is, and whether it is on the left.
+    "near_colour": len(COLOURS),
+    "near_shape": len(SHAPES),
+    "near_left": 2,
     # Of what the news is about its first colour and its shape, and what it meets, passes or turns.
     "news_colour": len(COLOURS),
     "news_shape": len(SHAPES),
@@ -56,6 +64,26 @@ def seen_in_cells(clip: Clip, moments: np.ndarray, side: int) -> dict[str, Tenso
             targets["glyph"][here] = IGNORED if thing.glyph is None else GLYPHS.index(thing.glyph)
             settled = frame - first >= _SETTLED
             targets["motion"][here] = MOTIONS.index(thing.motion) if settled else IGNORED
+            if frame > 0 and visible[frame - 1, index]:
+                down, across = (
+                    np.sign(now - then) + 1
+                    for now, then in zip(
+                        divmod(cell[frame, index], side),
+                        divmod(cell[frame - 1, index], side),
+                        strict=True,
+                    )
+                )
+                targets["before"][here] = 1 + 3 * down + across
+                targets["colour_before"][here] = colours[frame - 1, index]
+            elif frame > 0:
+                targets["before"][here] = 0
+            others = [i for i in np.flatnonzero(visible[frame]) if i != index]
+            if others:
+                apart = np.abs(centres[frame, others] - centres[frame, index]).sum(axis=-1)
+                near = others[int(apart.argmin())]
+                targets["near_colour"][here] = colours[frame, near]
+                targets["near_shape"][here] = SHAPES.index(clip.things[near].shape)
+                targets["near_left"][here] = centres[frame, near, 0] < centres[frame, index, 0]
     there = np.flatnonzero(visible[0])
     for axis, name in enumerate(("across", "down")) if len(there) > 1 else ():
         places = centres[0, there, axis]
@@ -101,7 +129,16 @@ class SeenHeads(nn.Module):
                 continue
             weight = cast(Tensor, self.news_weight) if name == "news" else None
             losses.append(F.cross_entropy(logits, target, weight, ignore_index=IGNORED))
-            if name in ("motion", "news", "frame", "down", "news_colour", "other_shape"):
+            if name in (
+                "motion",
+                "news",
+                "down",
+                "before",
+                "near_left",
+                "near_colour",
+                "news_colour",
+                "other_shape",
+            ):
                 counted = target > 0 if name == "news" else target != IGNORED
                 hits = (logits.argmax(-1) == target)[counted]
                 right[name] = (
