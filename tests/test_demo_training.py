@@ -234,6 +234,32 @@ def test_visual_tokens_are_told_what_is_in_their_cells() -> None:
     assert int((truth["news"] > 0).sum()) == len(clip.events)
 
 
+def test_visual_tokens_are_told_of_a_frame_ago_and_of_what_is_near() -> None:
+    moments, still, pairs = (np.arange(8) + 0.5) / 8, 0, 0
+    for number in range(60):
+        clip = make_clip("train", 0, number, duration=10.0)
+        truth, visible = seen_in_cells(clip, moments, side=3), clip.visible(moments)
+        assert bool((truth["before"][0] == IGNORED).all())
+        cells = (clip.centres(moments) * 3).astype(int) @ np.array([1, 3])  # (T, O)
+        for index, thing in enumerate(clip.things):
+            shared = (cells == cells[:, [index]]).sum(axis=1) > 1
+            for frame in np.flatnonzero(visible[1:, index] & ~shared[1:]) + 1:
+                before = int(truth["before"][frame, cells[frame, index]])
+                assert (before == 0) == (not visible[frame - 1, index])
+                if thing.motion == "still" and before:
+                    still += 1
+                    assert before == 5  # the middle of nine
+        for frame in np.flatnonzero(visible.sum(axis=1) == 2):
+            one, other = (cells[frame, index] for index in np.flatnonzero(visible[frame]))
+            if one != other:
+                pairs += 1
+                sides = {int(truth["near_left"][frame, cell]) for cell in (one, other)}
+                assert sides == {0, 1}
+                assert truth["near_shape"][frame, one] == truth["shape"][frame, other]
+    assert still > 20
+    assert pairs > 20
+
+
 def test_batches_are_a_function_of_their_number(processor: CrossLMMProcessor) -> None:
     source = QuestionedClips(processor, ClipOptions(1, 3, frames=(2, 3)), seed=0, name="t")
     first, again, other = source.at(4), source.at(4), source.at(5)
