@@ -43,6 +43,7 @@ SEEN = {
     "other_shape": len(SHAPES),
 }
 _SETTLED = 2  # frames after which a motion shows
+_WEIGHTS = {"news": 4.0}  # what the others lead to, in a few tokens only; 1 for the rest
 
 
 def seen_in_cells(clip: Clip, moments: np.ndarray, side: int) -> dict[str, Tensor]:
@@ -128,7 +129,8 @@ class SeenHeads(nn.Module):
                 losses.append(0 * logits.sum())
                 continue
             weight = cast(Tensor, self.news_weight) if name == "news" else None
-            losses.append(F.cross_entropy(logits, target, weight, ignore_index=IGNORED))
+            loss = F.cross_entropy(logits, target, weight, ignore_index=IGNORED)
+            losses.append(_WEIGHTS.get(name, 1.0) * loss)
             if name in (
                 "motion",
                 "news",
