@@ -281,7 +281,9 @@ def test_answers_are_read_by_meaning() -> None:
     assert not score({"type": "colour", "answer": "red"}, "red or blue")
     meets = {"type": "order", "answer": "the red star meets the blue cross"}
     assert score(meets, "The blue cross meets the red star.")
-    frames = "0.60 1: nothing, 1.20 2: the star turns red, 1.80 3: the blue cross meets the red star"
+    frames = (
+        "0.60 1: nothing, 1.20 2: the star turns red, 1.80 3: the blue cross meets the red star"
+    )
     assert score(meets, f"{frames}, so the blue cross meets the red star")
     when = {"type": "when", "answer": "at 1.70 seconds", "tolerance": 0.6}
     assert score(when, f"{frames}, so at 1.80 seconds")
