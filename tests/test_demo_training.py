@@ -136,9 +136,10 @@ def test_a_turn_among_others_is_that_turn_alone(
 
 def test_a_word_on_a_frame_points_at_it(processor: CrossLMMProcessor) -> None:
     text = "0.25 1: nothing, 12.75 2: the star appears, so 7: A. at 12.75 seconds"
-    points = pointed_frames(processor.tokenizer, text)
+    encoded = processor.tokenizer(text, return_offsets_mapping=True)
+    points = pointed_frames(text, encoded["offset_mapping"])
     said = dict.fromkeys(points, "")
-    for point, token in zip(points, processor.tokenizer(text).input_ids, strict=True):
+    for point, token in zip(points, encoded["input_ids"], strict=True):
         said[point] += processor.tokenizer.decode([token])
     assert (said[0], said[1]) == (": nothing", ": the star appears")
     assert set(said) == {0, 1, IGNORED}

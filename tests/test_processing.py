@@ -91,6 +91,8 @@ def test_pictures_make_a_video() -> None:
     inputs = tiny_processor()(text="<video>", videos=pictures)
     expected = tiny_processor()(text="<video>", videos=frames(2))
     assert torch.equal(inputs["pixel_values_videos"], expected["pixel_values_videos"])
+    inputs = tiny_processor()(text="<video>", videos=[iter(pictures)])
+    assert torch.equal(inputs["pixel_values_videos"], expected["pixel_values_videos"])
 
 
 def test_a_users_text_cannot_place_a_video() -> None:

@@ -73,7 +73,7 @@ class Report:
 
 
 def read_questions(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSONL of questions, each with at least id, video, type, question and answer.
+    """The rows of a JSONL of questions, each with at least video, type, question and answer.
 
     Raises UsageError.
     """

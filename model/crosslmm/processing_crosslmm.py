@@ -164,12 +164,7 @@ class CrossLMMProcessor(ProcessorMixin):
 
     def _frame_array(self, clip: Any) -> np.ndarray:
         frames = getattr(clip, "pixels", clip)
-        for frame in frames:
-            if not isinstance(frame, Image.Image) and (
-                getattr(frame, "shape", ())[2:] != (3,) or frame.dtype != np.uint8
-            ):
-                raise ValueError("a video is pictures, or arrays (H, W, 3) of uint8, one per frame")
-        resized = [self.resize(frame) for frame in frames]
+        resized = [self.resize(_checked(frame)) for frame in frames]
         if not resized:
             raise ValueError("a video of no frames was given")
         return np.stack(resized)
@@ -184,6 +179,14 @@ class CrossLMMProcessor(ProcessorMixin):
         if not mask.all():
             data["video_frame_mask"] = mask
         return data
+
+
+def _checked(frame: Any) -> Any:
+    if not isinstance(frame, Image.Image) and (
+        getattr(frame, "shape", ())[2:] != (3,) or frame.dtype != np.uint8
+    ):
+        raise ValueError("a video is pictures, or arrays (H, W, 3) of uint8, one per frame")
+    return frame
 
 
 def llava_video_time_line(times: Sequence[float], duration: float) -> str:

@@ -49,8 +49,7 @@ class Answering(nn.Module):
 
         Returns beside the loss the shares of answers right in every token and of answer tokens right,
         of what visual tokens tell right (see `SeenHeads`) and of attention that is on the frame pointed
-        at; where clips are told in words, only
-        the first, as `told`.
+        at; where clips are told in words, only the first, as `told`.
         """
         self._halfway.clear()
         self._pointing.clear()

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
 from crosslmm.training.demo_seen import IGNORED
@@ -18,9 +17,9 @@ from crosslmm.training.demo_seen import IGNORED
 _ON_A_FRAME = re.compile(r"\d\.\d\d (\d+)(:[^,]*)")  # as `frames_said` has it
 
 
-def pointed_frames(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """For each token of a text the frame, from 0, that what follows it is about; IGNORED for none."""
-    offsets = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
+def pointed_frames(text: str, offsets: Sequence[tuple[int, int]]) -> list[int]:
+    """For each token of a text the frame, from 0, that what follows it is about; IGNORED for none.
+    `offsets`: where in the text each token begins and ends."""
     points = [IGNORED] * len(offsets)
     for match in _ON_A_FRAME.finditer(text):
         start, end = match.span(2)

@@ -43,6 +43,8 @@ SEEN = {
     "other_shape": len(SHAPES),
 }
 _SETTLED = 2  # frames after which a motion shows
+_REPORTED = ("motion", "news", "down", "before", "near_left", "near_colour", "news_colour",
+             "other_shape")  # fmt: skip
 _WEIGHTS = {"news": 4.0}  # what the others lead to, in a few tokens only; 1 for the rest
 
 
@@ -54,7 +56,8 @@ def seen_in_cells(clip: Clip, moments: np.ndarray, side: int) -> dict[str, Tenso
     targets["news"][:] = 0
     targets["frame"][:FRAMES_MEANT] = np.arange(frames)[:FRAMES_MEANT, None]
     centres = np.clip(clip.centres(moments), 0, 0.999)
-    cell = (centres[..., 1] * side).astype(int) * side + (centres[..., 0] * side).astype(int)
+    grid = (centres * side).astype(int)  # (T, O, 2): columns and rows
+    cell = grid[..., 1] * side + grid[..., 0]
     visible, colours = clip.visible(moments), clip.colours(moments)
     for index, thing in enumerate(clip.things):
         first = int(visible[:, index].argmax())
@@ -66,14 +69,7 @@ def seen_in_cells(clip: Clip, moments: np.ndarray, side: int) -> dict[str, Tenso
             settled = frame - first >= _SETTLED
             targets["motion"][here] = MOTIONS.index(thing.motion) if settled else IGNORED
             if frame > 0 and visible[frame - 1, index]:
-                down, across = (
-                    np.sign(now - then) + 1
-                    for now, then in zip(
-                        divmod(cell[frame, index], side),
-                        divmod(cell[frame - 1, index], side),
-                        strict=True,
-                    )
-                )
+                across, down = np.sign(grid[frame, index] - grid[frame - 1, index]) + 1
                 targets["before"][here] = 1 + 3 * down + across
                 targets["colour_before"][here] = colours[frame - 1, index]
             elif frame > 0:
@@ -120,7 +116,7 @@ class SeenHeads(nn.Module):
         self.register_buffer("news_weight", torch.tensor([0.05] + [1.0] * (len(NEWS) - 1)))
 
     def forward(self, states: Tensor, truth: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The summed loss, and how often motions, news (other than none) and frames are right."""
+        """The summed loss, and how often what is in _REPORTED is right (news: other than none)."""
         states = self.norm(states)
         losses, right = [], {}
         for name, head in self.heads.items():
@@ -131,16 +127,7 @@ class SeenHeads(nn.Module):
             weight = cast(Tensor, self.news_weight) if name == "news" else None
             loss = F.cross_entropy(logits, target, weight, ignore_index=IGNORED)
             losses.append(_WEIGHTS.get(name, 1.0) * loss)
-            if name in (
-                "motion",
-                "news",
-                "down",
-                "before",
-                "near_left",
-                "near_colour",
-                "news_colour",
-                "other_shape",
-            ):
+            if name in _REPORTED:
                 counted = target > 0 if name == "news" else target != IGNORED
                 hits = (logits.argmax(-1) == target)[counted]
                 right[name] = (

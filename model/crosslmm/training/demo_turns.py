@@ -58,10 +58,12 @@ def _row(
     for number, texts in enumerate(turns, start=1):
         start = len(ids)
         for text, weight in texts:
-            tokens = tokenizer(text).input_ids
+            encoded = tokenizer(text, return_offsets_mapping=True)
+            tokens = encoded["input_ids"]
             ids += tokens
             weights += [weight] * len(tokens)
-            points += pointed_frames(tokenizer, text) if weight else [IGNORED] * len(tokens)
+            pointed = pointed_frames(text, encoded["offset_mapping"])
+            points += pointed if weight else [IGNORED] * len(tokens)
         ids.append(tokenizer.eos_token_id)
         weights.append(1.0)
         points.append(IGNORED)
