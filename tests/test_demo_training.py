@@ -135,7 +135,7 @@ def test_a_turn_among_others_is_that_turn_alone(
 
 
 def test_a_word_on_a_frame_points_at_it(processor: CrossLMMProcessor) -> None:
-    text = "0.25 1: nothing, 12.75 2: the star appears, so 7: A. at 12.75 seconds"
+    text = "1: nothing at 0.25s, 2: the star appears at 12.75s, so 7: A. at 12.75 seconds"
     encoded = processor.tokenizer(text, return_offsets_mapping=True)
     points = pointed_frames(text, encoded["offset_mapping"])
     said = dict.fromkeys(points, "")

@@ -203,7 +203,7 @@ def test_every_type_is_asked_and_yes_is_half_of_it(clips: list[Clip]) -> None:
 def test_held_out_wordings_are_never_trained_on(clips: list[Clip]) -> None:
     for wordings in (*QUESTIONS.values(), *YES_NO.values()):
         assert len(set(wordings)) == len(wordings)
-        assert len(wordings) > HELD_OUT + 1 or wordings in YES_NO.values()
+        assert len(wordings) > HELD_OUT + 1
     kept = [
         re.compile(re.sub(r"\\{\w+\\}", ".+", re.escape(wording)))
         for wordings in (*QUESTIONS.values(), *YES_NO.values())
@@ -282,12 +282,13 @@ def test_answers_are_read_by_meaning() -> None:
     meets = {"type": "order", "answer": "the red star meets the blue cross"}
     assert score(meets, "The blue cross meets the red star.")
     frames = (
-        "0.60 1: nothing, 1.20 2: the star turns red, 1.80 3: the blue cross meets the red star"
+        "1: nothing at 0.60s, 2: the star turns red at 1.20s, "
+        "3: the blue cross meets the red star at 1.80s"
     )
     assert score(meets, f"{frames}, so the blue cross meets the red star")
     when = {"type": "when", "answer": "at 1.70 seconds", "tolerance": 0.6}
-    assert score(when, f"{frames}, so at 1.80 seconds")
-    assert not score(when, "1.80 nothing, 2.40 the star turns red, so at 2.40 seconds")
+    assert score(when, f"{frames}, so the blue cross meets the red star at 1.80 seconds")
+    assert not score(when, "1: nothing at 1.80s, 2: a star turns red at 2.40s, so at 2.40 seconds")
     assert score(
         {"type": "events", "answer": "the star appears, then the cross appears"},
         "at 0.31 seconds the star appears, then at 2.19 seconds the cross appears",

@@ -54,6 +54,8 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
         "Which colour does {thing} turn?",
         "What is the new colour of {thing}?",
         "Tell me what colour {thing} turns.",
+        "What color does {thing} turn?",
+        "To what colour does {thing} turn?",
         "Tell me the new colour of {thing}.",
         "Which color does {thing} turn?",
     ),
@@ -116,6 +118,8 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
         "Which event is the first?",
         "What is the first thing that happens?",
         "Tell me what happens first.",
+        "Tell me the first thing that happens.",
+        "Tell me the first event.",
         "Which event happens first?",
         "What is the first event in the video?",
     ),
@@ -125,6 +129,8 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
         "Which event is the last?",
         "What is the last thing that happens?",
         "Tell me what happens last.",
+        "Tell me the last thing that happens.",
+        "Tell me the last event.",
         "Which event happens last?",
         "What is the last event in the video?",
     ),
@@ -133,6 +139,9 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
         "What happens right after {event}?",
         "After {event}, what happens?",
         "What is the next event after {event}?",
+        "Tell me what happens after {event}.",
+        "Tell me what happens right after {event}.",
+        "Which event is next after {event}?",
         "What happens next after {event}?",
         "Right after {event}, what happens?",
     ),
@@ -141,6 +150,9 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
         "What happens right before {event}?",
         "Before {event}, what happens?",
         "What is the event right before {event}?",
+        "Tell me what happens before {event}.",
+        "Tell me what happens right before {event}.",
+        "Which event is right before {event}?",
         "Which event happens before {event}?",
         "Right before {event}, what happens?",
     ),
@@ -148,6 +160,9 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
         "Which object is seen first?",
         "Which object is shown first?",
         "What object is seen first?",
+        "What is the first object shown?",
+        "What is the first object seen?",
+        "Tell me which object is shown first.",
         "Tell me which object is seen first.",
         "What object is shown first?",
     ),
@@ -155,6 +170,9 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
         "Which object is seen last?",
         "Which object is shown last?",
         "What object is seen last?",
+        "What is the last object shown?",
+        "What is the last object seen?",
+        "Tell me which object is shown last.",
         "Tell me which object is seen last.",
         "What object is shown last?",
     ),
@@ -164,6 +182,8 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
         "After how many seconds does {happen}?",
         "At which second does {happen}?",
         "Tell me when {event}.",
+        "At which time does {happen}?",
+        "Tell me at which second {event}.",
         "At what second does {happen}?",
         "Tell me at what time {event}.",
     ),
@@ -178,14 +198,28 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
     ),
 }
 
+# Each of a question ("is the star red") and the same as a statement ("the star is red").
+_YES_NO = (
+    "{question}?",
+    "Is it true that {statement}?",
+    "Yes or no: {question}?",
+    "True or not: {question}?",
+    "{question} or not?",
+    "{statement}: true or not?",
+    "{statement}, yes or no?",
+    "Tell me, {question}?",
+    "Is it true or not that {statement}?",
+    "{question}, yes or no?",
+    "True or not: {statement}?",
+)
 YES_NO = {
-    "is": ("Is {thing} {value}?", "Is it true that {thing} is {value}?",
-           "Is {thing} {value}, yes or no?", "True or not: {thing} is {value}?"),
-    "does": ("Does {happen}?", "Is it true that {event}?",
-             "Does {happen}, yes or no?", "True or not: {event}?"),
-    "counts": ("Are there {number} {things}?", "Are there {number} {things} in the video?",
-               "Are there {number} {things}, yes or no?", "True or not: there are {number} {things}?"),
-}  # fmt: skip
+    key: tuple(wording.format(question=question, statement=statement) for wording in _YES_NO)
+    for key, question, statement in (
+        ("is", "is {thing} {value}", "{thing} is {value}"),
+        ("does", "does {happen}", "{event}"),
+        ("counts", "are there {number} {things}", "there are {number} {things}"),
+    )
+}
 
 CHOICE_ENDINGS = (
     "",
@@ -280,13 +314,13 @@ def events_said(clip: Clip) -> str:
 
 
 def frames_said(clip: Clip, times: Sequence[float]) -> str:
-    """`0.50 1: nothing, 1.50 2: the red circle appears …`: each frame's time in seconds, its number,
-    and what it is the first to show."""
+    """`1: nothing at 0.50s, 2: the red circle appears at 1.50s …`: each frame's number, what it is the
+    first to show, and its time."""
     news: dict[float, list[str]] = {time: [] for time in times}
     for event in clip.events:
         news[seen_at(event.time * clip.duration, times)].append(event_said(clip, event))
     return ", ".join(
-        f"{time:.2f} {number}: {' and '.join(said) or NOTHING}"
+        f"{number}: {' and '.join(said) or NOTHING} at {time:.2f}s"
         for number, (time, said) in enumerate(news.items(), start=1)
     )
 

@@ -157,15 +157,16 @@ class Asker:
         if not clip.events or len(clip.cuts) > 1:
             return None
         event = clip.events[self.rng.integers(len(clip.events))]
+        said = phrasing.event_said(clip, event)
         seconds = event.time * clip.duration
         seen = phrasing.seen_at(seconds, self.frame_times)
         return self._make(
             "when",
             "when",
             f"at {seconds:.2f} seconds",
-            taught=self._concluded(f"at {seen:.2f} seconds"),
+            taught=self._concluded(f"{said} at {seen:.2f} seconds"),
             tolerance=round(clip.duration / FRAMES_MEANT + self.frame_period, 3),
-            event=phrasing.event_said(clip, event),
+            event=said,
             happen=phrasing.event_said(clip, event, infinitive=True),
         )
 

@@ -33,11 +33,15 @@ from crosslmm.training.demo_stage import StageOptions, run_stage
 
 @dataclass(frozen=True)
 class ClipStage:
-    """A stage of the language model's training: its clips, and how it learns from them."""
+    """A stage of the language model's training: its clips, and how it learns from them.
+
+    `seen_weight`: see `Answering`.
+    """
 
     name: str
     clips: ClipOptions
     options: StageOptions
+    seen_weight: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ def demo_recipe() -> DemoRecipe:
             k: tuple(v) if isinstance(v, list) else v for k, v in stage["clips"].items()
         }
         options = StageOptions(**stage["options"])
-        stages.append(ClipStage(stage["name"], ClipOptions(**clips), options))
+        stages.append(ClipStage(**{**stage, "clips": ClipOptions(**clips), "options": options}))
     return DemoRecipe(values["stills"], StageOptions(**values["encoder"]), tuple(stages))
 
 
@@ -115,6 +119,7 @@ def train_demo(
     answering = Answering(model)
     for stage in recipe.stages:
         source = QuestionedClips(processor, stage.clips, seed=seed, name=stage.name)
+        answering.seen_weight = stage.seen_weight
         run_stage(answering, source, replace(stage.options, seed=seed), folder=out / stage.name,
                   report=report)  # fmt: skip
     folder = out / "demo"

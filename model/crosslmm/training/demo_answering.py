@@ -11,16 +11,19 @@ from crosslmm.training.demo_pointing import Pointing
 from crosslmm.training.demo_seen import IGNORED, SeenHeads
 from crosslmm.training.demo_turns import turn_mask
 
-SEEN_WEIGHT = 0.5
 POINTING_WEIGHT = 0.5
 
 
 class Answering(nn.Module):
-    """A CrossLMM under the loss of its answers; nothing else is computed at the vocabulary's width."""
+    """A CrossLMM under the loss of its answers; nothing else is computed at the vocabulary's width.
 
-    def __init__(self, model: CrossLMMForConditionalGeneration):
+    `seen_weight`: what the loss of what visual tokens see weighs beside it.
+    """
+
+    def __init__(self, model: CrossLMMForConditionalGeneration, *, seen_weight: float = 0.5):
         super().__init__()
         self.model = model
+        self.seen_weight = seen_weight
         text = model.config.text
         self.seen = SeenHeads(int(text.hidden_size))
         self._halfway: list[Tensor] = []
@@ -80,7 +83,7 @@ class Answering(nn.Module):
         visual = self._halfway.pop()[shown]
         truth = {name.removeprefix("seen_"): target for name, target in seen.items()}
         dense, right = self.seen(visual.view(len(input_ids), -1, visual.shape[-1]), truth)
-        lessons = SEEN_WEIGHT * dense
+        lessons = self.seen_weight * dense
         if bool((points != IGNORED).any()):
             per_frame = int(shown[0].sum()) // pixel_values_videos.shape[1]
             frames = ((shown.cumsum(dim=1) - 1) // per_frame).masked_fill(~shown, IGNORED)

@@ -34,6 +34,7 @@ class ClipOptions:
     - `told_every`: each batch with a number that this divides is of reading: clips told in words (see
       `tell`) and, by turns, verdicts on given reasons (see `draw_verdicts`); 0 for none.
     - `roundabout`: see `Asker`.
+    - `busy`: the share of clips that are the more eventful of two.
     - `frames`: of every clip of a batch, as many as one number drawn from this range.
     """
 
@@ -43,6 +44,7 @@ class ClipOptions:
     told_every: int = 0
     timed_notes: bool = True
     roundabout: float | None = None
+    busy: float = 0.0
     frames: tuple[int, int] = (8, 8)
     seconds: tuple[float, float] = (2.0, 60.0)
     types: tuple[QuestionType, ...] = QUESTION_TYPES
@@ -126,8 +128,15 @@ class QuestionedClips:
         duration = round(duration * rate) / rate
         middles = (np.arange(count) + 0.5) / count * duration
         times = np.minimum(np.round(middles * rate), round(duration * rate) - 1) / rate
-        clip = make_clip("train", seed, index, duration=duration, aspect=aspect)
-        return clip, times, 1 / rate
+        drawn = [make_clip("train", seed, index, duration=duration, aspect=aspect)]
+        if rng.random() < self.options.busy:
+            drawn.append(make_clip("train", seed, ~index, duration=duration, aspect=aspect))
+        return max(drawn, key=_eventfulness), times, 1 / rate
+
+
+def _eventfulness(clip: Clip) -> tuple[int, int]:
+    """Events, those of two things counted twice; then things."""
+    return sum(1 + (event.other >= 0) for event in clip.events), len(clip.things)
 
 
 def _loosened(question: Question, rng: np.random.Generator) -> Question:

@@ -14,7 +14,7 @@ from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
 from crosslmm.training.demo_seen import IGNORED
 
-_ON_A_FRAME = re.compile(r"\d\.\d\d (\d+)(:[^,]*)")  # as `frames_said` has it
+_ON_A_FRAME = re.compile(r"(\d+)(:[^,]*?) at \d+\.\d\ds")  # as `frames_said` has it
 
 
 def pointed_frames(text: str, offsets: Sequence[tuple[int, int]]) -> list[int]:

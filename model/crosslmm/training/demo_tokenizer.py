@@ -79,7 +79,7 @@ def _corpus() -> Iterator[str]:
              "lowest", "at the start", "at the end", "the object that", "the scene change",
              "system", "user", "assistant", "true or not", "there are"]  # fmt: skip
     for _ in range(3):
-        yield from wordings
+        yield from (f"{wording[0].upper()}{wording[1:]}" for wording in wordings)
         for word in words:
             # After a space, at the very beginning, and with a capital.
             yield from (f"a {word}", word, f"{word[0].upper()}{word[1:]}")

@@ -13,6 +13,7 @@ from crosslmm.training.demo_seen import IGNORED
 
 MARK = "\0"  # stands for the question in a prompt
 ASKED_WEIGHT = 4.0
+SO = ", so"
 
 
 def packed_turns(
@@ -31,9 +32,11 @@ def packed_turns(
     for question in questions:
         taught = question.taught
         lead = taught.removesuffix(question.answer).rstrip()
-        if lead in ("", taught):
+        if not lead:
             said = [(taught, 1.0)]
         else:
+            if lead == taught:  # which says it in other words: a frame's time, a thing's whole name
+                lead = taught[: taught.rfind(SO) + len(SO)] if SO in taught else ""
             said = [(lead, 1.0), (taught[len(lead) :], ASKED_WEIGHT)]
         turns.append([(question.text + after, 0.0), *said])
     return _row(tokenizer, before, turns)
