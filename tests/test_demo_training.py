@@ -24,7 +24,7 @@ from crosslmm.training.demo_attention import PLAIN
 from crosslmm.training.demo_clips import ClipOptions, QuestionedClips
 from crosslmm.training.demo_encoder import DenseReader, Stills, lay_out_positions
 from crosslmm.training.demo_model import demo_config, demo_processor
-from crosslmm.training.demo_pointing import Pointing, pointed_frames
+from crosslmm.training.demo_pointing import Pointing, pointed_frames, pointed_things, telling
 from crosslmm.training.demo_reading import draw_verdicts, take_notes
 from crosslmm.training.demo_seen import IGNORED, seen_in_cells
 from crosslmm.training.demo_stage import StageOptions, run_stage
@@ -102,8 +102,9 @@ def test_packed_turns_are_the_processors_own_prompts(
         said = answer[answer != IGNORED].tolist()
         assert processor.tokenizer.decode(said) == question.taught + "<|im_end|>"
         heavy = row["input_ids"][mine][row["label_weights"][mine] > 1]
-        lead = question.taught.removesuffix(question.answer)
-        weighty = question.answer if 0 < len(lead) < len(question.taught) else ""
+        end = question.taught.split(", so ")[-1]  # or all of it
+        concluded = question.answer if end.endswith(question.answer) else end
+        weighty = "" if question.taught == question.answer else concluded
         assert processor.tokenizer.decode(heavy).strip() == weighty
         assert row["position_ids"][mine].tolist() == list(
             range(len(prompt), len(prompt) + int(mine.sum()))
@@ -145,15 +146,48 @@ def test_a_word_on_a_frame_points_at_it(processor: CrossLMMProcessor) -> None:
     assert set(said) == {0, 1, IGNORED}
 
 
+def test_a_word_on_a_thing_points_at_it(processor: CrossLMMProcessor) -> None:
+    text = (
+        "a small red circle marked K moves left; an orange star stays still: A. the red circle no"
+    )
+    encoded = processor.tokenizer(text, return_offsets_mapping=True)
+    names = ["orange star", "blue cross", "red circle"]
+    points = pointed_things(text, encoded["offset_mapping"], names)
+    said = dict.fromkeys(points, "")
+    for point, token in zip(points, encoded["input_ids"], strict=True):
+        said[point] += processor.tokenizer.decode([token])
+    assert said[2] == "a small red circle marked K moves left"
+    assert said[0].strip() == "an orange star stays still"
+    assert set(said) == {0, 2, IGNORED}
+
+
+def test_an_answer_that_reads_frames_points_at_nothing_else(
+    processor: CrossLMMProcessor, questions: list[Question]
+) -> None:
+    read = replace(
+        questions[0], taught="1: the red circle appears at 1.00s, so the red circle appears"
+    )
+    plain = replace(questions[0], taught="the red circle")
+    for question, on_frames, on_things in ((read, True, False), (plain, False, True)):
+        row = packed_turns(processor.tokenizer, _shown(processor), [question], ["red circle"])
+        assert bool((row["frames"] != IGNORED).any()) == on_frames
+        assert bool((row["things"] != IGNORED).any()) == on_things
+
+
+def test_where_a_frame_has_news_only_that_is_pointed_at() -> None:
+    news = torch.tensor([[0, 0, 0, 5]])  # two frames of two tokens
+    assert telling(news, 2).tolist() == [[0, 0, IGNORED, 1]]
+
+
 def test_attention_learns_to_point(model: CrossLMMForConditionalGeneration) -> None:
-    """Tokens of frame 0 and 1, then one that points at frame 1."""
+    """Tokens of frame 0 and 1, then one that points at frame 1 and at a thing that is nowhere."""
     model.set_attn_implementation("eager")  # which tells its weights
     layer = model.model.language_model.layers[0]
     pointing = Pointing([layer])
     states, positions = torch.randn(1, 5, 256), torch.arange(5)[None]
     rotary = model.model.language_model.rotary_emb(states, positions)
     frames = torch.tensor([[0, 0, 1, 1, IGNORED]])
-    points = torch.tensor([[IGNORED] * 4 + [1]])
+    points, hidden = (torch.tensor([[IGNORED] * 4 + [point]]) for point in (1, 2))
     mask = turn_mask(torch.zeros(1, 5, dtype=torch.long), torch.float32)
     optimizer = torch.optim.AdamW(layer.self_attn.parameters(), lr=0.01)
     shares = []
@@ -161,7 +195,8 @@ def test_attention_learns_to_point(model: CrossLMMForConditionalGeneration) -> N
         _, weights = layer.self_attn(
             hidden_states=states, position_embeddings=rotary, attention_mask=mask
         )
-        loss, share = pointing.loss(points, frames, mask)
+        loss, (share, nowhere) = pointing.loss([(points, frames), (hidden, frames)], mask)
+        assert nowhere == 0
         shares.append(share.item())
         torch.testing.assert_close(share, weights[0, 0, 4, 2:4].sum())
         optimizer.zero_grad()

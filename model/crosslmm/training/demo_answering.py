@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
-from crosslmm.training.demo_pointing import Pointing
+from crosslmm.training.demo_pointing import Pointing, telling
 from crosslmm.training.demo_seen import IGNORED, SeenHeads
 from crosslmm.training.demo_turns import turn_mask
 
@@ -40,19 +40,21 @@ class Answering(nn.Module):
         label_weights: Tensor,
         position_ids: Tensor,
         turns: Tensor,
-        points: Tensor,
+        frames: Tensor,
+        things: Tensor,
         pixel_values_videos: Tensor | None = None,
         **seen: Tensor,
     ) -> dict[str, Tensor]:
         """The loss, and what is right of what it stands for.
 
-        - input_ids, labels, label_weights, position_ids, turns, points: `(B, L)`, see `packed_turns`.
+        - input_ids, labels, label_weights, position_ids, turns, frames, things: `(B, L)`, see
+          `packed_turns`.
         - Where clips are shown, pixel_values_videos `(B, T, 3, S, S)` and what visual tokens see,
           `(B, V)`.
 
         Returns beside the loss the shares of answers right in every token and of answer tokens right,
-        of what visual tokens tell right (see `SeenHeads`) and of attention that is on the frame pointed
-        at; where clips are told in words, only the first, as `told`.
+        of what visual tokens tell right (see `SeenHeads`) and of attention that is on the frame or the
+        thing pointed at; where clips are told in words, only the first, as `told`.
         """
         self._halfway.clear()
         self._pointing.clear()
@@ -83,14 +85,18 @@ class Answering(nn.Module):
         visual = self._halfway.pop()[shown]
         truth = {name.removeprefix("seen_"): target for name, target in seen.items()}
         dense, right = self.seen(visual.view(len(input_ids), -1, visual.shape[-1]), truth)
-        lessons = self.seen_weight * dense
-        if bool((points != IGNORED).any()):
-            per_frame = int(shown[0].sum()) // pixel_values_videos.shape[1]
-            frames = ((shown.cumsum(dim=1) - 1) // per_frame).masked_fill(~shown, IGNORED)
-            pointing, right["pointed"] = self._pointing.loss(points, frames, mask)
-            lessons = lessons + POINTING_WEIGHT * pointing
+        per_frame = int(shown[0].sum()) // pixel_values_videos.shape[1]
+        targets = [telling(truth["news"], per_frame), truth["thing"]]
+        pointing, shares = self._pointing.loss(
+            [
+                (points, torch.full_like(points, IGNORED).masked_scatter(shown, target))
+                for points, target in zip((frames, things), targets, strict=True)
+            ],
+            mask,
+        )
+        right["on_frame"], right["on_thing"] = shares
         return {
-            "loss": loss + lessons,
+            "loss": loss + self.seen_weight * dense + POINTING_WEIGHT * pointing,
             "answer_loss": loss,
             **right,
             "answers": answers,

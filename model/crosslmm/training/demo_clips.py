@@ -82,7 +82,8 @@ class QuestionedClips:
             asked += [take_notes(clip, rng, noted) for _ in range(options.notes)]
             prompt = self.processor.prompt(MARK, times=times.tolist(), duration=clip.duration)
             prompt = self.processor.expand(prompt, count)
-            rows.append(packed_turns(self.processor.tokenizer, prompt, asked))
+            names = [f"{thing.colour} {thing.shape}" for thing in clip.things]
+            rows.append(packed_turns(self.processor.tokenizer, prompt, asked, names))
         generator = torch.Generator().manual_seed(seed)
         pictures = torch.cat(film(clips, moments, (self._height, self._width)))
         pictures = (filmed(pictures, generator=generator) * 255).round().byte()

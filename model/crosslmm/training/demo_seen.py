@@ -50,10 +50,12 @@ _WEIGHTS = {"news": 4.0}  # what the others lead to, in a few tokens only; 1 for
 
 def seen_in_cells(clip: Clip, moments: np.ndarray, side: int) -> dict[str, Tensor]:
     """For each frame and cell of a `side`-square grid the class of what has its centre there, IGNORED
-    where nothing has: `(T, side²)` per kind in SEEN. `moments`: the frames' times, 0 to 1."""
+    where nothing has: `(T, side²)` per kind in SEEN, and the index of the `thing` in the clip.
+    `moments`: the frames' times, 0 to 1."""
     frames, cells = len(moments), side**2
     targets = {name: np.full((frames, cells), IGNORED) for name in SEEN}
     targets["news"][:] = 0
+    targets["thing"] = np.full((frames, cells), IGNORED)
     targets["frame"][:FRAMES_MEANT] = np.arange(frames)[:FRAMES_MEANT, None]
     centres = np.clip(clip.centres(moments), 0, 0.999)
     grid = (centres * side).astype(int)  # (T, O, 2): columns and rows
@@ -63,6 +65,7 @@ def seen_in_cells(clip: Clip, moments: np.ndarray, side: int) -> dict[str, Tenso
         first = int(visible[:, index].argmax())
         for frame in np.flatnonzero(visible[:, index]):
             here = (frame, cell[frame, index])
+            targets["thing"][here] = index
             targets["colour"][here] = colours[frame, index]
             targets["shape"][here] = SHAPES.index(thing.shape)
             targets["glyph"][here] = IGNORED if thing.glyph is None else GLYPHS.index(thing.glyph)
@@ -138,4 +141,4 @@ class SeenHeads(nn.Module):
 
 def batched(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Rows of `(T, cells)` as `(B, T·cells)`, named `seen_…`."""
-    return {f"seen_{name}": torch.stack([row[name].flatten() for row in rows]) for name in SEEN}
+    return {f"seen_{name}": torch.stack([row[name].flatten() for row in rows]) for name in rows[0]}

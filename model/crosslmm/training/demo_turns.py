@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from crosslmm.synthetic.questions import Question
-from crosslmm.training.demo_pointing import pointed_frames
+from crosslmm.training.demo_pointing import pointed_frames, pointed_things, tells_frames
 from crosslmm.training.demo_seen import IGNORED
 
 MARK = "\0"  # stands for the question in a prompt
@@ -17,15 +17,19 @@ SO = ", so"
 
 
 def packed_turns(
-    tokenizer: PreTrainedTokenizerBase, prompt: str, questions: Sequence[Question]
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    questions: Sequence[Question],
+    names: Sequence[str] = (),
 ) -> dict[str, Tensor]:
     """One row of a prompt and its turns, each a question and what training teaches to say to it.
 
     - `prompt`: as the processor makes it, with MARK for the question.
+    - `names`: what answers call the things of the clip, `red circle`.
 
     All of the result are `(L,)`: token ids, labels, what each label weighs in the loss (what was asked
     for weighs more than what leads to it), positions, each token's turn (0: the prompt), and the frame
-    that it points at.
+    and the thing that it points at.
     """
     before, after = prompt.split(MARK)
     turns = []
@@ -39,7 +43,7 @@ def packed_turns(
                 lead = taught[: taught.rfind(SO) + len(SO)] if SO in taught else ""
             said = [(lead, 1.0), (taught[len(lead) :], ASKED_WEIGHT)]
         turns.append([(question.text + after, 0.0), *said])
-    return _row(tokenizer, before, turns)
+    return _row(tokenizer, before, turns, names)
 
 
 def concluded_turns(
@@ -51,25 +55,31 @@ def concluded_turns(
 
 
 def _row(
-    tokenizer: PreTrainedTokenizerBase, prompt: str, turns: Sequence[Sequence[tuple[str, float]]]
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    turns: Sequence[Sequence[tuple[str, float]]],
+    names: Sequence[str] = (),
 ) -> dict[str, Tensor]:
     """`turns`: texts with what their tokens weigh in the loss, nothing where they are given."""
     shared = tokenizer(prompt).input_ids
     ids, weights, numbers = [*shared], [0.0] * len(shared), [0] * len(shared)
-    points = [IGNORED] * len(shared)
+    frames, things = [IGNORED] * len(shared), [IGNORED] * len(shared)
     positions = list(range(len(shared)))
     for number, texts in enumerate(turns, start=1):
         start = len(ids)
+        reads = any(weight and tells_frames(text) for text, weight in texts)
         for text, weight in texts:
             encoded = tokenizer(text, return_offsets_mapping=True)
             tokens = encoded["input_ids"]
             ids += tokens
             weights += [weight] * len(tokens)
-            pointed = pointed_frames(text, encoded["offset_mapping"])
-            points += pointed if weight else [IGNORED] * len(tokens)
+            offsets, nothing = encoded["offset_mapping"], [IGNORED] * len(tokens)
+            frames += pointed_frames(text, offsets) if weight else nothing
+            things += pointed_things(text, offsets, names) if weight and not reads else nothing
         ids.append(tokenizer.eos_token_id)
         weights.append(1.0)
-        points.append(IGNORED)
+        frames.append(IGNORED)
+        things.append(IGNORED)
         numbers += [number] * (len(ids) - start)
         positions += range(len(shared), len(shared) + len(ids) - start)
     row, weighed = torch.tensor(ids), torch.tensor(weights)
@@ -79,14 +89,15 @@ def _row(
         "label_weights": weighed,
         "position_ids": torch.tensor(positions),
         "turns": torch.tensor(numbers),
-        "points": torch.tensor(points),
+        "frames": torch.tensor(frames),
+        "things": torch.tensor(things),
     }
 
 
 def padded(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Rows as one batch `(B, L)`; padding forms a turn of its own (-1), which nothing attends to."""
     fill = {"input_ids": 0, "labels": IGNORED, "label_weights": 0.0, "position_ids": 0, "turns": -1,
-            "points": IGNORED}  # fmt: skip
+            "frames": IGNORED, "things": IGNORED}  # fmt: skip
     return {
         name: nn.utils.rnn.pad_sequence([row[name] for row in rows], True, value)
         for name, value in fill.items()
