@@ -52,61 +52,83 @@ def seen_in_cells(clip: Clip, moments: np.ndarray, side: int) -> dict[str, Tenso
     """For each frame and cell of a `side`-square grid the class of what has its centre there, IGNORED
     where nothing has: `(T, side²)` per kind in SEEN, and the index of the `thing` in the clip.
     `moments`: the frames' times, 0 to 1."""
-    frames, cells = len(moments), side**2
-    targets = {name: np.full((frames, cells), IGNORED) for name in SEEN}
-    targets["news"][:] = 0
-    targets["thing"] = np.full((frames, cells), IGNORED)
-    targets["frame"][:FRAMES_MEANT] = np.arange(frames)[:FRAMES_MEANT, None]
-    centres = np.clip(clip.centres(moments), 0, 0.999)
-    grid = (centres * side).astype(int)  # (T, O, 2): columns and rows
-    cell = grid[..., 1] * side + grid[..., 0]
-    visible, colours = clip.visible(moments), clip.colours(moments)
-    for index, thing in enumerate(clip.things):
-        first = int(visible[:, index].argmax())
-        for frame in np.flatnonzero(visible[:, index]):
-            here = (frame, cell[frame, index])
+    frames = _Frames(clip, moments, side)
+    targets = {name: np.full((len(moments), side**2), IGNORED) for name in (*SEEN, "thing")}
+    targets["frame"][:FRAMES_MEANT] = np.arange(len(moments))[:FRAMES_MEANT, None]
+    for index in range(len(clip.things)):
+        frames.tell_thing(index, targets)
+    frames.tell_outermost(targets)
+    frames.tell_news(targets)
+    return {name: torch.from_numpy(target) for name, target in targets.items()}
+
+
+class _Frames:
+    """Where the things of a clip are in some of its frames; each method fills in targets."""
+
+    def __init__(self, clip: Clip, moments: np.ndarray, side: int):
+        self.clip, self.moments = clip, moments
+        self.centres = np.clip(clip.centres(moments), 0, 0.999)  # (T, O, 2)
+        self.grid = (self.centres * side).astype(int)  # columns and rows
+        self.cell = self.grid[..., 1] * side + self.grid[..., 0]  # (T, O)
+        self.visible, self.colours = clip.visible(moments), clip.colours(moments)
+
+    def tell_thing(self, index: int, targets: dict[str, np.ndarray]) -> None:
+        """What it is, what it does, what it was and what is next to it."""
+        thing, visible = self.clip.things[index], self.visible[:, index]
+        first = int(visible.argmax())
+        for frame in np.flatnonzero(visible):
+            here = (frame, self.cell[frame, index])
             targets["thing"][here] = index
-            targets["colour"][here] = colours[frame, index]
+            targets["colour"][here] = self.colours[frame, index]
             targets["shape"][here] = SHAPES.index(thing.shape)
             targets["glyph"][here] = IGNORED if thing.glyph is None else GLYPHS.index(thing.glyph)
             settled = frame - first >= _SETTLED
             targets["motion"][here] = MOTIONS.index(thing.motion) if settled else IGNORED
-            if frame > 0 and visible[frame - 1, index]:
-                across, down = np.sign(grid[frame, index] - grid[frame - 1, index]) + 1
+            if frame > 0 and visible[frame - 1]:
+                step = self.grid[frame, index] - self.grid[frame - 1, index]
+                across, down = np.sign(step) + 1
                 targets["before"][here] = 1 + 3 * down + across
-                targets["colour_before"][here] = colours[frame - 1, index]
+                targets["colour_before"][here] = self.colours[frame - 1, index]
             elif frame > 0:
                 targets["before"][here] = 0
-            others = [i for i in np.flatnonzero(visible[frame]) if i != index]
+            others = [i for i in np.flatnonzero(self.visible[frame]) if i != index]
             if others:
-                apart = np.abs(centres[frame, others] - centres[frame, index]).sum(axis=-1)
-                near = others[int(apart.argmin())]
-                targets["near_colour"][here] = colours[frame, near]
-                targets["near_shape"][here] = SHAPES.index(clip.things[near].shape)
-                targets["near_left"][here] = centres[frame, near, 0] < centres[frame, index, 0]
-    there = np.flatnonzero(visible[0])
-    for axis, name in enumerate(("across", "down")) if len(there) > 1 else ():
-        places = centres[0, there, axis]
-        outermost = np.where(places == places.min(), 0, np.where(places == places.max(), 2, 1))
-        targets[name][0, cell[0, there]] = outermost
-    for event in clip.events:
-        shown = int(np.searchsorted(moments, event.time))
-        if shown == frames:
-            continue
-        if event.kind == "cut":
-            targets["news"][shown] = NEWS.index("cut")
-            continue
-        place = cell[shown - 1 if event.kind == "disappears" else shown, event.subject]
-        subject, other = clip.things[event.subject], clip.things[event.other]
-        targets["news"][shown, place] = NEWS.index(event.kind)
-        targets["news_colour"][shown, place] = COLOUR_NAMES.index(subject.colour)
-        targets["news_shape"][shown, place] = SHAPES.index(subject.shape)
-        if subject.turns_to is not None and event.kind == "turns":
-            targets["other_colour"][shown, place] = COLOUR_NAMES.index(subject.turns_to)
-        if event.other >= 0:
-            targets["other_colour"][shown, place] = COLOUR_NAMES.index(other.colour)
-            targets["other_shape"][shown, place] = SHAPES.index(other.shape)
-    return {name: torch.from_numpy(target) for name, target in targets.items()}
+                apart = self.centres[frame, others] - self.centres[frame, index]
+                nearest = int(np.abs(apart).sum(axis=-1).argmin())
+                near = others[nearest]
+                targets["near_colour"][here] = self.colours[frame, near]
+                targets["near_shape"][here] = SHAPES.index(self.clip.things[near].shape)
+                targets["near_left"][here] = apart[nearest, 0] < 0
+
+    def tell_outermost(self, targets: dict[str, np.ndarray]) -> None:
+        """In the first frame, where several things are there."""
+        there = np.flatnonzero(self.visible[0])
+        for axis, name in enumerate(("across", "down")) if len(there) > 1 else ():
+            places = self.centres[0, there, axis]
+            outermost = np.where(places == places.min(), 0, np.where(places == places.max(), 2, 1))
+            targets[name][0, self.cell[0, there]] = outermost
+
+    def tell_news(self, targets: dict[str, np.ndarray]) -> None:
+        """What has just happened; of what disappears, where it was."""
+        targets["news"][:] = NEWS.index("none")
+        for event in self.clip.events:
+            frame = int(np.searchsorted(self.moments, event.time))
+            if frame == len(self.moments):
+                continue
+            if event.kind == "cut":
+                targets["news"][frame] = NEWS.index("cut")
+                continue
+            seen = frame - 1 if event.kind == "disappears" else frame
+            here = (frame, self.cell[seen, event.subject])
+            subject, other = self.clip.things[event.subject], self.clip.things[event.other]
+            targets["news"][here] = NEWS.index(event.kind)
+            targets["news_colour"][here] = COLOUR_NAMES.index(subject.colour)
+            targets["news_shape"][here] = SHAPES.index(subject.shape)
+            if subject.turns_to is not None and event.kind == "turns":
+                targets["other_colour"][here] = COLOUR_NAMES.index(subject.turns_to)
+            if event.other >= 0:
+                targets["other_colour"][here] = COLOUR_NAMES.index(other.colour)
+                targets["other_shape"][here] = SHAPES.index(other.shape)
 
 
 class SeenHeads(nn.Module):
