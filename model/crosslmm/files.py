@@ -2,16 +2,28 @@
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write `data` to `path`; a kill on the way leaves what was there before."""
+    with replacing(path) as scratch:
+        scratch.write_bytes(data)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path to write to, of the same ending, which takes the place of `path` when the block ends well;
+    a kill or an error on the way leaves what was there before."""
     # A short name, since one as long as names may be leaves no room for more.
     name = hashlib.blake2b(os.fsencode(path.name), digest_size=8).hexdigest()
-    temporary = path.with_name(f".{name}.new")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    scratch = path.with_name(f".{name}.new{path.suffix}")
+    try:
+        yield scratch
+        with open(scratch, "r+b") as file:
+            os.fsync(file.fileno())
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)

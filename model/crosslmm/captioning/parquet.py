@@ -1,7 +1,6 @@
 """Captions as one Parquet file, made of the manifest and put in place whole."""
 
 import json
-import os
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 from crosslmm.captioning.results import Record
 from crosslmm.errors import UsageError
+from crosslmm.files import replacing
 
 _ROWS = 1000  # of a row group
 
@@ -19,14 +19,13 @@ def write_parquet(path: Path, records: Iterable[Record]) -> None:
     from pyarrow import parquet
 
     schema = _schema(pa)
-    temporary = path.with_name(f".{path.name}.new")
     iterator = iter(records)
-    with parquet.ParquetWriter(temporary, schema, compression="zstd") as writer:
+    with (
+        replacing(path) as scratch,
+        parquet.ParquetWriter(scratch, schema, compression="zstd") as writer,
+    ):
         while rows := list(islice(_rows(iterator), _ROWS)):
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))
-    with open(temporary, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def require_pyarrow() -> None:

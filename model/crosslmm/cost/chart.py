@@ -1,6 +1,5 @@
 """A profile as stacked bars: where the prefill's work goes, and the memory above the weights."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from crosslmm.cost.profile import Profile, Row
 from crosslmm.cost.writers import MEMORY, STAGES, title, unit
 from crosslmm.errors import UsageError
+from crosslmm.files import replacing
 
 FORMATS = (".png", ".svg", ".pdf")
 # A hue per part of the model, its projections light and its attention products dark.
@@ -57,12 +57,8 @@ def draw(path: Path, profile: Profile, other: Profile | None = None) -> None:
         heading += f"\nhatched: {title(other)}"
     figure.suptitle(heading, fontsize=8.5, x=0.01, ha="left")
     figure.tight_layout()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
-    try:
-        figure.savefig(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as scratch:
+        figure.savefig(scratch)
 
 
 def check_picture(path: Path) -> None:

@@ -6,7 +6,6 @@ model learned on is what the files show, but for the codec.
 
 import io
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 
 from crosslmm.errors import UsageError
-from crosslmm.files import write_whole
+from crosslmm.files import replacing, write_whole
 from crosslmm.synthetic.film import film
 from crosslmm.synthetic.questions import QUESTION_TYPES, Question, ask_about
 from crosslmm.synthetic.scene import FRAMES_MEANT, Clip, make_clip
@@ -157,10 +156,8 @@ def write_video(
     clip: Clip, path: Path, *, size: tuple[int, int], fps: float, codec: str = "libx264"
 ) -> None:
     """One clip as a video file, complete or not there at all."""
-    scratch = path.with_name(f".{path.stem}.writing{path.suffix}")
-    with av.open(str(scratch), "w") as container:
+    with replacing(path) as scratch, av.open(str(scratch), "w") as container:
         _encode(container, frames_of(clip, size=size, fps=fps), size=size, fps=fps, codec=codec)
-    os.replace(scratch, path)
 
 
 def _encode(

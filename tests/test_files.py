@@ -1,0 +1,27 @@
+"""Files that take the place of others."""
+
+import contextlib
+from pathlib import Path
+
+from crosslmm.files import replacing, write_whole
+
+
+def test_a_file_is_replaced_when_all_of_it_is_written(tmp_path: Path) -> None:
+    path = tmp_path / ("n" * 250 + ".tsv")  # no room for a longer name
+    write_whole(path, b"old")
+    with replacing(path) as scratch:
+        assert scratch.suffix == ".tsv"
+        scratch.write_bytes(b"new")
+        assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_error_on_the_way_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "captions.parquet"
+    write_whole(path, b"old")
+    with contextlib.suppress(OSError), replacing(path) as scratch:
+        scratch.write_bytes(b"ha")
+        raise OSError("no room left")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
