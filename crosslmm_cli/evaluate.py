@@ -1,12 +1,11 @@
 """`crosslmm eval`: how many questions of a file a model answers rightly, by type."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from crosslmm.errors import UsageError
+from crosslmm.files import check_writable
 from crosslmm_cli import options
 from crosslmm_cli.loading import load_assistant
 from crosslmm_cli.output import SOME_FAILED, Output
@@ -43,7 +42,7 @@ def evaluate(
     """
     output = Output(as_json=as_json, quiet=quiet)
     if answers is not None:
-        _check_answers(answers)
+        check_writable(answers)
     from crosslmm.evaluation import evaluate as run
     from crosslmm.evaluation import read_questions, write_outcomes
 
@@ -80,16 +79,6 @@ def evaluate(
     if report.failures:
         output.notice(f"{len(report.failures)} videos failed; their questions count as not right")
         raise typer.Exit(SOME_FAILED)
-
-
-def _check_answers(path: Path) -> None:
-    """Before hours of work, what would keep their result from being written."""
-    if path.is_dir():
-        raise UsageError(f"--answers {path}: a folder; give a file's name in it")
-    if not path.absolute().parent.is_dir():
-        raise UsageError(f"--answers {path}: there is no folder {path.absolute().parent}")
-    if not os.access(path.absolute().parent, os.W_OK):
-        raise UsageError(f"--answers {path}: its folder may not be written to")
 
 
 def _table(report: "Report") -> list[tuple[str, ...]]:

@@ -1,9 +1,13 @@
 """Files that take the place of others."""
 
 import contextlib
+import re
 from pathlib import Path
 
-from crosslmm.files import replacing, write_whole
+import pytest
+
+from crosslmm.errors import UsageError
+from crosslmm.files import check_writable, replacing, write_whole
 
 
 def test_a_file_is_replaced_when_all_of_it_is_written(tmp_path: Path) -> None:
@@ -25,3 +29,15 @@ def test_an_error_on_the_way_leaves_what_was_there(tmp_path: Path) -> None:
         raise OSError("no room left")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_cannot_be_written_is_known_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_writable(tmp_path / "answers.jsonl")
+    for path, reason in ((tmp_path, "a folder"), (tmp_path / "a" / "b.png", "no folder")):
+        with pytest.raises(UsageError, match=f"{re.escape(str(path))}.*{reason}"):
+            check_writable(path)
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may write anywhere
+    with pytest.raises(UsageError, match="may not be written to"):
+        check_writable(tmp_path / "answers.jsonl")

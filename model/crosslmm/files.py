@@ -6,6 +6,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from crosslmm.errors import UsageError
+
+
+def check_writable(path: Path) -> None:
+    """Before hours of work: UsageError where their result could not be written to `path`."""
+    folder = path.absolute().parent
+    if path.is_dir():
+        raise UsageError(f"{path}: a folder; give a file's name in it")
+    if not folder.is_dir():
+        raise UsageError(f"{path}: there is no folder {folder}")
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"{path}: its folder may not be written to")
+
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write `data` to `path`; a kill on the way leaves what was there before."""

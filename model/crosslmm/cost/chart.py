@@ -7,7 +7,7 @@ from typing import Any
 from crosslmm.cost.profile import Profile, Row
 from crosslmm.cost.writers import MEMORY, STAGES, title, unit
 from crosslmm.errors import UsageError
-from crosslmm.files import replacing
+from crosslmm.files import check_writable, replacing
 
 FORMATS = (".png", ".svg", ".pdf")
 # A hue per part of the model, its projections light and its attention products dark.
@@ -65,8 +65,7 @@ def check_picture(path: Path) -> None:
     """Raises UsageError where no picture can be written to `path`."""
     if path.suffix.lower() not in FORMATS:
         raise UsageError(f"{path}: a picture ends in {', '.join(FORMATS)}")
-    if not path.absolute().parent.is_dir():
-        raise UsageError(f"{path}: there is no folder {path.absolute().parent}")
+    check_writable(path)
 
 
 def _pairs(profile: Profile, other: Profile | None) -> list[tuple[Row, ...]]:
