@@ -151,7 +151,7 @@ def test_a_word_on_a_thing_points_at_it(processor: CrossLMMProcessor) -> None:
         "a small red circle marked K moves left; an orange star stays still: A. the red circle no"
     )
     encoded = processor.tokenizer(text, return_offsets_mapping=True)
-    names = ["orange star", "blue cross", "red circle"]
+    names = [["the orange star", "the star"], ["the blue cross"], ["the red circle"]]
     points = pointed_things(text, encoded["offset_mapping"], names)
     said = dict.fromkeys(points, "")
     for point, token in zip(points, encoded["input_ids"], strict=True):
@@ -167,11 +167,13 @@ def test_an_answer_that_reads_frames_points_at_nothing_else(
     read = replace(
         questions[0], taught="1: the red circle appears at 1.00s, so the red circle appears"
     )
-    plain = replace(questions[0], taught="the red circle")
+    plain = replace(questions[0], taught="the circle is red", answer="red")
     for question, on_frames, on_things in ((read, True, False), (plain, False, True)):
-        row = packed_turns(processor.tokenizer, _shown(processor), [question], ["red circle"])
+        row = packed_turns(processor.tokenizer, _shown(processor), [question], [["the circle"]])
         assert bool((row["frames"] != IGNORED).any()) == on_frames
         assert bool((row["things"] != IGNORED).any()) == on_things
+    whole = row["input_ids"][row["things"] == 0]
+    assert processor.tokenizer.decode(whole) == "the circle is red"
 
 
 def test_where_a_frame_has_news_only_that_is_pointed_at() -> None:

@@ -27,7 +27,7 @@ def refer(
     - roundabout: how often rather by place, motion or what happens to it, where it can be; as it
       comes if None.
     """
-    options = _by_looks(clip, thing, but)
+    options = by_looks(clip, thing, but=but)
     if not plain:
         often = roundabout is not None and rng.random() < roundabout
         places = often or rng.random() < 0.5 or not options
@@ -80,7 +80,8 @@ def _alone(clip: Clip, matches: Callable[[Thing], bool]) -> bool:
     return sum(map(matches, clip.things)) == 1
 
 
-def _by_looks(clip: Clip, thing: Thing, but: str) -> list[str]:
+def by_looks(clip: Clip, thing: Thing, *, but: str = "") -> list[str]:
+    """What picks `thing` out by attributes other than `but`."""
     said = []
     recolours = any(t.turns_to for t in clip.things)
     if but != "shape" and _alone(clip, lambda t: t.shape == thing.shape):

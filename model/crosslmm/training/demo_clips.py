@@ -15,7 +15,9 @@ from torch import Tensor
 
 from crosslmm.processing_crosslmm import CrossLMMProcessor
 from crosslmm.synthetic.film import film
+from crosslmm.synthetic.phrasing import named
 from crosslmm.synthetic.questions import QUESTION_TYPES, Asker, Question, QuestionType, ask_about
+from crosslmm.synthetic.references import by_looks
 from crosslmm.synthetic.renderer import filmed
 from crosslmm.synthetic.scene import FRAMES_MEANT, Clip, make_clip
 from crosslmm.synthetic.seeds import derive_seed
@@ -82,7 +84,7 @@ class QuestionedClips:
             asked += [take_notes(clip, rng, noted) for _ in range(options.notes)]
             prompt = self.processor.prompt(MARK, times=times.tolist(), duration=clip.duration)
             prompt = self.processor.expand(prompt, count)
-            names = [f"{thing.colour} {thing.shape}" for thing in clip.things]
+            names = [[named(thing), *by_looks(clip, thing)] for thing in clip.things]
             rows.append(packed_turns(self.processor.tokenizer, prompt, asked, names))
         generator = torch.Generator().manual_seed(seed)
         pictures = torch.cat(film(clips, moments, (self._height, self._width)))

@@ -25,18 +25,24 @@ def pointed_frames(text: str, offsets: Sequence[tuple[int, int]]) -> list[int]:
 
 
 def pointed_things(
-    text: str, offsets: Sequence[tuple[int, int]], names: Sequence[str]
+    text: str, offsets: Sequence[tuple[int, int]], names: Sequence[Sequence[str]]
 ) -> list[int]:
-    """As `pointed_frames`, the thing, by its index in `names` (`red circle`)."""
+    """As `pointed_frames`, the thing, by its index in `names`: what each may be called
+    (`the red circle`, `the object marked K`)."""
     seen = text.split(": A. ")[0]  # what options say is not seen
     return _within(
         offsets,
         {
             match.span(): index
-            for index, name in enumerate(names)
-            for match in re.finditer(rf" ?\b(the|an?) (small |large )?{name}\b[^,;:]*", seen)
+            for index, called in enumerate(names)
+            for match in re.finditer(_named(called), seen)
         },
     )
+
+
+def _named(called: Sequence[str]) -> str:
+    names = "|".join(name.removeprefix("the ") for name in called)
+    return rf" ?\b(the|an?) (small |large )?({names})\b[^,;:]*"
 
 
 def tells_frames(text: str) -> bool:

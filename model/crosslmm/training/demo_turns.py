@@ -20,12 +20,12 @@ def packed_turns(
     tokenizer: PreTrainedTokenizerBase,
     prompt: str,
     questions: Sequence[Question],
-    names: Sequence[str] = (),
+    names: Sequence[Sequence[str]] = (),
 ) -> dict[str, Tensor]:
     """One row of a prompt and its turns, each a question and what training teaches to say to it.
 
     - `prompt`: as the processor makes it, with MARK for the question.
-    - `names`: what answers call the things of the clip, `red circle`.
+    - `names`: what answers may call each thing of the clip.
 
     All of the result are `(L,)`: token ids, labels, what each label weighs in the loss (what was asked
     for weighs more than what leads to it), positions, each token's turn (0: the prompt), and the frame
@@ -58,7 +58,7 @@ def _row(
     tokenizer: PreTrainedTokenizerBase,
     prompt: str,
     turns: Sequence[Sequence[tuple[str, float]]],
-    names: Sequence[str] = (),
+    names: Sequence[Sequence[str]] = (),
 ) -> dict[str, Tensor]:
     """`turns`: texts with what their tokens weigh in the loss, nothing where they are given."""
     shared = tokenizer(prompt).input_ids
@@ -66,20 +66,22 @@ def _row(
     frames, things = [IGNORED] * len(shared), [IGNORED] * len(shared)
     positions = list(range(len(shared)))
     for number, texts in enumerate(turns, start=1):
-        start = len(ids)
-        reads = any(weight and tells_frames(text) for text, weight in texts)
+        start, said, offsets = len(ids), "", []
         for text, weight in texts:
             encoded = tokenizer(text, return_offsets_mapping=True)
             tokens = encoded["input_ids"]
             ids += tokens
             weights += [weight] * len(tokens)
-            offsets, nothing = encoded["offset_mapping"], [IGNORED] * len(tokens)
-            frames += pointed_frames(text, offsets) if weight else nothing
-            things += pointed_things(text, offsets, names) if weight and not reads else nothing
+            if weight:
+                offsets += [tuple(len(said) + at for at in o) for o in encoded["offset_mapping"]]
+                said += text
+        given = [IGNORED] * (len(ids) - start - len(offsets))
         ids.append(tokenizer.eos_token_id)
         weights.append(1.0)
-        frames.append(IGNORED)
-        things.append(IGNORED)
+        # What is said after the frames was read there.
+        pointed = pointed_things(said, offsets, () if tells_frames(said) else names)
+        things += [*given, *pointed, IGNORED]
+        frames += [*given, *pointed_frames(said, offsets), IGNORED]
         numbers += [number] * (len(ids) - start)
         positions += range(len(shared), len(shared) + len(ids) - start)
     row, weighed = torch.tensor(ids), torch.tensor(weights)
