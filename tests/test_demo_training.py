@@ -207,6 +207,15 @@ def test_attention_learns_to_point(model: CrossLMMForConditionalGeneration) -> N
     assert shares[0] < 0.9 < shares[-1]
 
 
+def test_more_happens_in_busy_clips(processor: CrossLMMProcessor) -> None:
+    def frames_with_news(busy: float) -> int:
+        options = ClipOptions(clips=16, questions=1, busy=busy)
+        news = QuestionedClips(processor, options, seed=0, name="t").at(0)["seen_news"]
+        return int((news.unflatten(1, (-1, processor.tokens_per_frame)) > 0).any(dim=-1).sum())
+
+    assert frames_with_news(1.0) > 1.2 * frames_with_news(0.0)
+
+
 def test_plain_attention_is_attention(
     processor: CrossLMMProcessor, questions: list[Question], model: CrossLMMForConditionalGeneration
 ) -> None:
