@@ -35,13 +35,13 @@ from crosslmm.training.demo_stage import StageOptions, run_stage
 class ClipStage:
     """A stage of the language model's training: its clips, and how it learns from them.
 
-    `seen_weight`: see `Answering`.
+    `lessons_weight`: see `Answering`.
     """
 
     name: str
     clips: ClipOptions
     options: StageOptions
-    seen_weight: float = 0.5
+    lessons_weight: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def train_demo(
     answering = Answering(model)
     for stage in recipe.stages:
         source = QuestionedClips(processor, stage.clips, seed=seed, name=stage.name)
-        answering.seen_weight = stage.seen_weight
+        answering.lessons_weight = stage.lessons_weight
         run_stage(answering, source, replace(stage.options, seed=seed), folder=out / stage.name,
                   report=report)  # fmt: skip
     folder = out / "demo"

@@ -11,19 +11,18 @@ from crosslmm.training.demo_pointing import Pointing, telling
 from crosslmm.training.demo_seen import IGNORED, SeenHeads
 from crosslmm.training.demo_turns import turn_mask
 
-POINTING_WEIGHT = 0.5
-
 
 class Answering(nn.Module):
     """A CrossLMM under the loss of its answers; nothing else is computed at the vocabulary's width.
 
-    `seen_weight`: what the loss of what visual tokens see weighs beside it.
+    `lessons_weight`: what the losses of what visual tokens see and of where attention falls weigh
+    beside it. They are far greater; what leads to the first right answers hinders the last.
     """
 
-    def __init__(self, model: CrossLMMForConditionalGeneration, *, seen_weight: float = 0.5):
+    def __init__(self, model: CrossLMMForConditionalGeneration, *, lessons_weight: float = 0.5):
         super().__init__()
         self.model = model
-        self.seen_weight = seen_weight
+        self.lessons_weight = lessons_weight
         text = model.config.text
         self.seen = SeenHeads(int(text.hidden_size))
         self._halfway: list[Tensor] = []
@@ -96,7 +95,7 @@ class Answering(nn.Module):
         )
         right["on_frame"], right["on_thing"] = shares
         return {
-            "loss": loss + self.seen_weight * dense + POINTING_WEIGHT * pointing,
+            "loss": loss + self.lessons_weight * (dense + pointing),
             "answer_loss": loss,
             **right,
             "answers": answers,
