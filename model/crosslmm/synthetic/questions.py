@@ -23,9 +23,9 @@ QUESTION_TYPES: tuple[QuestionType, ...] = QuestionType.__args__  # type: ignore
 class Question:
     """- `answer`: the truth, as short as it goes; `taught`: what training teaches to say. That names
       the thing before what is asked of it, the reason before yes or no, the things before their
-      number, what each frame shows before what happens first or when: each word then rests on the
-      ones before. A time is that of the first frame that shows the event, which the model can read
-      off.
+      number, what each frame shows before all events and those before the first: each word then
+      rests on the ones before. A time is that of the first frame that shows the event, which the
+      model can read off.
     - `options`: texts of a multiple choice; `tolerance`: seconds, for times.
     - `held_out`: the wording is one that training never shows.
     """
@@ -84,7 +84,7 @@ class Asker:
 
     def events(self) -> Question:
         said = phrasing.events_said(self.clip)
-        return self._make("events", "events", said, taught=self._concluded(said))
+        return self._make("events", "events", said, taught=self._read_off())
 
     def colour(self) -> Question | None:
         thing = self._pick()
@@ -149,7 +149,7 @@ class Asker:
         index = int(rng.integers(len(said) - 1))
         asked = {"first": 0, "last": -1, "after": index + 1, "before": index}[kind]
         event = said[index if kind == "after" else index + 1]
-        taught = self._concluded(said[asked])
+        taught = f"{self._read_off()}, so {said[asked]}"
         return self._make("order", kind, said[asked], taught=taught, event=event)
 
     def when(self) -> Question | None:
@@ -304,7 +304,7 @@ class Asker:
         return self._yes_no(
             "does",
             yes,
-            because=phrasing.frames_said(clip, self.frame_times),
+            because=self._read_off(),
             happen=f"{phrasing.event_said(clip, one, infinitive=True)} before {other}",
             event=f"{phrasing.event_said(clip, one)} before {other}",
         )
@@ -326,6 +326,10 @@ class Asker:
         else:
             taught = phrasing.answered(subject, key, answer)
         return self._make(kind, key, answer, taught=taught, thing=name)
+
+    def _read_off(self) -> str:
+        """All events in order, after what happens frame by frame."""
+        return self._concluded(phrasing.events_said(self.clip))
 
     def _concluded(self, end: str) -> str:
         """What follows from what happens frame by frame, after that."""
