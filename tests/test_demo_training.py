@@ -159,6 +159,10 @@ def test_a_word_on_a_thing_points_at_it(processor: CrossLMMProcessor) -> None:
     assert said[2] == "a small red circle marked K moves left"
     assert said[0].strip() == "an orange star stays still"
     assert set(said) == {0, 2, IGNORED}
+    text = "the red circle meets the orange star"
+    encoded = processor.tokenizer(text, return_offsets_mapping=True)
+    points = pointed_things(text, encoded["offset_mapping"], names)
+    assert points == [2] * 4 + [0] * 3
 
 
 def test_an_answer_that_reads_frames_points_at_nothing_else(

@@ -61,7 +61,7 @@ def telling(news: Tensor, per_frame: int) -> Tensor:
 
 def _within(offsets: Sequence[tuple[int, int]], spans: Mapping[tuple[int, int], int]) -> list[int]:
     points = [IGNORED] * len(offsets)
-    for (start, end), point in spans.items():
+    for (start, end), point in sorted(spans.items()):
         for place, (first, last) in enumerate(offsets):
             if start <= first and last <= end:
                 points[place] = point
