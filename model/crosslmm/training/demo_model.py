@@ -55,5 +55,6 @@ def demo_config(processor: CrossLMMProcessor) -> CrossLMMConfig:
         tokens_per_frame=processor.tokens_per_frame,
         cross_attention_interval=2,
         v2v_scope="frame",
+        t2v_cache="projected",  # eight frames take little room
         default_frames=FRAMES_MEANT,
     )
