@@ -287,6 +287,7 @@ def test_answers_are_read_by_meaning() -> None:
     )
     assert score(meets, f"{frames}, so the blue cross meets the red star")
     when = {"type": "when", "answer": "at 1.70 seconds", "tolerance": 0.6}
+    assert score(when, f"{frames}, so at 1.80 seconds")
     assert score(when, f"{frames}, so the blue cross meets the red star at 1.80 seconds")
     assert not score(when, "1: nothing at 1.80s, 2: a star turns red at 2.40s, so at 2.40 seconds")
     assert score(

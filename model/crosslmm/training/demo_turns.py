@@ -13,7 +13,6 @@ from crosslmm.training.demo_seen import IGNORED
 
 MARK = "\0"  # stands for the question in a prompt
 ASKED_WEIGHT = 4.0
-SO = ", so"
 
 
 def packed_turns(
@@ -40,7 +39,7 @@ def packed_turns(
             said = [(taught, 1.0)]
         else:
             if lead == taught:  # which says it in other words: a frame's time, a thing's whole name
-                lead = taught[: taught.rfind(SO) + len(SO)] if SO in taught else ""
+                lead = "".join(taught.rpartition(", so")[:2])
             said = [(lead, 1.0), (taught[len(lead) :], ASKED_WEIGHT)]
         turns.append([(question.text + after, 0.0), *said])
     return _row(tokenizer, before, turns, names)

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from crosslmm.errors import CrossLMMError, UsageError, VideoError
+from crosslmm.files import write_whole
 from crosslmm.processing_crosslmm import CrossLMMProcessor
 from crosslmm.training.checkpoints import WholeCheckpoints, last_whole
 from crosslmm.training.collator import Collator
@@ -238,9 +239,7 @@ class _LogFile(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
             lines = "".join(json.dumps(entry) + "\n" for entry in state.log_history)
-            partial = Path(args.output_dir) / f"{LOG}.partial"
-            partial.write_text(lines, "utf-8")
-            os.replace(partial, Path(args.output_dir) / LOG)
+            write_whole(Path(args.output_dir) / LOG, lines.encode())
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         control.should_log = control.should_log or state.global_step >= state.max_steps
