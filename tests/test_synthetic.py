@@ -266,6 +266,27 @@ def test_counts_are_those_of_the_scene(clips: list[Clip]) -> None:
     assert all(shapes[shape] for shape in SHAPES)
 
 
+def test_what_is_counted_is_found_first_then_chosen(clips: list[Clip]) -> None:
+    parts = 0
+    for clip in clips:
+        for question in _questions([clip], 0.0):
+            if question.type != "count":
+                continue
+            listed, number = question.taught.rsplit(": ", 1)
+            found, _, chosen = listed.partition("; ")
+            everything = found.split(", ")
+            assert len(everything) == len(clip.things)
+            counted = everything
+            if chosen:
+                parts += 1
+                group, names = chosen.split(": ")
+                assert group in question.text
+                counted = [] if names == "none" else names.split(", ")
+            assert set(counted) <= set(everything)
+            assert number == question.answer == str(len(counted)), question
+    assert parts
+
+
 def test_what_is_taught_scores(clips: list[Clip]) -> None:
     asked = _questions(clips, 0.0)
     assert {question.type for question in asked} == set(QUESTION_TYPES)

@@ -7,7 +7,7 @@ every third question. They recombine words that training does show.
 from collections.abc import Iterable, Sequence
 
 from crosslmm.synthetic.scene import Clip, Event, Thing
-from crosslmm.synthetic.vocabulary import MOTIONS
+from crosslmm.synthetic.vocabulary import MOTIONS, SIZES
 
 HELD_OUT = 2
 
@@ -269,6 +269,19 @@ def described(thing: Thing) -> str:
     if thing.glyph is not None:
         words += ["marked", thing.glyph]
     return with_article(" ".join([*filter(None, words), DOES[thing.motion]]))
+
+
+def group_listed(group: str, things: Sequence[Thing], chosen: Sequence[Thing]) -> str:
+    """`the red star, the blue star, the blue circle; blue objects: the blue star, the blue circle`, with
+    sizes where they decide; only the things where all are chosen."""
+
+    def listed(some: Sequence[Thing]) -> str:
+        names = (named(thing) for thing in some)
+        if group.startswith(tuple(SIZES)):
+            names = (f"the {thing.size} {thing.colour} {thing.shape}" for thing in some)
+        return ", ".join(names) or "none"
+
+    return listed(things) if group == "objects" else f"{listed(things)}; {group}: {listed(chosen)}"
 
 
 def with_article(phrase: str) -> str:

@@ -360,8 +360,9 @@ class Asker:
         return refer(self.clip, thing, self.rng, but=but, plain=plain, roundabout=self.roundabout)
 
     def _listed(self, group: str) -> str:
-        """The things that are counted: naming them is how they are told apart."""
-        return ", ".join(map(phrasing.named, members(self.clip, group))) or "none"
+        """The things of a group; of a part of all, after all: finding them and choosing among them are
+        steps of their own."""
+        return phrasing.group_listed(group, in_order(self.clip), members(self.clip, group))
 
     def _alternatives(self, kind: str) -> list[str]:
         """Answers of a kind: the clip's own first in number, so that a guess is not enough."""

@@ -35,8 +35,8 @@ def packed_turns(
     for question in questions:
         taught = question.taught
         lead = taught.removesuffix(question.answer).rstrip()
-        if not lead:
-            said = [(taught, 1.0)]
+        if not lead or question.type == "count":  # a number is as right as the list before it
+            said = [(taught, ASKED_WEIGHT)]
         else:
             if lead == taught:  # which says it in other words: a frame's time, a thing's whole name
                 lead = "".join(taught.rpartition(", so")[:2])
