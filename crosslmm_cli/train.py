@@ -144,6 +144,8 @@ def _train_demo(output: Output, out: Path, changes: list[str]) -> None:
     from crosslmm.training.demo import train_demo
 
     folder = train_demo(out, seed=settings.seed, short=settings.short, report=output.notice)
+    if folder is None:
+        return
     if output.as_json:
         output.record({"folder": str(folder), "seed": settings.seed})
     else:

@@ -2,16 +2,19 @@
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny import open_gates
 from transformers import SiglipVisionModel
 
-from crosslmm.errors import UsageError
+from crosslmm.errors import CheckpointError, UsageError
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.processing_crosslmm import CrossLMMProcessor
 from crosslmm.synthetic.questions import Asker, Question, ask_about
@@ -43,7 +46,7 @@ def processor() -> CrossLMMProcessor:
 def questions() -> list[Question]:
     clip = make_clip("train", 0, 1, duration=1.5)
     rng = np.random.default_rng(0)
-    return ask_about(clip, rng, count=4, frame_times=TIMES, frame_period=0.1)
+    return ask_about(clip, rng, count=12, frame_times=TIMES, frame_period=0.1)
 
 
 @pytest.fixture
@@ -251,7 +254,7 @@ def test_a_clip_that_is_told_answers_what_is_asked_of_it(processor: CrossLMMProc
 
 def test_verdicts_follow_from_their_reasons(processor: CrossLMMProcessor) -> None:
     """Those on the truth are what is taught as a whole; the others differ in reason and verdict."""
-    rng, found = np.random.default_rng(0), 0
+    rng, found, listed = np.random.default_rng(0), 0, 0
     for index in range(40):
         clip = make_clip("train", 0, index, duration=6.0)
         verdicts = draw_verdicts(Asker(clip, rng, frame_times=TIMES, frame_period=0.1))
@@ -269,7 +272,10 @@ def test_verdicts_follow_from_their_reasons(processor: CrossLMMProcessor) -> Non
         else:
             assert [end for _, end in verdicts.answers].count(", so yes") == len(ends) - 1
             assert set(ends.values()) == {", so yes", ", so no"}
+            assert not any(re.search("moves in a (?!circle)", reason) for reason in ends)
+            listed += any("; " in reason for reason in ends)
     assert found > 10
+    assert listed  # whether something is there, too
 
 
 def test_visual_tokens_are_told_what_is_in_their_cells() -> None:
@@ -320,9 +326,12 @@ def test_batches_are_a_function_of_their_number(processor: CrossLMMProcessor) ->
     )
 
 
-def test_notes_begin_with_what_picks_a_thing_out() -> None:
+def test_notes_begin_with_what_picks_a_thing_out(processor: CrossLMMProcessor) -> None:
     clip = make_clip("train", 0, 5, duration=10.0)
-    text = take_notes(clip, np.random.default_rng(0), [1.0, 5.0, 9.0]).taught
+    notes = take_notes(clip, np.random.default_rng(0), [1.0, 5.0, 9.0])
+    row = packed_turns(processor.tokenizer, MARK, [notes])
+    assert row["label_weights"].unique().tolist() == [0.0, 1.0]  # they are not what is asked for
+    text = notes.taught
     assert len(text.split("; ")) == len(clip.things)
     for thing in clip.things:
         words = {thing.colour, thing.shape}
@@ -398,6 +407,7 @@ def test_killed_and_started_again_it_goes_on_to_the_same_end(tmp_path: Path) -> 
     assert not (parts / "demo").exists()
     told: list[str] = []
     finished = train_demo(parts, short=True, report=told.append)
+    assert finished is not None
     assert not any(line.startswith("1-encoder") for line in told)
     assert sum(" loss " in f" {line} " for line in told) <= 3  # it went on, not from the beginning
     for stage in ("1-encoder", "2-clips"):
@@ -408,6 +418,33 @@ def test_killed_and_started_again_it_goes_on_to_the_same_end(tmp_path: Path) -> 
     assert restored.config.default_frames == 8
 
 
+def test_what_is_not_a_run_of_the_demo_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "demo").mkdir()
+    mine = tmp_path / "demo" / "holidays.mp4"
+    mine.touch()
+    with pytest.raises(UsageError, match="holds no run"):
+        train_demo(tmp_path, short=True)
+    with pytest.raises(UsageError, match="is a file"):
+        train_demo(mine, short=True)
+    assert {*tmp_path.rglob("*")} == {mine.parent, mine}
+
+
+def test_the_command_takes_its_own_settings_and_no_others(
+    tmp_path: Path, run: Callable[..., Any]
+) -> None:
+    refused = run("train", "demo", "--out", tmp_path / "run", "--model", "demo")
+    assert refused.code == 2
+    assert "takes only --set" in refused.err
+    unknown = run("train", "demo", "--out", tmp_path / "run", "--set", "sed=1")
+    assert unknown.code == 2
+    assert "there are seed, short" in unknown.err
+    assert not (tmp_path / "run").exists()
+    done = run("train", "demo", "--out", tmp_path / "run", "--set", "short=true", "--set", "seed=3")
+    assert (done.code, done.out) == (0, f"{tmp_path / 'run' / 'demo'}\n"), done.err
+    assert "2-clips 4/4" in done.err
+    assert (tmp_path / "run" / "demo" / "model.safetensors").is_file()
+
+
 def test_another_seed_is_another_model(tmp_path: Path) -> None:
     recipe = replace(SHORT, encoder=replace(SHORT.encoder, steps=2), stages=())
     losses = []
@@ -416,6 +453,12 @@ def test_another_seed_is_another_model(tmp_path: Path) -> None:
         train_demo(out, seed=seed, recipe=recipe)
         losses.append(_losses(out, "1-encoder"))
     assert losses[0] == losses[1] != losses[2]
+    last = last_whole(tmp_path / "0" / "1-encoder")
+    assert last is not None
+    weights = load_file(last / "model.safetensors")
+    save_file({k: v for k, v in weights.items() if "bias" not in k}, last / "model.safetensors")
+    with pytest.raises(CheckpointError, match="does not fit its model"):
+        train_demo(tmp_path / "0", seed=0, recipe=recipe)
     for other in ({"seed": 1, "recipe": recipe}, {"seed": 0, "short": True}):
         with pytest.raises(UsageError, match="another recipe, seed"):
             train_demo(tmp_path / "0", **other)

@@ -371,6 +371,13 @@ def test_questions_of_others_are_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="of another seed"):
         write_clips(tmp_path, seed=11, **options)
     assert write_clips(tmp_path, seed=1, **options).read_text() == first
+    more = write_clips(tmp_path, seed=1, **{**options, "clips": 2}).read_text()
+    assert more.startswith(first)
+    with pytest.raises(UsageError, match="about 2 clips, up to 8 about each, and would lose some"):
+        write_clips(tmp_path, seed=1, **options)
+    path.write_text(first)
+    with pytest.raises(UsageError, match="would lose some"):
+        write_clips(tmp_path, seed=1, **options, questions_per_clip=2)
     for added in ("no JSON", '{"id": "mine"}', '["id"]', '{"id": 7}'):
         path.write_text(f"{first}{added}\n")
         with pytest.raises(UsageError, match="holds other questions"):
@@ -427,10 +434,53 @@ def test_a_broken_question_file_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(UsageError, match="line 1: lacks tolerance"):
         read_questions(path)
-    path.write_text(
-        json.dumps({"video": "a", "type": "size", "question": "?", "answer": "!"}) + "\n"
-    )
-    assert len(read_questions(path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer", "options"),
+    [
+        ("size", "!", None),
+        ("size", "small or large", None),
+        ("yes_no", "maybe", None),
+        ("count", "a few", None),
+        ("describe", "a man walks his dog", None),
+        ("multiple_choice", "E", 4),
+        ("multiple_choice", "AB", 4),
+        ("multiple_choice", "", 4),
+    ],
+)
+def test_a_row_that_no_answer_could_get_right_is_refused(
+    tmp_path: Path, kind: str, answer: str, options: int | None
+) -> None:
+    path = tmp_path / "q.jsonl"
+    row: dict[str, object] = {"video": "a", "type": kind, "question": "?", "answer": answer}
+    if options:
+        row["options"] = ["red", "blue", "cyan", "green", "pink", "brown"][:options]
+    path.write_text(json.dumps(row) + "\n")
+    with pytest.raises(UsageError, match=r"line 1: answer .*(cannot be scored as|is empty)"):
+        read_questions(path)
+
+
+def test_rows_of_others_are_scored_too(tmp_path: Path) -> None:
+    path = tmp_path / "q.jsonl"
+    options = ["red", "blue", "cyan", "green", "pink", "brown"]
+    rows = [
+        {"type": "yes_no", "answer": "Yes"},
+        {"type": "colour", "answer": "Red"},
+        {"type": "count", "answer": 12},
+        {"type": "multiple_choice", "answer": "E", "options": options},
+    ]
+    lines = [json.dumps({"video": "a", "question": "?", **row}) + "\n" for row in rows]
+    path.write_text("".join(lines))
+    yes, red, twelve, fifth = read_questions(path)
+    assert score(yes, "yes, it is")
+    assert score(red, "It is red.")
+    assert score(twelve, "There are 12.")
+    assert not score(twelve, "There are 1 or 2.")
+    assert score(fifth, "E")
+    assert score(fifth, "E. pink")
+    assert score(fifth, "pink")
+    assert not score(fifth, "A")
 
 
 def test_frames_have_the_grain_of_a_camera_and_repeat() -> None:

@@ -256,6 +256,12 @@ class TestResuming:
         run_training(start, lessons, tmp_path / "run", steps=1)
         with pytest.raises(UsageError, match=r"learning_rate 0.003 → 0.1; steps 1 → 2"):
             run_training(start, lessons, tmp_path / "run", steps=2, learning_rate=0.1)
+        more = lessons.with_name("more.json")
+        more.write_text(json.dumps(json.loads(lessons.read_text())[:4]))
+        run_training(start, more, tmp_path / "fewer", steps=1)
+        more.write_text(lessons.read_text())
+        with pytest.raises(UsageError, match="had 4 samples and now has 8"):
+            run_training(start, more, tmp_path / "fewer", steps=1)
         (tmp_path / "mine").mkdir()
         (tmp_path / "mine" / "thesis.txt").touch()
         with pytest.raises(UsageError, match="not empty"):
@@ -322,6 +328,11 @@ class TestSteps:
         assert origins == {f"{data}, record {number}" for number in (9, 10, 11, 12)}
         with pytest.raises(VideoError, match=r"of 12 samples cannot be trained on.*\n.*broken.mp4"):
             run_training(start, data, tmp_path / "strict", steps=6, max_skipped=0.1)
+        (lessons.parent / "broken.mp4").unlink()
+        (lessons.parent / "broken.mp4").symlink_to(lessons.parent / records[0]["video"])
+        mended, _ = run_training(start, data, tmp_path / "strict", steps=6, max_skipped=0.1)
+        assert mended.skipped == 0
+        assert not _lines(tmp_path / "strict" / "skipped.jsonl")
 
     def test_a_run_that_is_lost_stops(self, start: Path, lessons: Path, tmp_path: Path) -> None:
         with pytest.raises(TrainingDiverged, match="not a finite number"):

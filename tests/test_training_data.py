@@ -100,7 +100,7 @@ class TestRecords:
             "datasets:\n"
             "- {json_path: 'a.json', sampling_strategy: 'first:3'}\n"
             "- {json_path: 'sub/b.jsonl', sampling_strategy: 'end:2', media_folder: films}\n"
-            "- {json_path: '{a,b}.json', sampling_strategy: 'random:30%'}\n"
+            "- {json_path: '{a, b}.json', sampling_strategy: 'random:30%'}\n"
         )
         records = Records(mix, seed=3)
         answers = [sample.turns[-1].text for sample in records]
@@ -144,6 +144,9 @@ class TestRecords:
             ("d.yaml", "- a", "datasets"),
             ("d.yaml", "datasets: [{json_path: x.json}]", "x.json: no such file"),
             ("d.yaml", "datasets: [{json: x.json}]", "unknown 'json'"),
+            ("d.yaml", "datasets: 5", "list `datasets:` of mappings"),
+            ("d.yaml", "datasets: [x.json]", "list `datasets:` of mappings"),
+            ("d.yaml", "datasets: [{json_path: 7}]", "path of a file as json_path"),
             ("d.txt", "", ".json, .jsonl"),
         ],
     )
@@ -439,6 +442,8 @@ class TestRecipes:
             ("batch_size=1.5", "batch_size is a whole number, not 1.5"),
             ("gradient_checkpointing=1", "true or false"),
             ("learning_rate=fast", "is a number, not 'fast'"),
+            ("learning_rate=.nan", "is a number, not nan"),
+            ("steps=.inf", "is a whole number, not inf"),
             ("lora=yes", "lora is a mapping"),
             ("frames=8", "frames or fps"),
             ("learning_rate=0", "above 0"),

@@ -183,13 +183,12 @@ def _fault(row: Mapping[str, Any]) -> str | None:
             return f"{name} {row[name]!r} is empty or no text"
     try:
         row["question"].encode()
-        for said in ("", str(row["answer"])):
-            is_right(row, said)
+        scores = is_right(row, str(row["answer"])) and not is_right(row, "")
     except UnicodeEncodeError:
         return "the question is not valid Unicode"
     except (AttributeError, LookupError, TypeError, ValueError):
-        return f"answer {row['answer']!r} cannot be scored as {row['type']}"
-    return None
+        scores = False
+    return None if scores else f"answer {row['answer']!r} cannot be scored as {row['type']}"
 
 
 def _share(outcomes: tuple[Outcome, ...]) -> float:

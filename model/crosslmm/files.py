@@ -20,6 +20,18 @@ def check_writable(path: Path) -> None:
         raise UsageError(f"{path}: its folder may not be written to")
 
 
+def check_ours(folder: Path, marker: str) -> bool:
+    """Whether `folder` is one that we began, by a file in it that says so; UsageError where something
+    else is there."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder}: is a file; --out is the run's folder")
+    if (folder / marker).exists():
+        return True
+    if folder.exists() and any(folder.iterdir()):
+        raise UsageError(f"{folder}: is not empty and holds no run; give another folder")
+    return False
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """Write `data` to `path`; a kill on the way leaves what was there before."""
     with replacing(path) as scratch:

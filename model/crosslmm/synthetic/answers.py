@@ -13,6 +13,7 @@
 
 import re
 from collections.abc import Mapping
+from string import ascii_uppercase
 from typing import Any
 
 from crosslmm.synthetic.phrasing import DOES, NOTHING
@@ -31,9 +32,11 @@ _KINDS = {
 
 def is_right(row: Mapping[str, Any], said: str) -> bool:
     """Whether `said` answers a row of a synthetic `questions.jsonl`. Raises KeyError for a type that
-    is not one of ours."""
+    is not one of ours, ValueError or LookupError for an answer that is none of its type's."""
     kind, answer = row["type"], str(row["answer"])
     if kind == "describe":
+        if not _facts(answer):
+            raise ValueError("a description without an object")
         return facts_f1(said, answer) >= DESCRIBE_F1
     if kind == "events":
         return _events(_end(said)) == _events(answer)
@@ -42,10 +45,13 @@ def is_right(row: Mapping[str, Any], said: str) -> bool:
         truth = float(re.findall(r"\d+(?:\.\d+)?", answer)[0])
         return number is not None and abs(float(number[0]) - truth) <= float(row["tolerance"])
     if kind == "multiple_choice":
-        letter = re.match(r"\W*([A-D])\b(?!\s+\w)", said) or re.search(r", so ([A-D])\W*$", said)
+        letters = ascii_uppercase[: len(row["options"])]
+        letter = re.match(rf"\W*([{letters}])\b(?!\s+\w)", said) or re.search(
+            rf", so ([{letters}])\W*$", said
+        )
         if letter:
             return letter[1] == answer
-        option = _plain(row["options"]["ABCDEFGH".index(answer)])  # empty for the mark A
+        option = _plain(row["options"][letters.index(answer)])  # empty for the mark A
         return bool(option) and _plain(said) == option
     if kind == "motion":
         ends = [does for does in DOES.values() if _plain(said).endswith(_plain(does))]
@@ -53,8 +59,8 @@ def is_right(row: Mapping[str, Any], said: str) -> bool:
     if kind == "order":
         return _event(_end(said)) == _event(answer)
     words = re.findall(r"\w+", said if kind == "glyph" else said.lower())
-    named = {word for word in words if word in _KINDS[kind]}
-    return named == {answer}
+    named = {word for word in words if word in _KINDS[kind] or (kind == "count" and word.isdigit())}
+    return named == {answer if kind == "glyph" else answer.lower()}
 
 
 def facts_f1(said: str, truth: str) -> float:

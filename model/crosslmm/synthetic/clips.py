@@ -57,7 +57,7 @@ def write_clips(
     settings["domain"] = domain
     path = folder / QUESTIONS_FILE
     _check_settings(folder / SETTINGS_FILE, settings)
-    _check_questions(path, seed)
+    _check_questions(path, seed, clips, questions_per_clip)
     _check_codec(codec, size=size, fps=fps)
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / SETTINGS_FILE, f"{json.dumps(settings)}\n".encode())
@@ -93,21 +93,30 @@ def _check_settings(path: Path, settings: dict[str, Any]) -> None:
         )
 
 
-def _check_questions(path: Path, seed: int) -> None:
-    """That the questions to be replaced are those of this seed."""
+def _check_questions(path: Path, seed: int, clips: int, per_clip: int) -> None:
+    """That the questions to be replaced are among those to be written."""
     if not path.exists():
         return
     ours = path.with_name(SETTINGS_FILE).exists()
+    most = [0, 0]
     try:
         for line in path.read_text("utf-8").split("\n"):
-            row = json.loads(line or "null")
-            ours &= row is None or row["id"].startswith(f"{seed}-")
+            if not line:
+                continue
+            of, *places = map(int, json.loads(line)["id"].split("-"))
+            ours &= of == seed
+            most = [max(known, place + 1) for known, place in zip(most, places, strict=True)]
     except (ValueError, LookupError, TypeError, AttributeError):
         ours = False
     if not ours:
         raise UsageError(
             f"{path}: holds other questions, of another seed or not by `crosslmm synth`; "
             "choose another folder"
+        )
+    if most[0] > clips or most[1] > per_clip:
+        raise UsageError(
+            f"{path}: holds questions about {most[0]:,} clips, up to {most[1]} about each, and would "
+            "lose some; give at least as many, or choose another folder"
         )
 
 

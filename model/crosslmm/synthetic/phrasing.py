@@ -273,13 +273,14 @@ def described(thing: Thing) -> str:
 
 def group_listed(group: str, things: Sequence[Thing], chosen: Sequence[Thing]) -> str:
     """`the red star, the blue star, the blue circle; blue objects: the blue star, the blue circle`, with
-    sizes where they decide; only the things where all are chosen."""
+    sizes where they decide. The group `objects` is all there is: only the things."""
+
+    def name(thing: Thing) -> str:
+        sized = group.startswith(tuple(SIZES))
+        return f"the {thing.size} {thing.colour} {thing.shape}" if sized else named(thing)
 
     def listed(some: Sequence[Thing]) -> str:
-        names = (named(thing) for thing in some)
-        if group.startswith(tuple(SIZES)):
-            names = (f"the {thing.size} {thing.colour} {thing.shape}" for thing in some)
-        return ", ".join(names) or "none"
+        return ", ".join(map(name, some)) or "none"
 
     return listed(things) if group == "objects" else f"{listed(things)}; {group}: {listed(chosen)}"
 

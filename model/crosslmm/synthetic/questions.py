@@ -26,6 +26,7 @@ class Question:
       number, what each frame shows before all events and those before the first: each word then
       rests on the ones before. A time is that of the first frame that shows the event, which the
       model can read off.
+    - An `answer` of "" is that of notes: nothing is asked for.
     - `options`: texts of a multiple choice; `tolerance`: seconds, for times.
     - `held_out`: the wording is one that training never shows.
     """
@@ -365,7 +366,7 @@ class Asker:
         return phrasing.group_listed(group, in_order(self.clip), members(self.clip, group))
 
     def _alternatives(self, kind: str) -> list[str]:
-        """Answers of a kind: the clip's own first in number, so that a guess is not enough."""
+        """Answers of a kind, the right one maybe among them."""
         if kind == "order":
             return self._other_events()
         values: dict[str, Sequence[str]] = {

@@ -8,9 +8,11 @@ it is renamed away before it is deleted, too.
 import os
 import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -33,6 +35,18 @@ def whole_checkpoints(folder: Path) -> list[Path]:
 def last_whole(folder: Path) -> Path | None:
     """The checkpoint to go on from, None where there is none."""
     return next(reversed(whole_checkpoints(folder)), None)
+
+
+def check_loaded(model: nn.Module, missing: Iterable[str], unexpected: Iterable[str]) -> None:
+    """CheckpointError where weights of a model were not in its checkpoint, or more than those."""
+    weights = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers())
+    missing = set(missing)
+    loaded = {weight.data_ptr() for name, weight in weights.items() if name not in missing}
+    # Of tied weights only one is stored.
+    absent = [name for name in missing if weights[name].data_ptr() not in loaded]
+    wrong = [*sorted(absent), *unexpected]
+    if wrong:
+        raise CheckpointError(f"a checkpoint of this run does not fit its model: {wrong[0]}")
 
 
 class WholeCheckpoints(Trainer):
@@ -68,14 +82,7 @@ class WholeCheckpoints(Trainer):
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """Of the library, which would go on with weights that a checkpoint lacks."""
         model: Any = self.model
-        weights = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers())
-        missing = set(load_result.missing_keys)
-        loaded = {weight.data_ptr() for name, weight in weights.items() if name not in missing}
-        # Of tied weights only one is stored.
-        absent = [name for name in missing if weights[name].data_ptr() not in loaded]
-        if absent or load_result.unexpected_keys:
-            wrong = sorted(absent) or load_result.unexpected_keys
-            raise CheckpointError(f"a checkpoint of this run does not fit its model: {wrong[0]}")
+        check_loaded(model, load_result.missing_keys, load_result.unexpected_keys)
 
     def finish_checkpoint(self, folder: Path) -> None:
         """Add to a checkpoint before it appears; called on the process that saves."""

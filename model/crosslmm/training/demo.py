@@ -21,7 +21,7 @@ import yaml
 from accelerate import PartialState
 
 from crosslmm.errors import UsageError
-from crosslmm.files import write_whole
+from crosslmm.files import check_ours, write_whole
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.training.demo_answering import Answering
 from crosslmm.training.demo_attention import PLAIN
@@ -29,6 +29,8 @@ from crosslmm.training.demo_clips import ClipOptions, QuestionedClips
 from crosslmm.training.demo_encoder import DenseReader, Stills, lay_out_positions, read_like
 from crosslmm.training.demo_model import IMAGE_SIZE, PATCH_SIZE, demo_config, demo_processor
 from crosslmm.training.demo_stage import StageOptions, run_stage
+
+SETTINGS = "settings.json"
 
 
 @dataclass(frozen=True)
@@ -88,13 +90,15 @@ def train_demo(
     short: bool = False,
     recipe: DemoRecipe | None = None,
     report: Callable[[str], None] | None = None,
-) -> Path:
-    """Train into `out`, going on where an earlier run was stopped; returns the finished checkpoint.
+) -> Path | None:
+    """Train into `out`, going on where an earlier run was stopped; returns the finished checkpoint, on
+    the first process, and None on the others.
 
     - `short`: a handful of steps instead of hours.
     - `report`: called with a line of progress now and then, on the first process only.
 
-    Started by `accelerate launch` or `torchrun`, the processes share each step's batch.
+    Started by `accelerate launch` or `torchrun`, the processes share each step's batch. Raises
+    UsageError where `out` holds something else, or a run of other settings.
     """
     recipe = recipe or (SHORT if short else demo_recipe())
     _keep_settings(out, recipe, seed)
@@ -127,15 +131,15 @@ def train_demo(
     if state.is_main_process:
         save_demo(model, folder)
     state.wait_for_everyone()
-    return folder
+    return folder if state.is_main_process else None
 
 
 def _keep_settings(out: Path, recipe: DemoRecipe, seed: int) -> None:
     """What a run is of: another recipe, seed or number of processes cannot go on with its stages."""
     state = PartialState()
     settings = json.loads(json.dumps([asdict(recipe), seed, state.num_processes]))
-    path = out / "settings.json"
-    kept = json.loads(path.read_text("utf-8")) if path.exists() else None
+    path = out / SETTINGS
+    kept = json.loads(path.read_text("utf-8")) if check_ours(out, SETTINGS) else None
     state.wait_for_everyone()
     if kept not in (None, settings):
         raise UsageError(

@@ -25,10 +25,10 @@ class Answering(nn.Module):
         self.lessons_weight = lessons_weight
         text = model.config.text
         self.seen = SeenHeads(int(text.hidden_size))
-        self._halfway: list[Tensor] = []
+        self._part_way: list[Tensor] = []
         upper = model.model.language_model.layers[2 * int(text.num_hidden_layers) // 3 :]
         self._pointing = Pointing(upper)
-        upper[0].register_forward_pre_hook(lambda _, inputs: self._halfway.append(inputs[0]))
+        upper[0].register_forward_pre_hook(lambda _, inputs: self._part_way.append(inputs[0]))
         # Tied to the embeddings; safetensors takes no weight twice.
         self.register_state_dict_post_hook(_without_head)
 
@@ -55,7 +55,7 @@ class Answering(nn.Module):
         of what visual tokens tell right (see `SeenHeads`) and of attention that is on the frame or the
         thing pointed at; where clips are told in words, only the first, as `told`.
         """
-        self._halfway.clear()
+        self._part_way.clear()
         self._pointing.clear()
         mask = turn_mask(turns, torch.float32)
         states = self.model.model(
@@ -81,7 +81,7 @@ class Answering(nn.Module):
         if pixel_values_videos is None:
             return {"loss": loss, "told": answers}
         shown = input_ids == self.model.config.video_token_id
-        visual = self._halfway.pop()[shown]
+        visual = self._part_way.pop()[shown]
         truth = {name.removeprefix("seen_"): target for name, target in seen.items()}
         dense, right = self.seen(visual.view(len(input_ids), -1, visual.shape[-1]), truth)
         per_frame = int(shown[0].sum()) // pixel_values_videos.shape[1]

@@ -1,6 +1,6 @@
 """Batches of clips with their questions, as the demo model's video stages take them.
 
-All questions about a clip share its frames (`demo_turns.py`): one encoding of a video so teaches a dozen
+All questions about a clip share its frames (`demo_turns.py`): one encoding of a video so teaches several
 answers. Some clips are told in words instead of shown, which costs no encoding at all.
 """
 

@@ -21,9 +21,9 @@ from crosslmm.synthetic.phrasing import (
 )
 from crosslmm.synthetic.questions import Asker, Question
 from crosslmm.synthetic.scene import Clip
-from crosslmm.synthetic.vocabulary import COLOUR_NAMES, SHAPES, SIZES
+from crosslmm.synthetic.vocabulary import COLOUR_NAMES, GLYPHS, SHAPES, SIZES
 
-_VALUES = (COLOUR_NAMES, SHAPES, tuple(SIZES), tuple(DOES.values()), tuple("012345"))
+_VALUES = (tuple(DOES.values()), COLOUR_NAMES, SHAPES, tuple(SIZES), tuple(GLYPHS))
 
 
 def take_notes(clip: Clip, rng: np.random.Generator, times: Sequence[float] | None) -> Question:
@@ -59,7 +59,7 @@ def take_notes(clip: Clip, rng: np.random.Generator, times: Sequence[float] | No
                 words.append(f"{happens.strip()} at {moment:.2f} seconds")
         said.append(" ".join(filter(None, words)))
     text = "; ".join(said)
-    return Question("describe", "Take notes.", text, text)
+    return Question("describe", "Take notes.", answer="", taught=text)
 
 
 def tell(clip: Clip, rng: np.random.Generator, times: Sequence[float]) -> str:
@@ -111,7 +111,8 @@ def _of_claim(question: Question, rng: np.random.Generator) -> Verdicts | None:
         ((value, values) for values in _VALUES for value in values if reason.endswith(f" {value}")),
         ("", ()),
     )
-    if not value or "," in reason:
+    decisive = reason.rpartition("; ")[2]  # of a list, the part that was asked for
+    if not value or "," in decisive:
         return None
     wrong = [other for other in values if other != value]
     others = [wrong[i] for i in rng.permutation(len(wrong))[:2]]

@@ -1,7 +1,7 @@
 """What every merged token of a clip should know: the demo's dense lesson in time.
 
 As with the encoder's patches, what is hard to learn from answers is quick to learn where it happens:
-each visual token is told, half-way up the language model, which frame it is of, what moves through
+each visual token is told, two thirds up the language model, which frame it is of, what moves through
 its cell and how, where that was and what colour it had a frame ago, what is next to it, what has just
 happened there and to what, and in the first frame whether it is the outermost thing. The text then has
 only to look it up. The heads are thrown away.
@@ -113,8 +113,8 @@ class _Frames:
         targets["news"][:] = NEWS.index("none")
         for event in self.clip.events:
             frame = int(np.searchsorted(self.moments, event.time))
-            if frame == len(self.moments):
-                continue
+            if not 0 < frame < len(self.moments):
+                continue  # no frame before it, or none that shows it
             if event.kind == "cut":
                 targets["news"][frame] = NEWS.index("cut")
                 continue

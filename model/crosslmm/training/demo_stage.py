@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
-from crosslmm.training.checkpoints import WholeCheckpoints, last_whole
+from crosslmm.training.checkpoints import WholeCheckpoints, check_loaded, last_whole
 from crosslmm.training.muon import MuonAdamW
 
 
@@ -157,10 +157,11 @@ def run_stage(
         ddp_backend="gloo" if distributed and not torch.cuda.is_available() else None,
         accelerator_config={"dispatch_batches": False},
     )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # DataParallel would drop every second batch
     last = last_whole(folder)
     done = int(last.name.rsplit("-", 1)[1]) if last else 0
     if last is not None and done >= options.steps:
-        load_model(module, last / "model.safetensors", strict=False)  # tied weights are saved once
+        check_loaded(module, *load_model(module, last / "model.safetensors", strict=False))
         history: list[dict[str, float]] = json.loads((last / "trainer_state.json").read_text())[
             "log_history"
         ]

@@ -27,15 +27,17 @@ def packed_turns(
     - `names`: what answers may call each thing of the clip.
 
     All of the result are `(L,)`: token ids, labels, what each label weighs in the loss (what was asked
-    for weighs more than what leads to it), positions, each token's turn (0: the prompt), and the frame
-    and the thing that it points at.
+    for, and the list behind a number, weighs more than what leads to it and than notes), positions,
+    each token's turn (0: the prompt), and the frame and the thing that it points at.
     """
     before, after = prompt.split(MARK)
     turns = []
     for question in questions:
         taught = question.taught
         lead = taught.removesuffix(question.answer).rstrip()
-        if not lead or question.type == "count":  # a number is as right as the list before it
+        if not question.answer:
+            said = [(taught, 1.0)]
+        elif not lead or question.type == "count":  # a number is as right as the list before it
             said = [(taught, ASKED_WEIGHT)]
         else:
             if lead == taught:  # which says it in other words: a frame's time, a thing's whole name

@@ -4,6 +4,7 @@ The batch size is the whole one, over all devices; how it is reached is computed
 names an option we do not know is refused, because a misspelt learning rate is a lost week.
 """
 
+import math
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass
@@ -138,7 +139,10 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = Path(name)
     if path.is_file():
-        text = path.read_text("utf-8")
+        try:
+            text = path.read_text("utf-8")
+        except UnicodeDecodeError:
+            raise UsageError(f"{name}: not UTF-8 text") from None
     elif str(name) in shipped():
         text = (resources.files(__package__) / "recipes" / f"{name}.yaml").read_text("utf-8")
     else:
@@ -215,7 +219,7 @@ def _coerce(value: Any, hint: Any, key: str, where: str) -> Any:
             number = float(value)
         except (TypeError, ValueError):
             number = None
-        if number is not None and (hint is float or number == int(number)):
+        if number is not None and math.isfinite(number) and hint(number) == number:
             return hint(number)
     words = {int: "a whole number", float: "a number", bool: "true or false"}[hint]
     raise UsageError(f"{where}: {key} is {words}, not {value!r}")

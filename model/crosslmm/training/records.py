@@ -275,10 +275,15 @@ def _sources(path: str, folder: Path | None, seed: int) -> Iterator[_Source]:
         raise UsageError(f"{mix}: no such file")
     try:
         content = yaml.safe_load(mix.read_text("utf-8"))
-        entries = content["datasets"]
-    except (yaml.YAMLError, KeyError, TypeError) as error:
-        raise UsageError(f"{mix}: a mix of data is YAML with a list `datasets:`") from error
-    for number, entry in enumerate(entries or ()):
+        entries = content["datasets"] or []
+        if not all(isinstance(entry.get("json_path", ""), str) for entry in entries):
+            raise TypeError("json_path")
+    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"{mix}: a mix of data is YAML in UTF-8, a list `datasets:` of mappings, each with the "
+            "path of a file as json_path"
+        ) from error
+    for number, entry in enumerate(entries):
         unknown = set(entry) - {"json_path", "sampling_strategy", "media_folder"}
         if unknown or "json_path" not in entry:
             fault = f"unknown {sorted(unknown)[0]!r}" if unknown else "json_path is missing"
@@ -315,9 +320,12 @@ def choose(count: int, strategy: str, generator: random.Random) -> list[int]:
 def _files(pattern: str) -> Iterator[_File]:
     """The files of a path, `{a,b}` in it spelt out."""
     parts = _BRACES.split(pattern)
-    choices = [part.split(",") if index % 2 else [part] for index, part in enumerate(parts)]
+    choices = [
+        [piece.strip() for piece in part.split(",")] if index % 2 else [part]
+        for index, part in enumerate(parts)
+    ]
     for pieces in product(*choices):
-        path = Path("".join(piece.strip() for piece in pieces) if len(parts) > 1 else pattern)
+        path = Path("".join(pieces))
         if not path.is_file():
             raise UsageError(f"{path}: no such file")
         if path.suffix == ".json":

@@ -21,7 +21,7 @@ from crosslmm import checkpoint, store
 from crosslmm.configuration_crosslmm import grid_side
 from crosslmm.encoding import memory_errors
 from crosslmm.errors import OutOfMemory, UsageError
-from crosslmm.files import write_whole
+from crosslmm.files import check_ours, write_whole
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.training import lora
 from crosslmm.training.checkpoints import last_whole
@@ -91,6 +91,7 @@ def train(
     }
     _check_same_run(folder, identity)
     samples = Records(data, folder=media_folder, seed=recipe.seed)
+    _check_same_data(folder, len(samples))
     eval_samples = None if eval_data is None else Records(eval_data, folder=media_folder)
     for records in (samples, eval_samples):
         _check_media(records)
@@ -237,13 +238,7 @@ def _stop_token_ids(model: Any, processor: Any) -> list[int]:
 
 
 def _check_same_run(folder: Path, identity: dict[str, Any]) -> None:
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: is a file; --out is the run's folder")
-    if not (folder / RUN).exists():
-        if any(folder.iterdir()):
-            raise UsageError(f"{folder}: is not empty and holds no run; give another folder")
+    if not check_ours(folder, RUN):
         return
     before = json.loads((folder / RUN).read_text("utf-8"))
     recipe, earlier = identity["recipe"], before["recipe"]
@@ -261,6 +256,17 @@ def _check_same_run(folder: Path, identity: dict[str, Any]) -> None:
         raise UsageError(
             f"{folder}: holds a run that differs: {'; '.join(changed[:3])}\n"
             "give another folder, or the same options to go on with it"
+        )
+
+
+def _check_same_data(folder: Path, samples: int) -> None:
+    """The order of a run's samples is that of their number: with more or fewer it would be another."""
+    if not (folder / RUN).exists():
+        return
+    before = json.loads((folder / RUN).read_text("utf-8"))["samples"]
+    if before != samples:
+        raise UsageError(
+            f"{folder}: its data had {before:,} samples and now has {samples:,}; give another folder"
         )
 
 

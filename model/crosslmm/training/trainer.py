@@ -6,7 +6,7 @@ Everything else, several devices and nodes included, is the `Trainer`'s and acce
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -216,9 +216,8 @@ class CrossLMMTrainer(WholeCheckpoints):
             return
         self.skipped.update(fresh)
         if self.is_world_process_zero():
-            with (self._folder / SKIPPED).open("a", encoding="utf-8") as stream:
-                for origin, reason in fresh.items():
-                    stream.write(json.dumps({"origin": origin, "reason": reason}) + "\n")
+            with (self._folder / SKIPPED).open("ab") as stream:
+                stream.write(_lines(_entries(fresh)))
         total = len(self.train_dataset) + len(self.eval_dataset or ())  # type: ignore[arg-type]
         if len(self.skipped) > self.recipe.max_skipped * total:
             origin, reason = next(iter(self.skipped.items()))
@@ -231,23 +230,36 @@ class CrossLMMTrainer(WholeCheckpoints):
 
 
 class _LogFile(TrainerCallback):
-    """The log as JSON lines, the last step always in it, and none that a resumed run repeats."""
+    """The log as JSON lines, the last step always in it, and none that a resumed run repeats; the file
+    of what was skipped, of this run alone."""
 
     def __init__(self, trainer: CrossLMMTrainer) -> None:
         self._trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        skipped = self._trainer.skipped
+        if state.global_step == 0:  # what an earlier start left out may be mended by now
+            skipped.clear()
         if state.is_world_process_zero:
-            lines = "".join(json.dumps(entry) + "\n" for entry in state.log_history)
-            write_whole(Path(args.output_dir) / LOG, lines.encode())
+            folder = Path(args.output_dir)
+            write_whole(folder / LOG, _lines(state.log_history))
+            write_whole(folder / SKIPPED, _lines(_entries(skipped)))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         control.should_log = control.should_log or state.global_step >= state.max_steps
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
-            with (Path(args.output_dir) / LOG).open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(state.log_history[-1]) + "\n")
+            with (Path(args.output_dir) / LOG).open("ab") as stream:
+                stream.write(_lines(state.log_history[-1:]))
+
+
+def _entries(skipped: dict[str, str]) -> list[dict[str, str]]:
+    return [{"origin": origin, "reason": reason} for origin, reason in skipped.items()]
+
+
+def _lines(entries: Iterable[dict[str, Any]]) -> bytes:
+    return "".join(json.dumps(entry) + "\n" for entry in entries).encode()
 
 
 def read_skipped(path: Path) -> dict[str, str]:
