@@ -334,6 +334,24 @@ class TestSteps:
         assert mended.skipped == 0
         assert not _lines(tmp_path / "strict" / "skipped.jsonl")
 
+    def test_broken_videos_do_not_better_the_evaluation(
+        self, start: Path, lessons: Path, tmp_path: Path
+    ) -> None:
+        records = json.loads(lessons.read_text())
+        (lessons.parent / "torn.mp4").write_bytes(b"no video at all" * 40)
+        torn = lesson("torn.mp4", ("<image>\nWhich colour?", "black"))
+        data = lessons.parent / "half-torn.json"
+        data.write_text(json.dumps([*records, *[torn] * len(records)]))
+        losses = []
+        for measured_on in (lessons, data):
+            _, seen = run_training(
+                start, lessons, tmp_path / measured_on.stem, steps=1, max_skipped=0.5,
+                eval_data=measured_on, evaluate_every=1, device_batch_size=1,
+            )  # fmt: skip
+            losses += [entry.eval_loss for entry in seen if entry.eval_loss is not None]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+        assert losses[0] > 0
+
     def test_a_run_that_is_lost_stops(self, start: Path, lessons: Path, tmp_path: Path) -> None:
         with pytest.raises(TrainingDiverged, match="not a finite number"):
             run_training(start, lessons, tmp_path / "run", learning_rate=1e20, save_every=1)

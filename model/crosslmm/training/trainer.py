@@ -170,8 +170,15 @@ class CrossLMMTrainer(WholeCheckpoints):
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         count = super()._get_num_items_in_batch(batch_samples, device)
+        self._learned = count
         # A step whose samples were all skipped must add nothing, not 0 / 0.
         return count.clamp(min=1) if isinstance(count, torch.Tensor) else count
+
+    def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
+        """A batch whose samples were all skipped, on all devices, has no loss to be averaged."""
+        loss, *rest = super().prediction_step(*args, **kwargs)
+        measured = not isinstance(self._learned, torch.Tensor) or bool(self._learned)
+        return (loss if measured else None, *rest)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         self.take_skipped()
