@@ -5,6 +5,7 @@ CPUs: in the proportions of the 7B model (the language model's linear work on 19
 the encoder's on their frame), and of a size at which 256 frames take seconds.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,11 @@ TEMPLATE = (
 
 def random_checkpoint(shape: str, folder: Path, *, seed: int = 0) -> Path:
     """A LLaVA-OneVision checkpoint of that shape in bfloat16 in `folder`, unless it is there."""
-    if (folder / "config.json").exists():
+    made_as = folder / "shape.json"  # written last
+    made = json.dumps([SHAPES[shape], seed])
+    if made_as.exists():
+        if made_as.read_text("utf-8") != made:
+            raise SystemExit(f"{folder}: holds a checkpoint of another shape; give another folder")
         return folder
     import torch
     from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
@@ -124,6 +129,7 @@ def random_checkpoint(shape: str, folder: Path, *, seed: int = 0) -> Path:
     SiglipImageProcessorPil(size={"height": side, "width": side}).save_pretrained(folder)
     _tokenizer().save_pretrained(folder)
     model.save_pretrained(folder)
+    made_as.write_text(made, "utf-8")
     return folder
 
 

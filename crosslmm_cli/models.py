@@ -8,6 +8,7 @@ import typer
 
 from crosslmm import store
 from crosslmm.errors import CheckpointError, UsageError
+from crosslmm.files import check_empty
 from crosslmm_cli import options
 from crosslmm_cli.output import Output, size_text
 
@@ -213,6 +214,7 @@ def init(
     """Assemble a CrossLMM from its parts. Its gates are closed: it is to be trained."""
     output = Output()
     vision, language = _parts(recipe, vision, language)
+    check_empty(out)
     for part in (vision, language):
         try:
             store.locate(part, kinds=None)

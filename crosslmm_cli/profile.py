@@ -146,7 +146,7 @@ def profile(
         "frames": frames or (MEASURED_FRAMES if measure else FRAMES),
         "tokens_per_frame": tokens_per_frame or (),
     }
-    budget = parse_size(fits) if fits else None
+    budget = parse_size(fits) if fits is not None else None
     if plot:
         check_picture(plot)
     if video is not None:
@@ -178,7 +178,7 @@ def profile(
         blocks += [comparison_text(first, other)] if other else []
         blocks += [paper_text(first, paper)] if paper else []
         blocks += [measured_text(measured)] if measured else []
-        blocks += [fits_text(first, budget)] if budget else []
+        blocks += [fits_text(first, budget)] if budget is not None else []
         output.text("\n\n".join(blocks))
     for note in [*first.notes, *(other.notes if other else [])]:
         output.notice(note)

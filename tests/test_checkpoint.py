@@ -19,7 +19,7 @@ from transformers import (
 )
 
 import crosslmm
-from crosslmm.checkpoint import assemble, load_model, save_checkpoint
+from crosslmm.checkpoint import assemble, load_config, load_model, save_checkpoint
 from crosslmm.quantization import check_quantized, resolve_quantization
 
 CPU = torch.device("cpu")
@@ -217,4 +217,24 @@ def test_assembling_from_the_wrong_parts_is_refused(tmp_path: Path) -> None:
         assemble(vision=tmp_path / "language", language=tmp_path / "language", out=tmp_path / "x")
     with pytest.raises(crosslmm.CheckpointError, match="a language model is needed"):
         assemble(vision=tmp_path / "vision", language=tmp_path / "vision", out=tmp_path / "x")
+    settings = text_config("granite", embedding_multiplier=12.0)
+    AutoModelForCausalLM.from_config(AutoConfig.for_model(**settings)).save_pretrained(
+        tmp_path / "granite"
+    )
+    with pytest.raises(crosslmm.CheckpointError, match="a granite; a language model is needed"):
+        assemble(vision=tmp_path / "vision", language=tmp_path / "granite", out=tmp_path / "x")
+    parts = {"vision": tmp_path / "vision", "language": tmp_path / "language"}
+    with pytest.raises(crosslmm.UsageError, match="tokens_per_frame=10 is not a perfect square"):
+        assemble(**parts, out=tmp_path / "x", tokens_per_frame=10)
+    with pytest.raises(crosslmm.UsageError, match="cross_attention_interval=40 is not between"):
+        assemble(**parts, out=tmp_path / "x", cross_attention_interval=40)
     assert not (tmp_path / "x").exists()
+
+
+def test_a_model_around_another_kind_of_decoder_is_refused(tmp_path: Path) -> None:
+    folder = tiny_checkpoint(tmp_path / "tiny")
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["model_type"] = "granite"
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(crosslmm.CheckpointError, match="its language model is a granite"):
+        load_config(folder)

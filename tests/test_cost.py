@@ -11,6 +11,7 @@ from tiny import text_config, tiny_config, tiny_model, tiny_processor, vision_co
 from torch.utils.flop_counter import FlopCounterMode, mm_flop, sdpa_flop_count
 from transformers import AutoConfig, LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
+import crosslmm
 from crosslmm.configuration_crosslmm import CrossLMMConfig
 from crosslmm.cost import (
     RECIPES,
@@ -44,7 +45,7 @@ def shape_of(model: Any) -> ModelShape:
 
 def inputs(model: Any, *, frames: int, tokens: int, batch: int = 1) -> dict[str, torch.Tensor]:
     """A prompt of TEXT text tokens with the video after the second."""
-    places = model.config.visual_token_count(frames, tokens)
+    places = frames * tokens + int(model.config.video_newline)
     ids = torch.full((batch, places + TEXT), 20)
     ids[:, 2 : 2 + places] = VIDEO_TOKEN
     side = model.config.vision.image_size
@@ -330,6 +331,28 @@ def test_peak_is_the_allocators(
         frames_per_chunk=4,
     )
     assert needed.above_weights == pytest.approx(peak, rel=0.1)
+
+
+def test_peak_of_a_batch_is_the_allocators(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from crosslmm.assistant import Assistant
+    from crosslmm.batch import answer_batch
+
+    # A prompt that would be taken in parts, were it alone.
+    monkeypatch.setattr("crosslmm.cost.memory.PREFILL_TOKENS", 200)
+    model = tiny_model(**MIDDLE)
+    model.model.frames_per_chunk = 4
+    assistant = Assistant(model, tiny_processor(image_size=98, tokens_per_frame=49))
+    frames = crosslmm.sample(clip, frames=24)
+    prompt = assistant.processor.prompt("what?", times=frames.times, duration=3.0)
+    text = len(assistant.processor.tokenizer(prompt).input_ids) - 1
+    peak, _ = _peak_bytes(
+        lambda: answer_batch(assistant, [frames] * 3, ["what?"] * 3, max_new_tokens=1)
+    )
+    needed = memory_needed(
+        replace(shape_of(model), dtype="float32"),
+        frames=24, tokens_per_frame=49, text_tokens=text, batch=3, frames_per_chunk=4,
+    )  # fmt: skip
+    assert needed.above_weights == pytest.approx(peak, rel=0.15)
 
 
 def test_features_cache_saves_memory() -> None:

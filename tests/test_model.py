@@ -1,7 +1,9 @@
 """The model against references: the plain language model, itself by other routes, the equations."""
 
 import copy
+import gc
 import math
+import weakref
 
 import pytest
 import torch
@@ -380,6 +382,35 @@ def test_a_plain_cache_keeps_what_was_read_of_the_video(t2v_cache: str) -> None:
     video = inputs["pixel_values_videos"]
     fresh = model.generate(ids, pixel_values_videos=video, **options)
     torch.testing.assert_close(second.logits[0], fresh.logits[0], rtol=0, atol=2e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("own", [True, False])
+def test_a_video_leaves_memory_with_its_cache(own: bool) -> None:
+    model = tiny_model()
+    cache = DynamicCache(config=model.config.text) if own else None
+    cache = model(**one_video(), past_key_values=cache, use_cache=True).past_key_values
+    features = weakref.ref(cache.cross_attention_cache.layers[0])
+    gc.disable()
+    try:
+        copies = copy.deepcopy(cache)
+        copied = weakref.ref(copies.cross_attention_cache.layers[0])
+        del cache, copies
+        assert features() is copied() is None
+    finally:
+        gc.enable()
+
+
+@torch.no_grad()
+def test_features_that_no_text_reads_are_not_kept() -> None:
+    model, inputs = tiny_model(), one_video()
+    open_gates(model, v2v=0.5, t2v=0.0)
+    outputs = model(**inputs, use_cache=True)
+    assert not outputs.past_key_values.cross_attention_cache.layers
+    following = model(torch.tensor([[9]]), past_key_values=outputs.past_key_values, use_cache=True)
+    ids = torch.cat([inputs["input_ids"], torch.tensor([[9]])], dim=1)
+    whole = model(ids, pixel_values_videos=inputs["pixel_values_videos"])
+    torch.testing.assert_close(following.logits[:, -1], whole.logits[:, -1], rtol=0, atol=2e-5)
 
 
 @torch.no_grad()

@@ -231,6 +231,9 @@ def test_sizes(given: str, size: float) -> None:
         (["-m", "some/model"], 1, "HF_HUB_OFFLINE"),
         (["-m", "llava-onevision-7b", "--tokens-per-frame", "9"], 2, "always takes 196 tokens"),
         (["--compare", "paper"], 2, "the paper's figure 4 is of 7B models"),
+        (["-m", "crosslmm-7b", "--compare", "paper", "--batch", "4"], 2, "of one video"),
+        (["--tokens-per-frame", "0"], 2, "0 tokens per frame: give a square number"),
+        (["--tokens-per-frame", "0", "--fits", "24GB"], 2, "0 tokens per frame"),
     ],
 )
 def test_refusals(run, home, arguments: list[str], code: int, message: str) -> None:
@@ -294,6 +297,17 @@ def test_folder_is_read_with_its_gates(tmp_path: Path) -> None:
     assert closed == replace(opened, open_v2v=0, open_t2v=0)
     notes = profile(str(tmp_path / "closed"), frames=[8]).notes
     assert notes == [f"{tmp_path / 'closed'}: all gates are closed; a closed branch costs nothing"]
+
+
+def test_a_folder_of_a_recipes_name_is_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tiny import tiny_checkpoint
+
+    monkeypatch.chdir(tmp_path)
+    tiny_checkpoint(tmp_path / "crosslmm-2b")
+    assert find_shape("crosslmm-2b") == find_shape(str(tmp_path / "crosslmm-2b"))
+    assert find_shape("crosslmm-7b") == RECIPES["crosslmm-7b"]
 
 
 def test_configuration_that_cannot_be_counted(tmp_path: Path) -> None:

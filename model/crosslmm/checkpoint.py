@@ -19,10 +19,13 @@ from transformers.utils import logging
 from crosslmm import llava_onevision, store
 from crosslmm.configuration_crosslmm import CrossLMMConfig, V2VScope
 from crosslmm.errors import CheckpointError, UsageError
+from crosslmm.files import check_empty
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.processing_crosslmm import CrossLMMProcessor
 from crosslmm.quantization import check_quantized, quantization_config
 
+# Others may scale embeddings or logits in what surrounds their layers, which we do not run.
+DECODERS = ("qwen2", "qwen3", "llama", "mistral")
 # A text model's template takes strings; this prelude turns a video and text into one.
 VIDEO_TEMPLATE_PRELUDE = """\
 {%- set flat = namespace(messages=[]) -%}
@@ -48,15 +51,21 @@ def load_config(folder: Path) -> CrossLMMConfig:
     """The configuration of a CrossLMM folder, or of a LLaVA-OneVision one as CrossLMM."""
     try:
         if store.read_config(folder).get("model_type") == llava_onevision.MODEL_TYPE:
-            return llava_onevision.crosslmm_config(folder)
-        return CrossLMMConfig.from_pretrained(folder)
+            config = llava_onevision.crosslmm_config(folder)
+        else:
+            config = CrossLMMConfig.from_pretrained(folder)
     except CheckpointError:
         raise
     except Exception as error:  # strict dataclasses raise many kinds; all mean the same here
-        reason = str(error).strip().splitlines()
         raise CheckpointError(
-            f"{folder}: its config.json is not valid: {reason[-1].strip() if reason else error!r}"
+            f"{folder}: its config.json is not valid: {_last_line(error)}"
         ) from error
+    if config.text.model_type not in DECODERS:
+        raise CheckpointError(
+            f"{folder}: its language model is a {config.text.model_type}, not one of "
+            f"{', '.join(DECODERS)}"
+        )
+    return config
 
 
 def load_processor(folder: Path) -> CrossLMMProcessor:
@@ -135,10 +144,15 @@ def assemble(
     trained the model cannot see. Raises CheckpointError, UsageError.
     """
     target = Path(out)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UsageError(f"{target}: is there already and not empty; give another folder")
+    check_empty(target)
     vision_folder = store.locate(vision, kinds=None)
     language_folder = store.locate(language, kinds=None)
+    options: dict[str, Any] = {
+        "tokens_per_frame": tokens_per_frame,
+        "cross_attention_interval": cross_attention_interval,
+        "v2v_scope": v2v_scope,
+    }
+    _check_parts(vision_folder, language_folder, options)  # before gigabytes are loaded
     tower = _load_tower(vision_folder, dtype)
     decoder, tokenizer = _load_decoder(language_folder, dtype)
     video_token_id = _add_video_token(tokenizer, decoder)
@@ -146,9 +160,7 @@ def assemble(
         vision_config=tower.config.to_dict(),
         text_config=decoder.config.to_dict(),
         video_token_id=video_token_id,
-        tokens_per_frame=tokens_per_frame,
-        cross_attention_interval=cross_attention_interval,
-        v2v_scope=v2v_scope,
+        **options,
     )
     torch.manual_seed(seed)
     with torch.device("meta"):
@@ -194,11 +206,31 @@ def save_checkpoint(
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _load_tower(folder: Path, dtype: torch.dtype | None) -> Any:
+def _check_parts(vision: Path, language: Path, options: dict[str, Any]) -> None:
+    """That a CrossLMM can be made of these two configurations."""
+    encoder = _tower_config(vision)
+    kind = str(store.read_config(language).get("model_type"))
+    if kind not in DECODERS:
+        raise CheckpointError(
+            f"{language}: a {kind}; a language model is needed, one of {', '.join(DECODERS)}"
+        )
+    text = AutoConfig.from_pretrained(language, trust_remote_code=False)
+    try:
+        CrossLMMConfig(vision_config=encoder.to_dict(), text_config=text.to_dict(), **options)
+    except Exception as error:  # see `load_config`
+        raise UsageError(_last_line(error)) from error
+
+
+def _tower_config(folder: Path) -> Any:
     config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     config = getattr(config, "vision_config", config)
-    if not str(config.model_type).startswith("siglip"):
+    if config.model_type != "siglip_vision_model":  # SigLIP 2's of variable size are another
         raise CheckpointError(f"{folder}: a {config.model_type}; a SigLIP vision encoder is needed")
+    return config
+
+
+def _load_tower(folder: Path, dtype: torch.dtype | None) -> Any:
+    config = _tower_config(folder)
     depth = int(config.num_hidden_layers)
     config.vision_use_head = False
     with _quiet_library():
@@ -219,19 +251,15 @@ def _load_tower(folder: Path, dtype: torch.dtype | None) -> Any:
 
 
 def _load_decoder(folder: Path, dtype: torch.dtype | None) -> tuple[Any, Any]:
-    try:
-        with _quiet_library():
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                folder,
-                trust_remote_code=False,
-                dtype=dtype or "auto",
-                output_loading_info=True,
-                use_safetensors=True,
-                local_files_only=True,
-            )
-    except ValueError as error:
-        kind = store.read_config(folder).get("model_type")
-        raise CheckpointError(f"{folder}: a {kind}; a language model is needed") from error
+    with _quiet_library():
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            trust_remote_code=False,
+            dtype=dtype or "auto",
+            output_loading_info=True,
+            use_safetensors=True,
+            local_files_only=True,
+        )
     decoder, report = loaded
     _refuse(folder, "lacks", set(report["missing_keys"]))
     _refuse(folder, "has unknown", set(report["unexpected_keys"]))
@@ -273,6 +301,11 @@ def _refuse(folder: Path, fault: str, names: Collection[str]) -> None:
             f"{folder}: does not match its configuration; it {fault} "
             f"{'weights' if len(listed) > 1 else 'weight'} {', '.join(listed[:3])}{more}"
         )
+
+
+def _last_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip() if lines else repr(error)
 
 
 def _first_line(error: Exception) -> str:

@@ -124,10 +124,6 @@ class CrossLMMConfig(PreTrainedConfig):
         interval = self.cross_attention_interval
         return list(range(interval - 1, int(self.text.num_hidden_layers), interval))
 
-    def visual_token_count(self, frames: int, tokens_per_frame: int | None = None) -> int:
-        """Placeholders that a video of so many frames takes in the prompt."""
-        return frames * (tokens_per_frame or self.tokens_per_frame) + int(self.video_newline)
-
     def validate_architecture(self) -> None:
         """Called by transformers after construction; raises ValueError."""
         super().validate_architecture()
@@ -137,9 +133,11 @@ class CrossLMMConfig(PreTrainedConfig):
                 f"tokens_per_frame={self.tokens_per_frame} is not a perfect square "
                 f"between 1 and {self.patches_per_frame}"
             )
-        if self.cross_attention_interval < 1:
+        layers = int(self.text.num_hidden_layers)
+        if not 1 <= self.cross_attention_interval <= layers:
             raise ValueError(
-                f"cross_attention_interval={self.cross_attention_interval} is not at least 1"
+                f"cross_attention_interval={self.cross_attention_interval} is not between 1 and "
+                f"{layers}, the language model's layers"
             )
         if not -self.vision.num_hidden_layers <= self.vision_feature_layer <= -1:
             raise ValueError(

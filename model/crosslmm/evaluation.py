@@ -142,6 +142,7 @@ def evaluate(
         by_video.setdefault(row["video"], []).append(row)
     outcomes: list[Outcome] = []
     for video, asked in by_video.items():
+        watched = None  # the last one's memory is needed
         try:
             watched = assistant.watch(Path(video_folder) / video, **watch_options)
             answers = _answers(watched, [row["question"] for row in asked])

@@ -20,6 +20,12 @@ def check_writable(path: Path) -> None:
         raise UsageError(f"{path}: its folder may not be written to")
 
 
+def check_empty(folder: Path) -> None:
+    """UsageError where something is in the way of a new folder."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder}: is there already and not empty; give another folder")
+
+
 def check_ours(folder: Path, marker: str) -> bool:
     """Whether `folder` is one that we began, by a file in it that says so; UsageError where something
     else is there."""

@@ -112,8 +112,10 @@ class CrossLMMModel(CrossLMMPreTrainedModel):
     @property
     def reads_features(self) -> bool:
         """Whether any cross-attention branch is open and needs the un-pooled features."""
-        layers = cast(Iterable[DualCrossAttentionLayer], self.cross_attention_layers.values())
-        return any(layer.v2v.is_open or layer.t2v.is_open for layer in layers)
+        return any(layer.v2v.is_open or layer.t2v.is_open for layer in self._dual_layers())
+
+    def _dual_layers(self) -> Iterable[DualCrossAttentionLayer]:
+        return cast(Iterable[DualCrossAttentionLayer], self.cross_attention_layers.values())
 
     def encode_frames(
         self, pixel_values: torch.Tensor, tokens_per_frame: int
@@ -233,7 +235,8 @@ class CrossLMMModel(CrossLMMPreTrainedModel):
                         "the cache holds a video already; a second needs one of its own"
                     )
                 cross_cache.layers = []
-            if features is not None and self.config.t2v_cache == "features":
+            text_reads = any(layer.t2v.is_open for layer in self._dual_layers())
+            if features is not None and self.config.t2v_cache == "features" and text_reads:
                 _keep_features(cross_cache, features)
         elif past_key_values is not None:
             raise ValueError("past_key_values needs use_cache=True")
@@ -465,11 +468,12 @@ def as_dual_cache(cache: Cache | None, config: CrossLMMConfig) -> EncoderDecoder
         return cache
     if cache is None:
         cache = DynamicCache(config=config.text)
-    # Whoever brought their own cache comes back with it alone, for the next question.
-    pair = getattr(cache, "dual_cache", None)
-    if pair is None:
-        pair = cache.dual_cache = EncoderDecoderCache(cache, DynamicCache())  # type: ignore[attr-defined]
-    return cast(EncoderDecoderCache, pair)
+    # Whoever brought their own cache comes back with it alone, for the next question. It keeps the
+    # other half, not the pair: in a cycle a video's memory would wait for the garbage collector.
+    cross = getattr(cache, "cross_attention_cache", None)
+    if cross is None:
+        cross = cache.cross_attention_cache = DynamicCache()  # type: ignore[attr-defined]
+    return EncoderDecoderCache(cache, cross)
 
 
 def _keep_features(cross_cache: Cache, features: torch.Tensor) -> None:

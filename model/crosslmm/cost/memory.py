@@ -125,7 +125,7 @@ def memory_needed(
     chunk = min(frames_per_chunk, total_frames) if shape.chunked else total_frames
     embeds = batch * tokens.merged * language.width * size
     encoding = embeds + _encoding_peak(shape, chunk, tokens.merged // max(frames, 1), size)
-    prefill = embeds + batch * _prefill_peak(shape, tokens, tokens_per_frame, size)
+    prefill = embeds + batch * _prefill_peak(shape, tokens, frames, size, in_parts=batch == 1)
     return Memory(
         weights=sum(part.bytes for part in parts),
         features=features,
@@ -157,13 +157,14 @@ def _encoding_peak(shape: ModelShape, chunk: int, merged: int, size: int) -> int
 
 
 def _prefill_peak(
-    shape: ModelShape, tokens: Tokens, tokens_per_frame: int | None, size: int
+    shape: ModelShape, tokens: Tokens, frames: int, size: int, *, in_parts: bool
 ) -> int:
-    """Alive at once for one video inside a decoder layer's feed-forward, or inside V2V."""
+    """Alive at once for one video inside a decoder layer's feed-forward, or inside V2V. Of several
+    videos the prompts are taken whole (`batch.py`)."""
     language = shape.language
-    merged = tokens_per_frame or shape.tokens_per_frame
     visual, part = tokens.merged, tokens.prompt
-    if shape.chunked:
+    if shape.chunked and in_parts:
+        merged = visual // max(frames, 1)
         visual = min(visual, max(PREFILL_TOKENS // merged, 1) * merged)
         part = min(part, visual + tokens.prompt - tokens.merged)
     stream = part * language.width * size

@@ -169,11 +169,11 @@ def find_shape(model: str) -> ModelShape:
     """The shape of a recipe, a model on disk, or a Hub id, whose config is fetched."""
     from crosslmm import store
 
-    if model in RECIPES:
-        return RECIPES[model]
     try:
         folder = store.find(model)
     except CheckpointError as error:
+        if model in RECIPES:
+            return RECIPES[model]
         if Path(model).exists() or not store.is_hub_id(store.split_revision(model)[0]):
             known = ", ".join(RECIPES)
             raise CheckpointError(f"{error}\nrecipes need no weights: {known}") from None
@@ -249,8 +249,8 @@ def _with_gates(shape: ModelShape, folder: Path) -> ModelShape:
     """The shape with the branches counted whose gate in the folder's weights is not zero."""
     from crosslmm.weights import read_headers
 
-    if not any(folder.glob("*.safetensors")):
-        return shape  # only the config was fetched, by an earlier profile
+    if not shape.open_v2v + shape.open_t2v or not any(folder.glob("*.safetensors")):
+        return shape  # it has none, or only the config was fetched, by an earlier profile
     gates = {
         name: tensor for name, tensor in read_headers(folder).items() if name.endswith(".gate")
     }

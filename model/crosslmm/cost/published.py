@@ -91,6 +91,8 @@ class PublishedComparison:
 def compared_with_paper(profile: Profile) -> PublishedComparison:
     """The rows of a profile that Figure 4 also has. Raises UsageError where there are none."""
     model = _published_model(profile.shape)
+    if profile.settings.batch != 1:
+        raise UsageError("the paper's figures are of one video; leave out the batch")
     rows = [
         PublishedRow(
             frames=row.frames,
