@@ -1,5 +1,6 @@
 """`crosslmm caption`: many videos, in bulk; what is done is written down as it is done."""
 
+import codecs
 import os
 import sys
 import time
@@ -229,7 +230,7 @@ class _Report:
             pace = summary.seconds / summary.fresh
             left = (summary.to_do - summary.fresh) * pace
             line = [f"{summary.fresh:,} of {summary.to_do:,} done", *self._exceptions()]
-            line += [f"{60 / pace:.3g} a minute", f"about {_span(left)} left"]
+            line += [f"{_pace(60 / pace)} a minute", f"about {_span(left)} left"]
             self._output.notice(", ".join(line))
 
     def _exceptions(self) -> list[str]:
@@ -247,7 +248,7 @@ class _Report:
 def summary_lines(summary: Summary) -> list[str]:
     """A run in words."""
     new = summary.captioned + summary.failed
-    rate = f", {60 * new / summary.seconds:.3g} a minute" if new and summary.seconds else ""
+    rate = f", {_pace(60 * new / summary.seconds)} a minute" if new and summary.seconds else ""
     counts = [f"{summary.captioned:,} captioned in {_span(summary.seconds)}{rate}"]
     if summary.copies:
         counts.append(f"{summary.copies:,} of them as copies of others")
@@ -303,7 +304,12 @@ def _listed(paths: list[str], from_file: str | None) -> list[str]:
     return listed
 
 
+def _pace(number: float) -> str:
+    return f"{number:.3g}" if number < 999.5 else f"{number:,.0f}"
+
+
 def _names(data: bytes) -> list[str]:
+    data = data.removeprefix(codecs.BOM_UTF8)
     names = data.split(b"\0") if b"\0" in data else data.splitlines()
     return [os.fsdecode(name) for name in names if name.strip()]
 

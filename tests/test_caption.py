@@ -288,6 +288,20 @@ def test_one_bad_file_never_stops_the_rest(folder: Path, assistant: Assistant) -
     assert (results.summary.failed, results.summary.no_videos) == (6, 1)
 
 
+def test_a_failure_of_the_model_is_one_whatever_the_file_is_called(
+    folder: Path, assistant: Assistant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise RuntimeError("no answer today")
+
+    (folder / "b.mp4").rename(folder / "frames of a film")
+    monkeypatch.setattr("crosslmm.captioning.captioner.answer_batch", fail)
+    results = caption(folder, assistant, readers=0)
+    failed = {Path(r.path).name for r in results if r.error is not None}
+    assert "frames of a film" in failed
+    assert (results.summary.failed, results.summary.no_videos) == (len(LENGTHS), 0)
+
+
 def test_a_second_run_does_nothing_and_a_third_what_changed(
     folder: Path, assistant: Assistant, tmp_path: Path
 ) -> None:

@@ -76,7 +76,7 @@ def test_a_line_cut_at_any_byte_is_taken_off_and_the_rest_kept(path: Path, opene
     "content",
     [
         *(b"my notes\n", b'{"path": "/a"}\n', b"\0\0\0\x20ftyp", b'{"video": 1}', b"[]\n"),
-        *(b"{}", b'{"pat\n', b"notes\0\0"),
+        *(b"{}", b'{"pat\n', b"notes\0\0", b'{"path": "/a.mp4", "text": "x"}'),
     ],
 )
 def test_a_file_that_is_not_ours_is_refused_and_left_alone(path: Path, content: bytes) -> None:

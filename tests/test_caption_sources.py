@@ -37,6 +37,7 @@ def test_globs_without_a_slash_match_names_and_with_one_the_path_below(tree: Pat
     assert names(find([tree], include=["sub/*"])) == ["sub/c.mp4", "sub/deep/d.txt"]
     assert names(find([tree], exclude=["deep", "b.*"])) == ["a.MKV", "sub/c.mp4"]
     assert names(find([tree], exclude=["sub/deep/*"])) == ["a.MKV", "b.mp4", "sub/c.mp4"]
+    assert names(find([tree], exclude=["deep/", "b.*"])) == ["a.MKV", "sub/c.mp4"]
 
 
 def test_loops_of_links_end_and_the_same_file_comes_once(tree: Path) -> None:

@@ -48,13 +48,27 @@ def test_a_reader_that_returns_wrong_frames_is_found_out(monkeypatch: pytest.Mon
 
     sample = video.sample
     monkeypatch.setattr(video, "sample", black)
-    monkeypatch.setattr(doctor, "_CHECKS", {})
+    monkeypatch.setattr(doctor, "_CHECKS", {"readers": doctor._readers})
     checks = {check.name: check for check in diagnose()}
     assert checks["reader pyav"].status == "warning"
     assert "wrong pixels" in checks["reader pyav"].detail
     assert checks["readers"] == Check(
         "readers", "failure", "no reader works", "pip install --force-reinstall av"
     )
+
+
+def test_nowhere_to_write_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    from crosslmm import doctor
+
+    def none(*arguments: object, **options: object) -> None:
+        raise FileNotFoundError("no usable temporary directory")
+
+    monkeypatch.setattr(doctor.tempfile, "TemporaryDirectory", none)
+    monkeypatch.setattr(doctor, "_CHECKS", {"readers": doctor._readers})
+    assert [(check.name, check.status) for check in diagnose()] == [
+        ("python", "ok"),
+        ("readers", "failure"),
+    ]
 
 
 def test_a_broken_installation_is_a_finding_and_no_traceback(

@@ -41,3 +41,14 @@ def test_what_cannot_be_written_is_known_before(
     monkeypatch.setattr("os.access", lambda *_: False)  # root may write anywhere
     with pytest.raises(UsageError, match="may not be written to"):
         check_writable(tmp_path / "answers.jsonl")
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    real, link = tmp_path / "real" / "settings.json", tmp_path / "settings.json"
+    real.parent.mkdir()
+    real.write_text("old")
+    link.symlink_to(real)
+    write_whole(link, b"new")
+    assert link.is_symlink()
+    assert real.read_text() == "new"
+    assert [*real.parent.iterdir()] == [real]

@@ -9,6 +9,7 @@ from clips import copy_from, numbers_of, write_clip
 
 import crosslmm
 from crosslmm.video import open_stream
+from crosslmm.video.frames import summary
 
 OPEN_GOP_264 = {"x264-params": "open-gop=1:keyint=12:min-keyint=12:bframes=3:scenecut=0"}
 OPEN_GOP_265 = {
@@ -215,3 +216,21 @@ def test_keyframes_outside_the_part_are_not_taken(tmp_path: Path) -> None:
     for start, end in ((2.5, 3.5), (1.0, 3.0)):
         shown = crosslmm.sample(path, frames=4, start=start, end=end, seek="keyframe").times
         assert all(start - 0.1 < time < end for time in shown)
+
+
+@pytest.mark.parametrize(
+    ("times", "words"),
+    [
+        ((0.0, 1.25), "2 of 9,000 frames, one per 1.2 s"),
+        ((0.0, 37.2), "2 of 9,000 frames, one per 37 s"),
+        ((0.0, 112.0), "2 of 9,000 frames, one per 112 s"),
+        ((0.0, 3600.0), "2 of 9,000 frames, one per 3,600 s"),
+    ],
+)
+def test_the_distance_of_frames_is_said_in_plain_numbers(
+    times: tuple[float, ...], words: str
+) -> None:
+    class Source:
+        frame_count = 9000
+
+    assert summary(times, Source()) == words

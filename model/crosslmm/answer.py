@@ -121,7 +121,6 @@ class TokenStream:
         self.text = ""
         self.token_ids: list[int] = []
         self.prefill_seconds = self.generate_seconds = 0.0
-        self.finished = False
         self._model = model
         self._tokenizer = tokenizer
         self._options = options
@@ -149,7 +148,6 @@ class TokenStream:
             )
             if self.text.startswith(streamed) and len(self.text) > len(streamed):
                 yield self.text[len(streamed) :]
-            self.finished = True
         except BaseException:
             # The caller may go on with the same cache, so the thread must have let go of it.
             self._pipe.cancelled.set()

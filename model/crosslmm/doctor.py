@@ -44,11 +44,10 @@ class Check:
 def diagnose() -> Iterator[Check]:
     """The checks, each done when it is asked for; none raises."""
     yield _python()
-    yield _packages()
-    yield from _readers()
     for name, check in _CHECKS.items():
         try:
-            yield check()
+            found = check()
+            yield from [found] if isinstance(found, Check) else found
         except Exception as error:  # whatever a broken installation throws is the finding
             yield Check(name, "failure", _line(error))
 
@@ -197,7 +196,9 @@ def _default_model() -> Check:
     return Check("model", "ok", detail)
 
 
-_CHECKS: dict[str, Callable[[], Check]] = {
+_CHECKS: dict[str, Callable[[], Check | Iterator[Check]]] = {
+    "packages": _packages,
+    "readers": _readers,
     "device": _device,
     "memory": _memory,
     "disk": _disk,

@@ -48,6 +48,7 @@ def write_whole(path: Path, data: bytes) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """A path to write to, of the same ending, which takes the place of `path` when the block ends well;
     a kill or an error on the way leaves what was there before."""
+    path = Path(os.path.realpath(path))  # of a link the file is replaced, not the link
     # A short name, since one as long as names may be leaves no room for more.
     name = hashlib.blake2b(os.fsencode(path.name), digest_size=8).hexdigest()
     scratch = path.with_name(f".{name}.new{path.suffix}")

@@ -176,7 +176,17 @@ def _is_torn(line: bytes) -> bool:
     """Whether this last line is the beginning of one of ours; a machine that died may have left NULs
     in place of the rest."""
     left = line.rstrip(b"\0")
+    if _is_json(left) and parse(left) is None:
+        return False  # somebody else's, whole
     return not line.endswith(b"\n") and (left.startswith(_BEGINNING) or _BEGINNING.startswith(left))
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
 
 
 def parse(line: bytes) -> Record | None:

@@ -34,7 +34,8 @@ class Output:
 
     def __init__(self, path: Path) -> None:
         self.name = str(path)
-        self.manifest_path = path
+        # Of a link the file is rewritten, not the link.
+        self.manifest_path = Path(os.path.realpath(path)) if path.is_symlink() else path
 
     @property
     def locks(self) -> dict[str, bool]:
@@ -49,7 +50,7 @@ class Output:
 
     def is_own(self, source: Source) -> bool:
         """Whether a file found in a folder is one that we write."""
-        return Path(source.path) in (self.manifest_path, self.superseded_path)
+        return Path(source.path) in (Path(self.name), self.manifest_path, self.superseded_path)
 
     def begin(self, sources: Iterable[Source], manifest: Manifest, *, overwrite: bool) -> None:
         """Called once with all that is to be captioned. Raises CrossLMMError for files in the place

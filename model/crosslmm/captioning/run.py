@@ -171,7 +171,8 @@ class Captioning:
             error = outcome.error
             if error is not None:
                 error = error.replace(outcome.path, item.path)
-                if not item.source.named and not looks_like_video(item.path):
+                unread = outcome.duration is None
+                if unread and not item.source.named and not looks_like_video(item.path):
                     self.summary.no_videos += 1
                     continue
             elif place:

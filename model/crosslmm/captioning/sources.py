@@ -133,7 +133,8 @@ def _walk(
 def _matches(path: str, root: str, patterns: Sequence[str]) -> bool:
     below = os.path.relpath(path, root).replace(os.sep, "/")
     name = os.path.basename(path)
-    return any(fnmatch(below if "/" in pattern else name, pattern) for pattern in patterns)
+    bare = (pattern.rstrip("/") for pattern in patterns)  # `drafts/` is the folder, too
+    return any(fnmatch(below if "/" in pattern else name, pattern) for pattern in bare)
 
 
 def _identity(path: str) -> tuple[int, int] | None:

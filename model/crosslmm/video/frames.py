@@ -51,4 +51,5 @@ def summary(times: "tuple[float, ...]", source: "SourceInfo") -> str:
     text = f"{len(times):,} of {source.frame_count:,} frame{'s' * (source.frame_count != 1)}"
     if len(times) < 2:
         return text
-    return f"{text}, one per {(times[-1] - times[0]) / (len(times) - 1):.2g} s"
+    spacing = (times[-1] - times[0]) / (len(times) - 1)
+    return f"{text}, one per {f'{spacing:.2g}' if spacing < 10 else f'{spacing:,.0f}'} s"
