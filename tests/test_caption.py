@@ -288,6 +288,17 @@ def test_one_bad_file_never_stops_the_rest(folder: Path, assistant: Assistant) -
     assert (results.summary.failed, results.summary.no_videos) == (6, 1)
 
 
+def test_what_a_run_writes_is_not_captioned_though_the_shell_names_it(
+    folder: Path, assistant: Assistant
+) -> None:
+    out = folder / "captions.jsonl"
+    for _ in range(2):
+        named = sorted(path for path in folder.glob("[!.]*") if path.is_file())
+        results = caption(named, assistant, out=out, readers=0)
+        assert all(result.error is None for result in results)
+    assert not [row for row in rows(out) if row["path"] == str(out)]
+
+
 def test_a_failure_of_the_model_is_one_whatever_the_file_is_called(
     folder: Path, assistant: Assistant, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -107,6 +107,10 @@ def test_dropped_captions_are_kept_beside_but_not_failures(path: Path, opened: O
     assert manifest.drop({"/a", "/b", "/new"}, keep_in=beside) == 1
     assert [r["path"] for r in lines(path)] == ["/c"]
     assert [r["path"] for r in lines(beside)] == ["/a"]
+    with beside.open("ab") as file:  # as a kill leaves it
+        file.write(b'{"path": "/c", "cap')
+    assert manifest.drop({"/c"}, keep_in=beside) == 1
+    assert [r["path"] for r in lines(beside)] == ["/a", "/c"]
 
 
 def test_a_name_that_is_no_text_survives(path: Path, opened: Opened) -> None:

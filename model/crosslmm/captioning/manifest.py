@@ -80,6 +80,7 @@ class Manifest:
         gone = [entry for path, entry in self.entries.items() if path in paths]
         good = sorted(entry.offset for entry in gone if not entry.failed)
         if keep_in is not None and good:
+            _take_off_half_line(keep_in)
             with open(self.path, "rb") as file, open(keep_in, "ab") as kept:
                 for place in good:
                     file.seek(place)
@@ -170,6 +171,16 @@ def by_content(entries: Iterable[tuple[str, Entry]]) -> dict[tuple[str, str], st
         for path, entry in entries
         if entry.content is not None and not entry.failed
     }
+
+
+def _take_off_half_line(path: Path) -> None:
+    """As a kill leaves it at the end of a file that lines are added to."""
+    end, line = 0, b""
+    with suppress(FileNotFoundError), open(path, "rb") as file:
+        for line in file:
+            end += len(line)
+    if line and _is_torn(line):
+        os.truncate(path, end - len(line))
 
 
 def _is_torn(line: bytes) -> bool:

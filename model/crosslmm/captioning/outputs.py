@@ -48,9 +48,13 @@ class Output:
             return None
         return self.manifest_path.with_suffix(f".superseded{self.manifest_path.suffix}")
 
-    def is_own(self, source: Source) -> bool:
-        """Whether a file found in a folder is one that we write."""
+    def writes(self, source: Source) -> bool:
+        """Whether a file is one that this run writes, however it was found: `caption *` names it."""
         return Path(source.path) in (Path(self.name), self.manifest_path, self.superseded_path)
+
+    def is_own(self, source: Source) -> bool:
+        """Whether a file found in a folder is one that we write, or may have written."""
+        return self.writes(source)
 
     def begin(self, sources: Iterable[Source], manifest: Manifest, *, overwrite: bool) -> None:
         """Called once with all that is to be captioned. Raises CrossLMMError for files in the place
@@ -87,9 +91,6 @@ class TableOutput(Output):
         super().__init__(path.with_name(f".{path.name}.manifest.jsonl"))
         self.name = str(path)
         self._path = path
-
-    def is_own(self, source: Source) -> bool:
-        return Path(source.path) == self._path
 
     def begin(self, sources: Iterable[Source], manifest: Manifest, *, overwrite: bool) -> None:
         if not (overwrite or manifest.entries) and os.path.lexists(self._path):

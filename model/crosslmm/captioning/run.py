@@ -141,7 +141,9 @@ class Captioning:
     def _plan(self, manifest: Manifest | None) -> Plan:
         sources, output = self._sources, self._output
         if manifest is not None and output is not None:
-            sources = [s for s in sources if s.named or not output.is_own(s)]
+            sources = [
+                s for s in sources if not (output.writes(s) if s.named else output.is_own(s))
+            ]
             output.begin(sources, manifest, overwrite=self._run_options.overwrite)
         plan = make_plan(
             identify(sources),
