@@ -65,7 +65,7 @@ def test_clips_never_seen_are_answered_from_the_file(
     path = write_clips(tmp_path, clips=4, seed=41, seconds=(2, 6), size=(192, 192), fps=12)
     report = evaluate(read_questions(path), assistant, tmp_path)
     assert report.count >= 24
-    assert report.accuracy >= 0.8  # far above chance; the model card has the measurement
+    assert report.accuracy >= 0.9  # the model card has the measurement
 
 
 def test_eval_counts_by_type(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,6 +22,7 @@ from crosslmm.errors import CrossLMMError
 SHARD_SAMPLES = 1000
 SHARD_BYTES = 1 << 30
 
+_NUMBER = "[0-9]" * 6  # of a shard, as a pattern
 _NAME = re.compile(r"(\w+-\w+)\.")  # as of `sample_key`
 
 
@@ -47,7 +48,7 @@ class ShardOutput(Output):
         if shards and not (overwrite or manifest.entries):
             raise foreign(shards[0])
         self._manifest = manifest
-        for left in self._folder.glob(f".{self._prefix}*.tar.new"):
+        for left in self._folder.glob(f".{self._prefix}{_NUMBER}.tar.new"):  # not another part's
             left.unlink()
         for shard in shards:
             try:
@@ -132,7 +133,7 @@ class ShardOutput(Output):
             shard.unlink()
 
     def _shards(self) -> list[Path]:
-        return sorted(self._folder.glob(f"{self._prefix}[0-9][0-9][0-9][0-9][0-9][0-9].tar"))
+        return sorted(self._folder.glob(f"{self._prefix}{_NUMBER}.tar"))
 
     def _next_number(self) -> int:
         shards = self._shards()
