@@ -364,6 +364,11 @@ def test_features_cache_saves_memory() -> None:
     assert features.cross_cache == 0
 
 
+def test_no_frames_are_counted_too() -> None:
+    needed = memory_needed(RECIPES["crosslmm-2b"], frames=0, text_tokens=10)
+    assert needed.features == 0 < needed.kv_cache
+
+
 def test_refusals() -> None:
     shape = RECIPES["crosslmm-2b"]
     with pytest.raises(UsageError, match="8 tokens per frame: give a square number from 1 to 729"):

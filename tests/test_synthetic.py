@@ -447,6 +447,7 @@ def test_a_broken_question_file_is_refused(tmp_path: Path) -> None:
         ("multiple_choice", "E", 4),
         ("multiple_choice", "AB", 4),
         ("multiple_choice", "", 4),
+        ("multiple_choice", "A", 0),
     ],
 )
 def test_a_row_that_no_answer_could_get_right_is_refused(
@@ -454,7 +455,7 @@ def test_a_row_that_no_answer_could_get_right_is_refused(
 ) -> None:
     path = tmp_path / "q.jsonl"
     row: dict[str, object] = {"video": "a", "type": kind, "question": "?", "answer": answer}
-    if options:
+    if options is not None:
         row["options"] = ["red", "blue", "cyan", "green", "pink", "brown"][:options]
     path.write_text(json.dumps(row) + "\n")
     with pytest.raises(UsageError, match=r"line 1: answer .*(cannot be scored as|is empty)"):

@@ -100,7 +100,7 @@ class TestRecords:
             "datasets:\n"
             "- {json_path: 'a.json', sampling_strategy: 'first:3'}\n"
             "- {json_path: 'sub/b.jsonl', sampling_strategy: 'end:2', media_folder: films}\n"
-            "- {json_path: '{a, b}.json', sampling_strategy: 'random:30%'}\n"
+            "- {json_path: '{a,b}.json', sampling_strategy: 'random:30%'}\n"
         )
         records = Records(mix, seed=3)
         answers = [sample.turns[-1].text for sample in records]
@@ -115,6 +115,9 @@ class TestRecords:
             sample.turns for sample in Records(tmp_path / "a.json")
         ]
         assert lines[2].media == (Path("/films/a2.mp4"),)
+        (tmp_path / "b.json").rename(tmp_path / "part b.json")
+        mix.write_text("datasets:\n- {json_path: 'part {b, b}.json'}\n")
+        assert [sample.turns[-1].text for sample in Records(mix)][::10] == ["b0", "b0"]
 
     @pytest.mark.parametrize(
         ("strategy", "taken"),

@@ -152,8 +152,9 @@ def assemble(
         "cross_attention_interval": cross_attention_interval,
         "v2v_scope": v2v_scope,
     }
-    _check_parts(vision_folder, language_folder, options)  # before gigabytes are loaded
-    tower = _load_tower(vision_folder, dtype)
+    encoder = _tower_config(vision_folder)
+    _check_parts(encoder, language_folder, options)  # before gigabytes are loaded
+    tower = _load_tower(vision_folder, encoder, dtype)
     decoder, tokenizer = _load_decoder(language_folder, dtype)
     video_token_id = _add_video_token(tokenizer, decoder)
     config = CrossLMMConfig(
@@ -206,9 +207,8 @@ def save_checkpoint(
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _check_parts(vision: Path, language: Path, options: dict[str, Any]) -> None:
-    """That a CrossLMM can be made of these two configurations."""
-    encoder = _tower_config(vision)
+def _check_parts(encoder: Any, language: Path, options: dict[str, Any]) -> None:
+    """That a CrossLMM can be made of this encoder's configuration and a language model's folder."""
     kind = str(store.read_config(language).get("model_type"))
     if kind not in DECODERS:
         raise CheckpointError(
@@ -229,8 +229,7 @@ def _tower_config(folder: Path) -> Any:
     return config
 
 
-def _load_tower(folder: Path, dtype: torch.dtype | None) -> Any:
-    config = _tower_config(folder)
+def _load_tower(folder: Path, config: Any, dtype: torch.dtype | None) -> Any:
     depth = int(config.num_hidden_layers)
     config.vision_use_head = False
     with _quiet_library():

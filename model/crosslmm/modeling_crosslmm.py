@@ -235,8 +235,11 @@ class CrossLMMModel(CrossLMMPreTrainedModel):
                         "the cache holds a video already; a second needs one of its own"
                     )
                 cross_cache.layers = []
-            text_reads = any(layer.t2v.is_open for layer in self._dual_layers())
-            if features is not None and self.config.t2v_cache == "features" and text_reads:
+            if (
+                features is not None
+                and self.config.t2v_cache == "features"
+                and any(layer.t2v.is_open for layer in self._dual_layers())
+            ):
                 _keep_features(cross_cache, features)
         elif past_key_values is not None:
             raise ValueError("past_key_values needs use_cache=True")

@@ -53,8 +53,6 @@ class Tokens:
 def count_tokens(
     shape: ModelShape, *, frames: int, tokens_per_frame: int | None = None, text_tokens: int = 64
 ) -> Tokens:
-    if tokens_per_frame is None:
-        tokens_per_frame = shape.tokens_per_frame
     merged = shape.check_tokens_per_frame(tokens_per_frame)
     return Tokens(
         original=frames * shape.vision.patches,

@@ -121,11 +121,12 @@ def memory_needed(
     cross_cache = 0
     if shape.t2v_cache == "projected":
         cross_cache = batch * tokens.original * 2 * shape.open_t2v * language.kv_width * size
+    merged = shape.check_tokens_per_frame(tokens_per_frame)
     total_frames = batch * frames
     chunk = min(frames_per_chunk, total_frames) if shape.chunked else total_frames
     embeds = batch * tokens.merged * language.width * size
-    encoding = embeds + _encoding_peak(shape, chunk, tokens.merged // max(frames, 1), size)
-    prefill = embeds + batch * _prefill_peak(shape, tokens, frames, size, in_parts=batch == 1)
+    encoding = embeds + _encoding_peak(shape, chunk, merged, size)
+    prefill = embeds + batch * _prefill_peak(shape, tokens, merged, size, in_parts=batch == 1)
     return Memory(
         weights=sum(part.bytes for part in parts),
         features=features,
@@ -157,14 +158,13 @@ def _encoding_peak(shape: ModelShape, chunk: int, merged: int, size: int) -> int
 
 
 def _prefill_peak(
-    shape: ModelShape, tokens: Tokens, frames: int, size: int, *, in_parts: bool
+    shape: ModelShape, tokens: Tokens, merged: int, size: int, *, in_parts: bool
 ) -> int:
     """Alive at once for one video inside a decoder layer's feed-forward, or inside V2V. Of several
     videos the prompts are taken whole (`batch.py`)."""
     language = shape.language
     visual, part = tokens.merged, tokens.prompt
     if shape.chunked and in_parts:
-        merged = visual // max(frames, 1)
         visual = min(visual, max(PREFILL_TOKENS // merged, 1) * merged)
         part = min(part, visual + tokens.prompt - tokens.merged)
     stream = part * language.width * size

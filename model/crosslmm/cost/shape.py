@@ -199,7 +199,10 @@ class ModelShape:
             self, tokens_per_frame=self.vision.patches, interval=None, open_v2v=0, open_t2v=0
         )
 
-    def check_tokens_per_frame(self, tokens: int) -> int:
+    def check_tokens_per_frame(self, tokens: int | None) -> int:
+        """The number to count with, the model's own where none is given. Raises UsageError."""
+        if tokens is None:
+            return self.tokens_per_frame
         side = isqrt(max(tokens, 0))
         if side == 0 or side * side != tokens or tokens > self.vision.patches:
             raise UsageError(

@@ -25,7 +25,6 @@ _KINDS = {
     "shape": SHAPES,
     "size": tuple(SIZES),
     "glyph": (*GLYPHS, NOTHING),
-    "count": tuple("0123456789"),
     "yes_no": ("yes", "no"),
 }
 
@@ -46,12 +45,12 @@ def is_right(row: Mapping[str, Any], said: str) -> bool:
         return number is not None and abs(float(number[0]) - truth) <= float(row["tolerance"])
     if kind == "multiple_choice":
         letters = ascii_uppercase[: len(row["options"])]
+        option = _plain(row["options"][letters.index(answer)])  # empty for the mark A
         letter = re.match(rf"\W*([{letters}])\b(?!\s+\w)", said) or re.search(
             rf", so ([{letters}])\W*$", said
         )
         if letter:
             return letter[1] == answer
-        option = _plain(row["options"][letters.index(answer)])  # empty for the mark A
         return bool(option) and _plain(said) == option
     if kind == "motion":
         ends = [does for does in DOES.values() if _plain(said).endswith(_plain(does))]
@@ -59,7 +58,9 @@ def is_right(row: Mapping[str, Any], said: str) -> bool:
     if kind == "order":
         return _event(_end(said)) == _event(answer)
     words = re.findall(r"\w+", said if kind == "glyph" else said.lower())
-    named = {word for word in words if word in _KINDS[kind] or (kind == "count" and word.isdigit())}
+    if kind == "count":
+        return {word for word in words if word.isdigit()} == {answer}
+    named = {word for word in words if word in _KINDS[kind]}
     return named == {answer if kind == "glyph" else answer.lower()}
 
 

@@ -50,7 +50,7 @@ def write_clips(
     - `on_clip` is called with the number of clips done.
 
     A clip that is already there is kept, so an interrupted run goes on. Raises UsageError, also where
-    clips are there that were written with other settings, or other questions.
+    clips are there that were written with other settings, or other or more questions.
     """
     _check(clips=clips, seconds=seconds, size=size, fps=fps)
     settings = {"seconds": list(seconds), "size": list(size), "fps": fps, "codec": codec}

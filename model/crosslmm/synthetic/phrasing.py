@@ -271,7 +271,7 @@ def described(thing: Thing) -> str:
     return with_article(" ".join([*filter(None, words), DOES[thing.motion]]))
 
 
-def group_listed(group: str, things: Sequence[Thing], chosen: Sequence[Thing]) -> str:
+def group_listed(group: str, things: Sequence[Thing], members: Sequence[Thing]) -> str:
     """`the red star, the blue star, the blue circle; blue objects: the blue star, the blue circle`, with
     sizes where they decide. The group `objects` is all there is: only the things."""
 
@@ -282,7 +282,7 @@ def group_listed(group: str, things: Sequence[Thing], chosen: Sequence[Thing]) -
     def listed(some: Sequence[Thing]) -> str:
         return ", ".join(map(name, some)) or "none"
 
-    return listed(things) if group == "objects" else f"{listed(things)}; {group}: {listed(chosen)}"
+    return listed(things) if group == "objects" else f"{listed(things)}; {group}: {listed(members)}"
 
 
 def with_article(phrase: str) -> str:

@@ -52,4 +52,5 @@ def summary(times: "tuple[float, ...]", source: "SourceInfo") -> str:
     if len(times) < 2:
         return text
     spacing = (times[-1] - times[0]) / (len(times) - 1)
-    return f"{text}, one per {f'{spacing:.2g}' if spacing < 10 else f'{spacing:,.0f}'} s"
+    seconds = f"{spacing:.2g}" if spacing < 10 else f"{spacing:,.0f}"
+    return f"{text}, one per {seconds} s"
