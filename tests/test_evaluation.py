@@ -88,7 +88,7 @@ def test_the_table_is_there_even_where_the_answers_fail(
     def full(path: Path, data: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(evaluation, "write_whole", full)
+    monkeypatch.setattr(evaluation, "atomic_write", full)
     monkeypatch.setattr(evaluation, "MAX_NEW_TOKENS", 2)
     questions = write_questions(folder / "q.jsonl", row())
     done = run("eval", questions, "-m", checkpoint, "-n", 2, "--answers", folder / "a.jsonl")

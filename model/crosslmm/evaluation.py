@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crosslmm.errors import CrossLMMError, OutOfMemory, UsageError
-from crosslmm.files import write_whole
+from crosslmm.files import atomic_write
 from crosslmm.synthetic.answers import is_right
 from crosslmm.synthetic.questions import QUESTION_TYPES
 
@@ -117,7 +117,7 @@ def write_outcomes(report: Report, path: Path) -> None:
         if outcome.error is not None:
             row["error"] = outcome.error
         lines.append(json.dumps(row))
-    write_whole(path, "".join(f"{line}\n" for line in lines).encode())
+    atomic_write(path, "".join(f"{line}\n" for line in lines).encode())
 
 
 def score(row: Mapping[str, Any], said: str) -> bool:

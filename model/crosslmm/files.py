@@ -1,23 +1,53 @@
-"""Files that are there whole or not at all."""
+"""Files that are complete or absent, and never written through a link.
 
-import hashlib
+A folder may come from somebody else, with links under the names that we write. So files are opened
+relative to the descriptor of their folder where the platform allows it, without following a link, and
+new content goes into a scratch file of an unpredictable name that then takes the place of the old one.
+"""
+
+import errno
 import os
+import re
+import secrets
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO, Any
 
 from crosslmm.errors import UsageError
+
+_NOFOLLOW: int = getattr(os, "O_NOFOLLOW", 0)
+_FLAGS: int = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_HAS_DIR_FD = {os.open, os.mkdir, os.unlink, os.stat, os.rename} <= os.supports_dir_fd
+_SCRATCH = re.compile(r"\.crosslmm-[0-9a-f]{16}\.new")
+_LINK = "a link, and links are not followed"
 
 
 def check_writable(path: Path) -> None:
     """Before hours of work: UsageError where their result could not be written to `path`."""
     folder = path.absolute().parent
-    if path.is_dir():
-        raise UsageError(f"{path}: a folder; give a file's name in it")
+    check_replaceable(path)
     if not folder.is_dir():
         raise UsageError(f"{path}: there is no folder {folder}")
     if not os.access(folder, os.W_OK):
         raise UsageError(f"{path}: its folder may not be written to")
+
+
+def check_replaceable(path: Path) -> None:
+    """UsageError where `path` is neither a regular file nor a new one."""
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written ({error.strerror})") from error
+    if stat.S_ISDIR(mode):
+        raise UsageError(f"{path}: a folder; give a file's name in it")
+    if stat.S_ISLNK(mode):
+        raise UsageError(f"{path}: {_LINK}; give the file itself")
+    if not stat.S_ISREG(mode):
+        raise UsageError(f"{path}: not a regular file; give a file")
 
 
 def check_empty(folder: Path) -> None:
@@ -38,24 +68,147 @@ def check_ours(folder: Path, marker: str) -> bool:
     return False
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write `data` to `path`; a kill on the way leaves what was there before."""
-    with replacing(path) as scratch:
-        scratch.write_bytes(data)
+def atomic_write(path: Path, data: bytes, *, root: Path | None = None) -> None:
+    """Write `data` to `path`; a kill on the way leaves what was there before. See `atomic_file`."""
+    with atomic_file(path, root=root) as file:
+        file.write(data)
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A path to write to, of the same ending, which takes the place of `path` when the block ends well;
-    a kill or an error on the way leaves what was there before."""
-    path = Path(os.path.realpath(path))  # of a link the file is replaced, not the link
-    # A short name, since one as long as names may be leaves no room for more.
-    name = hashlib.blake2b(os.fsencode(path.name), digest_size=8).hexdigest()
-    scratch = path.with_name(f".{name}.new{path.suffix}")
+def atomic_file(path: Path, *, root: Path | None = None) -> Iterator[IO[bytes]]:
+    """A file to write to, which takes the place of `path` when the block ends well; a kill or an error
+    on the way leaves what was there before.
+
+    root: a folder above `path`; folders between the two are made where they are missing, and none of
+    them may be a link. Raises OSError, also where a link stands at `path`.
+    """
+    with _folder(path, root) as (name, folder):
+        scratch = f".crosslmm-{secrets.token_hex(8)}.new"
+        at = _at(folder)
+        both: Any = {} if folder is None else {"src_dir_fd": folder, "dst_dir_fd": folder}
+        if folder is None:
+            scratch = str(Path(name).with_name(scratch))
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _NOFOLLOW | _FLAGS
+        descriptor = os.open(scratch, flags, 0o666, **at)
+        try:
+            with os.fdopen(descriptor, "w+b") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            _refuse_link(path, name, at)
+            os.replace(scratch, name, **both)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(scratch, **at)
+            raise
+        if folder is not None:
+            os.fsync(folder)
+
+
+def open_regular(path: Path, mode: int, *, own: bool = False) -> IO[bytes]:
+    """Open a regular file, never through a link. `mode` as for `os.open`; `own`: only a file of this
+    process's user with no second name. Raises OSError."""
+    with _folder(path, None) as (name, folder):
+        at = _at(folder)
+        if not _NOFOLLOW:
+            _refuse_link(path, name, at)
+        try:
+            # Without NONBLOCK a pipe would be waited for.
+            flags = mode | _NOFOLLOW | _FLAGS | getattr(os, "O_NONBLOCK", 0)
+            descriptor = os.open(name, flags, 0o666, **at)
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.EMLINK):
+                error = OSError(errno.ELOOP, _LINK)
+            raise OSError(error.errno, error.strerror, str(path)) from None
     try:
-        yield scratch
-        with open(scratch, "r+b") as file:
-            os.fsync(file.fileno())
-        os.replace(scratch, path)
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        if own and hasattr(os, "geteuid") and status.st_uid != os.geteuid():
+            raise OSError(errno.EPERM, "belongs to another user", str(path))
+        if own and status.st_nlink > 1:
+            raise OSError(errno.EPERM, "has a second name elsewhere", str(path))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    kind = {os.O_RDONLY: "rb", os.O_WRONLY: "wb"}.get(mode & (os.O_WRONLY | os.O_RDWR), "r+b")
+    if mode & os.O_APPEND:
+        kind = "a+b" if mode & os.O_RDWR else "ab"
+    return os.fdopen(descriptor, kind, buffering=0 if mode & os.O_APPEND else -1)
+
+
+def remove_file(path: Path, *, root: Path) -> None:
+    """Remove a file or a link, if there is one; of `root` see `atomic_file`. Raises OSError."""
+    missing = (FileNotFoundError, FileExistsError)  # the latter where its folder is a file
+    with suppress(*missing), _folder(path, root, make=False) as (name, folder):
+        os.unlink(name, **_at(folder))
+
+
+def remove_scratch(folder: Path, *, root: Path | None = None) -> None:
+    """Remove what killed writers left in `folder`; only while nobody else can be writing there."""
+    with suppress(OSError), _folder(folder / "any", root, make=False) as (_, descriptor):
+        for name in os.listdir(folder if descriptor is None else descriptor):
+            if _SCRATCH.fullmatch(name):
+                os.unlink(folder / name if descriptor is None else name, **_at(descriptor))
+
+
+def _at(folder: int | None) -> Any:
+    return {} if folder is None else {"dir_fd": folder}
+
+
+@contextmanager
+def _folder(
+    path: Path, root: Path | None, *, make: bool = True
+) -> Iterator[tuple[str, int | None]]:
+    """What to open `path` by: a name and the descriptor of its folder, or a path and None."""
+    root = path.parent if root is None else root
+    between = path.relative_to(root).parts[:-1]
+    if ".." in between:
+        raise OSError(errno.EINVAL, f"not below {root}", str(path))
+    if not _HAS_DIR_FD:
+        yield str(_plain_folder(root, between, make=make) / path.name), None
+        return
+    descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | _FLAGS)
+    try:
+        reached = root
+        for part in between:
+            reached /= part
+            if make:
+                with suppress(FileExistsError):
+                    os.mkdir(part, dir_fd=descriptor)
+            try:
+                flags = os.O_RDONLY | os.O_DIRECTORY | _NOFOLLOW | _FLAGS
+                inner = os.open(part, flags, dir_fd=descriptor)
+            except OSError as error:
+                raise _not_a_folder(reached, error) from None
+            os.close(descriptor)
+            descriptor = inner
+        yield path.name, descriptor
     finally:
-        scratch.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _plain_folder(root: Path, between: tuple[str, ...], *, make: bool) -> Path:
+    """The folder, on a platform without descriptors of folders."""
+    folder = root
+    for part in between:
+        folder /= part
+        if folder.is_symlink():
+            raise OSError(errno.ELOOP, _LINK, str(folder))
+        if make:
+            folder.mkdir(exist_ok=True)
+    return folder
+
+
+def _not_a_folder(path: Path, error: OSError) -> OSError:
+    if path.is_symlink():
+        return OSError(errno.ELOOP, _LINK, str(path))
+    if error.errno == errno.ENOTDIR:
+        return FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    return OSError(error.errno or 0, error.strerror, str(path))
+
+
+def _refuse_link(path: Path, name: str, at: Any) -> None:
+    with suppress(FileNotFoundError):
+        if stat.S_ISLNK(os.stat(name, follow_symlinks=False, **at).st_mode):
+            raise OSError(errno.ELOOP, _LINK, str(path))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from crosslmm.errors import CheckpointError, CrossLMMError, UsageError
-from crosslmm.files import write_whole
+from crosslmm.files import atomic_write
 from crosslmm.weights import read_headers
 
 MODEL_TYPES = ("crosslmm", "llava_onevision")
@@ -391,6 +391,6 @@ def _write_settings(settings: dict[str, Any]) -> None:
     path = _settings_file()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, f"{json.dumps(settings, indent=2)}\n".encode())
+        atomic_write(path, f"{json.dumps(settings, indent=2)}\n".encode())
     except OSError as error:
         raise UsageError(f"{path}: cannot be written ({error.strerror})") from error

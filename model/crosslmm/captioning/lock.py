@@ -6,18 +6,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+from filelock import lock_descriptor
+
 from crosslmm.errors import CrossLMMError
+from crosslmm.files import open_regular
+
+_LONGEST_NAME = 300  # bytes read of what a holder wrote of itself
 
 
 class Lock:
-    """Holds `path` for this process until `release`; the file stays, which is no harm. A `shared`
-    one may be held by several processes, but not while another holds it alone."""
+    """Holds `path`, a file of this process's user, until `release`, which removes it."""
 
-    def __init__(self, path: Path, *, output: str, shared: bool = False) -> None:
+    def __init__(self, path: Path, *, output: str) -> None:
         self._path = path
         self._output = output
-        self._shared = shared
-        self._file: IO[str] | None = None
+        self._file: IO[bytes] | None = None
 
     def __enter__(self) -> "Lock":
         self.acquire()
@@ -33,46 +36,54 @@ class Lock:
 
     def acquire(self) -> None:
         """Raises CrossLMMError where another process holds it, and where files cannot be locked."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(self._path, "a+", encoding="utf-8")  # noqa: SIM115
         try:
-            _lock(file, shared=self._shared)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "a process that did not say which"
-            file.close()
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            while self._file is None:
+                self._try()
+        except OSError as error:
             raise CrossLMMError(
-                f"{self._output}: another run is writing to it ({holder}); "
-                "wait for it, or choose another --out"
-            ) from None
+                f"{self._path}: this file cannot be used as a lock ({error.strerror}), which keeps two "
+                "runs apart; remove it, or choose another --out"
+            ) from error
+        self._file.truncate(0)
+        self._file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+        self._file.flush()
+
+    def release(self) -> None:
+        if self._file is not None:
+            if os.name != "nt":  # there an open file stays
+                self._path.unlink(missing_ok=True)
+            self._file.close()  # which lets go of it
+            self._file = None
+
+    def _try(self) -> None:
+        file = open_regular(self._path, os.O_RDWR | os.O_CREAT, own=True)
+        try:
+            held = lock_descriptor(file.fileno(), blocking=False)
         except OSError as error:
             file.close()
             raise CrossLMMError(
                 f"{self._path}: files cannot be locked there ({error.strerror}), which keeps two runs "
                 "apart; choose an --out on another disk"
             ) from error
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
-        self._file = file
+        if not held:
+            try:
+                holder = file.read(_LONGEST_NAME).decode(errors="replace").strip()
+            except OSError:  # Windows does not let others read it
+                holder = ""
+            file.close()
+            raise CrossLMMError(
+                f"{self._output}: another run is writing to it "
+                f"({holder or 'a process that did not say which'}); wait for it, or choose another --out"
+            )
+        if _is_at(file, self._path):
+            self._file = file
+        else:  # its last holder removed it after it was opened here
+            file.close()
 
-    def release(self) -> None:
-        if self._file is not None:
-            self._file.close()  # which lets go of it
-            self._file = None
 
-
-def _lock(file: IO[str], *, shared: bool) -> None:
-    """Take the file's lock or raise BlockingIOError."""
-    if os.name == "nt":  # where none can be shared
-        import msvcrt
-
-        try:
-            file.seek(1 << 30)  # a byte beyond the text, since Windows forbids reading locked ones
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-        except OSError as error:
-            raise BlockingIOError from error
-        return
-    import fcntl
-
-    fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+def _is_at(file: IO[bytes], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.lstat(path))
+    except FileNotFoundError:
+        return False

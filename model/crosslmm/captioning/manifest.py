@@ -4,18 +4,22 @@ The last line of a path counts. A line torn by a kill is taken off when the file
 that nothing more than it is lost. For JSONL output this is the output itself.
 """
 
+import errno
 import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO
 
 from crosslmm.captioning.results import Record
 from crosslmm.errors import CrossLMMError
+from crosslmm.files import atomic_file, open_regular
 
 _FIELDS = ("path", "content", "settings_hash", "error")
 _BEGINNING = b'{"path"'  # of every line
+LONGEST_LINE = 64 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -33,15 +37,25 @@ class Entry:
 class Manifest:
     """The lines of one file. Only its index is held in memory."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises CrossLMMError for a file that holds anything else."""
+    def __init__(self, path: Path, *, own: bool = False) -> None:
+        """own: only a file of this process's user counts. Raises CrossLMMError for a file that holds
+        anything else, or that is none."""
         self.path = path
         self.entries: dict[str, Entry] = {}
         self.repaired = False
         path.parent.mkdir(parents=True, exist_ok=True)
         self._superseded = 0
-        self._load()
-        self._file = open(path, "ab", buffering=0)  # noqa: SIM115
+        try:
+            self._file = open_regular(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, own=own)
+        except OSError as error:
+            raise CrossLMMError(
+                f"{path}: cannot be written to ({error.strerror}); choose another --out"
+            ) from error
+        try:
+            self._load()
+        except BaseException:
+            self._file.close()
+            raise
         self._size = self._file.seek(0, os.SEEK_END)
 
     def append(self, records: Sequence[Record]) -> None:
@@ -49,17 +63,21 @@ class Manifest:
         lines = [encode(record) for record in records]
         if not lines:
             return
-        data = memoryview(b"".join(lines))
-        while data:
-            data = data[self._file.write(data) :]
+        _write_all(self._file, b"".join(lines))
         os.fsync(self._file.fileno())
         for record, line in zip(records, lines, strict=True):
             self._enter(record, self._size)
             self._size += len(line)
 
+    def check(self, record: Record) -> None:
+        """Raises OSError for a record that is too long for a line."""
+        if len(encode(record)) > LONGEST_LINE:
+            reason = f"its record is longer than {LONGEST_LINE >> 20} MiB; ask for fewer segments"
+            raise OSError(errno.EFBIG, reason)
+
     def read(self, path: str) -> Record:
         """The record of a video."""
-        with open(self.path, "rb") as file:
+        with open_regular(self.path, os.O_RDONLY) as file:
             file.seek(self.entries[path].offset)
             record: Record = json.loads(file.readline())
             return record
@@ -67,7 +85,7 @@ class Manifest:
     def records(self) -> Iterator[Record]:
         """Every video's record, in the order in which they were made."""
         places = sorted(entry.offset for entry in self.entries.values())
-        with open(self.path, "rb") as file:
+        with open_regular(self.path, os.O_RDONLY) as file:
             for place in places:
                 file.seek(place)
                 yield json.loads(file.readline())
@@ -80,12 +98,15 @@ class Manifest:
         gone = [entry for path, entry in self.entries.items() if path in paths]
         good = sorted(entry.offset for entry in gone if not entry.failed)
         if keep_in is not None and good:
-            _take_off_half_line(keep_in)
-            with open(self.path, "rb") as file, open(keep_in, "ab") as kept:
+            appending = os.O_RDWR | os.O_CREAT | os.O_APPEND
+            with (
+                open_regular(self.path, os.O_RDONLY) as file,
+                closing(open_regular(keep_in, appending)) as kept,
+            ):
+                _take_off_half_line(kept)
                 for place in good:
                     file.seek(place)
-                    kept.write(file.readline())
-                kept.flush()
+                    _write_all(kept, file.readline())
                 os.fsync(kept.fileno())
         for path in paths:
             if self.entries.pop(path, None) is not None:
@@ -98,17 +119,13 @@ class Manifest:
         if not self._superseded:
             return
         entries = sorted(self.entries.items(), key=lambda pair: pair[1].offset)
-        temporary = self.path.with_name(f".{self.path.name}.new")
-        with open(self.path, "rb") as old, open(temporary, "wb") as new:
+        with open_regular(self.path, os.O_RDONLY) as old, atomic_file(self.path) as new:
             for path, entry in entries:
                 old.seek(entry.offset)
                 self.entries[path] = replace(entry, offset=new.tell())
                 new.write(old.readline())
-            new.flush()
-            os.fsync(new.fileno())
-        self._file.close()
-        os.replace(temporary, self.path)
-        self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115
+            self._file.close()
+        self._file = open_regular(self.path, os.O_RDWR | os.O_APPEND)
         self._size = self._file.seek(0, os.SEEK_END)
         self._superseded = 0
 
@@ -116,13 +133,9 @@ class Manifest:
         self._file.close()
 
     def _load(self) -> None:
-        try:
-            file = open(self.path, "rb")  # noqa: SIM115
-        except FileNotFoundError:
-            return
-        offset = number = 0
-        with file:
-            for number, line in enumerate(file, start=1):
+        offset = 0
+        with open_regular(self.path, os.O_RDONLY) as file:
+            for number, line in enumerate(_lines(file), start=1):
                 record = parse(line)
                 if record is None:
                     if _is_torn(line):
@@ -134,8 +147,8 @@ class Manifest:
                 if line.endswith(b"\n"):
                     self._enter(record, offset)
                     offset += len(line)
-        if offset < os.path.getsize(self.path):
-            os.truncate(self.path, offset)
+        if offset < os.fstat(self._file.fileno()).st_size:
+            os.ftruncate(self._file.fileno(), offset)
             self.repaired = True
 
     def _enter(self, record: Record, offset: int) -> None:
@@ -159,9 +172,10 @@ def encode(record: Record) -> bytes:
 
 
 def recorded(path: Path) -> Iterator[Record]:
-    """The lines of a manifest that another run may be writing to; what is none is passed over."""
-    with suppress(OSError), open(path, "rb") as file:
-        yield from filter(None, map(parse, file))
+    """The lines of a manifest of this process's user that another run may be writing to; what is none
+    is passed over."""
+    with suppress(OSError), open_regular(path, os.O_RDONLY, own=True) as file:
+        yield from filter(None, map(parse, _lines(file)))
 
 
 def by_content(entries: Iterable[tuple[str, Entry]]) -> dict[tuple[str, str], str]:
@@ -173,20 +187,37 @@ def by_content(entries: Iterable[tuple[str, Entry]]) -> dict[tuple[str, str], st
     }
 
 
-def _take_off_half_line(path: Path) -> None:
+def _lines(file: IO[bytes]) -> Iterator[bytes]:
+    """The lines of a file, the last one given short where it is longer than a record may be."""
+    while line := file.readline(LONGEST_LINE + 1):
+        yield line
+        if len(line) > LONGEST_LINE:
+            return
+
+
+def _write_all(file: IO[bytes], data: bytes) -> None:
+    """Write to a file without a buffer, which may take less than it is given."""
+    left = memoryview(data)
+    while left:
+        left = left[file.write(left) :]
+
+
+def _take_off_half_line(file: IO[bytes]) -> None:
     """As a kill leaves it at the end of a file that lines are added to."""
     end, line = 0, b""
-    with suppress(FileNotFoundError), open(path, "rb") as file:
-        for line in file:
-            end += len(line)
+    file.seek(0)
+    for line in _lines(file):
+        end += len(line)
     if line and _is_torn(line):
-        os.truncate(path, end - len(line))
+        os.ftruncate(file.fileno(), end - len(line))
 
 
 def _is_torn(line: bytes) -> bool:
     """Whether this last line is the beginning of one of ours; a machine that died may have left NULs
     in place of the rest."""
     left = line.rstrip(b"\0")
+    if len(line) > LONGEST_LINE:
+        return False
     if _is_json(left) and parse(left) is None:
         return False  # somebody else's, whole
     return not line.endswith(b"\n") and (left.startswith(_BEGINNING) or _BEGINNING.startswith(left))
@@ -195,7 +226,7 @@ def _is_torn(line: bytes) -> bool:
 def _is_json(line: bytes) -> bool:
     try:
         json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
 
@@ -204,8 +235,13 @@ def parse(line: bytes) -> Record | None:
     """The record in a line, None where there is none of ours."""
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    if isinstance(record, dict) and all(name in record for name in _FIELDS):
-        return record
-    return None
+    if not isinstance(record, dict) or not all(name in record for name in _FIELDS):
+        return None
+    texts = [record["path"], record["settings_hash"]]
+    texts += [record[name] for name in ("content", "error") if record[name] is not None]
+    sidecar = record.get("sidecar")
+    if sidecar is not None:
+        texts += sidecar if isinstance(sidecar, list) and len(sidecar) == 2 else [None]
+    return record if all(isinstance(text, str) for text in texts) else None

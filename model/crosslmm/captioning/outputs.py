@@ -14,6 +14,7 @@ from crosslmm.captioning.options import Format
 from crosslmm.captioning.results import Record
 from crosslmm.captioning.sources import Shard, Source
 from crosslmm.errors import CrossLMMError, UsageError
+from crosslmm.files import check_replaceable, remove_scratch
 
 OUT: dict[str, str] = {
     "jsonl": "captions.jsonl",
@@ -28,19 +29,20 @@ class Output:
     - name: what the user knows it by; manifest_path: its manifest.
     - keeps_superseded: the manifest is read by others, so a line that no longer counts is moved
       out of it before its video is done again.
+    - hides_manifest: nobody named the manifest, so that only one of this process's user is believed.
     """
 
     keeps_superseded = True
+    hides_manifest = False
 
     def __init__(self, path: Path) -> None:
         self.name = str(path)
-        # Of a link the file is rewritten, not the link.
-        self.manifest_path = Path(os.path.realpath(path)) if path.is_symlink() else path
+        self.manifest_path = path
 
     @property
-    def locks(self) -> dict[str, bool]:
-        """Files to lock for a run, each with whether other runs may hold it at the same time."""
-        return {os.path.realpath(lock_of(self.manifest_path)): False}
+    def locks(self) -> list[Path]:
+        """Files to lock for a run."""
+        return [lock_of(self.manifest_path)]
 
     @property
     def superseded_path(self) -> Path | None:
@@ -59,6 +61,7 @@ class Output:
     def begin(self, sources: Iterable[Source], manifest: Manifest, *, overwrite: bool) -> None:
         """Called once with all that is to be captioned. Raises CrossLMMError for files in the place
         of ours that the manifest does not know."""
+        remove_scratch(self.manifest_path.parent)
 
     def conflict(self, source: Source, *, overwrite: bool) -> str | None:
         """Why this video's caption must not be written, None where it may."""
@@ -86,6 +89,7 @@ class TableOutput(Output):
     """A file made of the whole manifest at the end of a run: Parquet."""
 
     keeps_superseded = False
+    hides_manifest = True
 
     def __init__(self, path: Path) -> None:
         super().__init__(path.with_name(f".{path.name}.manifest.jsonl"))
@@ -93,6 +97,7 @@ class TableOutput(Output):
         self._path = path
 
     def begin(self, sources: Iterable[Source], manifest: Manifest, *, overwrite: bool) -> None:
+        super().begin(sources, manifest, overwrite=overwrite)
         if not (overwrite or manifest.entries) and os.path.lexists(self._path):
             raise foreign(self._path)
 
@@ -127,6 +132,7 @@ def make_output(
     if path.is_dir():
         raise UsageError(f"{path}: a folder; give the {kind} file to write, such as {OUT[kind]}")
     path = path.with_name(f"{path.stem}{part}{path.suffix}")
+    check_replaceable(path)
     if kind == "parquet":
         from crosslmm.captioning.parquet import require_pyarrow
 

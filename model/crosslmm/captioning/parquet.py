@@ -8,7 +8,7 @@ from typing import Any
 
 from crosslmm.captioning.results import Record
 from crosslmm.errors import UsageError
-from crosslmm.files import replacing
+from crosslmm.files import atomic_file
 
 _ROWS = 1000  # of a row group
 
@@ -21,8 +21,8 @@ def write_parquet(path: Path, records: Iterable[Record]) -> None:
     schema = _schema(pa)
     iterator = iter(records)
     with (
-        replacing(path) as scratch,
-        parquet.ParquetWriter(scratch, schema, compression="zstd") as writer,
+        atomic_file(path) as file,
+        parquet.ParquetWriter(file, schema, compression="zstd") as writer,
     ):
         while rows := list(islice(_rows(iterator), _ROWS)):
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -98,10 +97,9 @@ class Captioning:
             with ExitStack() as stack:
                 manifest = None
                 if self._output is not None:
-                    for path, shared in self._output.locks.items():
-                        lock = Lock(Path(path), output=self._output.name, shared=shared)
-                        stack.enter_context(lock)
-                    manifest = Manifest(self._output.manifest_path)
+                    for path in self._output.locks:
+                        stack.enter_context(Lock(path, output=self._output.name))
+                    manifest = Manifest(self._output.manifest_path, own=self._output.hides_manifest)
                     stack.callback(manifest.close)
                     if manifest.repaired:
                         self._notice(f"{manifest.path}: a half-written last line was taken off")
@@ -227,7 +225,9 @@ class Captioning:
             try:
                 if result.error is None:
                     output.prepare(item.source)
-                records[item.path] = output.note(item.source, result.as_dict(), manifest)
+                record = output.note(item.source, result.as_dict(), manifest)
+                manifest.check(record)
+                records[item.path] = record
             except OSError as error:
                 errors[item.path] = unwritten(item, error)
         manifest.append(list(records.values()))

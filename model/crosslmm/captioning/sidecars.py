@@ -2,7 +2,8 @@
 
 Each record names its sidecar and the digest of what was written there. A sidecar is ours while it has
 that digest, whichever run recorded it: this one's manifest counts, and those of other shards and of
-runs over a folder above or below.
+runs over the videos' own folders. Records in folders above are not believed, and none may name a file
+outside of its own folder: a folder may come from somebody else.
 """
 
 import hashlib
@@ -17,9 +18,10 @@ from crosslmm.captioning.outputs import Output, lock_of
 from crosslmm.captioning.results import Record
 from crosslmm.captioning.sources import Source, looks_like_video
 from crosslmm.errors import CrossLMMError
-from crosslmm.files import write_whole
+from crosslmm.files import atomic_write, open_regular, remove_file, remove_scratch
 
 _ADOPTED_AT_ONCE = 1000
+_LONGEST = 64 << 20  # bytes read of a sidecar
 
 
 class SidecarOutput(Output):
@@ -28,6 +30,7 @@ class SidecarOutput(Output):
     """
 
     keeps_superseded = False
+    hides_manifest = True
 
     def __init__(
         self, folder: Path | None, ending: str, shard: str, *, sources: list[Source]
@@ -42,26 +45,22 @@ class SidecarOutput(Output):
         self._sources = [source for source in sources if source.named or not self.is_own(source)]
         searched = {self._home}
         if folder is None:
-            beside = {Path(os.path.dirname(source.path)) for source in sources}
-            searched = searched.union(beside, *(place.parents for place in beside))
+            searched |= {Path(os.path.dirname(source.path)) for source in sources}
         found = {path for place in searched for path in place.glob(f"{hidden}*.jsonl")}
         self._others = sorted(found - {self.manifest_path})
         self._paths: dict[str, Path] = {}
         self._ours: dict[str, str] = {}
 
     @property
-    def locks(self) -> dict[str, bool]:
-        locks = super().locks
-        for other in self._others:
-            lock = os.path.realpath(lock_of(other))
-            if other.name == self.manifest_path.name and os.access(lock, os.W_OK):
-                locks.setdefault(lock, other.parent in self._home.parents)
-        return locks
+    def locks(self) -> list[Path]:
+        same = (other for other in self._others if other.name == self.manifest_path.name)
+        return [*super().locks, *map(lock_of, same)]
 
     def is_own(self, source: Source) -> bool:
         return source.path.lower().endswith(f".{self._ending}")
 
     def begin(self, sources: Iterable[Source], manifest: Manifest, *, overwrite: bool) -> None:
+        super().begin(sources, manifest, overwrite=overwrite)
         names: dict[str, str] = {}
         adopted = self._read_others({source.path for source in sources}, manifest, names)
         while some := list(islice(adopted, _ADOPTED_AT_ONCE)):
@@ -69,10 +68,17 @@ class SidecarOutput(Output):
         for video, entry in manifest.entries.items():
             if entry.sidecar is not None:
                 name, digest = entry.sidecar
+                if not self._may_be_ours(name):
+                    raise CrossLMMError(
+                        f"{self.manifest_path}: names {name!r}, which `crosslmm caption` did not write; "
+                        "this record is not to be trusted, remove it"
+                    )
                 names[video] = os.path.join(self._home, name)
                 self._ours[names[video]] = digest
         self._digests = set(self._ours.values())
         self._assign(names)
+        for folder in {path.parent for path in self._paths.values()}:
+            remove_scratch(folder, root=self._home)
 
     def conflict(self, source: Source, *, overwrite: bool) -> str | None:
         path = self._paths.get(source.path)
@@ -99,14 +105,12 @@ class SidecarOutput(Output):
 
     def prepare(self, source: Source) -> None:
         # With the old file gone, a kill from here on leaves nothing that is out of date.
-        path = self._paths[source.path]
-        if os.path.lexists(path):
-            path.unlink()
+        remove_file(self._paths[source.path], root=self._home)
 
     def write(self, source: Source, record: Record) -> None:
         path = self._paths[source.path]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, self._data(record))
+        self._home.mkdir(parents=True, exist_ok=True)
+        atomic_write(path, self._data(record), root=self._home)
 
     def restore(self, source: Source, manifest: Manifest) -> None:
         path = self._paths.get(source.path)
@@ -123,6 +127,8 @@ class SidecarOutput(Output):
                 if not record.get("sidecar"):
                     continue
                 name, digest = record["sidecar"]
+                if not self._may_be_ours(name):
+                    continue
                 path = os.path.join(other.parent, name)
                 names[record["path"]] = path
                 self._ours[path] = digest
@@ -131,6 +137,12 @@ class SidecarOutput(Output):
                     sidecar = (os.path.relpath(path, self._home), digest)
                     if not (entry and entry.sidecar == sidecar) and _digest_of(path) == digest:
                         yield record | {"sidecar": sidecar}
+
+    def _may_be_ours(self, name: str) -> bool:
+        """Whether a recorded name is one that we give: below the folder of the record."""
+        parts = Path(name).parts
+        inside = not os.path.isabs(name) and ".." not in parts and "\0" not in name
+        return inside and name.endswith(f".{self._ending}")
 
     def _assign(self, names: dict[str, str]) -> None:
         """Give each video its sidecar: the one it has, else one that no other video has."""
@@ -168,10 +180,10 @@ def _digest(data: bytes) -> str:
 
 
 def _digest_of(path: str | Path) -> str:
-    """Of a file's content; empty where it cannot be read."""
+    """Of a file's content; empty where it is not a regular file, or cannot be read."""
     try:
-        with open(path, "rb") as file:
-            return _digest(file.read())
+        with open_regular(Path(path), os.O_RDONLY) as file:
+            return _digest(file.read(_LONGEST))
     except OSError:
         return ""
 

@@ -9,15 +9,17 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from crosslmm.captioning.manifest import Manifest, parse
+from crosslmm.captioning.manifest import LONGEST_LINE, Manifest, parse
 from crosslmm.captioning.outputs import Output, foreign
 from crosslmm.captioning.results import Record
 from crosslmm.captioning.sources import Source
 from crosslmm.errors import CrossLMMError
+from crosslmm.files import atomic_file, open_regular, remove_scratch
 
 SHARD_SAMPLES = 1000
 SHARD_BYTES = 1 << 30
@@ -30,6 +32,7 @@ class ShardOutput(Output):
     """Shards in a folder, a new one as soon as there is enough for it."""
 
     keeps_superseded = False
+    hides_manifest = True
 
     def __init__(self, folder: Path, part: str) -> None:
         super().__init__(folder / f".crosslmm-captions{part}.jsonl")
@@ -48,19 +51,20 @@ class ShardOutput(Output):
         if shards and not (overwrite or manifest.entries):
             raise foreign(shards[0])
         self._manifest = manifest
-        for left in self._folder.glob(f".{self._prefix}{_NUMBER}.tar.new"):  # not another part's
-            left.unlink()
+        remove_scratch(self._folder)
         for shard in shards:
             try:
-                with tarfile.open(shard) as tar:
+                with _open_tar(shard) as tar:
                     self._held |= dict.fromkeys((_key_of(name) for name in tar.getnames()), shard)
-            except tarfile.TarError as error:
+            except (tarfile.TarError, OSError) as error:
                 raise CrossLMMError(
                     f"{shard}: this shard cannot be read ({error}); move it away, "
                     "or choose another --out"
                 ) from error
+        # A record of a file that nobody named must not put that file into a shard.
+        named = {source.path for source in sources}
         for path, entry in manifest.entries.items():
-            if not entry.failed:
+            if path in named and not entry.failed:
                 self._add(path, f"{entry.content}-{entry.settings_hash}")
 
     def write(self, source: Source, record: Record) -> None:
@@ -113,7 +117,7 @@ class ShardOutput(Output):
     def _rewrite(self, shard: Path, wanted: set[str]) -> None:
         """The shard without the samples that no longer count; those of videos that the manifest
         does not know are not ours, and stay."""
-        with tarfile.open(shard) as old:
+        with _open_tar(shard) as old:
             stale = {
                 key
                 for member in old
@@ -158,19 +162,24 @@ def _add_sample(tar: tarfile.TarFile, key: str, record: Record, video: IO[bytes]
         tar.addfile(member, io.BytesIO(data))
 
 
+@contextmanager
+def _open_tar(path: Path) -> Iterator[tarfile.TarFile]:
+    with open_regular(path, os.O_RDONLY) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        yield tar
+
+
 def _write_tar(path: Path, fill: Callable[[tarfile.TarFile], object]) -> None:
-    temporary = path.with_name(f".{path.name}.new")
-    with open(temporary, "wb") as file:
-        with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
-            fill(tar)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with (
+        atomic_file(path) as file,
+        tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar,
+    ):
+        fill(tar)
 
 
 def _video_of(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str | None:
     """The path of the sample's video, where this is its JSON."""
-    file = tar.extractfile(member) if member.name.endswith(".json") else None
+    readable = member.name.endswith(".json") and member.size <= LONGEST_LINE
+    file = tar.extractfile(member) if readable else None
     record = None if file is None else parse(file.read())
     return None if record is None else str(record["path"])
 

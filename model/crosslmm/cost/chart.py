@@ -7,7 +7,7 @@ from typing import Any
 from crosslmm.cost.profile import Profile, Row
 from crosslmm.cost.writers import MEMORY, STAGES, title, unit
 from crosslmm.errors import UsageError
-from crosslmm.files import check_writable, replacing
+from crosslmm.files import atomic_file, check_writable
 
 FORMATS = (".png", ".svg", ".pdf")
 # A hue per part of the model, its projections light and its attention products dark.
@@ -57,8 +57,8 @@ def draw(path: Path, profile: Profile, other: Profile | None = None) -> None:
         heading += f"\nhatched: {title(other)}"
     figure.suptitle(heading, fontsize=8.5, x=0.01, ha="left")
     figure.tight_layout()
-    with replacing(path) as scratch:
-        figure.savefig(scratch)
+    with atomic_file(path) as file:
+        figure.savefig(file, format=path.suffix[1:].lower())
 
 
 def check_picture(path: Path) -> None:

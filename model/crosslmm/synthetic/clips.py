@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from crosslmm.errors import UsageError
-from crosslmm.files import replacing, write_whole
+from crosslmm.files import atomic_file, atomic_write
 from crosslmm.synthetic.film import film
 from crosslmm.synthetic.questions import QUESTION_TYPES, Question, ask_about
 from crosslmm.synthetic.scene import FRAMES_MEANT, Clip, make_clip
@@ -60,7 +60,7 @@ def write_clips(
     _check_questions(path, seed, clips, questions_per_clip)
     _check_codec(codec, size=size, fps=fps)
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / SETTINGS_FILE, f"{json.dumps(settings)}\n".encode())
+    atomic_write(folder / SETTINGS_FILE, f"{json.dumps(settings)}\n".encode())
     rows: list[dict[str, Any]] = []
     for index in range(clips):
         clip = plan_clip(domain, seed, index, seconds=seconds, aspect=size[0] / size[1])
@@ -71,7 +71,7 @@ def write_clips(
         if on_clip is not None:
             on_clip(index + 1)
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-    write_whole(path, "".join(lines).encode())
+    atomic_write(path, "".join(lines).encode())
     return path
 
 
@@ -165,7 +165,7 @@ def write_video(
     clip: Clip, path: Path, *, size: tuple[int, int], fps: float, codec: str = "libx264"
 ) -> None:
     """One clip as a video file, complete or not there at all."""
-    with replacing(path) as scratch, av.open(str(scratch), "w") as container:
+    with atomic_file(path) as file, av.open(file, "w", format="mp4") as container:
         _encode(container, frames_of(clip, size=size, fps=fps), size=size, fps=fps, codec=codec)
 
 

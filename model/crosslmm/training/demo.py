@@ -21,7 +21,7 @@ import yaml
 from accelerate import PartialState
 
 from crosslmm.errors import UsageError
-from crosslmm.files import check_ours, write_whole
+from crosslmm.files import atomic_write, check_ours
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.training.demo_answering import Answering
 from crosslmm.training.demo_attention import PLAIN
@@ -147,7 +147,7 @@ def _keep_settings(out: Path, recipe: DemoRecipe, seed: int) -> None:
         )
     if kept is None and state.is_main_process:
         out.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps(settings).encode())
+        atomic_write(path, json.dumps(settings).encode())
     state.wait_for_everyone()
 
 

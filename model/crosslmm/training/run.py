@@ -21,7 +21,7 @@ from crosslmm import checkpoint, store
 from crosslmm.configuration_crosslmm import grid_side
 from crosslmm.encoding import memory_errors
 from crosslmm.errors import OutOfMemory, UsageError
-from crosslmm.files import check_ours, write_whole
+from crosslmm.files import atomic_write, check_ours
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.training import lora
 from crosslmm.training.checkpoints import last_whole
@@ -298,7 +298,7 @@ def _note_session(folder: Path, identity: dict[str, Any], plan: Plan) -> None:
             "versions": _versions(),
         }
     )
-    write_whole(path, f"{json.dumps(record, indent=1, ensure_ascii=False)}\n".encode())
+    atomic_write(path, f"{json.dumps(record, indent=1, ensure_ascii=False)}\n".encode())
 
 
 def _versions() -> dict[str, str]:

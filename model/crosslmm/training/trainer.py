@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from crosslmm.errors import CrossLMMError, UsageError, VideoError
-from crosslmm.files import write_whole
+from crosslmm.files import atomic_write, open_regular
 from crosslmm.processing_crosslmm import CrossLMMProcessor
 from crosslmm.training.checkpoints import WholeCheckpoints, last_whole
 from crosslmm.training.collator import Collator
@@ -223,8 +223,7 @@ class CrossLMMTrainer(WholeCheckpoints):
             return
         self.skipped.update(fresh)
         if self.is_world_process_zero():
-            with (self._folder / SKIPPED).open("ab") as stream:
-                stream.write(_lines(_entries(fresh)))
+            append_lines(self._folder / SKIPPED, _entries(fresh))
         total = len(self.train_dataset) + len(self.eval_dataset or ())  # type: ignore[arg-type]
         if len(self.skipped) > self.recipe.max_skipped * total:
             origin, reason = next(iter(self.skipped.items()))
@@ -249,20 +248,25 @@ class _LogFile(TrainerCallback):
             skipped.clear()
         if state.is_world_process_zero:
             folder = Path(args.output_dir)
-            write_whole(folder / LOG, _lines(state.log_history))
-            write_whole(folder / SKIPPED, _lines(_entries(skipped)))
+            atomic_write(folder / LOG, _lines(state.log_history))
+            atomic_write(folder / SKIPPED, _lines(_entries(skipped)))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         control.should_log = control.should_log or state.global_step >= state.max_steps
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
-            with (Path(args.output_dir) / LOG).open("ab") as stream:
-                stream.write(_lines(state.log_history[-1:]))
+            append_lines(Path(args.output_dir) / LOG, state.log_history[-1:])
 
 
 def _entries(skipped: dict[str, str]) -> list[dict[str, str]]:
     return [{"origin": origin, "reason": reason} for origin, reason in skipped.items()]
+
+
+def append_lines(path: Path, entries: Iterable[dict[str, Any]]) -> None:
+    """Add to a file of a run, which is not followed where it is a link."""
+    with open_regular(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND) as file:
+        file.write(_lines(entries))
 
 
 def _lines(entries: Iterable[dict[str, Any]]) -> bytes:

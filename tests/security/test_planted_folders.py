@@ -1,0 +1,276 @@
+"""A folder that somebody else made: links, records and locks planted under the names that we write.
+
+Each test is an attack that once worked. `victim` stands for any file of the user's outside of it.
+"""
+
+import hashlib
+import json
+import os
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from parrot import make, parrot, run  # noqa: F401
+
+import crosslmm
+from crosslmm.captioning.lock import Lock
+from crosslmm.captioning.manifest import LONGEST_LINE, Manifest
+from crosslmm.errors import CrossLMMError, UsageError
+
+pytestmark = pytest.mark.usefixtures("parrot")
+
+LINK = "a link, and links are not followed"
+
+
+@pytest.fixture
+def victim(tmp_path: Path) -> Path:
+    path = tmp_path / "home" / "victim.txt"
+    path.parent.mkdir()
+    path.write_text("mine", "utf-8")
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    make(tmp_path / "given", "a.mp4", "sub/b.mp4")
+    monkeypatch.chdir(tmp_path / "given")
+    return tmp_path / "given"
+
+
+def attempt(*args: Any, **options: Any) -> list[str]:
+    """What a run says against it, in words."""
+    try:
+        return run(*args, **options)[1]
+    except CrossLMMError as error:
+        return [str(error)]
+
+
+def untouched(victim: Path) -> bool:
+    return victim.read_text("utf-8") == "mine" and list(victim.parent.iterdir()) == [victim]
+
+
+def record(path: str, **changes: Any) -> bytes:
+    row = {"path": path, "caption": "evil", "error": None, "content": "c", "settings_hash": "s"}
+    return (
+        json.dumps(row | {"segments": [], "duration": 1.0, "warnings": []} | changes).encode()
+        + b"\n"
+    )
+
+
+OUTPUTS = {
+    "jsonl": ("captions.jsonl", ".captions.jsonl.lock", ".captions.jsonl.new"),
+    "txt": (
+        ".crosslmm-captions-txt.jsonl",
+        ".crosslmm-captions-txt.jsonl.lock",
+        "..crosslmm-captions-txt.jsonl.new",
+        "a.txt",
+    ),
+    "parquet": (
+        "captions.parquet",
+        ".captions.parquet.manifest.jsonl",
+        ".captions.parquet.manifest.jsonl.lock",
+    ),
+    "webdataset": (
+        "captions/.crosslmm-captions.jsonl",
+        "captions/.crosslmm-captions.jsonl.lock",
+        "captions/captions-000000.tar",
+        "captions/.captions-000000.tar.new",
+    ),
+}
+
+
+@pytest.mark.parametrize("dangling", [False, True])
+@pytest.mark.parametrize(
+    ("format", "name"), [(format, name) for format, names in OUTPUTS.items() for name in names]
+)
+def test_no_link_under_a_name_of_ours_is_written_through(
+    folder: Path, victim: Path, format: str, name: str, dangling: bool
+) -> None:
+    if format in ("parquet", "webdataset"):
+        pytest.importorskip("pyarrow")
+    link = folder / name
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(victim.with_name("new.txt") if dangling else victim)
+    for overwrite in (False, True):
+        attempt(folder, format=format, overwrite=overwrite)
+        attempt(folder, format=format, overwrite=overwrite, prompt="B")
+        assert untouched(victim)
+
+
+def test_a_link_in_place_of_the_lock_or_the_output_is_named(folder: Path, victim: Path) -> None:
+    (folder / ".captions.jsonl.lock").symlink_to(victim)
+    (said,) = attempt(folder, format="jsonl")
+    assert said.startswith(f"{folder}/.captions.jsonl.lock: this file cannot be used as a lock")
+    assert LINK in said
+    (folder / ".captions.jsonl.lock").unlink()
+    (folder / "captions.jsonl").symlink_to(victim)
+    assert attempt(folder, format="jsonl") == [
+        f"{folder}/captions.jsonl: {LINK}; give the file itself"
+    ]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("../home/victim.txt", "{victim}", "sub/../../home/victim.txt", "../home/new.txt"),
+        *("sub/../b.mp4", "movie.mp4", "a\0.txt", "link/victim.txt"),
+    ],
+)
+@pytest.mark.parametrize("below", [False, True])
+def test_a_recorded_name_outside_of_the_folder_is_not_believed(
+    folder: Path, victim: Path, name: str, below: bool
+) -> None:
+    name = name.format(victim=victim)
+    (folder / "link").symlink_to(victim.parent)
+    digest = hashlib.blake2b(b"mine", digest_size=8).hexdigest()
+    planted = folder / ("sub" if below else "") / ".crosslmm-captions-txt.jsonl"
+    planted.write_bytes(
+        record(str(folder / "a.mp4"), sidecar=[name, digest])
+        + record(str(folder / "sub" / "b.mp4"), sidecar=[name, digest])
+    )
+    for options in ({}, {"overwrite": True}, {"retry_failed": True, "prompt": "B"}):
+        said = attempt(folder, **options)
+        assert below or any("not to be trusted" in text or LINK in text for text in said)
+        assert untouched(victim)
+        assert (folder / "a.mp4").read_text("utf-8") == "a.mp4"
+
+
+def test_no_sidecar_goes_through_a_folder_that_is_a_link(folder: Path, tmp_path: Path) -> None:
+    make(tmp_path / "films", "c.mp4")
+    (tmp_path / "films" / "c.txt").write_text("mine", "utf-8")
+    (folder / "films").symlink_to(tmp_path / "films")
+    for overwrite in (False, True):
+        errors = attempt(folder, overwrite=overwrite)
+        assert [error.startswith(f"{folder}/films/c.mp4: ") for error in errors] == [True]
+    assert f"its caption could not be written: {folder}/films: {LINK}" in errors[0]
+    assert sorted(path.name for path in (tmp_path / "films").iterdir()) == ["c.mp4", "c.txt"]
+    assert (tmp_path / "films" / "c.txt").read_text("utf-8") == "mine"
+    # Named by the user, it is as good as any.
+    assert attempt(folder / "films", overwrite=True) == []
+    assert (tmp_path / "films" / "c.txt").read_text("utf-8") == "A c.mp4\n"
+
+
+def test_records_above_the_named_folder_are_not_read(folder: Path, victim: Path) -> None:
+    planted = folder / ".crosslmm-captions-txt.jsonl"
+    planted.write_bytes(record(str(folder / "sub" / "b.mp4"), sidecar=["../home/victim.txt", "x"]))
+    assert attempt(folder / "sub") == []
+    assert (folder / "sub" / "b.txt").read_text("utf-8") == "A b.mp4\n"
+    assert untouched(victim)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="files have no owners there")
+@pytest.mark.parametrize(
+    "name", [".crosslmm-captions-txt.jsonl", ".crosslmm-captions-txt.jsonl.lock"]
+)
+def test_records_and_locks_of_another_user_are_refused(
+    folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / name).write_bytes(b"" if name.endswith("lock") else record(str(folder / "a.mp4")))
+    real, uid = os.fstat, os.geteuid()
+
+    def fstat(descriptor: int) -> os.stat_result:
+        status = real(descriptor)
+        theirs = os.path.samestat(status, os.stat(folder / name))
+        return os.stat_result([*status[:4], uid + theirs, *status[5:10]])
+
+    monkeypatch.setattr("os.fstat", fstat)
+    (said,) = attempt(folder)
+    assert said.startswith(f"{folder}/{name}: ")
+    assert "belongs to another user" in said
+
+
+def test_a_lock_with_a_second_name_is_not_written_to(folder: Path, victim: Path) -> None:
+    os.link(victim, folder / ".captions.jsonl.lock")
+    with pytest.raises(CrossLMMError, match="second name"):
+        Lock(folder / ".captions.jsonl.lock", output="x").acquire()
+    assert victim.read_text("utf-8") == "mine"
+
+
+def test_a_lock_is_gone_after_its_run(folder: Path) -> None:
+    run(folder, format="jsonl")
+    assert sorted(path.name for path in folder.iterdir()) == ["a.mp4", "captions.jsonl", "sub"]
+
+
+@pytest.mark.parametrize(
+    "make_output",
+    [
+        lambda path: os.mkfifo(path),
+        lambda path: path.symlink_to("/dev/full"),
+        lambda path: path.symlink_to("/dev/zero"),
+    ],
+)
+def test_an_output_is_a_regular_file_or_a_new_one(
+    folder: Path, make_output: Callable[[Path], None]
+) -> None:
+    make_output(folder / "out.jsonl")
+    for path in (folder / "out.jsonl", Path("/dev/full"), Path("/dev/zero")):
+        for format in ("jsonl", "parquet"):
+            with pytest.raises(UsageError, match=LINK + "|not a regular file"):
+                crosslmm.caption([folder], format=format, out=path)  # type: ignore[arg-type]
+
+
+def test_lines_of_a_manifest_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert LONGEST_LINE == 64 << 20
+    monkeypatch.setattr("crosslmm.captioning.manifest.LONGEST_LINE", 1000)
+    path = tmp_path / "captions.jsonl"
+    for long in (record("/a", caption="x" * 2000), b'{"path"' + b" " * 5000, b"\0" * 3000):
+        path.write_bytes(record("/b") + long)
+        with pytest.raises(CrossLMMError, match="line 2 was not written by"):
+            Manifest(path)
+        assert path.read_bytes() == record("/b") + long
+    path.unlink()
+    manifest = Manifest(path)
+    with pytest.raises(OSError, match="longer than"):
+        manifest.check(json.loads(record("/a", caption="x" * 2000)))
+    manifest.close()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"path": ' + b"[" * 200_000 + b"\n",
+        record("/a").replace(b'"/a"', b"7"),
+        record("/a", content=[]),
+        record("/a", sidecar=7),
+        record("/a", sidecar=["a.txt"]),
+        record("/a", sidecar=[1, 2]),
+        record("/a", settings_hash={}),
+    ],
+)
+def test_records_of_wrong_types_are_refused_in_words(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "captions.jsonl"
+    path.write_bytes(line)
+    with pytest.raises(CrossLMMError, match="line 1 was not written by"):
+        Manifest(path)
+    assert path.read_bytes() == line
+
+
+def test_a_planted_record_puts_no_file_of_the_users_into_a_shard(
+    folder: Path, victim: Path
+) -> None:
+    out = folder / "captions"
+    out.mkdir()
+    (out / ".crosslmm-captions.jsonl").write_bytes(record(str(victim)))
+    assert attempt(folder, format="webdataset") == []
+    names = []
+    for shard in out.glob("*.tar"):
+        with tarfile.open(shard) as tar:
+            names += tar.getnames()
+            assert all(b"mine" not in tar.extractfile(name).read() for name in tar.getnames())  # type: ignore[union-attr]
+    assert len(names) == 6
+
+
+def test_a_shard_that_is_a_pipe_or_compressed_is_not_read(folder: Path) -> None:
+    out = folder / "captions"
+    out.mkdir()
+    (out / ".crosslmm-captions.jsonl").write_bytes(record(str(folder / "a.mp4")))
+    os.mkfifo(out / "captions-000000.tar")
+    (said,) = attempt(folder, format="webdataset")
+    assert "captions-000000.tar: this shard cannot be read" in said
+    (out / "captions-000000.tar").unlink()
+    with tarfile.open(out / "captions-000000.tar", "w:gz") as tar:
+        tar.add(folder / "a.mp4", "a.mp4")
+    (said,) = attempt(folder, format="webdataset")
+    assert "captions-000000.tar: this shard cannot be read" in said
