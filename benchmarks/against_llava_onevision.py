@@ -188,7 +188,7 @@ def load(folder: Path, contender: Contender, device: str) -> Any:
     from transformers import LlavaOnevisionForConditionalGeneration
     from transformers.utils import logging
 
-    from crosslmm.checkpoint import load_model
+    from crosslmm.checkpoints.loading import load_model
 
     logging.disable_progress_bar()
     if not contender.is_peer:

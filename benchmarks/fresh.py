@@ -6,7 +6,10 @@ from multiprocessing import get_all_start_methods, get_context
 from typing import ParamSpec, TypeVar
 
 # Imported once, in the process that the others are forked from; it runs no model itself.
-PRELOADED = ["crosslmm.assistant", "transformers.models.llava_onevision.modeling_llava_onevision"]
+PRELOADED = [
+    "crosslmm.inference.assistant",
+    "transformers.models.llava_onevision.modeling_llava_onevision",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")

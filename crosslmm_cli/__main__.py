@@ -15,17 +15,17 @@ def main() -> int:
         from crosslmm_cli.main import execute
 
         if "--debug" not in sys.argv:
-            _hush()
+            _silence_libraries()
         code = execute(sys.argv[1:])
     except KeyboardInterrupt:
         print("crosslmm: interrupted", file=sys.stderr)
         code = interrupt.EXIT_CODE
     if code:  # something may still be running
-        interrupt.leave(code)
+        interrupt.force_exit(code)
     return 0
 
 
-def _hush() -> None:
+def _silence_libraries() -> None:
     """Libraries' own talk is for --debug; what users need to know, crosslmm says itself."""
     warnings.simplefilter("ignore")
     logging.disable(logging.ERROR)

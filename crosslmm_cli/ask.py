@@ -56,7 +56,7 @@ def ask(
         tokens_per_frame=tokens_per_frame,
         frames=min((count for count in (frames, max_frames) if count), default=None),
     )
-    watched = assistant.watch(
+    watched = assistant.open_video(
         video,
         frames=frames,
         fps=fps,

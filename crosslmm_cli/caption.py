@@ -10,16 +10,16 @@ from typing import Annotated
 
 import typer
 
-from crosslmm import store
 from crosslmm.captioning import MAX_NEW_TOKENS, PROMPT, Shard, Summary
 from crosslmm.captioning import caption as caption_videos
 from crosslmm.captioning.options import MAX_FRAMES, Engine, Format
+from crosslmm.checkpoints import catalog
 from crosslmm.errors import UsageError, VideoError
 from crosslmm.video import DEADLINE
 from crosslmm.video.source import regular_file
 from crosslmm_cli import interrupt, options
 from crosslmm_cli.loading import notice_of_demo
-from crosslmm_cli.output import SOME_FAILED, Output, is_fancy
+from crosslmm_cli.output import SOME_FAILED, Output, supports_ansi
 
 _LISTED_FAILURES = 20
 _LINE_EVERY = 10.0  # seconds between lines of progress where there is no terminal
@@ -141,8 +141,8 @@ def caption(
     listed = _listed(paths or [], from_file)
     part = None if shard is None else Shard.parse(shard)
     asked = _prompt(prompt, prompt_file)
-    choice = store.default_model(model)
-    store.locate(choice.name)
+    choice = catalog.default_model(model)
+    catalog.resolve(choice.name)
     output.progress("load", 0, 0)
     try:
         # It loads the model once everything else has been looked at.
@@ -191,7 +191,7 @@ def caption(
 
     report.begin()
     # What Ray has to say about its workers it prints.
-    with run, interrupt.sparing_first(stopping), redirect_stdout(sys.stderr):
+    with run, interrupt.defer_first_interrupt(stopping), redirect_stdout(sys.stderr):
         for result in run:
             if out == "-":
                 output.record(result.as_dict())
@@ -213,16 +213,16 @@ class _Report:
     def __init__(self, output: Output, summary: Summary) -> None:
         self._output = output
         self._summary = summary
-        self._fancy = is_fancy(sys.stderr)
+        self._supports_ansi = supports_ansi(sys.stderr)
         self._next_line = time.monotonic() + _LINE_EVERY
 
     def begin(self) -> None:
-        if self._fancy:
+        if self._supports_ansi:
             self._output.progress("caption", 0, 0, words="looking through the files")
 
     def progress(self) -> None:
         summary = self._summary
-        if self._fancy:
+        if self._supports_ansi:
             words = ", ".join(["captioning", *self._exceptions()])
             self._output.progress("caption", summary.fresh, summary.to_do, words=words)
         elif time.monotonic() >= self._next_line:

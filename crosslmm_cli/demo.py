@@ -28,7 +28,7 @@ def demo(
         assistant = load_assistant(
             output, model="demo", device=None, dtype="auto", quantize="none", tokens_per_frame=None
         )
-        watched = assistant.watch(path, on_progress=output.progress)
+        watched = assistant.open_video(path, on_progress=output.progress)
         output.finish_progress()
         output.notice(f"{path.name}: {watched.summary}")
         for question in SAMPLE_QUESTIONS:

@@ -11,7 +11,7 @@ from crosslmm_cli.loading import load_assistant
 from crosslmm_cli.output import SOME_FAILED, Output
 
 if TYPE_CHECKING:
-    from crosslmm.evaluation import Report
+    from crosslmm.evaluation.runner import Report
 
 
 def evaluate(
@@ -43,8 +43,8 @@ def evaluate(
     output = Output(as_json=as_json, quiet=quiet)
     if answers is not None:
         check_writable(answers)
-    from crosslmm.evaluation import evaluate as run
-    from crosslmm.evaluation import read_questions, write_outcomes
+    from crosslmm.evaluation.runner import evaluate as run
+    from crosslmm.evaluation.runner import read_questions, write_outcomes
 
     rows = read_questions(questions)
     assistant = load_assistant(

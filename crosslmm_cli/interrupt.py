@@ -52,7 +52,7 @@ def install() -> None:
 
 
 @contextmanager
-def sparing_first(notice: Callable[[], None]) -> Iterator[None]:
+def defer_first_interrupt(notice: Callable[[], None]) -> Iterator[None]:
     """Inside, the first Ctrl-C only calls `notice`; the second ends the process as ever."""
     _spared.notice, _spared.unseen = notice, True
     try:
@@ -66,7 +66,7 @@ def requested() -> bool:
     return _requested.is_set()
 
 
-def leave(code: int) -> NoReturn:
+def force_exit(code: int) -> NoReturn:
     """End the process now, its reading processes with it, the terminal's cursor shown.
 
     Without Python's own ending, which waits for threads that are busy, or aborts over them.

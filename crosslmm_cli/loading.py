@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from crosslmm import store
+from crosslmm.checkpoints import catalog
 from crosslmm_cli import options
 from crosslmm_cli.output import Output
 
@@ -18,11 +18,11 @@ def load_assistant(
     frames: int | None = None,
 ) -> Any:
     """The model to use, found before the heavy imports begin and loaded with its notices shown."""
-    choice = store.default_model(model)
-    store.locate(choice.name)
+    choice = catalog.default_model(model)
+    catalog.resolve(choice.name)
     notice_of_demo(output, choice)
     output.progress("load", 0, 0)
-    from crosslmm.assistant import load
+    from crosslmm.inference.assistant import load
 
     assistant = load(
         choice.name,
@@ -37,10 +37,10 @@ def load_assistant(
     return assistant
 
 
-def notice_of_demo(output: Output, choice: store.Choice) -> None:
+def notice_of_demo(output: Output, choice: catalog.Choice) -> None:
     """Say what the built-in model is, where nobody chose it."""
     if choice.origin == "built-in":
         output.notice(
             "the built-in demo model knows synthetic shape clips and cannot describe real footage; "
-            f"`crosslmm models pull {store.SUGGESTED}` gets one that can"
+            f"`crosslmm models pull {catalog.SUGGESTED}` gets one that can"
         )

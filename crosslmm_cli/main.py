@@ -14,7 +14,7 @@ from crosslmm import __version__
 from crosslmm.errors import CrossLMMError, UsageError
 from crosslmm_cli import interrupt
 from crosslmm_cli.commands import BROKEN_PIPE, LazyGroup
-from crosslmm_cli.output import Output, is_fancy
+from crosslmm_cli.output import Output, supports_ansi
 
 ParsingError: type[Exception] = typer.BadParameter.__mro__[1]  # what the parser raises, by its base
 
@@ -35,7 +35,7 @@ def build() -> typer.Typer:
     """The command tree; on a terminal its help is drawn with Rich."""
     app = typer.Typer(
         cls=LazyGroup,
-        rich_markup_mode="rich" if is_fancy(sys.stdout) else None,
+        rich_markup_mode="rich" if supports_ansi(sys.stdout) else None,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from crosslmm import store
+from crosslmm.checkpoints import catalog
 from crosslmm.errors import CheckpointError, UsageError
 from crosslmm.files import check_empty
 from crosslmm_cli import options
@@ -26,13 +26,13 @@ NameArgument = Annotated[
 def list_models(as_json: options.JsonOption = False) -> None:
     """Show the models on disk: where, how large, what they are."""
     output = Output(as_json=as_json)
-    models = store.stored_models()
+    models = catalog.stored_models()
     if as_json:
         for model in models:
             output.record({**vars(model), "path": str(model.path)})
         return
     if not models:
-        output.notice(f"no models on disk; `crosslmm models pull {store.SUGGESTED}` gets one")
+        output.notice(f"no models on disk; `crosslmm models pull {catalog.SUGGESTED}` gets one")
         return
     rows = [("", "NAME", "WHAT", "SIZE", "WHERE")]
     rows += [
@@ -46,7 +46,7 @@ def list_models(as_json: options.JsonOption = False) -> None:
         for model in models
     ]
     output.table(rows, right=(3,))
-    choice = store.default_model()
+    choice = catalog.default_model()
     if any(model.default for model in models):
         output.notice(f"* the default, {_ORIGINS[choice.origin]}")
     else:
@@ -59,9 +59,9 @@ def list_models(as_json: options.JsonOption = False) -> None:
             output.notice(f"unusable: {model.problem}")
 
 
-_ORIGINS: dict[store.Origin, str] = {
+_ORIGINS: dict[catalog.Origin, str] = {
     "option": "given",
-    "environment": f"from {store.ENVIRONMENT}",
+    "environment": f"from {catalog.ENVIRONMENT}",
     "setting": "set by `crosslmm models use`",
     "built-in": "until another is chosen with `crosslmm models use`",
 }
@@ -76,14 +76,14 @@ def pull(
     output = Output(quiet=quiet)
     folder = _download(output, model, on_notice=output.notice)
     output.text(str(folder))
-    if store.examine(folder).problem is None:
+    if catalog.validate(folder).problem is None:
         output.notice(f"`crosslmm models use {model}` makes it the default")
 
 
 @app.command()
 def show(model: NameArgument, as_json: options.JsonOption = False) -> None:
     """Show a model's configuration, parts, sizes and gates."""
-    from crosslmm.inspection import inspect
+    from crosslmm.checkpoints.inspection import inspect
 
     output = Output(as_json=as_json)
     found = inspect(model)
@@ -156,11 +156,11 @@ def use(
     output = Output()
     if (model is None) != reset:
         raise typer.BadParameter("give a model, or --reset to go back to the built-in one")
-    store.use(model)
-    choice = store.default_model()
+    catalog.use(model)
+    choice = catalog.default_model()
     output.notice(f"the default is now {choice.name}")
     if choice.origin == "environment":
-        output.notice(f"(because {store.ENVIRONMENT} is set, which comes first)")
+        output.notice(f"(because {catalog.ENVIRONMENT} is set, which comes first)")
 
 
 @app.command("rm")
@@ -170,7 +170,7 @@ def remove(
 ) -> None:
     """Delete a model from disk; asks first."""
     output = Output()
-    removal = store.plan_removal(model)
+    removal = catalog.plan_removal(model)
     what = f"{removal.path} ({size_text(removal.size)})"
     shared = (
         ", from the cache shared with other Hugging Face tools" if removal.source == "hub" else ""
@@ -178,7 +178,7 @@ def remove(
     if not yes and not typer.confirm(f"Delete {what}{shared}?", err=True):
         output.notice("nothing was deleted")
         return
-    store.remove(removal)
+    catalog.remove(removal)
     output.notice(f"deleted {what}")
 
 
@@ -187,7 +187,7 @@ def init(
     out: Annotated[Path, typer.Option("--out", help="The new folder.")],
     recipe: Annotated[
         str | None,
-        typer.Argument(metavar="RECIPE", help=f"The parts by name: {', '.join(store.RECIPES)}."),
+        typer.Argument(metavar="RECIPE", help=f"The parts by name: {', '.join(catalog.RECIPES)}."),
     ] = None,
     vision: Annotated[
         str | None, typer.Option("--vision", help="SigLIP or SigLIP2: a Hub id or a folder.")
@@ -217,13 +217,13 @@ def init(
     check_empty(out)
     for part in (vision, language):
         try:
-            store.locate(part, kinds=None)
+            catalog.resolve(part, kinds=None)
         except CheckpointError:
-            if not (fetch and store.is_hub_id(part)):
+            if not (fetch and catalog.is_hub_id(part)):
                 raise
             _download(output, part)
     output.progress("load", 0, 0)
-    from crosslmm.checkpoint import assemble
+    from crosslmm.checkpoints.loading import assemble
 
     folder = assemble(
         vision=vision,
@@ -239,10 +239,10 @@ def init(
 
 def _parts(recipe: str | None, vision: str | None, language: str | None) -> tuple[str, str]:
     if recipe is not None:
-        if recipe not in store.RECIPES:
-            raise UsageError(f"{recipe}: no such recipe; there is {' and '.join(store.RECIPES)}")
-        vision = vision or store.RECIPES[recipe].vision
-        language = language or store.RECIPES[recipe].language
+        if recipe not in catalog.RECIPES:
+            raise UsageError(f"{recipe}: no such recipe; there is {' and '.join(catalog.RECIPES)}")
+        vision = vision or catalog.RECIPES[recipe].vision
+        language = language or catalog.RECIPES[recipe].language
     if vision is None or language is None:
         raise UsageError("give a recipe, or both --vision and --language")
     return vision, language
@@ -251,7 +251,7 @@ def _parts(recipe: str | None, vision: str | None, language: str | None) -> tupl
 def _download(
     output: Output, model: str, *, on_notice: Callable[[str], None] | None = None
 ) -> Path:
-    from crosslmm.hub import pull as download
+    from crosslmm.checkpoints.hub import pull as download
 
     output.notice(f"downloading {model}")
     folder = download(

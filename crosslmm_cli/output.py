@@ -29,7 +29,7 @@ STAGES = {
 }
 
 
-def is_fancy(stream: TextIO) -> bool:
+def supports_ansi(stream: TextIO) -> bool:
     """Whether colours and moving displays may be written to `stream`."""
     plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
     return not plain and stream.isatty()
@@ -88,7 +88,7 @@ class Output:
 
         `words` say what the stage is, where they are not always the same.
         """
-        if self.quiet or not is_fancy(sys.stderr):
+        if self.quiet or not supports_ansi(sys.stderr):
             return
         if self._progress is None:
             self._progress = _progress_display()

@@ -6,14 +6,14 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from crosslmm import store
+from crosslmm.checkpoints import catalog
 from crosslmm.cost import profile as cost
 from crosslmm.cost.chart import check_picture, draw
 from crosslmm.cost.measurement import MEASURED_FRAMES, Measured, measure_profile
 from crosslmm.cost.memory import FRAMES_PER_CHUNK
 from crosslmm.cost.profile import FRAMES, Settings, compared, find_shape, parse_size, reshaped
 from crosslmm.cost.published import PublishedComparison, compared_with_paper
-from crosslmm.cost.writers import (
+from crosslmm.cost.tables import (
     as_record,
     comparison_text,
     csv_text,
@@ -133,7 +133,7 @@ def profile(
             "--csv has rows of estimates only: leave --measure, --fits and --compare paper out, "
             "or give --json"
         )
-    name = store.default_model(model).name
+    name = catalog.default_model(model).name
     shape = reshaped(find_shape(name), interval=interval, v2v_scope=v2v_scope, t2v_cache=t2v_cache)
     settings = Settings(
         text_tokens=text_tokens,

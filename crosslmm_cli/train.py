@@ -141,7 +141,7 @@ def _train_demo(output: Output, out: Path, changes: list[str]) -> None:
 
     settings = demo_settings(changes)
     output.progress("load", 0, 0)
-    from crosslmm.training.demo import train_demo
+    from crosslmm.demo.run import train_demo
 
     folder = train_demo(out, seed=settings.seed, short=settings.short, report=output.notice)
     if folder is None:

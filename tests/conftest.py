@@ -43,7 +43,7 @@ def on_cpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random CrossLMM with open gates."""
-    from tiny import tiny_checkpoint
+    from tests.support.tiny import tiny_checkpoint
 
     return tiny_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny")
 
@@ -51,7 +51,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three seconds of video, 30 frames."""
-    from clips import write_clip
+    from tests.support.clips import write_clip
 
     path = tmp_path_factory.mktemp("clips") / "clip.mp4"
     write_clip(path, frames=30, fps=10)

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Finished
 
 from crosslmm.doctor import Check, diagnose
+from tests.conftest import Finished
 
 Run = Callable[..., Finished]
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 import typer
-from conftest import Finished
 
 from crosslmm_cli.commands import COMMANDS
 from crosslmm_cli.main import build
+from tests.conftest import Finished
 
 Run = Callable[..., Finished]
 

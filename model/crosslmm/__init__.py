@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from crosslmm.assistant import Answer, Assistant, load
     from crosslmm.captioning import caption
     from crosslmm.configuration_crosslmm import CrossLMMConfig
     from crosslmm.errors import CheckpointError, CrossLMMError, OutOfMemory, UsageError, VideoError
+    from crosslmm.inference.assistant import Answer, Assistant, load
     from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
     from crosslmm.processing_crosslmm import CrossLMMProcessor
     from crosslmm.video import Frames, sample
 
 _HOMES = {
-    "Answer": "assistant",
-    "Assistant": "assistant",
-    "load": "assistant",
+    "Answer": "inference.assistant",
+    "Assistant": "inference.assistant",
+    "load": "inference.assistant",
     "caption": "captioning",
     "CrossLMMConfig": "configuration_crosslmm",
     "CheckpointError": "errors",

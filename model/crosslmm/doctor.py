@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from crosslmm import store
+from crosslmm.checkpoints import catalog
 
 Status = Literal["ok", "note", "warning", "failure"]
 
@@ -146,11 +146,11 @@ def _memory() -> Check:
 
 
 def _disk() -> Check:
-    place = store.hub_cache()
+    place = catalog.hub_cache()
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free
-    detail = f"{_gigabytes(free)} free in {store.hub_cache()}"
+    detail = f"{_gigabytes(free)} free in {catalog.hub_cache()}"
     if free >= _LEAST_DISK:
         return Check("disk", "ok", detail)
     return Check("disk", "warning", detail, "set HF_HOME to a folder on a larger disk")
@@ -178,14 +178,14 @@ def _quantization() -> Check:
 
 
 def _default_model() -> Check:
+    from crosslmm.checkpoints.inspection import inspect
     from crosslmm.device import available_ram
-    from crosslmm.inspection import inspect
 
-    choice = store.default_model()
+    choice = catalog.default_model()
     try:
-        store.locate(choice.name)
+        catalog.resolve(choice.name)
         model = inspect(choice.name)
-    except store.CheckpointError as error:
+    except catalog.CheckpointError as error:
         first, *rest = str(error).splitlines()
         return Check("model", "failure", first, " ".join(rest) or None)
     detail = f"{choice.name}: {model.kind}, {model.parameters / 1e6:,.1f} M parameters"

@@ -32,7 +32,7 @@ from crosslmm.cross_attention import (
     RMSNorm,
     TokenPositions,
 )
-from crosslmm.vision import ChunkedRows, Projector, encode_frames, merge_tokens, spread_rows
+from crosslmm.vision import FrameBuffer, Projector, encode_frames, merge_tokens, scatter_frames
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,8 @@ class CrossLMMModel(CrossLMMPreTrainedModel):
         chunks = encode_frames(
             self.vision_tower, pixel_values, config.vision_layers, self.frames_per_chunk
         )
-        embeds = ChunkedRows(len(pixel_values))
-        features = ChunkedRows(len(pixel_values))
+        embeds = FrameBuffer(len(pixel_values))
+        features = FrameBuffer(len(pixel_values))
         for chunk in chunks:
             if config.projector_order == "merge_first":
                 merged = self.multi_modal_projector(merge_tokens(chunk, tokens_per_frame, mode))
@@ -162,8 +162,8 @@ class CrossLMMModel(CrossLMMPreTrainedModel):
             pixels = pixel_values_videos[real]
         embeds, features = self.encode_frames(pixels, tokens_per_frame)
         return VisualTokens(
-            embeds=spread_rows(embeds, real),
-            features=None if features is None else spread_rows(features, real),
+            embeds=scatter_frames(embeds, real),
+            features=None if features is None else scatter_frames(features, real),
             frame_mask=frame_mask,
         )
 

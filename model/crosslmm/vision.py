@@ -70,7 +70,7 @@ class Projector(nn.Module):
         return self.linear_2(self.act(self.linear_1(features)))
 
 
-class ChunkedRows:
+class FrameBuffer:
     """Rows that come in chunks, laid out once; joined at the end only where gradients must flow."""
 
     def __init__(self, rows: int) -> None:
@@ -79,13 +79,13 @@ class ChunkedRows:
         self._chunks: list[torch.Tensor] = []
         self._whole: torch.Tensor | None = None
 
-    def make_room(self, chunk: torch.Tensor) -> None:
+    def allocate(self, chunk: torch.Tensor) -> None:
         """Allocate what adding chunks like this one takes."""
         if self._whole is None and len(chunk) != self._rows and not torch.is_grad_enabled():
             self._whole = chunk.new_empty(self._rows, *chunk.shape[1:])
 
     def add(self, chunk: torch.Tensor) -> None:
-        self.make_room(chunk)
+        self.allocate(chunk)
         if self._whole is None:
             self._chunks.append(chunk)
             return
@@ -98,7 +98,7 @@ class ChunkedRows:
         return self._chunks[0] if len(self._chunks) == 1 else torch.cat(self._chunks)
 
 
-def spread_rows(rows: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+def scatter_frames(rows: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
     """(R, …) rows at their places among (B, T, …), zeros elsewhere; real: (B, T), True R times."""
     if bool(real.all()):
         return rows.unflatten(0, tuple(real.shape))

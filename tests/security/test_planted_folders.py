@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from parrot import make, parrot, run  # noqa: F401
 
 import crosslmm
 from crosslmm.captioning.lock import Lock
 from crosslmm.captioning.manifest import LONGEST_LINE, Manifest
 from crosslmm.errors import CrossLMMError, UsageError
+from tests.support.parrot import make, parrot, run  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("parrot")
 

@@ -19,17 +19,17 @@ from crosslmm.captioning.options import (
     Format,
     RunOptions,
 )
-from crosslmm.captioning.results import CaptionResult, Segment, Shares, Summary
-from crosslmm.captioning.sources import Shard, find
+from crosslmm.captioning.results import CaptionResult, Segment, Summary, TimeBreakdown
+from crosslmm.captioning.worklist import Shard, find
 from crosslmm.errors import UsageError
 from crosslmm.video import DEADLINE
 
 if TYPE_CHECKING:
-    from crosslmm.assistant import Assistant
     from crosslmm.captioning.run import Captioning
+    from crosslmm.inference.assistant import Assistant
     from crosslmm.video import ReaderName, Seek
 
-__all__ = ["CaptionResult", "Segment", "Shard", "Shares", "Summary", "caption"]
+__all__ = ["CaptionResult", "Segment", "Shard", "Summary", "TimeBreakdown", "caption"]
 
 
 def caption(
@@ -130,7 +130,7 @@ def _engine(
 ) -> Any:
     named = assistant is None or isinstance(assistant, str | os.PathLike)
     if kind == "ray":
-        from crosslmm.captioning.ray_engine import RayEngine
+        from crosslmm.captioning.engines.ray import RayEngine
 
         if not named:
             raise UsageError("Ray's workers load the model themselves: give its name")
@@ -138,10 +138,10 @@ def _engine(
         return RayEngine(
             name, model_options, options=options, run_options=run_options, workers=workers
         )
-    from crosslmm.captioning.engine import LocalEngine
+    from crosslmm.captioning.engines.local import LocalEngine
 
     if named:
-        from crosslmm.assistant import load
+        from crosslmm.inference.assistant import load
 
         assistant = load(assistant, on_notice=on_notice, **model_options)  # type: ignore[arg-type]
     elif model_options:

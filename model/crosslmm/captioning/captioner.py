@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from crosslmm.answer import FrameUsed
-from crosslmm.batch import BatchAnswers, answer_batch
 from crosslmm.captioning.reading import Clip
 from crosslmm.captioning.results import Segment
-from crosslmm.encoding import release_memory
 from crosslmm.errors import CrossLMMError, OutOfMemory
+from crosslmm.inference.batch import BatchAnswers, answer_batch
+from crosslmm.inference.encoding import release_memory
+from crosslmm.inference.generation import FrameUsed
 from crosslmm.video import Frames
 
 if TYPE_CHECKING:
-    from crosslmm.assistant import Assistant
+    from crosslmm.inference.assistant import Assistant
 
 # Videos that fail in a row after which the model, not the videos, is at fault.
 _MOST_FAILURES = 8

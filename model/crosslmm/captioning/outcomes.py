@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from crosslmm.captioning.reading import Clip
-from crosslmm.captioning.results import Segment, Shares
+from crosslmm.captioning.results import Segment, TimeBreakdown
 
 Stopping = Callable[[], bool]
 
@@ -39,11 +39,11 @@ class Engine(Protocol):
         """
         ...
 
-    def shares(self) -> Shares | None: ...
+    def shares(self) -> TimeBreakdown | None: ...
 
 
 @dataclass
-class Underway:
+class InProgress:
     """A video whose clips are under way; `count` is not known before the first or the end."""
 
     path: str
@@ -57,7 +57,7 @@ class Underway:
         self.segments[clip.number] = segment
 
     @property
-    def is_whole(self) -> bool:
+    def is_complete(self) -> bool:
         return self.error is not None or len(self.segments) == self.count
 
     def outcome(self) -> Outcome:

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from crosslmm.captioning.identity import content_identity
 from crosslmm.captioning.manifest import Entry, Manifest, by_content
 from crosslmm.captioning.options import CaptionOptions, RunOptions
 from crosslmm.captioning.outputs import Output
 from crosslmm.captioning.results import Record
-from crosslmm.captioning.sources import Source
+from crosslmm.captioning.worklist import Source
+from crosslmm.fingerprint import content_identity
 
 _HASHING_THREADS = 8
 

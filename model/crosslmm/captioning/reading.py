@@ -21,17 +21,17 @@ from crosslmm.captioning.options import CaptionOptions, RunOptions
 from crosslmm.captioning.segments import Span, equal_spans, scene_size, scene_spans
 from crosslmm.errors import CrossLMMError, VideoError
 from crosslmm.video import Frames, open_stream, sample
-from crosslmm.video.plan import Plan
+from crosslmm.video.probe import Plan
 from crosslmm.video.source import SourceInfo
 from crosslmm.video.worker import die_with_parent
 
-BEAT = 1.0  # seconds between signs of life of a reading process
+HEARTBEAT = 1.0  # seconds between signs of life of a reading process
 
 _BILINEAR = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReadOrder:
+class ReadRequest:
     """A video to read: frames at `size` (height, width); the rest as in `CaptionOptions`."""
 
     path: str
@@ -47,7 +47,7 @@ class ReadOrder:
     scenes: bool
 
 
-def read_order(
+def read_request(
     path: str,
     options: CaptionOptions,
     run_options: RunOptions,
@@ -55,12 +55,12 @@ def read_order(
     size: tuple[int, int],
     resample: int,
     default_frames: int,
-) -> ReadOrder:
+) -> ReadRequest:
     """How a video is read for captioning, every choice made."""
     frames = options.frames
     if frames is None and options.fps is None:
         frames = default_frames
-    return ReadOrder(
+    return ReadRequest(
         path=path,
         size=size,
         resample=resample,
@@ -93,7 +93,7 @@ class Clip:
     problem: str | None = None
 
 
-def read_clips(order: ReadOrder) -> Iterator[Clip]:
+def read_clips(order: ReadRequest) -> Iterator[Clip]:
     """The clips of a video, in order, one in memory at a time. Raises CrossLMMError."""
     began = time.perf_counter()
     if order.segments is None and not order.scenes:
@@ -123,7 +123,7 @@ def read_clips(order: ReadOrder) -> Iterator[Clip]:
         began = time.perf_counter()
 
 
-def _spans(order: ReadOrder, plan: Plan) -> list[Span]:
+def _spans(order: ReadRequest, plan: Plan) -> list[Span]:
     source = plan.source
     if source.duration <= 0:
         return [(0.0, 0.0)]
@@ -142,7 +142,7 @@ def _spans(order: ReadOrder, plan: Plan) -> list[Span]:
         return scene_spans(stream)
 
 
-def _sampling(order: ReadOrder) -> dict[str, Any]:
+def _sampling(order: ReadRequest) -> dict[str, Any]:
     names = ("frames", "fps", "max_frames", "size", "resample", "seek", "reader", "deadline")
     return {name: getattr(order, name) for name in names}
 
@@ -175,16 +175,16 @@ def main() -> None:
             out.write(payload)
             out.flush()
 
-    def beat() -> None:
+    def heartbeat() -> None:
         with contextlib.suppress(OSError):
             while True:
                 send({"kind": "beat"})
-                time.sleep(BEAT)
+                time.sleep(HEARTBEAT)
 
-    for work in (listen, beat):
+    for work in (listen, heartbeat):
         threading.Thread(target=work, daemon=True).start()
     while True:
-        order = ReadOrder(**_tuples(json.loads(lines.get()), "size"))
+        order = ReadRequest(**_tuples(json.loads(lines.get()), "size"))
         try:
             for clip in read_clips(order):
                 send(*pack(clip))

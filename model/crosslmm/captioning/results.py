@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from crosslmm.answer import FrameUsed
+    from crosslmm.inference.generation import FrameUsed
 
 Record = dict[str, Any]
 
@@ -30,7 +30,7 @@ class Segment:
     @classmethod
     def from_dict(cls, record: Record) -> "Segment":
         """From `asdict` of one, or from a segment of a record, which leaves some fields out."""
-        from crosslmm.answer import FrameUsed
+        from crosslmm.inference.generation import FrameUsed
 
         frames = tuple(FrameUsed(**frame) for frame in record["frames"])
         return cls(**{**record, "frames": frames, "warnings": tuple(record.get("warnings", ()))})
@@ -125,7 +125,7 @@ class Summary:
     stopped: bool = False
     seconds: float = 0.0
     failures: list[tuple[str, str]] = field(default_factory=list)
-    shares: "Shares | None" = None
+    shares: "TimeBreakdown | None" = None
 
     @property
     def fresh(self) -> int:
@@ -144,7 +144,7 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Shares:
+class TimeBreakdown:
     """Where the time went, each a share of the wall time (0 to 1).
 
     - encode, generate: the model; idle: it waited for clips; other: writing, and the caller's time.

@@ -13,7 +13,6 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
-from crosslmm.captioning.identity import settings_hash
 from crosslmm.captioning.lock import Lock
 from crosslmm.captioning.manifest import Manifest
 from crosslmm.captioning.options import CaptionOptions, RunOptions, plain
@@ -21,7 +20,8 @@ from crosslmm.captioning.outcomes import Engine, Outcome
 from crosslmm.captioning.outputs import Output
 from crosslmm.captioning.plan import Item, Plan, identify, make_plan, unwritten
 from crosslmm.captioning.results import CaptionResult, Record, Segment, Summary, join_captions
-from crosslmm.captioning.sources import Source, looks_like_video
+from crosslmm.captioning.worklist import Source, looks_like_video
+from crosslmm.fingerprint import settings_hash
 
 Notice = Callable[[str], None]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from crosslmm.cost.profile import Profile, Row
-from crosslmm.cost.writers import MEMORY, STAGES, title, unit
+from crosslmm.cost.tables import MEMORY, STAGES, title, unit
 from crosslmm.errors import UsageError
 from crosslmm.files import atomic_file, check_writable
 

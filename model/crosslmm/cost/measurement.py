@@ -23,8 +23,8 @@ from crosslmm.errors import UsageError, VideoError
 if TYPE_CHECKING:
     import torch
 
-    from crosslmm.answer import Answer
-    from crosslmm.assistant import Assistant
+    from crosslmm.inference.assistant import Assistant
+    from crosslmm.inference.generation import Answer
 
 QUESTION = "What happens in this video?"
 NEW_TOKENS = 16
@@ -86,7 +86,7 @@ def measure(
         raise UsageError(f"repeats {repeats}: give at least 1")
 
     def run() -> "tuple[Answer, Answer]":
-        watched = assistant.watch(video, frames=frames, tokens_per_frame=tokens_per_frame)
+        watched = assistant.open_video(video, frames=frames, tokens_per_frame=tokens_per_frame)
         first = watched.ask(question, max_new_tokens=NEW_TOKENS)
         second = watched.ask(question, max_new_tokens=1)
         if on_run:

@@ -167,20 +167,20 @@ def compared(first: Profile, other: str) -> Profile:
 
 def find_shape(model: str) -> ModelShape:
     """The shape of a recipe, a model on disk, or a Hub id, whose config is fetched."""
-    from crosslmm import store
+    from crosslmm.checkpoints import catalog
 
     try:
-        folder = store.find(model)
+        folder = catalog.find(model)
     except CheckpointError as error:
         if model in RECIPES:
             return RECIPES[model]
-        if Path(model).exists() or not store.is_hub_id(store.split_revision(model)[0]):
+        if Path(model).exists() or not catalog.is_hub_id(catalog.split_revision(model)[0]):
             known = ", ".join(RECIPES)
             raise CheckpointError(f"{error}\nrecipes need no weights: {known}") from None
-        from crosslmm.hub import fetch_config
+        from crosslmm.checkpoints.hub import fetch_config
 
-        return ModelShape.from_config(store.read_config(fetch_config(model).parent))
-    shape = ModelShape.from_config(store.read_config(folder))
+        return ModelShape.from_config(catalog.read_config(fetch_config(model).parent))
+    shape = ModelShape.from_config(catalog.read_config(folder))
     return _with_gates(shape, folder)
 
 
@@ -247,7 +247,7 @@ def _memory(shape: ModelShape, frames: int, merged: int | None, settings: Settin
 
 def _with_gates(shape: ModelShape, folder: Path) -> ModelShape:
     """The shape with the branches counted whose gate in the folder's weights is not zero."""
-    from crosslmm.weights import read_headers
+    from crosslmm.checkpoints.headers import read_headers
 
     if not shape.open_v2v + shape.open_t2v or not any(folder.glob("*.safetensors")):
         return shape  # it has none, or only the config was fetched, by an earlier profile

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from crosslmm.synthetic.answers import is_right
+    from crosslmm.evaluation.scoring import is_right
     from crosslmm.synthetic.clips import write_clips
     from crosslmm.synthetic.sample import SAMPLE_QUESTIONS, write_sample
 

@@ -19,7 +19,7 @@ from crosslmm.errors import UsageError
 from crosslmm.files import atomic_file, atomic_write
 from crosslmm.synthetic.film import film
 from crosslmm.synthetic.questions import QUESTION_TYPES, Question, ask_about
-from crosslmm.synthetic.scene import FRAMES_MEANT, Clip, make_clip
+from crosslmm.synthetic.scenes import FRAMES_MEANT, Clip, make_clip
 from crosslmm.synthetic.seeds import Domain, derive_seed
 
 QUESTIONS_FILE = "questions.jsonl"

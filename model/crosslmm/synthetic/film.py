@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crosslmm.synthetic.renderer import Backdrops, Sprites, paint, paint_backdrops
-from crosslmm.synthetic.scene import Clip
-from crosslmm.synthetic.stills import INKS, PALETTE, random_backdrops
+from crosslmm.synthetic.images import INKS, PALETTE, random_backdrops
+from crosslmm.synthetic.rendering import Backdrops, Sprites, paint, paint_backdrops
+from crosslmm.synthetic.scenes import Clip
 from crosslmm.synthetic.vocabulary import GLYPHS, SHAPES
 
 

@@ -6,7 +6,7 @@ every third question. They recombine words that training does show.
 
 from collections.abc import Iterable, Sequence
 
-from crosslmm.synthetic.scene import Clip, Event, Thing
+from crosslmm.synthetic.scenes import Clip, Event, Thing
 from crosslmm.synthetic.vocabulary import MOTIONS, SIZES
 
 HELD_OUT = 2

@@ -9,7 +9,7 @@ import numpy as np
 from crosslmm.synthetic import phrasing
 from crosslmm.synthetic.phrasing import DO, DOES, HELD_OUT, LETTERS, NOTHING, QUESTIONS, YES_NO
 from crosslmm.synthetic.references import called, draw_group, in_order, members, refer
-from crosslmm.synthetic.scene import FRAMES_MEANT, Clip, Event, Thing
+from crosslmm.synthetic.scenes import FRAMES_MEANT, Clip, Event, Thing
 from crosslmm.synthetic.vocabulary import COLOUR_NAMES, GLYPHS, MOTIONS, SHAPES
 
 QuestionType = Literal[

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from crosslmm.synthetic.phrasing import DOES, named
-from crosslmm.synthetic.scene import FRAMES_MEANT, Clip, Thing
+from crosslmm.synthetic.scenes import FRAMES_MEANT, Clip, Thing
 from crosslmm.synthetic.vocabulary import COLOUR_NAMES, SHAPES
 
 _MARGIN = 0.13

@@ -10,7 +10,7 @@ from typing import Any
 from crosslmm.errors import UsageError
 from crosslmm.synthetic import phrasing
 from crosslmm.synthetic.clips import plan_clip, write_video
-from crosslmm.synthetic.scene import Clip
+from crosslmm.synthetic.scenes import Clip
 
 SAMPLE_QUESTIONS = (
     "How many objects are there?",
@@ -26,7 +26,7 @@ def sample_clip() -> Clip:
 
 
 def sample_answers() -> list[dict[str, Any]]:
-    """The truth for `SAMPLE_QUESTIONS`, as rows that `crosslmm.evaluation.score` takes."""
+    """The truth for `SAMPLE_QUESTIONS`, as rows that `crosslmm.evaluation.runner.score` takes."""
     clip = sample_clip()
     answers = (
         ("count", str(len(clip.things))),

@@ -22,7 +22,7 @@ _STAGING = ".partial"
 _NAME = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
 
 
-def whole_checkpoints(folder: Path) -> list[Path]:
+def list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints of a run, oldest first."""
     if not folder.is_dir():
         return []
@@ -32,9 +32,9 @@ def whole_checkpoints(folder: Path) -> list[Path]:
     return [path for _, path in sorted(found)]
 
 
-def last_whole(folder: Path) -> Path | None:
+def latest_checkpoint(folder: Path) -> Path | None:
     """The checkpoint to go on from, None where there is none."""
-    return next(reversed(whole_checkpoints(folder)), None)
+    return next(reversed(list_checkpoints(folder)), None)
 
 
 def check_loaded(model: nn.Module, missing: Iterable[str], unexpected: Iterable[str]) -> None:
@@ -49,7 +49,7 @@ def check_loaded(model: nn.Module, missing: Iterable[str], unexpected: Iterable[
         raise CheckpointError(f"a checkpoint of this run does not fit its model: {wrong[0]}")
 
 
-class WholeCheckpoints(Trainer):
+class AtomicCheckpoints(Trainer):
     """A `Trainer` whose checkpoints appear at once."""
 
     _saving = False
@@ -75,7 +75,7 @@ class WholeCheckpoints(Trainer):
             if final.exists():
                 os.replace(final, staging / "replaced")
             os.replace(written, final)
-            for old in whole_checkpoints(folder)[: -(self.args.save_total_limit or 10**9)]:
+            for old in list_checkpoints(folder)[: -(self.args.save_total_limit or 10**9)]:
                 os.replace(old, staging / old.name)
         self._clear(staging)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from crosslmm import checkpoint
+from crosslmm.checkpoints import loading
 from crosslmm.errors import UsageError
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.training.recipe import LoraOptions
@@ -42,7 +42,7 @@ def add_adapters(model: CrossLMMForConditionalGeneration, options: LoraOptions) 
 
 def merged(base: Path, adapter: Path, *, dtype: torch.dtype) -> CrossLMMForConditionalGeneration:
     """The checkpoint in `base` with an adapter worked into its weights, on the CPU."""
-    model = checkpoint.load_model(base, device=torch.device("cpu"), dtype=dtype)
+    model = loading.load_model(base, device=torch.device("cpu"), dtype=dtype)
     whole = _peft().PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
     assert isinstance(whole, CrossLMMForConditionalGeneration)
     whole.to(dtype=dtype)  # type: ignore[call-arg]

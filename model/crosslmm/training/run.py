@@ -17,14 +17,14 @@ import torch
 from transformers import set_seed
 from transformers.utils import logging
 
-from crosslmm import checkpoint, store
+from crosslmm.checkpoints import catalog, loading
 from crosslmm.configuration_crosslmm import grid_side
-from crosslmm.encoding import memory_errors
 from crosslmm.errors import OutOfMemory, UsageError
 from crosslmm.files import atomic_write, check_ours
+from crosslmm.inference.encoding import memory_errors
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.training import lora
-from crosslmm.training.checkpoints import last_whole
+from crosslmm.training.checkpoints import latest_checkpoint
 from crosslmm.training.dataset import VideoDataset
 from crosslmm.training.recipe import Recipe
 from crosslmm.training.records import Records
@@ -83,7 +83,7 @@ def train(
     or written. None is returned then, and on all processes but the first. Raises UsageError,
     CheckpointError, VideoError.
     """
-    source, folder = store.locate(model), Path(out)
+    source, folder = catalog.resolve(model), Path(out)
     identity = {
         "model": str(source.resolve()),
         "data": str(Path(data).resolve()),
@@ -98,10 +98,10 @@ def train(
 
     arguments = training_arguments(recipe, folder, evaluates=eval_samples is not None)
     set_seed(recipe.seed)
-    processor = checkpoint.load_processor(source)
+    processor = loading.load_processor(source)
     tuned, dtype, notes = _prepare(source, recipe, arguments.device)
     if recipe.frames is None and recipe.fps is None:
-        recipe = replace(recipe, frames=checkpoint.load_config(source).default_frames)
+        recipe = replace(recipe, frames=loading.load_config(source).default_frames)
     stops = _stop_token_ids(tuned, processor)
     train_set, eval_set = (
         VideoDataset(records, recipe=recipe, processor=processor, stop_token_ids=stops)
@@ -113,7 +113,7 @@ def train(
     for dataset in (train_set, eval_set):
         if dataset is not None:
             dataset.check_template()
-    resumed = last_whole(folder)
+    resumed = latest_checkpoint(folder)
     plan = Plan(
         recipe=recipe,
         parts=tuple(summarise(tuned)),
@@ -174,7 +174,7 @@ def _prepare(
     source: Path, recipe: Recipe, device: torch.device
 ) -> tuple[Any, torch.dtype, list[str]]:
     """The model with what learns set free, its checkpoint's dtype, and what to know of it."""
-    config = checkpoint.load_config(source)
+    config = loading.load_config(source)
     dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
     tokens = recipe.tokens_per_frame or config.tokens_per_frame
     if not 0 < (grid_side(tokens) or 0) <= config.patch_grid:
@@ -182,7 +182,7 @@ def _prepare(
             f"tokens_per_frame {tokens}: give a perfect square up to {config.patches_per_frame}"
         )
     quantization = recipe.lora.quantization if recipe.lora else "none"
-    model = checkpoint.load_model(
+    model = loading.load_model(
         source,
         device=device if quantization != "none" else torch.device("cpu"),
         dtype=torch.float32 if recipe.precision == "fp32" else dtype,
@@ -213,7 +213,7 @@ def _export(
         weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
         if trainer.args.should_save:
             with torch.device("meta"):
-                whole = CrossLMMForConditionalGeneration(checkpoint.load_config(source))
+                whole = CrossLMMForConditionalGeneration(loading.load_config(source))
             whole.generation_config = trainer.network.generation_config
             weights = {name: weight.to("cpu", dtype) for name, weight in weights.items()}
             whole.load_state_dict(weights, assign=True)
@@ -227,7 +227,7 @@ def _save(
 ) -> None:
     if recipe.tokens_per_frame is not None:
         model.config.tokens_per_frame = recipe.tokens_per_frame
-    checkpoint.save_checkpoint(folder / MODEL, model, processor)
+    loading.save_checkpoint(folder / MODEL, model, processor)
 
 
 def _stop_token_ids(model: Any, processor: Any) -> list[int]:

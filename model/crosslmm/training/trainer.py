@@ -20,7 +20,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from crosslmm.errors import CrossLMMError, UsageError, VideoError
 from crosslmm.files import atomic_write, open_regular
 from crosslmm.processing_crosslmm import CrossLMMProcessor
-from crosslmm.training.checkpoints import WholeCheckpoints, last_whole
+from crosslmm.training.checkpoints import AtomicCheckpoints, latest_checkpoint
 from crosslmm.training.collator import Collator
 from crosslmm.training.dataset import Example, Skipped
 from crosslmm.training.recipe import Recipe
@@ -106,7 +106,7 @@ def planned_steps(arguments: TrainingArguments, samples: int) -> int:
     return math.ceil(per_epoch * arguments.num_train_epochs)
 
 
-class CrossLMMTrainer(WholeCheckpoints):
+class CrossLMMTrainer(AtomicCheckpoints):
     """Trains a model of which `stages.freeze` or `lora` has said what learns.
 
     report: called on the first process with each entry of the log. Raises VideoError when more
@@ -207,7 +207,7 @@ class CrossLMMTrainer(WholeCheckpoints):
     def _stop_if_lost(self, logs: dict[str, float]) -> None:
         broken = [name for name in ("loss", "grad_norm") if not math.isfinite(logs.get(name, 0.0))]
         if broken:
-            last = last_whole(self._folder)
+            last = latest_checkpoint(self._folder)
             raise TrainingDiverged(
                 f"the {broken[0]} of step {self.state.global_step} is not a finite number: "
                 "lower learning_rate, or give precision=fp32\n"

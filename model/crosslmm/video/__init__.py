@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from crosslmm.video.frames import Frame, Frames, summary
 
 if TYPE_CHECKING:
-    from crosslmm.video.plan import Plan
+    from crosslmm.video.probe import Plan
     from crosslmm.video.readers import ReaderName, ReaderStatus
     from crosslmm.video.sampling import Seek
     from crosslmm.video.source import SourceInfo

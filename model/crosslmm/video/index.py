@@ -20,7 +20,7 @@ _MOST_FAILURES = 8
 
 @dataclass(frozen=True, eq=False)
 class PacketIndex:
-    """The shown frames in presentation order.
+    """The shown frames in presentation job.
 
     ``pts`` (N,) int64, ticks of ``time_base``, strictly ascending; ``keys`` (K,) the frame numbers
     of keyframes; ``tail`` the ticks for which the last frame is shown. ``sequential`` says that the
@@ -65,16 +65,16 @@ class PacketIndex:
 
 
 def packets(
-    container: Any, stream: Any, *, beat: Callable[[], None], on_error: Callable[[], None]
+    container: Any, stream: Any, *, heartbeat: Callable[[], None], on_error: Callable[[], None]
 ) -> Iterator[Any]:
-    """The packets of ``stream`` from here on, past read errors; ``beat`` is called at each."""
+    """The packets of ``stream`` from here on, past read errors; ``heartbeat`` is called at each."""
     import av
 
     failures = 0
     while failures < _MOST_FAILURES:
         try:
             for packet in container.demux(stream):
-                beat()
+                heartbeat()
                 failures = 0
                 if packet.size:
                     yield packet
@@ -86,7 +86,7 @@ def packets(
             failures += 1
 
 
-def scan(container: Any, stream: Any, *, beat: Callable[[], None]) -> PacketIndex | None:
+def scan(container: Any, stream: Any, *, heartbeat: Callable[[], None]) -> PacketIndex | None:
     """Read every packet of ``stream`` once; None when there is none to be shown."""
     pts: list[int | None] = []
     dts: list[int | None] = []
@@ -100,7 +100,7 @@ def scan(container: Any, stream: Any, *, beat: Callable[[], None]) -> PacketInde
         nonlocal bad_reads
         bad_reads += 1
 
-    for packet in packets(container, stream, beat=beat, on_error=count_bad):
+    for packet in packets(container, stream, heartbeat=heartbeat, on_error=count_bad):
         if len(pts) + hidden > container.size:
             break  # more packets than bytes: a damaged index that leads in circles
         if packet.is_discard:

@@ -17,7 +17,7 @@ Item = TypeVar("Item")
 _LOOK_UP = 0.05
 
 
-class Abandoned(BaseException):
+class Cancelled(BaseException):
     """Raised inside a producer whose consumer has gone; no ``Exception``, so nothing eats it."""
 
 
@@ -25,22 +25,22 @@ class Stalled(Exception):
     """The producer made no progress within the deadline."""
 
 
-class Pulse:
+class Heartbeat:
     """The producer's side: call it at each step. It notes progress, or ends an abandoned producer.
 
-    ``on_abandon`` is called once, from the consumer's thread, when the producer is given up; a
+    ``on_cancel`` is called once, from the consumer's thread, when the producer is given up; a
     producer with a process of its own kills it there.
     """
 
     def __init__(self) -> None:
         self.last = time.monotonic()
         self.abandoned = threading.Event()
-        self.on_abandon: Callable[[], None] | None = None
+        self.on_cancel: Callable[[], None] | None = None
 
     def __call__(self) -> None:
         self.last = time.monotonic()
         if self.abandoned.is_set():
-            raise Abandoned
+            raise Cancelled
 
 
 class _End:
@@ -52,21 +52,21 @@ class Prefetch(Generic[Item]):
     """Iterates ``produce(pulse)`` in a thread, at most ``depth`` items ahead.
 
     ``take`` gives the next item, raises what the producer raised, ``StopIteration`` at the end, or
-    ``Stalled`` after ``deadline`` seconds of waiting without a pulse. ``seconds`` is the time spent
+    ``Stalled`` after ``deadline`` seconds of waiting without a heartbeat. ``seconds`` is the time spent
     inside the producer, without the time spent waiting for the consumer.
     """
 
     def __init__(
-        self, produce: Callable[[Pulse], Iterator[Item]], *, depth: int, deadline: float
+        self, produce: Callable[[Heartbeat], Iterator[Item]], *, depth: int, deadline: float
     ) -> None:
-        self.pulse = Pulse()
+        self.heartbeat = Heartbeat()
         self.deadline = deadline
         self.clock = [0.0]
         self._stalled = False
         self._items: queue.Queue[Item | _End] = queue.Queue(maxsize=depth)
         self._thread = threading.Thread(
             target=_run,
-            args=(produce, self.pulse, self._items, self.clock),
+            args=(produce, self.heartbeat, self._items, self.clock),
             name="crosslmm-video",
             daemon=True,
         )
@@ -83,7 +83,7 @@ class Prefetch(Generic[Item]):
                 item = self._items.get(timeout=_LOOK_UP)
                 break
             except queue.Empty:
-                quiet_since = max(waiting_since, self.pulse.last)
+                quiet_since = max(waiting_since, self.heartbeat.last)
                 if time.monotonic() - quiet_since > self.deadline:
                     self._stalled = True
                     self.close()
@@ -97,10 +97,10 @@ class Prefetch(Generic[Item]):
 
     def close(self, wait: float = 5.0) -> None:
         """End the producer, and wait that many seconds for its end unless it is stuck."""
-        if not self.pulse.abandoned.is_set():
-            self.pulse.abandoned.set()
-            if self.pulse.on_abandon is not None:
-                self.pulse.on_abandon()
+        if not self.heartbeat.abandoned.is_set():
+            self.heartbeat.abandoned.set()
+            if self.heartbeat.on_cancel is not None:
+                self.heartbeat.on_cancel()
         if not self._stalled:
             self._thread.join(wait)
 
@@ -110,8 +110,8 @@ class Prefetch(Generic[Item]):
 
 
 def _run(
-    produce: Callable[[Pulse], Iterator[Item]],
-    pulse: Pulse,
+    produce: Callable[[Heartbeat], Iterator[Item]],
+    heartbeat: Heartbeat,
     items: "queue.Queue[Item | _End]",
     clock: list[float],
 ) -> None:
@@ -119,7 +119,7 @@ def _run(
     error: BaseException | None = None
     began = time.monotonic()
     try:
-        producing = produce(pulse)
+        producing = produce(heartbeat)
         try:
             while True:
                 began = time.monotonic()
@@ -129,24 +129,24 @@ def _run(
                     break
                 finally:
                     clock[0] += time.monotonic() - began
-                _put(items, item, pulse)
+                _put(items, item, heartbeat)
         finally:
             close = getattr(producing, "close", None)
             if close is not None:
                 close()
-    except Abandoned:
+    except Cancelled:
         return
     except BaseException as caught:  # travels to the consumer, which raises it
         error = caught
     try:
-        _put(items, _End(error), pulse)
-    except Abandoned:
+        _put(items, _End(error), heartbeat)
+    except Cancelled:
         return
 
 
-def _put(items: "queue.Queue[Item | _End]", item: Item | _End, pulse: Pulse) -> None:
+def _put(items: "queue.Queue[Item | _End]", item: Item | _End, heartbeat: Heartbeat) -> None:
     while True:
-        pulse()
+        heartbeat()
         try:
             return items.put(item, timeout=_LOOK_UP)
         except queue.Full:

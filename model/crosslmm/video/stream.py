@@ -12,8 +12,8 @@ from types import TracebackType
 
 from crosslmm.errors import VideoError
 from crosslmm.video.frames import Frame
-from crosslmm.video.plan import Plan, make_plan
-from crosslmm.video.prefetch import Prefetch, Pulse, Stalled
+from crosslmm.video.prefetch import Heartbeat, Prefetch, Stalled
+from crosslmm.video.probe import Plan, make_plan
 from crosslmm.video.readers import Reader, ReaderName, candidates, make_reader
 from crosslmm.video.sampling import Request
 from crosslmm.video.source import SourceInfo
@@ -66,10 +66,15 @@ class FrameStream:
         # Without a reference to self, so that a forgotten stream is collected, and its thread ends.
         name, deadline = self.path, self._deadline
 
-        def plan(pulse: Pulse) -> Iterator[Plan]:
-            with _in_words(name):
+        def plan(heartbeat: Heartbeat) -> Iterator[Plan]:
+            with _as_video_error(name):
                 yield make_plan(
-                    name, request, size=size, resample=resample, pulse=pulse, deadline=deadline
+                    name,
+                    request,
+                    size=size,
+                    resample=resample,
+                    heartbeat=heartbeat,
+                    deadline=deadline,
                 )
 
         self._running = running = Prefetch(plan, depth=1, deadline=deadline)
@@ -141,10 +146,10 @@ class FrameStream:
         name = self._readers.pop(0)
         box: list[Reader] = []
 
-        def read(pulse: Pulse) -> Iterator[Frame]:
-            reader = make_reader(name, plan, pulse=pulse, deadline=deadline)
+        def read(heartbeat: Heartbeat) -> Iterator[Frame]:
+            reader = make_reader(name, plan, heartbeat=heartbeat, deadline=deadline)
             box.append(reader)
-            with _in_words(plan.path):
+            with _as_video_error(plan.path):
                 yield from reader.read()
 
         self._reader_box = box
@@ -180,7 +185,7 @@ class FrameStream:
 
 
 @contextmanager
-def _in_words(path: str) -> Iterator[None]:
+def _as_video_error(path: str) -> Iterator[None]:
     """An FFmpeg error that nothing else took up, as a ``VideoError``."""
     import av
 

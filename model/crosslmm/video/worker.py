@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from crosslmm.errors import VideoError
-from crosslmm.video import picture
+from crosslmm.video import image
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +27,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
+class DecodeJob:
     """What the worker is to decode: frame ``numbers`` of ``path``, shown at ``times`` (seconds).
 
     ``count`` is how many frames the packet index says there are; ``display`` the upright
@@ -63,24 +63,24 @@ def main() -> None:
     threading.Thread(target=_die_at_end_of_input, daemon=True).start()
     given = json.loads(order_line)
     read = given.pop("read")
-    order = Order(**{**given, "display": tuple(given["display"]), "size": tuple(given["size"])})
+    job = DecodeJob(**{**given, "display": tuple(given["display"]), "size": tuple(given["size"])})
     module, _, function = read.partition(":")
     try:
-        frames: Iterator[tuple[int, np.ndarray]] = getattr(import_module(module), function)(order)
-        time_of = dict(zip(order.numbers, order.times, strict=True))
+        frames: Iterator[tuple[int, np.ndarray]] = getattr(import_module(module), function)(job)
+        time_of = dict(zip(job.numbers, job.times, strict=True))
         for number, pixels in frames:
-            square = picture.resize(pixels, order.display, order.resample)
-            shown = picture.resize(square, order.size, order.resample)
+            square = image.resize(pixels, job.display, job.resample)
+            shown = image.resize(square, job.size, job.resample)
             head = {"index": number, "time": time_of[number], "shape": shown.shape}
             _send(out, head, shown.tobytes())
         _send(out, {"end": True})
     except VideoError as error:
         _send(out, {"error": str(error)})
     except ImportError as error:
-        _send(out, {"error": f"{order.path}: the reader does not load here ({error})"})
+        _send(out, {"error": f"{job.path}: the reader does not load here ({error})"})
     except Exception:  # whatever a library may raise; its own words are of no use to the reader
-        reader = module.rpartition(".")[2].removesuffix("_reader")
-        _send(out, {"error": str(order.refuse(reader, "could not decode this file"))})
+        reader = module.rpartition(".")[2]
+        _send(out, {"error": str(job.refuse(reader, "could not decode this file"))})
 
 
 def _send(out, head: dict, payload: bytes = b"") -> None:  # type: ignore[no-untyped-def]

@@ -1,0 +1,1 @@
+"""Where captioning runs: this process, or a Ray cluster."""

@@ -1,0 +1,190 @@
+"""Captions and their videos as WebDataset shards: tar files with a video, a text and a JSON each.
+
+What a shard holds is told from the shard itself, so nothing can disagree with it: at the end of a run
+shards hold what the manifest says, once, whatever was killed before.
+"""
+
+import io
+import json
+import os
+import re
+import tarfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from crosslmm.captioning.manifest import LONGEST_LINE, Manifest, parse
+from crosslmm.captioning.outputs import Output, foreign
+from crosslmm.captioning.results import Record
+from crosslmm.captioning.worklist import Source
+from crosslmm.errors import CrossLMMError
+from crosslmm.files import atomic_file, open_regular, remove_scratch
+
+SHARD_SAMPLES = 1000
+SHARD_BYTES = 1 << 30
+
+_NUMBER = "[0-9]" * 6  # of a shard, as a pattern
+_NAME = re.compile(r"(\w+-\w+)\.")  # as of `sample_key`
+
+
+class ShardOutput(Output):
+    """Shards in a folder, a new one as soon as there is enough for it."""
+
+    keeps_superseded = False
+    hides_manifest = True
+
+    def __init__(self, folder: Path, part: str) -> None:
+        super().__init__(folder / f".crosslmm-captions{part}.jsonl")
+        self.name = str(folder)
+        self._folder = folder
+        self._prefix = f"captions{part}-"
+        self._held: dict[str, Path] = {}
+        self._pending: dict[str, str] = {}
+        self._bytes = 0
+
+    def is_own(self, source: Source) -> bool:
+        return Path(source.path).parent == self._folder and source.path.endswith(".tar")
+
+    def begin(self, sources: Iterable[Source], manifest: Manifest, *, overwrite: bool) -> None:
+        shards = self._shards()
+        if shards and not (overwrite or manifest.entries):
+            raise foreign(shards[0])
+        self._manifest = manifest
+        remove_scratch(self._folder)
+        for shard in shards:
+            try:
+                with _open_tar(shard) as tar:
+                    self._held |= dict.fromkeys((_key_of(name) for name in tar.getnames()), shard)
+            except (tarfile.TarError, OSError) as error:
+                raise CrossLMMError(
+                    f"{shard}: this shard cannot be read ({error}); move it away, "
+                    "or choose another --out"
+                ) from error
+        # A record of a file that nobody named must not put that file into a shard.
+        named = {source.path for source in sources}
+        for path, entry in manifest.entries.items():
+            if path in named and not entry.failed:
+                self._add(path, f"{entry.content}-{entry.settings_hash}")
+
+    def write(self, source: Source, record: Record) -> None:
+        self._add(source.path, sample_key(record))
+        if len(self._pending) >= SHARD_SAMPLES or self._bytes >= SHARD_BYTES:
+            self._flush()
+
+    def finish(self, manifest: Manifest) -> None:
+        self._flush()
+        wanted = {
+            f"{entry.content}-{entry.settings_hash}"
+            for entry in manifest.entries.values()
+            if not entry.failed
+        }
+        for shard in {shard for key, shard in self._held.items() if key not in wanted}:
+            self._rewrite(shard, wanted)
+
+    def _add(self, path: str, key: str) -> None:
+        if key not in self._held and key not in self._pending:
+            self._pending[key] = path
+            self._bytes += os.path.getsize(path) if os.path.exists(path) else 0
+
+    def _flush(self) -> None:
+        pending, self._pending, self._bytes = self._pending, {}, 0
+        lost: list[Record] = []
+        if not pending:
+            return
+
+        def fill(tar: tarfile.TarFile) -> None:
+            for key, path in pending.items():
+                record = self._manifest.read(path)
+                try:
+                    video = open(path, "rb")  # noqa: SIM115
+                except OSError as error:
+                    reason = f"{path}: gone before its shard was written ({error.strerror})"
+                    lost.append(record | {"caption": None, "error": reason, "segments": []})
+                    continue
+                with video:
+                    _add_sample(tar, key, record, video)
+
+        shard = self._folder / f"{self._prefix}{self._next_number():06}.tar"
+        try:
+            _write_tar(shard, fill)
+        except OSError as error:  # of many videos, so that no single one's result could say it
+            raise CrossLMMError(f"{shard}: {error.strerror or error}") from error
+        self._manifest.append(lost)
+        gone = {record["path"] for record in lost}
+        self._held |= {key: shard for key, path in pending.items() if path not in gone}
+
+    def _rewrite(self, shard: Path, wanted: set[str]) -> None:
+        """The shard without the samples that no longer count; those of videos that the manifest
+        does not know are not ours, and stay."""
+        with _open_tar(shard) as old:
+            stale = {
+                key
+                for member in old
+                if (key := _key_of(member.name))
+                and key not in wanted
+                and _video_of(old, member) in self._manifest.entries
+            }
+            members = [member for member in old if _key_of(member.name) not in stale]
+            if members and stale:
+
+                def copy(new: tarfile.TarFile) -> None:
+                    for member in members:
+                        new.addfile(member, old.extractfile(member))
+
+                _write_tar(shard, copy)
+        if not members:
+            shard.unlink()
+
+    def _shards(self) -> list[Path]:
+        return sorted(self._folder.glob(f"{self._prefix}{_NUMBER}.tar"))
+
+    def _next_number(self) -> int:
+        shards = self._shards()
+        return int(shards[-1].stem[-6:]) + 1 if shards else 0
+
+
+def sample_key(record: Record) -> str:
+    """A sample's name: the same content with the same settings is the same sample."""
+    return f"{record['content']}-{record['settings_hash']}"
+
+
+def _add_sample(tar: tarfile.TarFile, key: str, record: Record, video: IO[bytes]) -> None:
+    ending = os.path.splitext(record["path"])[1][1:].lower() or "video"
+    member = tarfile.TarInfo(f"{key}.{ending}")
+    member.size = os.fstat(video.fileno()).st_size
+    tar.addfile(member, video)
+    texts = {"txt": record["caption"], "json": json.dumps(record)}
+    for name, text in texts.items():
+        data = text.encode(errors="replace")
+        member = tarfile.TarInfo(f"{key}.{name}")
+        member.size = len(data)
+        tar.addfile(member, io.BytesIO(data))
+
+
+@contextmanager
+def _open_tar(path: Path) -> Iterator[tarfile.TarFile]:
+    with open_regular(path, os.O_RDONLY) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        yield tar
+
+
+def _write_tar(path: Path, fill: Callable[[tarfile.TarFile], object]) -> None:
+    with (
+        atomic_file(path) as file,
+        tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar,
+    ):
+        fill(tar)
+
+
+def _video_of(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str | None:
+    """The path of the sample's video, where this is its JSON."""
+    readable = member.name.endswith(".json") and member.size <= LONGEST_LINE
+    file = tar.extractfile(member) if readable else None
+    record = None if file is None else parse(file.read())
+    return None if record is None else str(record["path"])
+
+
+def _key_of(name: str) -> str:
+    """The key of the sample that a file of that name belongs to, empty where it is none of ours."""
+    match = _NAME.match(name)
+    return match[1] if match else ""

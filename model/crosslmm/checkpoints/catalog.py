@@ -1,0 +1,398 @@
+"""Where models are: the built-in one, folders, and the Hugging Face cache.
+
+A model is named by a folder, by a folder's name under `home()/models`, or by a Hub id
+(`org/name`, optionally `@revision`). `resolve` never touches the network: what is not on disk is an
+error that says how to get it. The one setting kept here is the default model.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from crosslmm.checkpoints.headers import read_headers
+from crosslmm.errors import CheckpointError, CrossLMMError, UsageError
+from crosslmm.files import atomic_write
+
+MODEL_TYPES = ("crosslmm", "llava_onevision")
+DEMO = "demo"
+SUGGESTED = "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"
+ENVIRONMENT = "CROSSLMM_MODEL"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The parts of a CrossLMM to be assembled and trained: Hub ids."""
+
+    vision: str
+    language: str
+
+
+# The paper's two sizes.
+RECIPES = {
+    "crosslmm-2b": Recipe("google/siglip2-so400m-patch14-384", "Qwen/Qwen2.5-1.5B-Instruct"),
+    "crosslmm-7b": Recipe("google/siglip2-so400m-patch14-384", "Qwen/Qwen2.5-7B-Instruct"),
+}
+
+Source = Literal["built-in", "hub", "folder"]
+Origin = Literal["option", "environment", "setting", "built-in"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A model's name and who chose it."""
+
+    name: str
+    origin: Origin
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """A model on disk. `name` is what `--model` takes; `size` is in bytes; `problem` says why it
+    cannot be loaded, None where nothing is known against it."""
+
+    name: str
+    path: Path
+    kind: str | None
+    size: int
+    source: Source
+    default: bool
+    problem: str | None
+
+
+def home() -> Path:
+    """The folder of settings and named models: `CROSSLMM_HOME`, else crosslmm under XDG's."""
+    if given := os.environ.get("CROSSLMM_HOME"):
+        return Path(given).expanduser()
+    base = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
+    return Path(base).expanduser() / "crosslmm"
+
+
+def hub_cache() -> Path:
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def demo_folder() -> Path:
+    return Path(__file__).parents[1] / DEMO / "weights"
+
+
+def default_model(explicit: str | None = None) -> Choice:
+    """The model to use: given, else `CROSSLMM_MODEL`, else the one set by `use`, else `demo`."""
+    if explicit is not None:
+        return Choice(explicit, "option")
+    if named := os.environ.get(ENVIRONMENT):
+        return Choice(named, "environment")
+    if isinstance(chosen := _settings().get("default"), str):
+        return Choice(chosen, "setting")
+    return Choice(DEMO, "built-in")
+
+
+def use(name: str | None) -> Path | None:
+    """Make `name` the default model, or forget the default with None. Returns its folder."""
+    if name is None:
+        _write_settings({key: value for key, value in _settings().items() if key != "default"})
+        return None
+    folder = resolve(name)
+    lasting = str(folder.absolute()) if _as_folder(name) is not None else name
+    _write_settings({**_settings(), "default": lasting})
+    return folder
+
+
+def resolve(name: str | Path, *, kinds: tuple[str, ...] | None = MODEL_TYPES) -> Path:
+    """The folder of the checkpoint called `name`, looked over without loading it.
+
+    `kinds` are the `model_type`s accepted, None for any. Raises CheckpointError where there is no
+    such checkpoint on disk, or one that is incomplete, pickled or of another kind.
+    """
+    folder = find(name)
+    if problem := validate(folder, kinds=kinds).problem:
+        raise CheckpointError(_with_remedy(problem, folder))
+    return folder
+
+
+def find(name: str | Path) -> Path:
+    """The folder that `name` means, whatever is in it."""
+    text = str(name)
+    if not text:
+        raise UsageError("the model's name is empty")
+    if text == DEMO:
+        return _found_demo()
+    if (folder := _as_folder(name)) is not None:
+        return folder
+    if os.path.isfile(os.path.expanduser(text)):
+        raise CheckpointError(f"{text}: a file; give the checkpoint's folder")
+    repository, revision = split_revision(text)
+    if snapshot := _snapshot(repository, revision):
+        return snapshot
+    if os.path.isdir(os.path.expanduser(text)):
+        raise CheckpointError(f"{text}: no checkpoint (the folder has no config.json)")
+    if isinstance(name, Path) or not is_hub_id(repository):
+        raise CheckpointError(
+            f"{text}: no such model; give a checkpoint's folder, a Hub id (org/name), "
+            "or a name from `crosslmm models list`"
+        )
+    raise CheckpointError(
+        f"{text}: not on this machine, neither as a folder nor downloaded\n"
+        f"`crosslmm models pull {text}` gets it from the Hugging Face Hub"
+    )
+
+
+@dataclass(frozen=True)
+class ValidationResult:
+    kind: str | None
+    problem: str | None
+
+
+def validate(folder: Path, *, kinds: tuple[str, ...] | None = MODEL_TYPES) -> ValidationResult:
+    """The `model_type` of a folder and, in a line, what keeps it from being loaded."""
+    try:
+        kind = read_config(folder).get("model_type")
+    except CheckpointError as error:
+        return ValidationResult(None, str(error))
+    if kinds is not None and kind not in kinds:
+        return ValidationResult(
+            kind, f"{folder}: its model_type is {kind!r}, not {' or '.join(kinds)}"
+        )
+    try:
+        read_headers(folder)
+    except CheckpointError as error:
+        return ValidationResult(kind, str(error))
+    return ValidationResult(kind, None)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder}: no checkpoint (it has no config.json)") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not readable as JSON") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path}: not a model configuration")
+    return config
+
+
+def stored_models() -> list[StoredModel]:
+    """What is on disk that crosslmm could load, or could have if it were whole."""
+    chosen = default_model().name
+    default = None
+    with suppress(CrossLMMError):
+        default = find(chosen)
+    found = [_stored(DEMO, demo_folder(), "built-in")] if _has_config(demo_folder()) else []
+    found += [_stored(name, path, "folder") for name, path in _named_folders()]
+    found += _hub_models()
+    if (folder := _as_folder(chosen)) is not None and folder not in {item.path for item in found}:
+        found.append(_stored(chosen, folder, "folder"))
+    return [replace(item, default=item.path == default) for item in found]
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What `remove` would delete: shown to the user first."""
+
+    name: str
+    path: Path
+    size: int
+    source: Source
+
+
+def plan_removal(name: str) -> Removal:
+    """What removing `name` deletes. UsageError for anything outside crosslmm's own folders."""
+    if name == DEMO:
+        raise UsageError("demo: the built-in model is part of the package and stays")
+    given = Path(name).expanduser().absolute()
+    for own, path in _named_folders():
+        if name == own or given == path.absolute():
+            return Removal(own, path, 0 if path.is_symlink() else _size(path), "folder")
+    repository = split_revision(name)[0]
+    path = _repository_folder(repository)
+    if is_hub_id(repository) and path.is_dir():
+        if name != repository:
+            raise UsageError(f"{name}: all revisions go together; give {repository}")
+        return Removal(repository, path, _size(path), "hub")
+    if Path(name).expanduser().exists():
+        raise UsageError(
+            f"{name}: outside {home() / 'models'} and {hub_cache()}, where models are kept; "
+            "remove it yourself"
+        )
+    raise CheckpointError(f"{name}: no such model on disk; see `crosslmm models list`")
+
+
+def remove(removal: Removal) -> None:
+    """Delete what was planned; a default that pointed there is forgotten."""
+    removed = {removal.name, str(removal.path.absolute())}
+    if removal.path.is_symlink():
+        removal.path.unlink()
+    else:
+        # Renamed first, so that an interrupted removal never leaves half a checkpoint by its name.
+        doomed = removal.path.with_name(f".removing-{os.getpid()}-{removal.path.name}")
+        removal.path.rename(doomed)
+        shutil.rmtree(doomed)
+    chosen = _settings().get("default")
+    if isinstance(chosen, str) and (chosen in removed or split_revision(chosen)[0] in removed):
+        use(None)
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether `name` has the form `org/name`."""
+    organisation, _, rest = name.partition("/")
+    allowed = name.replace("/", "").replace("-", "").replace("_", "").replace(".", "")
+    plain = allowed.isascii() and allowed.isalnum() and "--" not in name and ".." not in name
+    return bool(organisation and rest) and "/" not in rest and name[0] not in ".~" and plain
+
+
+def split_revision(name: str) -> tuple[str, str]:
+    """A Hub id and its revision: `org/name@rev`, or `main`."""
+    repository, _, revision = name.partition("@")
+    return repository, revision or "main"
+
+
+def _found_demo() -> Path:
+    folder = demo_folder()
+    if not _has_config(folder):
+        raise CheckpointError(
+            "no model is chosen, and this installation has no built-in one\n"
+            f"get one: `crosslmm models pull {SUGGESTED}`, then `crosslmm models use` it"
+        )
+    return folder
+
+
+def _as_folder(name: str | Path) -> Path | None:
+    """The folder that `name` is, or names under `home()/models`: one with a config.json."""
+    path = Path(name).expanduser()
+    if str(name) == DEMO:
+        return None
+    if _has_config(path):
+        return path
+    named = home() / "models" / path
+    return named if path.name == str(name) and _has_config(named) else None
+
+
+def _has_config(folder: Path) -> bool:
+    return os.path.isfile(folder / "config.json")  # False too where the name is too long for a path
+
+
+def _repository_folder(repository: str) -> Path:
+    return hub_cache() / f"models--{repository.replace('/', '--')}"
+
+
+def _snapshot(repository: str, revision: str) -> Path | None:
+    """The snapshot folder of a Hub repository in the cache, None where there is none."""
+    if not is_hub_id(repository) or ".." in revision:
+        return None
+    folder = _repository_folder(repository)
+    commit = revision
+    with suppress(OSError):
+        commit = (folder / "refs" / revision).read_text("utf-8").strip()
+    snapshot = folder / "snapshots" / commit
+    return snapshot if commit and snapshot.is_dir() else None
+
+
+def _revisions(repository: Path) -> dict[str, str]:
+    """Revisions of a repository in the cache, with their commits; `main` first.
+
+    A commit that no name stands for, pulled by its number, goes by that. Raises OSError.
+    """
+    refs = repository / "refs"
+    paths = sorted(path for path in refs.rglob("*") if path.is_file())
+    names = {path.relative_to(refs).as_posix(): path.read_text("utf-8").strip() for path in paths}
+    commits = sorted(path.name for path in (repository / "snapshots").glob("*"))
+    names |= {commit: commit for commit in commits if commit not in names.values()}
+    return dict(sorted(names.items(), key=lambda item: item[0] != "main"))
+
+
+def _with_remedy(problem: str, folder: Path) -> str:
+    if hub_cache() in folder.parents and ("half-downloaded" in problem or "no " in problem):
+        repository = folder.parents[1].name.removeprefix("models--").replace("--", "/")
+        revisions = _revisions(folder.parents[1])
+        revision = next(
+            (name for name, commit in revisions.items() if commit == folder.name), "main"
+        )
+        name = repository if revision == "main" else f"{repository}@{revision}"
+        return f"{problem}\n`crosslmm models pull {name}` goes on where it stopped"
+    return problem
+
+
+def _named_folders() -> Iterator[tuple[str, Path]]:
+    folder = home() / "models"
+    with suppress(OSError):
+        for path in sorted(folder.iterdir()):
+            if path.is_dir() and not path.name.startswith("."):
+                yield path.name, path
+
+
+def _hub_models() -> list[StoredModel]:
+    found = []
+    for folder in sorted(hub_cache().glob("models--*--*")):
+        name = folder.name.removeprefix("models--").replace("--", "/")
+        try:
+            for revision in _revisions(folder):
+                snapshot = _snapshot(name, revision)
+                if snapshot is None:
+                    continue
+                full = name if revision == "main" else f"{name}@{revision}"
+                item = _stored(full, snapshot, "hub")
+                if item.kind in MODEL_TYPES:
+                    found.append(item)
+        except OSError as error:
+            problem = f"{error.filename or folder}: cannot be read ({error.strerror})"
+            found.append(StoredModel(name, folder, None, _size(folder), "hub", False, problem))
+    return found
+
+
+def _stored(name: str, path: Path, source: Source) -> StoredModel:
+    result = validate(path)
+    size = _size(path.parents[1] if source == "hub" else path)
+    return StoredModel(
+        name=name,
+        path=path,
+        kind=result.kind,
+        size=size,
+        source=source,
+        default=False,
+        problem=result.problem,
+    )
+
+
+def _size(folder: Path) -> int:
+    """Bytes of the files under a folder, links not counted."""
+    total = 0
+    for parent, _, files in os.walk(folder):
+        for file in files:
+            path = os.path.join(parent, file)
+            if not os.path.islink(path):
+                with suppress(OSError):
+                    total += os.path.getsize(path)
+    return total
+
+
+def _settings_file() -> Path:
+    return home() / "settings.json"
+
+
+def _settings() -> dict[str, Any]:
+    try:
+        settings = json.loads(_settings_file().read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{_settings_file()}: not readable as JSON; mend or delete it") from error
+    if not isinstance(settings, dict):
+        raise UsageError(f"{_settings_file()}: not a table of settings; mend or delete it")
+    return settings
+
+
+def _write_settings(settings: dict[str, Any]) -> None:
+    path = _settings_file()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(path, f"{json.dumps(settings, indent=2)}\n".encode())
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written ({error.strerror})") from error

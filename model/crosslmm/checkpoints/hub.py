@@ -1,0 +1,174 @@
+"""Fetching models from the Hugging Face Hub into its ordinary cache: the one place that uses the
+network, and only when asked.
+
+Weights come as safetensors or not at all. Free space is compared with what is still to come before
+the first byte; an interrupted download goes on where it stopped.
+"""
+
+import io
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from crosslmm.checkpoints.catalog import (
+    MODEL_TYPES,
+    hub_cache,
+    is_hub_id,
+    read_config,
+    split_revision,
+)
+from crosslmm.checkpoints.headers import read_headers
+from crosslmm.errors import CheckpointError, CrossLMMError, UsageError
+
+_WANTED = ["*.safetensors", "*.json", "*.txt", "*.jinja", "*.model"]
+_UNWANTED = ["*/*", ".*"]  # other formats live in sub-folders
+_MARGIN = 200_000_000  # bytes left free on the disk
+
+
+class DownloadError(CrossLMMError):
+    """A download that could not start or finish."""
+
+
+def pull(
+    name: str,
+    *,
+    on_progress: Callable[[int, int], None] | None = None,
+    on_notice: Callable[[str], None] | None = None,
+) -> Path:
+    """Download `org/name[@revision]` and return its folder; a whole one is not fetched again.
+
+    `on_progress` is called with the bytes that are here and the bytes in all; `on_notice`, before
+    the weights come, with a line of text where the model cannot be asked.
+    Raises DownloadError, UsageError for a name of another form, CheckpointError for a repository
+    without safetensors weights.
+    """
+    from huggingface_hub import snapshot_download
+
+    repository, revision = split_revision(name)
+    if not is_hub_id(repository):
+        raise UsageError(f"{name}: not a Hub id; it has the form org/name or org/name@revision")
+    wanted: dict[str, Any] = {
+        "repo_id": repository,
+        "revision": revision,
+        "allow_patterns": _WANTED,
+        "ignore_patterns": _UNWANTED,
+    }
+    with _explained(name):
+        files = snapshot_download(**wanted, dry_run=True)
+    if not any(file.filename.endswith(".safetensors") for file in files):
+        raise CheckpointError(f"{name}: the repository has no safetensors weights")
+    total = sum(file.file_size or 0 for file in files)
+    coming = sum(file.file_size or 0 for file in files if file.will_download)
+    _check_space(name, coming - _begun(repository))
+    if on_notice is not None and any(file.filename == "config.json" for file in files):
+        kind = read_config(fetch_config(name).parent).get("model_type")
+        if kind not in MODEL_TYPES:
+            on_notice(
+                f"{name}: its model_type is {kind!r}, so it is no CrossLMM: good only as a part for "
+                "`crosslmm models init`, and not shown by `crosslmm models list`"
+            )
+    report = on_progress or (lambda done, total: None)
+    with _explained(name):
+        folder = Path(snapshot_download(**wanted, tqdm_class=_progress_class(report, total)))
+    report(total, total)
+    read_headers(folder)
+    return folder
+
+
+def fetch_config(name: str) -> Path:
+    """Download the config.json of `org/name[@revision]` alone, and return its path.
+
+    Raises DownloadError, UsageError for a name of another form.
+    """
+    from huggingface_hub import hf_hub_download
+
+    repository, revision = split_revision(name)
+    if not is_hub_id(repository):
+        raise UsageError(f"{name}: not a Hub id; it has the form org/name or org/name@revision")
+    with _explained(name):
+        return Path(hf_hub_download(repository, "config.json", revision=revision))
+
+
+def _check_space(name: str, coming: int) -> None:
+    place = hub_cache()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if coming > 0 and coming + _MARGIN > free:
+        raise DownloadError(
+            f"{name}: {coming / 1e9:.1f} GB to download, {free / 1e9:.1f} GB free "
+            f"in {hub_cache()}\n"
+            "free some space, or set HF_HOME to a folder on a larger disk"
+        )
+
+
+def _begun(repository: str) -> int:
+    blobs = hub_cache() / f"models--{repository.replace('/', '--')}" / "blobs"
+    return sum(path.stat().st_size for path in blobs.glob("*.incomplete"))
+
+
+def _progress_class(report: Callable[[int, int], None], total: int) -> type[Any]:
+    """A progress bar that draws nothing: the downloader's way to hand out its byte counts."""
+    from tqdm.auto import tqdm
+
+    class Reporter(tqdm):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            kwargs.pop("name", None)
+            super().__init__(*args, **{**kwargs, "file": io.StringIO(), "disable": False})
+
+        def display(self, *args: Any, **kwargs: Any) -> None:
+            # Bytes received and bytes written are two bars; files finished are a third.
+            if self.unit == "B":
+                report(min(int(self.n), total), total)
+
+    return Reporter
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """Turns the downloader's exceptions into one or two lines each."""
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except Exception as error:
+        causes = [error, *_causes(error)]
+        if problem := _problem(causes, errors):
+            raise DownloadError(f"{name}: {problem}") from error
+        raise
+
+
+def _problem(causes: list[Exception], errors: Any) -> str | None:
+    def has(*kinds: type[Exception]) -> bool:
+        return any(isinstance(cause, kinds) for cause in causes)
+
+    if has(errors.OfflineModeIsEnabled):
+        return "not downloaded, because HF_HUB_OFFLINE is set"
+    if has(errors.GatedRepoError):
+        return "its owner wants terms accepted on its page first; then `hf auth login`"
+    if has(errors.RepositoryNotFoundError):
+        return "no such model on the Hub (a private one needs `hf auth login`)"
+    if has(errors.RevisionNotFoundError):
+        return "the Hub has no such revision of it"
+    if has(errors.HTTPError):
+        return (
+            f"the Hugging Face Hub cannot be reached ({_line(causes[-1])})\n"
+            "what has arrived is kept; try again when the network is back"
+        )
+    if has(OSError):
+        return f"the download failed ({_line(causes[0])})"
+    return None
+
+
+def _causes(error: BaseException) -> Iterator[Exception]:
+    cause = error.__cause__ or error.__context__
+    if isinstance(cause, Exception):
+        yield cause
+        yield from _causes(cause)
+
+
+def _line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:160]

@@ -1,0 +1,164 @@
+"""`crosslmm train demo`: the built-in model from nothing, by one command, from a seed.
+
+First the encoder learns what covers each patch (`encoder.py`), then it is frozen and the language
+model, projector and cross-attention learn: to look things up, on glimpses of two or three frames; then
+to answer everything, on the eight they will be used with (`clips.py`, `targets.py`). There is
+no pretrained language model to keep intact, so nothing else is frozen and both branches of the
+cross-attention are on from the start. `recipe.yaml` holds the numbers.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from accelerate import PartialState
+
+from crosslmm.demo.attention import PLAIN
+from crosslmm.demo.clips import ClipOptions, QuestionedClips
+from crosslmm.demo.encoder import DenseReader, Stills, lay_out_positions, read_like
+from crosslmm.demo.loss import AnswerLoss
+from crosslmm.demo.model import IMAGE_SIZE, PATCH_SIZE, demo_config, demo_processor
+from crosslmm.demo.stage import StageOptions, run_stage
+from crosslmm.errors import UsageError
+from crosslmm.files import atomic_write, check_ours
+from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
+
+SETTINGS = "settings.json"
+
+
+@dataclass(frozen=True)
+class ClipStage:
+    """A stage of the language model's training: its clips, and how it learns from them.
+
+    `lessons_weight`: see `AnswerLoss`.
+    """
+
+    name: str
+    clips: ClipOptions
+    options: StageOptions
+    lessons_weight: float = 0.5
+
+
+@dataclass(frozen=True)
+class DemoRecipe:
+    """Everything the result depends on beside the seed. `stills`: frames of a batch of the encoder's;
+    batches are per process."""
+
+    stills: int
+    encoder: StageOptions
+    stages: tuple[ClipStage, ...]
+
+
+def demo_recipe() -> DemoRecipe:
+    """The recipe of the shipped model, `recipe.yaml`."""
+    values = yaml.safe_load((resources.files(__package__) / "recipe.yaml").read_text("utf-8"))
+    stages = []
+    for stage in values["stages"]:
+        clips: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in stage["clips"].items()
+        }
+        options = StageOptions(**stage["options"])
+        stages.append(ClipStage(**{**stage, "clips": ClipOptions(**clips), "options": options}))
+    return DemoRecipe(values["stills"], StageOptions(**values["encoder"]), tuple(stages))
+
+
+SHORT = DemoRecipe(
+    stills=2,
+    encoder=StageOptions(steps=4, warmup_steps=1, save_steps=2, log_steps=1),
+    stages=(
+        ClipStage(
+            "2-clips",
+            ClipOptions(clips=1, questions=3, frames=(2, 2)),
+            StageOptions(steps=4, warmup_steps=1, save_steps=2, log_steps=1),
+        ),
+    ),
+)
+"""A few steps of two stages: that the command works and repeats itself, not that the model learns."""
+
+
+def train_demo(
+    out: Path,
+    *,
+    seed: int = 0,
+    short: bool = False,
+    recipe: DemoRecipe | None = None,
+    report: Callable[[str], None] | None = None,
+) -> Path | None:
+    """Train into `out`, going on where an earlier run was stopped; returns the finished checkpoint, on
+    the first process, and None on the others.
+
+    - `short`: a handful of steps instead of hours.
+    - `report`: called with a line of progress now and then, on the first process only.
+
+    Started by `accelerate launch` or `torchrun`, the processes share each step's batch. Raises
+    UsageError where `out` holds something else, or a run of other settings.
+    """
+    recipe = recipe or (SHORT if short else demo_recipe())
+    _keep_settings(out, recipe, seed)
+    torch.manual_seed(seed)
+    processor = demo_processor()
+    model = CrossLMMForConditionalGeneration(demo_config(processor))
+    encoder = model.model.vision_tower
+    lay_out_positions(encoder)
+    model.set_attn_implementation(PLAIN)
+    reader = DenseReader(encoder)
+    stills = Stills(batch=recipe.stills, image_size=IMAGE_SIZE, patch_size=PATCH_SIZE, seed=seed)
+    run_stage(
+        reader,
+        stills,
+        replace(recipe.encoder, seed=seed),
+        folder=out / "1-encoder",
+        report=report,
+    )
+    read_like(model, reader, stills.at(0)["pixels"].to(encoder.device))
+    encoder.requires_grad_(False)
+    model.model.frames_per_chunk = 64
+    answering = AnswerLoss(model)
+    for stage in recipe.stages:
+        source = QuestionedClips(processor, stage.clips, seed=seed, name=stage.name)
+        answering.lessons_weight = stage.lessons_weight
+        run_stage(answering, source, replace(stage.options, seed=seed), folder=out / stage.name,
+                  report=report)  # fmt: skip
+    folder = out / "demo"
+    state = PartialState()
+    if state.is_main_process:
+        save_demo(model, folder)
+    state.wait_for_everyone()
+    return folder if state.is_main_process else None
+
+
+def _keep_settings(out: Path, recipe: DemoRecipe, seed: int) -> None:
+    """What a run is of: another recipe, seed or number of processes cannot go on with its stages."""
+    state = PartialState()
+    settings = json.loads(json.dumps([asdict(recipe), seed, state.num_processes]))
+    path = out / SETTINGS
+    kept = json.loads(path.read_text("utf-8")) if check_ours(out, SETTINGS) else None
+    state.wait_for_everyone()
+    if kept not in (None, settings):
+        raise UsageError(
+            f"{out}: holds a run with another recipe, seed or number of processes; give another --out"
+        )
+    if kept is None and state.is_main_process:
+        out.mkdir(parents=True, exist_ok=True)
+        atomic_write(path, json.dumps(settings).encode())
+    state.wait_for_everyone()
+
+
+def save_demo(model: CrossLMMForConditionalGeneration, folder: Path) -> None:
+    """A finished checkpoint in bfloat16, with its processor, complete or not there at all."""
+    model.set_attn_implementation("sdpa")
+    model.bfloat16()
+    model.config.dtype = "bfloat16"
+    scratch = folder.with_name(f".{folder.name}.writing")
+    shutil.rmtree(scratch, ignore_errors=True)
+    model.save_pretrained(scratch)
+    demo_processor().save_pretrained(scratch)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(scratch, folder)

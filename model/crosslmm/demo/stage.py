@@ -1,0 +1,180 @@
+"""One stage of the demo's training on the transformers `Trainer`: resumable at any moment.
+
+A stage is a module that returns its loss, and a source of ready-made batches by number. As batch i is
+the same in every run, resuming skips no data. What travels through the data loader is only the
+number; the collator makes the batch, so each process of a distributed run draws only its own.
+"""
+
+import itertools
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import torch
+from safetensors.torch import load_model
+from torch import Tensor, nn
+from torch.utils.data import IterableDataset
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments
+
+from crosslmm.demo.muon import MuonAdamW
+from crosslmm.training.checkpoints import AtomicCheckpoints, check_loaded, latest_checkpoint
+
+
+class BatchSource(Protocol):
+    """Batches by number: a pure function of it, whatever was drawn before."""
+
+    def at(self, number: int) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class StageOptions:
+    """How long and how fast a stage learns, both rates under one cosine with warm-up.
+
+    - `final_rate`: what part of the rates is left at the end of the cosine.
+    - `matrix_rate` is Muon's, `learning_rate` AdamW's; `rate_factors` multiplies them for parameters
+      whose name holds a word.
+    """
+
+    steps: int
+    learning_rate: float = 2e-3
+    matrix_rate: float = 0.02
+    rate_factors: dict[str, float] = field(default_factory=dict)
+    final_rate: float = 0.02
+    warmup_steps: int = 100
+    weight_decay: float = 0.05
+    save_steps: int = 50
+    log_steps: int = 25
+    max_grad_norm: float = 1.0
+    seed: int = 0
+
+
+class _Numbers(IterableDataset[int]):
+    def __init__(self, start: int):
+        self.start = start
+
+    def __iter__(self) -> Iterator[int]:
+        return itertools.count(self.start)
+
+
+class _StageTrainer(AtomicCheckpoints):
+    """Averages whatever scalars the module returns beside its loss, into the log."""
+
+    def __init__(self, *, options: StageOptions, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.options = options
+        self._values: dict[str, list[Tensor]] = {}
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            self.optimizer = MuonAdamW(parameter_groups(cast(nn.Module, self.model), self.options))
+        return self.optimizer
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        output = model(**inputs)
+        for name, value in output.items():
+            if name != "loss":
+                self._values.setdefault(name, []).append(value.detach().float())
+        return (output["loss"], output) if return_outputs else output["loss"]
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        means = {n: round(float(torch.stack(v).mean()), 4) for n, v in self._values.items()}
+        self._values = {}
+        logs = {**logs, **means}
+        super().log(logs, *args, **kwargs)
+
+
+class _Reporter(TrainerCallback):
+    def __init__(self, stage: str, report: Callable[[str], None]):
+        self.stage, self.report = stage, report
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        logs: dict[str, float] = kwargs["logs"]
+        hidden = ("epoch", "learning_rate", "grad_norm")
+        values = " ".join(f"{k} {float(v):.4g}" for k, v in logs.items() if k not in hidden)
+        self.report(f"{self.stage} {state.global_step}/{state.max_steps} {values}")
+
+
+def parameter_groups(module: nn.Module, options: StageOptions) -> list[dict[str, Any]]:
+    """Trainable parameters by how they step. Matrices between hidden layers go to Muon; embeddings,
+    heads, norms, biases and gates to AdamW, of which only the heads decay."""
+    groups: dict[tuple[bool, float, float], list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        outer = any(word in name for word in ("embed", "head", "place"))
+        muon = parameter.ndim == 2 and not outer
+        rate = options.matrix_rate if muon else options.learning_rate
+        rate *= next((r for word, r in options.rate_factors.items() if word in name), 1.0)
+        decay = 0.0 if parameter.ndim < 2 or "embed" in name else options.weight_decay
+        groups.setdefault((muon, rate, decay), []).append(parameter)
+    return [
+        {"params": parameters, "muon": muon, "lr": rate, "weight_decay": decay}
+        for (muon, rate, decay), parameters in groups.items()
+    ]
+
+
+def run_stage(
+    module: nn.Module,
+    source: BatchSource,
+    options: StageOptions,
+    *,
+    folder: Path,
+    report: Callable[[str], None] | None = None,
+) -> list[dict[str, float]]:
+    """Train `module` on `source`, going on from the last whole checkpoint in `folder`.
+
+    Returns the log, one record per `log_steps`. A stage that has finished is only loaded.
+    """
+    distributed = int(os.environ.get("WORLD_SIZE", "1")) > 1  # set by the launchers
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=options.steps,
+        per_device_train_batch_size=1,  # one ready-made batch
+        learning_rate=options.learning_rate,
+        lr_scheduler_type="cosine_with_min_lr",
+        lr_scheduler_kwargs={"min_lr_rate": options.final_rate},
+        warmup_steps=options.warmup_steps,
+        max_grad_norm=options.max_grad_norm,
+        bf16=True,
+        use_cpu=not torch.cuda.is_available(),
+        logging_steps=options.log_steps,
+        save_steps=options.save_steps,
+        save_total_limit=2,
+        seed=options.seed,
+        ignore_data_skip=True,
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        ddp_backend="gloo" if distributed and not torch.cuda.is_available() else None,
+        accelerator_config={"dispatch_batches": False},
+    )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # DataParallel would drop every second batch
+    last = latest_checkpoint(folder)
+    done = int(last.name.rsplit("-", 1)[1]) if last else 0
+    if last is not None and done >= options.steps:
+        check_loaded(module, *load_model(module, last / "model.safetensors", strict=False))
+        history: list[dict[str, float]] = json.loads((last / "trainer_state.json").read_text())[
+            "log_history"
+        ]
+        return history
+    trainer = _StageTrainer(
+        options=options,
+        model=module,
+        args=arguments,
+        train_dataset=_Numbers(done * arguments.world_size),
+        data_collator=lambda numbers: source.at(numbers[0]),
+    )
+    trainer.remove_callback(PrinterCallback)
+    if report is not None and trainer.is_world_process_zero():
+        trainer.add_callback(_Reporter(folder.name, report))
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    return list(trainer.state.log_history)

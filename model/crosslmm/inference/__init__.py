@@ -1,0 +1,1 @@
+"""A loaded model at work: a video encoded once, questions about it, batches."""

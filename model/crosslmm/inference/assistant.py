@@ -1,0 +1,367 @@
+"""`load` a checkpoint, then `ask`: the library's front door.
+
+    assistant = crosslmm.load("demo")
+    answer = assistant.ask("movie.mp4", "what happens?", frames=64)
+
+Frames flow from the file through the encoder in chunks; only what the language model needs is kept.
+When memory runs out the chunk is halved, then the number of frames, and it is said.
+"""
+
+import os
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+import crosslmm
+from crosslmm.checkpoints import catalog
+from crosslmm.checkpoints import quantization as quantizing
+from crosslmm.checkpoints.headers import TensorInfo, read_headers
+from crosslmm.checkpoints.loading import load_config, load_model, load_processor
+from crosslmm.checkpoints.quantization import Quantization
+from crosslmm.configuration_crosslmm import CrossLMMConfig, grid_side
+from crosslmm.cost import Memory, ModelShape, memory_needed
+from crosslmm.device import free_memory, resolve_device, resolve_dtype
+from crosslmm.errors import CheckpointError, OutOfMemory, UsageError
+from crosslmm.inference import batch as batching
+from crosslmm.inference.encoding import (
+    EncodedVideo,
+    Notice,
+    Progress,
+    TooManyFrames,
+    encode_video,
+    memory_errors,
+    release_memory,
+)
+from crosslmm.inference.generation import Answer
+from crosslmm.inference.session import AnswerStream, VideoSession
+from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration, CrossLMMModel
+from crosslmm.processing_crosslmm import CrossLMMProcessor
+from crosslmm.video import Frames, ReaderName, Seek
+
+
+def load(
+    name_or_path: str | os.PathLike[str] | None = None,
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    quantization: Quantization = "auto",
+    tokens_per_frame: int | None = None,
+    frames: int | None = None,
+    on_notice: Notice | None = None,
+) -> "Assistant":
+    """Load a checkpoint from disk: `demo`, a folder, or a Hub id that was pulled.
+
+    - None is the default model: `CROSSLMM_MODEL`, else the one chosen with `crosslmm models use`.
+    - device: cuda, cuda:1, mps or cpu; None takes the best there is. dtype: None is bfloat16 where
+      the device computes in it, else float32. Both are in `settings` of every answer.
+    - tokens_per_frame: merged tokens of a frame, a perfect square; None is what the checkpoint was
+      trained with.
+    - frames: how many will be watched at a time, for the estimate of the memory that is needed, made
+      before anything is loaded.
+    - on_notice: called with a line of text when something is done otherwise than asked.
+
+    Raises CheckpointError, UsageError, OutOfMemory.
+    """
+    started = time.perf_counter()
+    name = str(name_or_path) if name_or_path is not None else catalog.default_model().name
+    folder = catalog.resolve(name)
+    chosen_device = resolve_device(device)
+    chosen_dtype = resolve_dtype(dtype, chosen_device)
+    headers = read_headers(folder)
+    parameters = sum(tensor.count for tensor in headers.values())
+    kind = quantizing.resolve_quantization(quantization, chosen_device, parameters)
+    config = load_config(folder)
+    processor = load_processor(folder)
+    if tokens_per_frame is not None:
+        processor.tokens_per_frame = _checked_tokens(tokens_per_frame, config.patch_grid)
+    needed = _needed_memory(
+        config,
+        headers,
+        frames=frames or config.default_frames,
+        tokens_per_frame=processor.tokens_per_frame,
+        dtype=chosen_dtype,
+        quantization=kind,
+    )
+    if needed is not None:
+        _check_memory(name, needed, chosen_device, on_notice)
+    try:
+        with memory_errors():
+            model = load_model(
+                folder, device=chosen_device, dtype=chosen_dtype, quantization=kind, config=config
+            )
+    except MemoryError as error:
+        raise OutOfMemory(
+            f"{name}: its weights do not fit in the memory of {chosen_device}; "
+            "try 4-bit quantization, or a smaller model"
+        ) from error
+    return Assistant(
+        model,
+        processor,
+        name=name,
+        folder=folder,
+        quantization=kind,
+        load_seconds=time.perf_counter() - started,
+        on_notice=on_notice,
+    )
+
+
+class Assistant:
+    """A loaded model that answers questions about videos. `model` and `processor` are open to use."""
+
+    def __init__(
+        self,
+        model: CrossLMMForConditionalGeneration,
+        processor: CrossLMMProcessor,
+        *,
+        name: str = "",
+        folder: Path | None = None,
+        quantization: str = "none",
+        load_seconds: float = 0.0,
+        on_notice: Notice | None = None,
+    ) -> None:
+        self.model = model
+        self.processor = processor
+        self.name = name
+        self.folder = folder
+        self.quantization = quantization
+        self.load_seconds = load_seconds
+        self.on_notice = on_notice
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def tokens_per_frame(self) -> int:
+        return self.processor.tokens_per_frame
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """How the model runs: device, dtype, quantization, attention."""
+        return {
+            "device": str(self.device),
+            "device_name": _device_name(self.device),
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "quantization": self.quantization,
+            "attention": self.model.config.text._attn_implementation,
+        }
+
+    @cached_property
+    def versions(self) -> dict[str, str]:
+        return library_versions()
+
+    def ask(
+        self,
+        video: str | os.PathLike[str],
+        question: str,
+        *,
+        max_new_tokens: int = 512,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        **sampling: Any,
+    ) -> Answer:
+        """Answer one question about a video; options as in `open_video` and `VideoSession.stream`."""
+        return self.open_video(video, **sampling).ask(
+            question, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
+        )
+
+    def stream(
+        self,
+        video: str | os.PathLike[str],
+        question: str,
+        *,
+        max_new_tokens: int = 512,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        **sampling: Any,
+    ) -> AnswerStream:
+        """As `ask`, as an iterator of pieces of text, whose `.answer` is there at the end."""
+        return self.open_video(video, **sampling).stream(
+            question, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
+        )
+
+    def open_video(
+        self,
+        video: str | os.PathLike[str],
+        *,
+        frames: int | None = None,
+        fps: float | None = None,
+        max_frames: int | None = None,
+        start: float | None = None,
+        end: float | None = None,
+        reader: ReaderName = "auto",
+        seek: Seek = "auto",
+        tokens_per_frame: int | None = None,
+        on_progress: Progress | None = None,
+    ) -> VideoSession:
+        """Decode, encode and prefill a video once, for any number of questions.
+
+        Sampling options are those of `crosslmm.sample`. on_progress is called with a stage, what is
+        done of it and the total. Raises VideoError, UsageError, OutOfMemory.
+        """
+        started = time.perf_counter()
+        tokens = self.tokens_per_frame
+        if tokens_per_frame is not None:
+            tokens = _checked_tokens(tokens_per_frame, self.model.config.patch_grid)
+        if frames is None and fps is None:
+            frames = self.default_frames
+        cap = max_frames
+        encoded: EncodedVideo | None
+        while True:
+            try:
+                encoded = encode_video(
+                    self.model,
+                    self.processor,
+                    video,
+                    frames=frames,
+                    fps=fps,
+                    max_frames=cap,
+                    start=start,
+                    end=end,
+                    reader=reader,
+                    seek=seek,
+                    tokens_per_frame=tokens,
+                    on_progress=on_progress,
+                    on_notice=self.on_notice,
+                )
+                if on_progress:
+                    on_progress("prefill", 0, 0)
+                return VideoSession(
+                    self,
+                    os.fsdecode(video),
+                    encoded,
+                    tokens_per_frame=tokens,
+                    settings={
+                        "frames": frames, "fps": fps, "max_frames": max_frames, "start": start,
+                        "end": end, "reader": encoded.source.reader, "seek": seek,
+                    },
+                    started=started,
+                )  # fmt: skip
+            except TooManyFrames as ran_out:
+                used = ran_out.frames
+            if used <= 1:
+                raise OutOfMemory(
+                    f"{os.fsdecode(video)}: out of memory on {self.device} even with one frame"
+                )
+            cap = used // 2
+            encoded = None  # the next try needs the memory
+            release_memory()
+            self._notice(f"out of memory with {used} frames; trying with {cap}")
+
+    @property
+    def default_frames(self) -> int:
+        """Frames taken of a video when nothing else is asked for."""
+        return self.model.config.default_frames
+
+    def answer_batch(
+        self,
+        videos: Sequence[Frames],
+        questions: Sequence[str],
+        *,
+        max_new_tokens: int = 512,
+    ) -> list[str]:
+        """One greedy answer for each of several videos (`crosslmm.Frames`), in one batch.
+
+        Videos and questions may differ in length; each answer is the one it would have had alone.
+        Raises OutOfMemory.
+        """
+        batch = batching.answer_batch(self, videos, questions, max_new_tokens=max_new_tokens)
+        return [answer.text for answer in batch.answers]
+
+    def _notice(self, text: str) -> None:
+        if self.on_notice:
+            self.on_notice(text)
+
+
+def _needed_memory(
+    config: CrossLMMConfig,
+    headers: Mapping[str, TensorInfo],
+    *,
+    frames: int,
+    tokens_per_frame: int,
+    dtype: torch.dtype,
+    quantization: Literal["4bit", "8bit", "none"],
+) -> Memory | None:
+    """What a run will take at its peak; None for a kind of model whose cost is not known."""
+    gates = {
+        branch: sum(
+            tensor.count == 1 and tensor.scalar() != 0
+            for name, tensor in headers.items()
+            if name.endswith(f"{branch}.gate")
+        )
+        for branch in ("v2v", "t2v")
+    }
+    try:
+        shape = replace(
+            ModelShape.from_config(config.to_dict()),
+            open_v2v=gates["v2v"],
+            open_t2v=gates["t2v"],
+        )
+        return memory_needed(
+            shape,
+            frames=frames,
+            tokens_per_frame=tokens_per_frame,
+            dtype=str(dtype).removeprefix("torch."),
+            quantization=quantization,
+            frames_per_chunk=CrossLMMModel.frames_per_chunk,
+        )
+    except CheckpointError:
+        return None
+
+
+def _check_memory(
+    name: str, needed: Memory, device: torch.device, on_notice: Notice | None
+) -> None:
+    """Raises OutOfMemory where the weights alone cannot fit; says so where the frames may not."""
+    free = free_memory(device)
+    if needed.weights > free:
+        raise OutOfMemory(
+            f"{name}: its weights need {_gigabytes(needed.weights)} and {device} has "
+            f"{_gigabytes(free)} free; try 4-bit quantization, or a smaller model"
+        )
+    if needed.total > free and on_notice:
+        on_notice(
+            f"this may need {_gigabytes(needed.total)} and {device} has {_gigabytes(free)} free; "
+            "fewer frames will be used if it runs out"
+        )
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB"
+
+
+def _checked_tokens(tokens_per_frame: int, grid: int) -> int:
+    side = grid_side(tokens_per_frame)
+    if side is None or side > grid:
+        choices = [side * side for side in range(1, min(grid, 5) + 1)]
+        raise UsageError(
+            f"tokens_per_frame={tokens_per_frame} is not a perfect square from 1 to {grid * grid}, "
+            f"such as {', '.join(str(choice) for choice in choices)}"
+        )
+    return tokens_per_frame
+
+
+def library_versions() -> dict[str, str]:
+    """Of what an answer's exact words depend on."""
+    import av
+    import transformers
+
+    return {
+        "crosslmm": crosslmm.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "av": av.__version__,
+    }
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return platform.processor() or platform.machine()

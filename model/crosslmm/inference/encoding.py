@@ -1,0 +1,214 @@
+"""A video's frames through the encoder, chunk by chunk, while the next ones are being decoded.
+
+Only what the language model will read is kept. When memory runs out the chunk is halved, which costs
+nothing but time; when even single frames do not fit, MemoryError says so to whoever chose them.
+"""
+
+import gc
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from crosslmm.errors import VideoError
+from crosslmm.inference.generation import FrameUsed
+from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration, VisualTokens
+from crosslmm.processing_crosslmm import CrossLMMProcessor
+from crosslmm.video import FrameStream, SourceInfo, open_stream
+from crosslmm.vision import FrameBuffer
+
+Progress = Callable[[str, int, int], None]
+Notice = Callable[[str], None]
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedVideo:
+    """The frames that were used and what the encoder made of them, with the seconds it took."""
+
+    visual: VisualTokens
+    frames: tuple[FrameUsed, ...]
+    source: SourceInfo
+    warnings: tuple[str, ...]
+    decode_seconds: float
+    encode_seconds: float
+
+
+_OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "CUDA error: out of memory",  # page-locked memory of the host, too
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "MPS backend out of memory",
+)
+
+
+class TooManyFrames(MemoryError):
+    """Memory ran out with this many frames, the chunk being as small as it gets."""
+
+    def __init__(self, frames: int) -> None:
+        super().__init__(f"out of memory with {frames} frames")
+        self.frames = frames
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Every way known in which torch says that memory ran out becomes MemoryError."""
+    try:
+        yield
+    except RuntimeError as error:
+        said = str(error)
+        if isinstance(error, torch.OutOfMemoryError) or any(
+            word in said for word in _OUT_OF_MEMORY
+        ):
+            raise MemoryError(said.splitlines()[0]) from None
+        raise
+
+
+def release_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()
+
+
+class FrameEncoder:
+    """Encodes chunks of frames into tensors that are laid out once for all of them."""
+
+    def __init__(
+        self,
+        model: CrossLMMForConditionalGeneration,
+        processor: CrossLMMProcessor,
+        *,
+        frames: int,
+        tokens_per_frame: int,
+        on_notice: Notice | None = None,
+    ) -> None:
+        """frames: how many will be added, at most."""
+        self._model = model
+        self._processor = processor
+        self._frames = frames
+        self._tokens_per_frame = tokens_per_frame
+        self._on_notice = on_notice
+        self._embeds = FrameBuffer(frames)
+        self._features: FrameBuffer | None = None
+        self.chunk = model.model.frames_per_chunk
+        self.seconds = 0.0
+
+    def add(self, frames: Sequence[np.ndarray]) -> None:
+        """frames: (H, W, 3) uint8 each, of the processor's size. Raises MemoryError."""
+        started = time.perf_counter()
+        pending = list(frames)
+        while pending:
+            try:
+                with memory_errors():
+                    self._encode(pending[: self.chunk])
+                del pending[: self.chunk]
+            except MemoryError:
+                if self.chunk == 1:
+                    raise
+                self.chunk //= 2
+                release_memory()
+                if self._on_notice:
+                    self._on_notice(
+                        f"out of memory; encoding {self.chunk} frames at a time from here on"
+                    )
+        self.seconds += time.perf_counter() - started
+
+    def finish(self) -> VisualTokens:
+        """All that was added, as one video: (1, T, …)."""
+        started = time.perf_counter()
+        if self._model.device.type == "cuda":
+            torch.cuda.synchronize(self._model.device)
+        self.seconds += time.perf_counter() - started
+        return VisualTokens(
+            embeds=self._embeds.joined()[None],
+            features=None if self._features is None else self._features.joined()[None],
+        )
+
+    @torch.inference_mode()
+    def _encode(self, frames: Sequence[np.ndarray]) -> None:
+        device = self._model.device
+        pixels = torch.from_numpy(np.stack(frames))
+        if device.type == "cuda":
+            pixels = pixels.pin_memory()
+        pixels = pixels.to(device, non_blocking=True)
+        pixels = self._processor.normalise(pixels, dtype=self._model.dtype)
+        embeds, features = self._model.model.encode_frames(pixels, self._tokens_per_frame)
+        # Room for both before either is kept: where memory runs out, the frames are encoded again.
+        self._embeds.allocate(embeds)
+        if features is not None:
+            self._features = self._features or FrameBuffer(self._frames)
+            self._features.allocate(features)
+            self._features.add(features)
+        self._embeds.add(embeds)
+
+
+def encode_video(
+    model: CrossLMMForConditionalGeneration,
+    processor: CrossLMMProcessor,
+    video: str | os.PathLike[str],
+    *,
+    tokens_per_frame: int,
+    on_progress: Progress | None = None,
+    on_notice: Notice | None = None,
+    **sampling: Any,
+) -> EncodedVideo:
+    """Decode and encode a video; sampling options are those of `crosslmm.sample`.
+
+    Raises VideoError, UsageError, TooManyFrames.
+    """
+    if on_progress:
+        on_progress("decode", 0, 0)
+    with open_stream(
+        video,
+        size=processor.frame_size,
+        resample=int(processor.image_processor.resample),
+        **sampling,
+    ) as stream:
+        encoder = FrameEncoder(
+            model,
+            processor,
+            frames=stream.count,
+            tokens_per_frame=tokens_per_frame,
+            on_notice=on_notice,
+        )
+        try:
+            used = _encode_stream(stream, encoder, on_progress)
+        except MemoryError:
+            raise TooManyFrames(stream.count) from None
+        if not used:
+            raise VideoError(f"{os.fsdecode(video)}: gave no frames")
+        return EncodedVideo(
+            visual=encoder.finish(),
+            frames=tuple(used),
+            source=stream.source,
+            warnings=tuple(stream.warnings),
+            decode_seconds=stream.seconds,
+            encode_seconds=encoder.seconds,
+        )
+
+
+def _encode_stream(
+    stream: FrameStream, encoder: FrameEncoder, on_progress: Progress | None
+) -> list[FrameUsed]:
+    used: list[FrameUsed] = []
+    pending: list[np.ndarray] = []
+    for frame in stream:
+        pending.append(frame.pixels)
+        used.append(FrameUsed(frame.index, frame.time))
+        if len(pending) < encoder.chunk:
+            continue
+        encoder.add(pending)
+        pending = []
+        if on_progress:
+            on_progress("encode", len(used), stream.count)
+    if pending:
+        encoder.add(pending)
+        if on_progress:
+            on_progress("encode", len(used), len(used))
+    return used

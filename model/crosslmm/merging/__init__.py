@@ -1,0 +1,1 @@
+"""Merging the visual tokens of a frame into fewer."""

@@ -1,0 +1,95 @@
+"""Tables and shards that are not ours, or that lie without our record, are left alone."""
+
+import json
+import shutil
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from crosslmm.errors import CrossLMMError
+from tests.support.parrot import begin, make, parrot, run  # noqa: F401
+
+pytestmark = pytest.mark.usefixtures("parrot")
+
+REFUSED = "no record beside it says .* choose another --out, or give --overwrite"
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    make(tmp_path / "clips", "a.mp4", "b.mp4")
+    return tmp_path / "clips"
+
+
+def samples(folder: Path) -> dict[str, str]:
+    """The captions in the shards, by the names of their videos."""
+    found = {}
+    for shard in folder.glob("captions-*.tar"):
+        with tarfile.open(shard) as tar:
+            for member in tar:
+                if member.name.endswith(".json"):
+                    record = json.load(tar.extractfile(member))  # type: ignore[arg-type]
+                    found[Path(record["path"]).name] = record.get("caption")
+    return found
+
+
+def test_a_table_without_a_record_is_replaced_on_request_only(clips: Path, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    out = tmp_path / "mine.parquet"
+    out.write_bytes(b"mine")
+    for _ in range(2):
+        with pytest.raises(CrossLMMError, match=REFUSED):
+            run(clips, format="parquet", out=out)
+    stopped = begin(clips, format="parquet", out=out, overwrite=True)
+    stopped.stop()
+    list(stopped)
+    assert out.read_bytes() == b"mine"  # there was nothing to put in its place
+    run(clips, format="parquet", out=out, overwrite=True)
+    assert parquet.read_table(out).num_rows == 2
+    assert run(clips, format="parquet", out=out) == ([], [])
+
+
+def test_a_run_stopped_before_its_first_caption_is_taken_up(clips: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    out = tmp_path / "captions.parquet"
+    stopped = begin(clips, format="parquet", out=out)
+    stopped.stop()
+    list(stopped)
+    assert run(clips, format="parquet", out=out)[1] == []
+
+
+def test_shards_copied_without_their_record_are_kept(clips: Path, tmp_path: Path) -> None:
+    run(clips, format="webdataset", out=tmp_path / "shards")
+    out = tmp_path / "copied"
+    out.mkdir()
+    shutil.copy(tmp_path / "shards" / "captions-000000.tar", out)
+    make(tmp_path / "more", "c.mp4")
+    with pytest.raises(CrossLMMError, match=f"captions-000000.tar: {REFUSED}"):
+        run(tmp_path / "more", format="webdataset", out=out)
+    run(tmp_path / "more", format="webdataset", out=out, overwrite=True)
+    assert samples(out) == {"a.mp4": "A a.mp4", "b.mp4": "A b.mp4", "c.mp4": "A c.mp4"}
+    run(clips / "a.mp4", "B", format="webdataset", out=out)  # which is known from here on
+    assert samples(out) == {"a.mp4": "B a.mp4", "b.mp4": "A b.mp4", "c.mp4": "A c.mp4"}
+
+
+def test_samples_of_others_are_kept_among_ours(clips: Path, tmp_path: Path) -> None:
+    out = tmp_path / "shards"
+    run(clips, format="webdataset", out=out)
+    (tmp_path / "a-b.json").write_text('{"path": "/theirs.mp4"}', "utf-8")
+    with tarfile.open(out / "captions-000007.tar", "w") as tar:
+        tar.add(tmp_path / "a-b.json", "a-b.json")
+        tar.add(tmp_path / "a-b.json", "./photo.json")
+    theirs = (out / "captions-000007.tar").read_bytes()
+    run(clips, "B", format="webdataset", out=out)
+    assert samples(out) == {"a.mp4": "B a.mp4", "b.mp4": "B b.mp4", "theirs.mp4": None}
+    assert (out / "captions-000007.tar").read_bytes() == theirs
+
+
+def test_a_shard_that_is_no_tar_is_named_and_left_alone(clips: Path, tmp_path: Path) -> None:
+    out = tmp_path / "shards"
+    run(clips, format="webdataset", out=out)
+    broken = out / "captions-000001.tar"
+    broken.write_bytes(b"no tar")
+    with pytest.raises(CrossLMMError, match=r"captions-000001.tar: this shard cannot be read"):
+        run(clips, "B", format="webdataset", out=out)
+    assert broken.read_bytes() == b"no tar"

@@ -1,0 +1,632 @@
+"""Captioning in bulk with a tiny model: what is done, what is done again, what is written."""
+
+import gc
+import json
+import os
+import shutil
+import signal
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import crosslmm
+from crosslmm.captioning import Segment
+from crosslmm.captioning.captioner import Captioner, Task
+from crosslmm.captioning.options import CaptionOptions, RunOptions
+from crosslmm.captioning.pool import AHEAD_BYTES, EndOfVideo, Read, ReaderPool, ReaderProcess
+from crosslmm.captioning.reading import ReadRequest, read_clips, read_request
+from crosslmm.errors import CrossLMMError, UsageError, VideoError
+from crosslmm.inference.assistant import Assistant, load
+from crosslmm.video import Frames
+from tests.support.clips import write_clip, write_sound
+
+REMEDY = "move it away and give --retry-failed, or --overwrite to do everything anew"
+LENGTHS = {"a.mp4": 3, "b.mp4": 30, "c.mkv": 12, "deep/d.mp4": 1}
+
+
+@pytest.fixture(scope="module")
+def assistant(checkpoint: Path) -> Assistant:
+    return load(checkpoint, dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("captioned")
+    for place, (name, frames) in enumerate(LENGTHS.items()):
+        (folder / name).parent.mkdir(exist_ok=True)
+        write_clip(folder / name, frames=frames, first_number=100 * place)
+    return folder
+
+
+@pytest.fixture
+def folder(clips: Path, tmp_path: Path) -> Path:
+    """A copy of the clips that a test may change."""
+    return Path(shutil.copytree(clips, tmp_path / "clips"))
+
+
+def caption(paths: Any, assistant: Assistant, **options: Any) -> Any:
+    return crosslmm.caption(
+        paths, assistant=assistant, **{"readers": 0, "frames": 4, "max_new_tokens": 6} | options
+    )
+
+
+def run(*arguments: Any, **options: Any) -> list[tuple[str, str | None]]:
+    results = caption(*arguments, **options)
+    return [(Path(result.path).name, result.caption) for result in results]
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def order(path: Path | str, **options: Any) -> ReadRequest:
+    return read_request(
+        str(path),
+        CaptionOptions(**{"frames": 4} | options),
+        RunOptions(deadline=10),
+        size=(30, 30),
+        resample=3,
+        default_frames=4,
+    )
+
+
+# The model's side
+
+
+@pytest.mark.parametrize("readers", [0, 1])
+def test_captions_are_those_of_asking_one_by_one(
+    clips: Path, assistant: Assistant, readers: int
+) -> None:
+    got = dict(run(clips, assistant, readers=readers, batch_size=3))
+    expected = {
+        Path(name).name: assistant.ask(
+            clips / name, "Describe the video.", frames=4, max_new_tokens=6
+        ).text
+        for name in LENGTHS
+    }
+    assert got == expected
+    assert len(set(got.values())) == len(LENGTHS)
+
+
+def test_a_batch_equals_its_rows_for_unequal_videos_and_questions(
+    clips: Path, assistant: Assistant
+) -> None:
+    frames = [crosslmm.sample(clips / name, frames=count) for name, count in
+              zip(LENGTHS, (2, 7, 5, 1), strict=True)]  # fmt: skip
+    questions = ["what?", "what happens in the long, long film?", "", "a"]
+    together = assistant.answer_batch(frames, questions, max_new_tokens=16)
+    alone = [
+        assistant.answer_batch([clip], [question], max_new_tokens=16)[0]
+        for clip, question in zip(frames, questions, strict=True)
+    ]
+    assert together == alone
+
+
+def tasks(clips: Path, count: int) -> list[Task]:
+    """A question for each of so many videos."""
+    clip = next(read_clips(order(clips / "b.mp4")))
+    assert clip.frames is not None
+    return [
+        Task(replace(clip, frames=_renamed(clip.frames, f"{number}.mp4")), f"question {number}")
+        for number in range(count)
+    ]
+
+
+def _renamed(frames: Frames, path: str) -> Frames:
+    return replace(frames, source=replace(frames.source, path=path))
+
+
+def test_out_of_memory_halves_the_batch_then_the_frames(
+    clips: Path, assistant: Assistant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real encoder, with a device that holds three frames of a batch and no more."""
+    encode, notices = assistant.model.model.encode_frames, []
+    monkeypatch.setattr(assistant, "on_notice", notices.append)
+
+    def limited(pixels: Any, tokens: int) -> Any:
+        held[0] += len(pixels)
+        if held[0] > 3:
+            held[0] = 0
+            raise MemoryError("the test's device is full")
+        return encode(pixels, tokens)
+
+    captioner = Captioner(assistant, batch_size=4, max_new_tokens=4)
+    answer = captioner._answer
+
+    def fresh(*arguments: Any) -> Any:
+        held[0] = 0
+        return answer(*arguments)
+
+    held = [0]
+    monkeypatch.setattr(captioner, "_answer", fresh)
+    monkeypatch.setattr(assistant.model.model, "encode_frames", limited)
+    monkeypatch.setattr(type(assistant.model.model), "frames_per_chunk", 1)
+    segments = captioner.caption(tasks(clips, 4))
+    assert captioner.batch_size == 1
+    assert [len(segment.frames) for segment in segments] == [2] * 4
+    assert all(segment.caption for segment in segments)
+    assert segments[0].warnings == ("out of memory with 4 frames: fewer were used",)
+    assert notices == [
+        "out of memory with 4 videos at once; 2 from here on",
+        "out of memory with 2 videos at once; 1 from here on",
+    ]
+
+
+def test_one_clip_that_the_model_cannot_take_fails_alone(
+    clips: Path, assistant: Assistant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt = assistant.processor.prompt
+
+    def choosy(question: str, **rest: Any) -> str:
+        if question.endswith(" 1"):
+            raise ValueError("not that one")
+        return prompt(question, **rest)
+
+    monkeypatch.setattr(assistant.processor, "prompt", choosy)
+    segments = Captioner(assistant, batch_size=4, max_new_tokens=4).caption(tasks(clips, 4))
+    assert [segment.problem for segment in segments] == [
+        None, "the model failed: ValueError: not that one", None, None,
+    ]  # fmt: skip
+
+
+def test_a_model_that_fails_at_everything_ends_the_run(
+    clips: Path, assistant: Assistant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: Any, **rest: Any) -> str:
+        raise RuntimeError("no device")
+
+    monkeypatch.setattr(assistant.processor, "prompt", broken)
+    with pytest.raises(CrossLMMError, match="RuntimeError: no device"):
+        Captioner(assistant, batch_size=2, max_new_tokens=4).caption(tasks(clips, 20))
+    one = tasks(clips, 1) * 20  # one film in many parts does not speak for the others
+    segments = Captioner(assistant, batch_size=2, max_new_tokens=4).caption(one)
+    assert [segment.problem for segment in segments] == [
+        "the model failed: RuntimeError: no device"
+    ] * 20
+
+
+# The readers' side
+
+
+@pytest.fixture
+def process() -> Iterator[ReaderProcess]:
+    process = ReaderProcess(timeout=2.5)
+    yield process
+    process.close()
+
+
+def test_a_reading_process_that_hangs_is_ended_and_the_next_video_read(
+    clips: Path, process: ReaderProcess
+) -> None:
+    assert len(list(process.read(order(clips / "a.mp4")))) == 1
+    assert process._process is not None
+    os.kill(process._process.pid, signal.SIGSTOP)
+    with pytest.raises(VideoError, match=r"b\.mp4: its reading hung for 2.5 s"):
+        list(process.read(order(clips / "b.mp4")))
+    assert len(list(process.read(order(clips / "b.mp4")))) == 1
+
+
+def test_a_reading_process_that_dies_fails_its_video_alone(
+    clips: Path, process: ReaderProcess
+) -> None:
+    reading = process.read(order(clips / "b.mp4", segments=0.5))
+    next(reading)
+    assert process._process is not None
+    process._process.send_signal(signal.SIGKILL)
+    with pytest.raises(VideoError, match=r"b\.mp4: the process that read it died \(signal 9\)"):
+        list(reading)
+    assert len(list(process.read(order(clips / "a.mp4")))) == 1
+
+
+def test_readers_stay_a_bounded_way_ahead_and_end_when_closed(clips: Path) -> None:
+    asked: list[int] = []
+
+    def orders() -> Iterator[tuple[int, ReadRequest]]:
+        for number in range(40):
+            asked.append(number)
+            yield number, order(clips / "a.mp4")
+
+    pool = ReaderPool(orders(), readers=1, ahead=3, deadline=10)
+    first = pool.gather(1)
+    assert [event.item for event in first] == [0]
+    with pool._changed:
+        assert pool._changed.wait_for(lambda: pool._clips == 3, timeout=100)
+    time.sleep(1.0)  # in which one that is not bounded would read on
+    assert pool._clips == 3
+    assert len(asked) <= 6
+    assert pool._bytes <= AHEAD_BYTES
+    processes = [p._process for p in pool._processes]
+    pool.close()
+    assert all(p is None or p.poll() is not None for p in processes)
+    assert len(asked) <= 6
+
+
+def test_a_pool_gives_every_clip_and_every_end(clips: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.mp4"
+    bad.write_bytes(b"nothing")
+    paths = [clips / "a.mp4", bad, clips / "b.mp4"]
+    pool = ReaderPool(
+        ((p.name, order(p, segments=1)) for p in paths), readers=2, ahead=4, deadline=10
+    )
+    events: list[Any] = []
+    while got := pool.gather(2):
+        events += got
+    pool.close()
+    ends = {event.item: event.error for event in events if isinstance(event, EndOfVideo)}
+    assert ends == {"a.mp4": None, "b.mp4": None, "bad.mp4": f"{bad}: this is text, not a video"}
+    clips_of_b = [e.clip for e in events if isinstance(e, Read) and e.item == "b.mp4"]
+    assert [(clip.number, clip.start, clip.end) for clip in clips_of_b] == [
+        (0, 0.0, 1.0), (1, 1.0, 2.0), (2, 2.0, 3.0),
+    ]  # fmt: skip
+    assert all(1.0 <= time < 2.0 for time in clips_of_b[1].frames.times)
+
+
+# What is done, and what is done again
+
+
+def test_one_bad_file_never_stops_the_rest(folder: Path, assistant: Assistant) -> None:
+    (folder / "empty.mp4").touch()
+    (folder / "text.mp4").write_bytes(b"hello")
+    (folder / "cut.mp4").write_bytes((folder / "b.mp4").read_bytes()[:900])
+    (folder / "gone.mp4").symlink_to(folder / "nowhere")
+    (folder / "notes.md").write_text("no video")
+    write_sound(folder / "sound.m4a")
+    os.mkfifo(folder / "pipe.mp4")
+    results = caption(folder, assistant, readers=1)
+    errors = {Path(r.path).name: r.error for r in results if r.error is not None}
+    # An mp4 is known by its beginning: one with sound only is no text file that lies about.
+    assert sorted(errors) == [
+        "cut.mp4", "empty.mp4", "gone.mp4", "pipe.mp4", "sound.m4a", "text.mp4",
+    ]  # fmt: skip
+    assert all(error.startswith(str(folder)) for error in errors.values())
+    assert results.summary.captioned == len(LENGTHS)
+    assert (results.summary.failed, results.summary.no_videos) == (6, 1)
+
+
+def test_what_a_run_writes_is_not_captioned_though_the_shell_names_it(
+    folder: Path, assistant: Assistant
+) -> None:
+    out = folder / "captions.jsonl"
+    for _ in range(2):
+        named = sorted(path for path in folder.glob("[!.]*") if path.is_file())
+        results = caption(named, assistant, out=out, readers=0)
+        assert all(result.error is None for result in results)
+    assert not [row for row in rows(out) if row["path"] == str(out)]
+
+
+def test_a_failure_of_the_model_is_one_whatever_the_file_is_called(
+    folder: Path, assistant: Assistant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise RuntimeError("no answer today")
+
+    (folder / "b.mp4").rename(folder / "frames of a film")
+    monkeypatch.setattr("crosslmm.captioning.captioner.answer_batch", fail)
+    results = caption(folder, assistant, readers=0)
+    failed = {Path(r.path).name for r in results if r.error is not None}
+    assert "frames of a film" in failed
+    assert (results.summary.failed, results.summary.no_videos) == (len(LENGTHS), 0)
+
+
+def test_a_second_run_does_nothing_and_a_third_what_changed(
+    folder: Path, assistant: Assistant, tmp_path: Path
+) -> None:
+    out = tmp_path / "captions.jsonl"
+    (folder / "bad.mp4").touch()
+    assert len(run(folder, assistant, out=out)) == 5
+    before = out.read_bytes()
+    again = caption(folder, assistant, out=out)
+    assert list(again) == []
+    assert (again.summary.kept, again.summary.kept_failures) == (4, 1)
+    assert out.read_bytes() == before
+
+    os.utime(folder / "a.mp4")
+    write_clip(folder / "b.mp4", frames=9, first_number=77)
+    write_clip(folder / "new.mp4", frames=9, first_number=88)
+    assert sorted(name for name, _ in run(folder, assistant, out=out)) == ["b.mp4", "new.mp4"]
+    assert sorted(Path(row["path"]).name for row in rows(out)) == [
+        "a.mp4", "b.mp4", "bad.mp4", "c.mkv", "d.mp4", "new.mp4",
+    ]  # fmt: skip
+
+    write_clip(folder / "bad.mp4", frames=5, first_number=99)
+    assert [name for name, text in run(folder, assistant, out=out) if text] == ["bad.mp4"]
+
+
+def test_other_settings_caption_anew_and_keep_the_old_captions_beside(
+    folder: Path, assistant: Assistant, tmp_path: Path
+) -> None:
+    out = tmp_path / "captions.jsonl"
+    old = dict(run(folder, assistant, out=out))
+    new = dict(run(folder, assistant, out=out, prompt="What?"))
+    assert old.keys() == new.keys()
+    assert old != new
+    assert {row["prompt"] for row in rows(out)} == {"What?"}
+    assert len(rows(out)) == len(old)
+    assert {row["prompt"] for row in rows(tmp_path / "captions.superseded.jsonl")} == {
+        "Describe the video."
+    }
+    assert run(folder, assistant, out=out, prompt="What?", batch_size=1, readers=1) == []
+
+
+def test_failures_are_tried_again_on_request_only(
+    folder: Path, assistant: Assistant, tmp_path: Path
+) -> None:
+    out, bad = tmp_path / "captions.jsonl", folder / "bad.mp4"
+    bad.touch()
+    run(folder, assistant, out=out)
+    assert run(folder, assistant, out=out, retry_failed=True) == [("bad.mp4", None)]
+    assert len(rows(out)) == 5
+
+
+def test_overwrite_does_everything_anew(folder: Path, assistant: Assistant, tmp_path: Path) -> None:
+    out = tmp_path / "captions.jsonl"
+    first = run(folder, assistant, out=out)
+    assert sorted(run(folder, assistant, out=out, overwrite=True)) == sorted(first)
+    assert len(rows(out)) == len(first)
+
+
+def test_a_moved_video_keeps_its_caption_and_copies_are_captioned_once(
+    folder: Path, assistant: Assistant, tmp_path: Path
+) -> None:
+    out = tmp_path / "captions.jsonl"
+    shutil.copy(folder / "b.mp4", folder / "copy.mp4")
+    first = caption(folder, assistant, out=out)
+    texts = {Path(result.path).name: result.caption for result in first}
+    assert texts["copy.mp4"] == texts["b.mp4"]
+    assert first.summary.copies == 1
+
+    (folder / "b.mp4").rename(folder / "moved.mp4")
+    moved = caption(folder, assistant, out=out)
+    (result,) = moved
+    assert (Path(result.path).name, result.caption) == ("moved.mp4", texts["b.mp4"])
+    assert result.same_as in (str(folder / "b.mp4"), str(folder / "copy.mp4"))
+    assert result.timing == {"decode": 0, "encode": 0, "generate": 0}
+
+
+def test_a_prompt_with_the_file_name_is_asked_of_each_copy(
+    folder: Path, assistant: Assistant
+) -> None:
+    shutil.copy(folder / "b.mp4", folder / "copy.mp4")
+    copies = caption(folder, assistant, prompt="{filename}?")
+    texts = {Path(result.path).stem: result.caption for result in copies}
+    assert copies.summary.copies == 0
+    for name in ("b", "copy"):
+        asked = assistant.ask(folder / "b.mp4", f"{name}?", frames=4, max_new_tokens=6)
+        assert texts[name] == asked.text
+
+
+def test_stopping_finishes_what_is_under_way_and_the_rest_is_done_later(
+    folder: Path, assistant: Assistant, tmp_path: Path
+) -> None:
+    out = tmp_path / "captions.jsonl"
+    first = caption(folder, assistant, out=out, batch_size=1)
+    next(first)
+    first.stop()
+    done = 1 + len(list(first))
+    assert first.summary.stopped
+    assert 1 <= done < len(LENGTHS)
+    assert len(rows(out)) == done
+    assert len(run(folder, assistant, out=out)) == len(LENGTHS) - done
+
+
+def test_two_runs_refuse_each_other(folder: Path, assistant: Assistant, tmp_path: Path) -> None:
+    out = tmp_path / "captions.jsonl"
+    with caption(folder, assistant, out=out, batch_size=1) as first:
+        next(first)
+        with pytest.raises(CrossLMMError, match="another run is writing to it"):
+            next(caption(folder, assistant, out=out))
+    assert len(run(folder, assistant, out=out)) == len(LENGTHS) - 1
+
+
+def test_a_record_says_what_made_it(clips: Path, assistant: Assistant, tmp_path: Path) -> None:
+    out = tmp_path / "captions.jsonl"
+    run(clips / "b.mp4", assistant, out=out)
+    (row,) = rows(out)
+    assert row["path"] == str(clips / "b.mp4")
+    assert row["duration"] == 3.0
+    frames = crosslmm.sample(clips / "b.mp4", frames=4)
+    assert tuple(frame["index"] for frame in row["segments"][0]["frames"]) == frames.indices
+    assert row["model"] == assistant.name
+    assert row["settings"]["dtype"] == "float32"
+    assert row["settings"]["frames"] == 4
+    assert row["versions"]["crosslmm"] == crosslmm.__version__
+    assert row["error"] is None
+    assert set(row["timing"]) == {"decode", "encode", "generate"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"segments": 0}, "segments is in seconds"),
+        ({"segments": 5, "scenes": True}, "segments and scenes exclude"),
+        ({"frames": 2, "fps": 1}, "frames and fps exclude"),
+        ({"prompt": "  "}, "the prompt is empty"),
+        ({"prompt": "{title}?"}, "{title} is none of its placeholders"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"readers": -1}, "readers"),
+        ({"deadline": 0}, "deadline"),
+        ({"deadline": float("inf")}, "deadline"),
+    ],
+)
+def test_impossible_options_are_refused_at_once(
+    clips: Path, assistant: Assistant, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        caption(clips, assistant, **options)
+
+
+def test_fps_is_capped_and_the_record_says_so() -> None:
+    assert CaptionOptions(fps=2).as_dict()["max_frames"] == 256
+    assert CaptionOptions(fps=2, max_frames=7).as_dict()["max_frames"] == 7
+
+
+def test_braces_that_are_no_placeholder_stay() -> None:
+    options = CaptionOptions(prompt='{filename} {start} {duration} {"json": 1}')
+    assert options.render("/x/my film.mp4", start=2.5, duration=10) == 'my film 2.5 10 {"json": 1}'
+
+
+# Segments
+
+
+def test_segments_are_asked_about_apart_and_joined(clips: Path, assistant: Assistant) -> None:
+    (result,) = caption(clips / "b.mp4", assistant, segments=1, prompt="at {start} for {duration}")
+    asked = [
+        assistant.ask(
+            clips / "b.mp4", f"at {start} for 1", start=start, end=start + 1, frames=4,
+            max_new_tokens=6,
+        ).text
+        for start in range(3)
+    ]  # fmt: skip
+    assert [segment.caption for segment in result.segments] == asked
+    assert [(segment.start, segment.end) for segment in result.segments] == [(0, 1), (1, 2), (2, 3)]
+    assert result.caption == "\n".join(asked)
+
+
+def test_scenes_end_at_cuts(tmp_path: Path, assistant: Assistant) -> None:
+    pytest.importorskip("scenedetect")
+    import av
+    import numpy as np
+
+    path, colours = tmp_path / "cuts.mp4", [(200, 30, 30), (30, 200, 30), (30, 30, 200)]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        for number in range(45):
+            picture = np.full((64, 64, 3), colours[number // 15], dtype=np.uint8)
+            picture[30:34, number % 15 * 4 :][:, :4] = 255
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    (result,) = caption(path, assistant, scenes=True)
+    assert [segment.start for segment in result.segments] == pytest.approx([0.0, 1.5, 3.0])
+    assert result.segments[-1].end == pytest.approx(4.5)
+
+
+def test_a_picture_is_a_video_of_one_segment(tmp_path: Path, assistant: Assistant) -> None:
+    from PIL import Image
+
+    from tests.support.clips import picture
+
+    Image.fromarray(picture(5)).save(tmp_path / "still.png")
+    (result,) = caption(tmp_path, assistant, segments=2)
+    assert result.caption
+    assert len(result.segments) == 1
+
+
+# What is written
+
+
+def test_sidecars_lie_beside_their_videos_and_lost_ones_come_back(
+    folder: Path, assistant: Assistant
+) -> None:
+    texts = dict(run(folder, assistant, format="txt"))
+    beside = {"a.mp4": "a.txt", "b.mp4": "b.txt", "c.mkv": "c.txt", "d.mp4": "deep/d.txt"}
+    for video, sidecar in beside.items():
+        assert (folder / sidecar).read_text("utf-8") == f"{texts[video]}\n"
+    (folder / "b.txt").unlink()
+    again = caption(folder, assistant, format="txt")
+    assert list(again) == []
+    assert again.summary.no_videos == 0
+    assert (folder / "b.txt").read_text("utf-8") == f"{texts['b.mp4']}\n"
+
+
+def test_sidecars_mirror_the_folders_under_another(
+    folder: Path, assistant: Assistant, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    run(folder, assistant, format="srt", out=out)
+    found = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.suffix == ".srt"}
+    assert found == {"a.srt", "b.srt", "c.srt", "deep/d.srt"}
+    assert not list(folder.rglob("*.srt"))
+    (tmp_path / "more").mkdir()
+    write_clip(tmp_path / "more" / "a.mp4", frames=2, first_number=33)
+    run([folder, tmp_path / "more"], assistant, format="vtt", out=tmp_path / "two")
+    assert (tmp_path / "two" / "clips" / "a.vtt").exists()
+    assert (tmp_path / "two" / "more" / "a.vtt").exists()
+
+
+def test_two_videos_of_one_name_get_two_sidecars(folder: Path, assistant: Assistant) -> None:
+    shutil.copy(folder / "c.mkv", folder / "a.mkv")
+    (folder / "a.json").write_text("{}")
+    run(folder, assistant, format="txt")
+    assert (folder / "a.txt").exists()
+    assert (folder / "a.mp4.txt").exists()
+
+
+def test_files_that_are_not_ours_or_were_edited_are_left_alone(
+    folder: Path, assistant: Assistant
+) -> None:
+    (folder / "a.srt").write_text("real subtitles")
+    first = caption(folder, assistant, format="srt")
+    errors = [result.error for result in first if result.error]
+    assert errors == [f"{folder}/a.mp4: a.srt is there already and was not written by us; {REMEDY}"]
+    (folder / "b.srt").write_text("edited by hand")
+    second = caption(folder, assistant, format="srt", prompt="What?")
+    errors = sorted(result.error for result in second if result.error)
+    assert errors[1] == f"{folder}/b.mp4: b.srt was changed since we wrote it; {REMEDY}"
+    assert (folder / "a.srt").read_text() == "real subtitles"
+    assert (folder / "b.srt").read_text() == "edited by hand"
+    run(folder, assistant, format="srt", overwrite=True)
+    assert "-->" in (folder / "a.srt").read_text("utf-8")
+
+
+def test_parquet_holds_every_row(folder: Path, assistant: Assistant, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    out = tmp_path / "captions.parquet"
+    (folder / "bad.mp4").touch()
+    (folder / "b.mp4").rename(folder / os.fsdecode(b"no\xfftext.mp4"))
+    texts = sorted(text or "" for _, text in run(folder, assistant, format="parquet", out=out))
+    table = parquet.read_table(out)
+    assert sorted(text or "" for text in table["caption"].to_pylist()) == texts
+    assert sum(error is not None for error in table["error"].to_pylist()) == 1
+    assert json.loads(table["settings"][0].as_py())["frames"] == 4
+    write_clip(folder / "new.mp4", frames=3, first_number=55)
+    run(folder, assistant, format="parquet", out=out)
+    assert parquet.read_table(out).num_rows == table.num_rows + 1
+
+
+def test_webdataset_shards_hold_what_counts_once(
+    folder: Path, assistant: Assistant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    webdataset = pytest.importorskip("webdataset")
+    from crosslmm.captioning import webdataset as ours
+
+    monkeypatch.setattr(ours, "SHARD_SAMPLES", 3)
+    out = tmp_path / "shards"
+
+    def samples() -> dict[str, Any]:
+        shards = [str(path) for path in sorted(out.glob("*.tar"))]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)  # it leaves its files to the collector
+            found = list(webdataset.WebDataset(shards, shardshuffle=False, empty_check=False))
+            gc.collect()
+        by_name = {json.loads(s["json"])["path"].rpartition("/")[2]: s for s in found}
+        assert len(by_name) == len(found)
+        return by_name
+
+    shutil.copy(folder / "b.mp4", folder / "copy.mp4")
+    texts = dict(run(folder, assistant, format="webdataset", out=out))
+    found = samples()
+    assert len(found) == len(LENGTHS)
+    assert len(list(out.glob("*.tar"))) == 2
+    assert found["b.mp4"]["txt"].decode() == texts["b.mp4"]
+    assert found["b.mp4"]["mp4"] == (folder / "b.mp4").read_bytes()
+    assert run(folder, assistant, format="webdataset", out=out) == []
+    assert samples().keys() == found.keys()
+
+    write_clip(folder / "a.mp4", frames=7, first_number=66)
+    run(folder, assistant, format="webdataset", out=out)
+    changed = samples()
+    assert changed.keys() == found.keys()
+    assert changed["a.mp4"]["mp4"] == (folder / "a.mp4").read_bytes()
+
+
+def test_a_segment_comes_back_from_its_record(clips: Path, assistant: Assistant) -> None:
+    (result,) = caption(clips / "b.mp4", assistant)
+    part = Segment.from_dict(result.as_dict()["segments"][0])
+    assert part.frames == result.frames
+    assert part.caption == result.caption

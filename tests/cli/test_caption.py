@@ -1,0 +1,196 @@
+"""`crosslmm caption` as it is typed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.clips import write_clip
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    for number in range(3):
+        write_clip(folder / f"{number}.mp4", frames=4, first_number=9 * number)
+    return folder
+
+
+@pytest.fixture
+def options(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
+    monkeypatch.chdir(tmp_path)
+    return (
+        *("-m", str(checkpoint), "--frames", "2", "--max-new-tokens", "4"),
+        *("--readers", "0", "--dtype", "float32", "--device", "cpu"),
+    )
+
+
+def rows(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_it_writes_says_where_and_exits_with_0(
+    run: Run, folder: Path, options: tuple[str, ...]
+) -> None:
+    finished = run("caption", folder, *options)
+    assert (finished.code, finished.out) == (0, f"{Path.cwd() / 'captions.jsonl'}\n")
+    assert len(rows(Path("captions.jsonl").read_text("utf-8"))) == 3
+    assert "3 captioned in" in finished.err
+    assert "model busy" in finished.err
+    again = run("caption", folder, *options)
+    assert (again.code, again.out) == (0, finished.out)
+    assert "0 captioned in" in again.err
+    assert "3 were done before" in again.err
+
+
+def test_failures_are_listed_and_the_exit_code_is_3_each_time(
+    run: Run, folder: Path, options: tuple[str, ...]
+) -> None:
+    (folder / "bad.mp4").write_bytes(b"text")
+    (folder / "notes.md").write_text("notes")
+    finished = run("caption", folder, *options)
+    assert finished.code == 3
+    assert f"failed: {folder}/bad.mp4: this is text, not a video" in finished.err
+    assert "1 failed; 1 other files, which are no videos, passed over" in finished.err
+    again = run("caption", folder, *options)
+    assert again.code == 3
+    assert "1 failed before (--retry-failed tries them again)" in again.err
+    assert run("caption", folder, *options, "--retry-failed", "--quiet").err == ""
+
+
+def test_rows_on_stdout_from_a_list_on_stdin(
+    run: Run, folder: Path, options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stdin:
+        def __init__(self, data: bytes) -> None:
+            import io
+
+            self.buffer = io.BytesIO(data)
+
+    for separator in (b"\n", b"\0"):
+        names = [os.fsencode(folder / "2.mp4"), os.fsencode(folder / "0.mp4"), b""]
+        monkeypatch.setattr(sys, "stdin", Stdin(separator.join(names)))
+        finished = run("caption", "-", *options, "--out", "-")
+        assert finished.code == 0
+        assert [Path(row["path"]).name for row in rows(finished.out)] == ["2.mp4", "0.mp4"]
+    assert not Path("captions.jsonl").exists()
+
+
+def test_a_list_in_a_file_globs_and_a_summary_in_json(
+    run: Run, folder: Path, options: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "list.txt").write_text(f"{folder}\n\n{folder}/missing.mp4\n")
+    finished = run(
+        "caption", "--from", tmp_path / "list.txt", "--exclude", "1.*", "--json", "-o", "x.jsonl",
+        *options,
+    )  # fmt: skip
+    assert finished.code == 3
+    summary = json.loads(finished.out)
+    assert (summary["captioned"], summary["failed"]) == (2, 1)
+    assert summary["out"] == str(Path.cwd() / "x.jsonl")
+    assert summary["failures"][0]["error"].endswith("missing.mp4: there is no such file")
+
+
+def test_shards_together_are_the_whole(run: Run, folder: Path, options: tuple[str, ...]) -> None:
+    for index in (1, 2):
+        assert run("caption", folder, *options, "--shard", f"{index}/2").code == 0
+    parts = sorted(Path.cwd().glob("captions-*.jsonl"))
+    assert [part.name for part in parts] == [
+        "captions-00001-of-00002.jsonl", "captions-00002-of-00002.jsonl",
+    ]  # fmt: skip
+    found = [row["path"] for part in parts for row in rows(part.read_text("utf-8"))]
+    assert sorted(found) == sorted(str(path) for path in folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["nowhere"], 1, "nowhere: there is no such file or folder"),
+        (["https://host/a.mp4"], 1, "https://host/a.mp4: this is an address; only local files"),
+        (["EMPTY"], 1, "no files to caption there"),
+        ([], 2, "give files or folders to caption"),
+        (["CLIPS", "--segments", "2", "--scenes"], 2, "segments and scenes exclude each other"),
+        (["CLIPS", "--shard", "3/2"], 2, "shard 3/2"),
+        (["CLIPS", "--workers", "2"], 2, "--workers is for --engine ray"),
+        (["CLIPS", "--out", "-", "--format", "srt"], 2, "--out - writes JSONL, not srt"),
+        (["CLIPS", "--out", "-", "--overwrite"], 2, "--overwrite need a file to go on with"),
+        (["CLIPS", "--out", "-", "--retry-failed"], 2, "--overwrite need a file to go on with"),
+        (["CLIPS", "--out", "CLIPS"], 2, "a folder; give the jsonl file to write"),
+        (["CLIPS", "--out", "CLIPS/0.mp4"], 1, "line 1 was not written by `crosslmm caption`"),
+        (["CLIPS", "--prompt", "x", "--prompt-file", "y"], 2, "exclude each other"),
+        (["CLIPS", "--prompt-file", "latin.txt"], 2, "latin.txt: the prompt is not in UTF-8"),
+        (["-", "--from", "-"], 2, "stdin holds one list only"),
+    ],
+)
+def test_what_cannot_be_is_said(
+    run: Run, folder: Path, options: tuple[str, ...], arguments: list[str], code: int, message: str
+) -> None:
+    Path("EMPTY").mkdir()
+    Path("latin.txt").write_bytes("What happens in the café?".encode("latin-1"))
+    Path("CLIPS").symlink_to(folder, target_is_directory=True)
+    before = (folder / "0.mp4").read_bytes()
+    finished = run("caption", *arguments, *options)
+    assert (finished.code, finished.out) == (code, "")
+    assert message in finished.err
+    assert (folder / "0.mp4").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--segments", "2", "--scenes"], "segments and scenes exclude each other"),
+        (["--prompt", "{typo}?"], "{typo} is none of its placeholders"),
+        (["--prompt-file", "missing.txt"], "missing.txt: No such file"),
+        (["--deadline", "inf"], "deadline is in seconds"),
+        (["--frames", "2", "--fps", "1"], "frames and fps exclude each other"),
+        (["--format", "srt", "--out", "FILE"], "FILE: a file; srt files go into a folder"),
+    ],
+)
+def test_options_are_looked_at_before_the_model_is_loaded(
+    run: Run,
+    folder: Path,
+    checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
+) -> None:
+    def load(*arguments: Any, **options: Any) -> None:
+        pytest.fail("the model was loaded")
+
+    monkeypatch.setattr("crosslmm.inference.assistant.load", load)
+    monkeypatch.chdir(folder)
+    Path("FILE").touch()
+    finished = run("caption", folder, "-m", checkpoint, *arguments)
+    assert finished.code in (1, 2)
+    assert message in finished.err
+
+
+def test_ctrl_c_finishes_what_is_under_way(
+    folder: Path, options: tuple[str, ...], tmp_path: Path
+) -> None:
+    for number in range(3, 60):
+        write_clip(folder / f"{number}.mp4", frames=4, first_number=9 * number)
+    out = tmp_path / "captions.jsonl"
+    command = [sys.executable, "-m", "crosslmm_cli", "caption", str(folder), *options]
+    command += ["--readers", "1", "--batch-size", "2", "--max-new-tokens", "64"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        while not (out.exists() and out.stat().st_size) and process.poll() is None:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err.decode()
+    assert "finishing what is under way" in err.decode()
+    assert "captioned in" in err.decode()
+    data = out.read_text("utf-8")
+    assert data.endswith("\n")
+    assert 2 <= len(rows(data)) < 60

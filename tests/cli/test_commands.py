@@ -1,0 +1,398 @@
+"""The command line in this process: parsing, output, exit codes, on a tiny checkpoint."""
+
+import ast
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import typer
+
+from crosslmm_cli import options
+from crosslmm_cli.commands import COMMANDS
+from crosslmm_cli.output import Output, size_text
+from tests.conftest import Finished
+
+Run = Callable[..., Finished]  # the fixture `run`
+
+
+class TestHelp:
+    def test_every_command_has_help(self, run: Run) -> None:
+        shown = run("--help")
+        assert shown.code == 0
+        listed = [name for name in COMMANDS if f"\n  {name} " in shown.out]
+        assert {"ask", "models", "doctor"} <= set(listed)
+        for name in listed:
+            help_ = run(name, "--help")
+            assert help_.code == 0
+            assert f"Usage: crosslmm {name}" in help_.out
+            assert all(example in help_.out for example in COMMANDS[name].examples)
+
+    def test_bare_command_helps(self, run: Run) -> None:
+        assert run().out == run("--help").out
+
+    def test_version(self, run: Run) -> None:
+        from crosslmm import __version__
+
+        assert run("--version").out == f"crosslmm {__version__}\n"
+
+    def test_a_command_without_its_module_is_not_listed(
+        self, run: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from crosslmm_cli.commands import Entry
+
+        monkeypatch.setitem(COMMANDS, "later", Entry("no_such_module", "Not there yet."))
+        assert "later" not in run("--help").out
+        assert run("later").code == 2
+
+    def test_a_terminal_shows_how_a_revision_is_given(
+        self, run: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("crosslmm_cli.main.supports_ansi", lambda stream: True)
+        assert "@revision" in run("models", "show", "--help").out
+
+
+class TestWrongUsage:
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (["nosuch"], "No such command 'nosuch'"),
+            (["asc"], "Did you mean 'ask'"),
+            (["ask"], "Missing argument"),
+            (["ask", "clip.mp4"], "Missing argument"),
+            (["ask", "clip.mp4", "q", "--nosuch"], "No such option: --nosuch"),
+            (["ask", "clip.mp4", "q", "--frames", "0"], "--frames"),
+            (["ask", "clip.mp4", "q", "--frames", "few"], "--frames"),
+            (["ask", "clip.mp4", "q", "--fps", "0"], "not above zero"),
+            (["ask", "clip.mp4", "q", "--fps", "nan"], "not above zero"),
+            (["ask", "clip.mp4", "q", "--reader", "vlc"], "'pyav'"),
+            (["ask", "clip.mp4", "q", "--start", "1:99"], "no time"),
+            (["ask", "clip.mp4", "q", "--frames", "4", "--fps", "2"], "exclude each other"),
+            (["ask", "clip.mp4", " "], "a question is empty"),
+            (["ask", "clip.mp4", "-", "-"], "one question only"),
+            (["models", "use"], "give a model"),
+            (["models", "init", "--out", "x"], "give a recipe"),
+            (["models", "init", "crosslmm-3b", "--out", "x"], "no such recipe"),
+            (["models", "rm", "demo"], "stays"),
+        ],
+    )
+    def test_two_lines_and_code_2(self, run: Run, arguments: list[str], words: str) -> None:
+        finished = run(*arguments)
+        assert (finished.code, finished.out) == (2, "")
+        assert words in finished.err
+        assert finished.err.startswith("crosslmm: ")
+        assert len(finished.err.splitlines()) <= 2
+
+
+class TestFailures:
+    def test_a_missing_video_is_found_before_the_model_is_loaded(
+        self, run: Run, checkpoint: Path
+    ) -> None:
+        finished = run("ask", "nowhere.mp4", "q", "--model", checkpoint)
+        assert (finished.code, finished.err) == (
+            1,
+            "crosslmm: nowhere.mp4: there is no such file\n",
+        )
+
+    def test_an_address_is_named_as_one(self, run: Run, checkpoint: Path) -> None:
+        finished = run("ask", "https://youtu.be/x", "q", "--model", checkpoint)
+        assert finished.code == 1
+        assert "this is an address" in finished.err
+
+    def test_a_missing_model(self, run: Run, clip: Path, home: Path) -> None:
+        finished = run("ask", clip, "q", "--model", "org/model")
+        assert finished.code == 1
+        assert "crosslmm models pull org/model" in finished.err
+        assert len(finished.err.splitlines()) == 2
+
+    def test_not_a_video(self, run: Run, checkpoint: Path, tmp_path: Path) -> None:
+        text = tmp_path / "notes.mp4"
+        text.write_text("no video at all\n" * 100)
+        finished = run("ask", text, "q", "--model", checkpoint)
+        assert (finished.code, finished.out) == (1, "")
+        assert len(finished.err.splitlines()) == 1
+
+    def test_a_bug_is_one_line_and_with_debug_a_traceback(
+        self, run: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from crosslmm.checkpoints import catalog
+
+        def broken() -> list[catalog.StoredModel]:
+            raise KeyError("a bug")
+
+        monkeypatch.setattr(catalog, "stored_models", broken)
+        finished = run("models", "list")
+        assert finished.code == 1
+        assert "KeyError: 'a bug'" in finished.err
+        assert "Traceback" not in finished.err
+        shown = run("models", "list", "--debug")
+        assert shown.code == 1
+        assert "Traceback" in shown.err
+        assert "KeyError: 'a bug'" in shown.err
+
+    def test_a_closed_pipe_is_no_error_with_debug_either(
+        self, run: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def gone() -> None:
+            raise BrokenPipeError
+
+        monkeypatch.setattr("crosslmm_cli.main.build", gone)
+        assert run("models", "list", "--debug") == Finished(141, "", "")
+
+    def test_debug_keeps_the_exit_code(self, run: Run) -> None:
+        shown = run("ask", "clip.mp4", " ", "--debug")
+        assert shown.code == 2
+        assert "Traceback" in shown.err
+        assert shown.err.endswith("crosslmm: a question is empty\n")
+
+
+class TestAsk:
+    def test_answers_go_to_stdout_and_nothing_else_does(
+        self, run: Run, checkpoint: Path, clip: Path
+    ) -> None:
+        arguments = ["ask", clip, "what happens?", "--model", checkpoint, "--frames", 8]
+        shown = run(*arguments, "--max-new-tokens", 12)
+        assert shown.code == 0
+        assert shown.err == "8 of 30 frames, one per 0.39 s\n"
+        answer = json.loads(run(*arguments, "--max-new-tokens", 12, "--json").out)["answer"]
+        assert answer
+        assert shown.out.strip() == answer
+        assert run(*arguments, "--max-new-tokens", 12, "--quiet").err == ""
+
+    def test_json(self, run: Run, checkpoint: Path, clip: Path) -> None:
+        finished = run(
+            "ask", clip, "one", "two", "--model", checkpoint, "--start", "0:01", "--end", "2.5",
+            "--frames", 4, "--tokens-per-frame", 9, "--max-new-tokens", 5, "--seed", 3,
+            "--temperature", 0.5, "--json",
+        )  # fmt: skip
+        first, second = map(json.loads, finished.out.splitlines())
+        assert (first["question"], second["question"]) == ("one", "two")
+        assert first["video"] == str(clip)
+        assert first["model"] == str(checkpoint)
+        assert [set(frame) for frame in first["frames"]] == [{"index", "time"}] * 4
+        assert all(1.0 <= frame["time"] <= 2.5 for frame in first["frames"])
+        assert first["tokens"]["visual"] == 4 * 9
+        assert first["tokens"]["original"] == 4 * 25
+        assert 0 < first["tokens"]["generated"] <= 5
+        assert first["tokens"]["prompt"] > 36
+        keys = {"load", "decode", "encode", "prefill", "generate", "first_token"}
+        assert set(first["timing"]) == keys
+        assert first["timing"]["decode"] > 0
+        assert second["timing"]["decode"] == second["timing"]["encode"] == 0
+        assert first["settings"]["seed"] == 3
+        assert first["settings"]["start"] == 1.0
+        assert first["settings"]["dtype"] in ("bfloat16", "float32")
+        assert {"crosslmm", "torch", "transformers"} <= set(first["versions"])
+
+    def test_the_seed_repeats_the_answer(self, run: Run, checkpoint: Path, clip: Path) -> None:
+        def answer(seed: int) -> str:
+            return run(
+                "ask", clip, "q", "--model", checkpoint, "--frames", 2, "--max-new-tokens", 16,
+                "--temperature", 2, "--seed", seed,
+            ).out  # fmt: skip
+
+        assert answer(1) == answer(1)
+        assert len({answer(seed) for seed in range(4)}) > 1
+
+    def test_a_question_from_stdin(
+        self, run: Run, checkpoint: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import io
+
+        monkeypatch.setattr("sys.stdin", io.StringIO("what is\nthis?\n"))
+        finished = run("ask", clip, "-", "--model", checkpoint, "--json", "--max-new-tokens", 2)
+        assert json.loads(finished.out)["question"] == "what is\nthis?"
+
+    def test_a_question_from_stdin_that_is_no_text(
+        self, run: Run, checkpoint: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import io
+
+        stdin = io.TextIOWrapper(io.BytesIO(b"caf\xe9?"), encoding="utf-8")
+        monkeypatch.setattr("sys.stdin", stdin)
+        finished = run("ask", clip, "-", "--model", checkpoint)
+        assert finished.code == 2
+        assert finished.err == "crosslmm: -: stdin is not text in utf-8\n"
+
+    def test_a_question_that_is_not_utf_8(self, run: Run, checkpoint: Path, clip: Path) -> None:
+        finished = run(
+            "ask", clip, "é, caf\udce9?", "--model", checkpoint, "--max-new-tokens", 2, "--json"
+        )
+        assert finished.code == 0, finished.err
+        assert json.loads(finished.out)["question"] == "é, caf\ufffd?"
+
+    def test_a_picture(self, run: Run, checkpoint: Path, tmp_path: Path) -> None:
+        from PIL import Image
+
+        picture = tmp_path / "picture.png"
+        Image.new("RGB", (40, 30), "red").save(picture)
+        finished = run("ask", picture, "q", "--model", checkpoint, "--max-new-tokens", 2)
+        assert finished.code == 0
+        assert finished.err == "1 of 1 frame\n"
+
+    def test_wrong_size_of_grid(self, run: Run, checkpoint: Path, clip: Path) -> None:
+        finished = run("ask", clip, "q", "--model", checkpoint, "--tokens-per-frame", 5)
+        assert finished.code == 2
+        assert "perfect square" in finished.err
+
+
+class TestModels:
+    def test_use_list_show_rm(
+        self, run: Run, checkpoint: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (home / "models").mkdir(parents=True)
+        (home / "models" / "pet").symlink_to(checkpoint)
+        assert run("models", "use", "pet").code == 0
+        rows = [line.split() for line in run("models", "list").out.splitlines()]
+        assert rows[0] == ["NAME", "WHAT", "SIZE", "WHERE"]
+        assert ["*", "pet", "crosslmm"] in [row[:3] for row in rows]
+        records = map(json.loads, run("models", "list", "--json").out.splitlines())
+        (pet,) = [record for record in records if record["name"] == "pet"]
+        assert pet["default"]
+        assert pet["kind"] == "crosslmm"
+
+        shown = run("models", "show", "pet").out
+        assert "V2V" in shown
+        assert "+0.4621  open" in shown
+        described = json.loads(run("models", "show", "pet", "--json").out)
+        assert described["parameters"] == sum(part["parameters"] for part in described["parts"])
+
+        monkeypatch.setattr("sys.stdin", __import__("io").StringIO("n\n"))
+        assert "nothing was deleted" in run("models", "rm", "pet").err
+        assert (home / "models" / "pet").exists()
+        assert run("models", "rm", "pet", "--yes").code == 0
+        assert not (home / "models" / "pet").exists()
+        assert (checkpoint / "config.json").exists()
+
+    def test_a_default_that_is_gone_is_said(
+        self, run: Run, home: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("CROSSLMM_MODEL", "org/gone")
+        shown = run("models", "list").err
+        assert "org/gone (from CROSSLMM_MODEL), is not among these" in shown
+        assert "*" not in shown
+
+    def test_parameters_agree_with_the_loaded_model(self, run: Run, checkpoint: Path) -> None:
+        from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
+
+        described = json.loads(run("models", "show", checkpoint, "--json").out)
+        model = CrossLMMForConditionalGeneration.from_pretrained(checkpoint)
+        assert described["parameters"] == sum(weight.numel() for weight in model.parameters())
+        assert {part["name"] for part in described["parts"]} == {
+            "vision encoder",
+            "projector",
+            "V2V cross-attention",
+            "T2V cross-attention",
+            "cross-attention norms",
+            "language model",
+        }
+
+    def test_the_default_is_used_without_a_notice(
+        self, run: Run, checkpoint: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("CROSSLMM_MODEL", str(checkpoint))
+        finished = run("ask", clip, "q", "--max-new-tokens", 1)
+        assert finished.code == 0
+        assert "demo" not in finished.err
+
+    def test_init(self, run: Run, home: Path, tmp_path: Path) -> None:
+        from tests.checkpoints.test_loading import write_language, write_siglip
+
+        write_siglip(tmp_path / "vision", whole=False)
+        write_language(tmp_path / "language", "qwen2", tied=True)
+        parts = ("--vision", tmp_path / "vision", "--language", tmp_path / "language")
+        out = tmp_path / "new"
+        finished = run(
+            "models", "init", *parts, "--out", out, "--interval", 2, "--v2v-scope", "frame"
+        )
+        assert (finished.code, finished.out) == (0, f"{out}\n")
+        assert "untrained" in finished.err
+        shown = run("models", "show", out).out
+        assert "closed" in shown
+        assert "open" not in shown
+        again = run("models", "init", *parts, "--out", out)
+        assert again.code == 2
+        assert "not empty" in again.err
+
+    def test_init_names_the_part_that_is_missing(
+        self, run: Run, home: Path, tmp_path: Path
+    ) -> None:
+        finished = run("models", "init", "crosslmm-2b", "--out", tmp_path / "new")
+        assert finished.code == 1
+        assert "crosslmm models pull google/siglip2-so400m-patch14-384" in finished.err
+        assert not (tmp_path / "new").exists()
+
+
+class TestTimes:
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("0", 0.0),
+            ("90", 90.0),
+            ("2.5", 2.5),
+            (".5", 0.5),
+            ("1:30", 90.0),
+            ("01:02:03.25", 3723.25),
+            ("100:00", 6000.0),
+            ("90:00", 5400.0),
+        ],
+    )
+    def test_times(self, text: str, expected: float) -> None:
+        assert options.seconds(text) == expected
+
+    @pytest.mark.parametrize("text", ["", "x", "-1", "1:60", "1:60:00", "1:2:3:4", "1e3", "inf"])
+    def test_no_times(self, text: str) -> None:
+        with pytest.raises(typer.BadParameter):
+            options.seconds(text)
+
+
+class TestOutput:
+    def test_a_terminal_is_not_steered(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        output = Output()
+        output.notice("name\x1b[2J.mp4\x07\n\ttab")
+        assert capsys.readouterr().err == "name[2J.mp4\n\ttab\n"
+        output.text("kept \x1b in a pipe")
+        assert capsys.readouterr().out == "kept \x1b in a pipe\n"
+
+    @pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "ascii"])
+    def test_json_is_json_in_every_encoding(
+        self, monkeypatch: pytest.MonkeyPatch, encoding: str
+    ) -> None:
+        import io
+
+        written = io.BytesIO()
+        monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding=encoding))
+        Output(as_json=True).record({"answer": "é 猫"})
+        assert json.loads(written.getvalue().decode("utf-8")) == {"answer": "é 猫"}
+        if encoding == "utf-8":
+            assert "猫" in written.getvalue().decode()
+
+    def test_no_progress_without_a_terminal(self, capsys: pytest.CaptureFixture[str]) -> None:
+        output = Output()
+        for done in range(5):
+            output.progress("encode", done, 4)
+        assert capsys.readouterr() == ("", "")
+
+    def test_sizes(self) -> None:
+        sizes = [0, 999, 1000, 851_234, 1_730_000_000, 2.5e13]
+        assert [size_text(size) for size in sizes] == [
+            "0 B",
+            "999 B",
+            "1.0 kB",
+            "851 kB",
+            "1.7 GB",
+            "25.0 TB",
+        ]
+
+
+def test_the_library_never_prints_or_exits() -> None:
+    import crosslmm
+
+    folder = Path(crosslmm.__file__).parent
+    for path in sorted(folder.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                assert called not in ("print", "exit", "quit", "sys.exit"), f"{path}: {called}"

@@ -1,0 +1,379 @@
+"""`crosslmm profile`: its numbers, its forms, and that it needs neither weights nor torch."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from crosslmm.checkpoints.catalog import demo_folder
+from crosslmm.cost import RECIPES, memory_needed
+from crosslmm.cost.profile import (
+    Settings,
+    compared,
+    find_shape,
+    most_frames,
+    parse_size,
+    profile,
+    reshaped,
+)
+from crosslmm.cost.published import FIGURE_4, compared_with_paper, paper_account
+from crosslmm.cost.tables import comparison_text, fits_text, paper_text, text
+from crosslmm.errors import CheckpointError, UsageError
+
+MACS = {
+    "vision",
+    "projector",
+    "language_linear",
+    "self_attention",
+    "v2v_projection",
+    "v2v_attention",
+    "t2v_projection",
+    "t2v_attention",
+    "head",
+    "prefill_total",
+    "per_token",
+}
+MEMORY = {"weights", "features", "kv_cache", "cross_cache", "activations", "total"}
+
+
+def test_json_is_the_documented_one(run) -> None:
+    done = run(
+        "profile", "--model", "crosslmm-7b", "--frames", "32,256", "--tokens-per-frame", "1,9",
+        "--compare", "llava-onevision-7b", "--json",
+    )  # fmt: skip
+    assert done.code == 0
+    record = json.loads(done.out)
+    assert set(record) == {"model", "settings", "rows", "compare"}
+    assert set(record["compare"]) == {"model", "settings", "rows"}
+    assert [(row["tokens_per_frame"], row["frames"]) for row in record["rows"]] == [
+        (1, 32), (1, 256), (9, 32), (9, 256),
+    ]  # fmt: skip
+    for row in record["rows"] + record["compare"]["rows"]:
+        assert set(row) == {"frames", "tokens_per_frame", "tokens", "macs", "memory"}
+        assert set(row["tokens"]) == {"original", "visual", "text"}
+        assert set(row["macs"]) == MACS
+        assert set(row["memory"]) == MEMORY
+        parts = MACS - {"prefill_total", "per_token"}
+        assert row["macs"]["prefill_total"] == sum(row["macs"][part] for part in parts)
+        assert row["memory"]["total"] == sum(row["memory"][part] for part in MEMORY - {"total"})
+        assert all(isinstance(number, int) for number in row["macs"].values())
+    assert record["rows"][-1]["tokens"] == {"original": 186624, "visual": 2304, "text": 64}
+
+
+def test_needs_no_torch_and_answers_at_once() -> None:
+    """Well under two seconds of work: `time` would also measure the machine's other load."""
+    code = (
+        "import sys, time\n"
+        "from crosslmm_cli.main import execute\n"
+        "assert execute(['profile', '--model', 'crosslmm-2b', '--frames', '256']) == 0\n"
+        "assert not {'torch', 'transformers', 'matplotlib'} & set(sys.modules), 'heavy imports'\n"
+        "assert time.process_time() < 2, time.process_time()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "256" in done.stdout
+
+
+def test_papers_account_fits_figure_4() -> None:
+    rows = compared_with_paper(profile("crosslmm-7b")).rows
+    assert [row.frames for row in rows] == [32, 64, 128, 256]
+    for row in rows:
+        assert abs(row.deviation) < 0.005
+        assert abs(row.linear_deviation) < 0.02
+    # The published baseline at 256 frames was cut at its context of 32,768 tokens.
+    peer = RECIPES["llava-onevision-7b"]
+    cut, whole = (paper_account(peer, frames=256, cut=cut).total for cut in (True, False))
+    published = FIGURE_4["llava-onevision-7b"][256].macs
+    assert -0.09 < cut / published - 1 < -0.05
+    assert whole > 1.3 * published
+    for row in compared_with_paper(profile("llava-onevision-7b")).rows:
+        assert -0.09 < row.deviation < -0.05
+
+
+def test_paper_is_compared_with_nothing_else() -> None:
+    with pytest.raises(UsageError, match="figure 4 is of 7B models"):
+        compared_with_paper(profile("crosslmm-2b"))
+    with pytest.raises(UsageError, match="profile one of these"):
+        compared_with_paper(profile("crosslmm-7b", frames=[48]))
+    with pytest.raises(UsageError, match="profile one of these"):
+        compared_with_paper(profile("crosslmm-7b", tokens_per_frame=[16]))
+
+
+@pytest.mark.parametrize("other", ["llava-onevision-7b", "unmerged", "paper"])
+def test_text_fits_a_terminal(run, other: str) -> None:
+    done = run("profile", "-m", "crosslmm-7b", "--compare", other, "--fits", "24GB")
+    assert done.code == 0
+    assert max(map(len, done.out.splitlines())) <= 80
+    most = most_frames(RECIPES["crosslmm-7b"], parse_size("24GB"), settings=Settings())
+    assert f"{most:,} frames at 9 tokens per frame fit in 24.0 GB" in done.out
+
+
+def test_column_adds_up() -> None:
+    """The rows of a stage are in one unit, so a reader may add them."""
+    lines = text(profile("crosslmm-7b", frames=[256])).splitlines()
+    start = lines.index("Prefill, TMACs") + 1
+    figures = [line[26:37].strip() for line in lines[start : start + 10]]
+    numbers = [float(figure.replace("<", "")) for figure in figures]
+    assert sum(numbers[:-1]) == pytest.approx(numbers[-1], abs=0.05)
+
+
+def test_many_frame_counts_wrap() -> None:
+    shown = text(profile("crosslmm-2b", frames=range(8, 80, 8), tokens_per_frame=[4, 9]))
+    assert max(map(len, shown.splitlines())) <= 80
+    assert shown.count("Prefill, TMACs") == 6
+
+
+def test_csv(run) -> None:
+    done = run("profile", "-m", "crosslmm-2b", "--csv", "--compare", "unmerged", "-n", "8,16")
+    rows = list(csv.DictReader(io.StringIO(done.out)))
+    assert [row["model"] for row in rows] == ["crosslmm-2b"] * 2 + ["crosslmm-2b, unmerged"] * 2
+    first = profile("crosslmm-2b", frames=[8, 16]).rows[0]
+    assert int(rows[0]["macs_prefill_total"]) == first.prefill.total
+    assert int(rows[0]["memory_total"]) == first.memory.total
+
+
+@pytest.mark.parametrize("also", [["--fits", "24GB"], ["--measure"], ["--compare", "paper"]])
+def test_csv_leaves_nothing_out_silently(run, also: list[str]) -> None:
+    done = run("profile", "-m", "crosslmm-7b", "--csv", *also)
+    assert done.code == 2
+    assert "--csv" in done.err
+
+
+def test_a_config_without_weights_is_enough(run, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text((demo_folder() / "config.json").read_text())
+    assert run("profile", "-m", tmp_path, "-n", "8").code == 0
+
+
+@pytest.mark.parametrize("ending", ["png", "svg"])
+def test_plot(run, tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"bars.{ending}"
+    done = run("profile", "-m", "crosslmm-2b", "--compare", "unmerged", "--plot", path)
+    assert done.code == 0
+    assert list(tmp_path.iterdir()) == [path]
+    if ending == "svg":
+        assert "</svg>" in path.read_text()
+    else:
+        from PIL import Image
+
+        with Image.open(path) as picture:
+            assert picture.width > 800
+            colours = picture.convert("RGB").getcolors(maxcolors=2**20)
+            assert sum(count > 500 for count, _ in colours) > 6  # white, and a bar per stage
+
+
+def test_unmerged_is_the_model_without_its_savings() -> None:
+    first = profile("crosslmm-2b", frames=[64])
+    other = compared(first, "unmerged")
+    row = other.rows[0]
+    assert row.tokens.visual == row.tokens.original == 64 * 729
+    assert row.prefill.v2v_projection == row.prefill.t2v_attention == row.memory.cross_cache == 0
+    assert row.prefill.total > 10 * first.rows[0].prefill.total
+    assert "1/" in comparison_text(first, other)
+
+
+def test_options_change_the_shape() -> None:
+    shape = find_shape("crosslmm-2b")
+    assert reshaped(shape, interval=7).cross_layers == 4
+    whole = profile("x", shape=shape, frames=[64]).rows[0]
+    own = profile("x", shape=reshaped(shape, v2v_scope="frame"), frames=[64]).rows[0]
+    assert whole.prefill.v2v_attention == 64 * own.prefill.v2v_attention
+    projected = profile("x", shape=reshaped(shape, t2v_cache="projected"), frames=[64]).rows[0]
+    assert projected.memory.cross_cache > 0 == whole.memory.cross_cache
+    assert projected.token.total < whole.token.total
+
+
+@pytest.mark.parametrize("quantization", ["none", "4bit"])
+def test_the_most_frames_that_fit(quantization) -> None:
+    shape, budget = RECIPES["crosslmm-7b"], parse_size("24GB")
+    settings = Settings(quantization=quantization)
+    frames = most_frames(shape, budget, settings=settings)
+
+    def needed(count: int) -> int:
+        return memory_needed(shape, frames=count, quantization=quantization).total
+
+    assert needed(frames) <= budget < needed(frames + 1)
+    assert most_frames(shape, parse_size("6GB"), settings=settings) == 0
+    said = fits_text(profile("crosslmm-7b", settings=settings), parse_size("6GB"))
+    assert said == "not even one frame fits in 6.0 GB"
+
+
+def test_frames_beyond_the_context_are_noticed(run) -> None:
+    done = run("profile", "-m", "crosslmm-2b", "-n", "4000", "--fits", "200GB")
+    assert "past its context of 32,768 tokens" in done.err
+    assert "the context of the language model ends at 3,633" in done.out
+
+
+@pytest.mark.parametrize(
+    ("given", "size"),
+    [("24GB", 24e9), ("16GiB", 16 * 2**30), ("800 mb", 8e8), ("1.5T", 1.5e12), ("1000", 1000)],
+)
+def test_sizes(given: str, size: float) -> None:
+    assert parse_size(given) == size
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["-n", "0"], 2, "frames 0: give numbers from 1"),
+        (["-n", "many"], 2, "give whole numbers separated by commas"),
+        (["--tokens-per-frame", "8"], 2, "8 tokens per frame: give a square number"),
+        (["--fits", "lots"], 2, "lots: not a size"),
+        (["--json", "--csv"], 2, "--json and --csv exclude each other"),
+        (["--plot", "bars.gif"], 2, "a picture ends in .png, .svg, .pdf"),
+        (["--plot", "nowhere/bars.png"], 2, "there is no folder"),
+        (["--measure", "--interval", "2"], 2, "leave --interval and --batch out"),
+        (["-m", "crosslmm-9b"], 1, "recipes need no weights: crosslmm-2b"),
+        (["-m", "some/model"], 1, "HF_HUB_OFFLINE"),
+        (["-m", "llava-onevision-7b", "--tokens-per-frame", "9"], 2, "always takes 196 tokens"),
+        (["--compare", "paper"], 2, "the paper's figure 4 is of 7B models"),
+        (["-m", "crosslmm-7b", "--compare", "paper", "--batch", "4"], 2, "of one video"),
+        (["--tokens-per-frame", "0"], 2, "0 tokens per frame: give a square number"),
+        (["--tokens-per-frame", "0", "--fits", "24GB"], 2, "0 tokens per frame"),
+    ],
+)
+def test_refusals(run, home, arguments: list[str], code: int, message: str) -> None:
+    if "-m" not in arguments:
+        arguments = ["-m", "crosslmm-2b", *arguments]
+    done = run("profile", *arguments)
+    assert (done.code, done.out) == (code, "")
+    assert message in done.err
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--plot", "bars.gif"],
+        ["--fits", "lots"],
+        ["--compare", "paper"],
+        ["--compare", "nothing-here"],
+        ["--video", "nowhere.mp4"],
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_measured(
+    run, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, wrong: list[str]
+) -> None:
+    def loaded(*arguments: object, **options: object) -> None:
+        pytest.fail("the model was loaded")
+
+    monkeypatch.setattr("crosslmm_cli.profile.load_assistant", loaded)
+    done = run("profile", "-m", checkpoint, "--measure", *wrong)
+    assert done.code in (1, 2)
+    assert wrong[1] in done.err or "the paper's figure 4" in done.err
+
+
+def test_timings_are_shown_before_a_picture_fails(
+    run, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("crosslmm_cli.profile.draw", full)
+    done = run(
+        "profile", "-m", checkpoint, "--measure", "-n", "2", "--repeats", "1",
+        "--plot", tmp_path / "bars.png",
+    )  # fmt: skip
+    assert done.code == 1
+    assert "Measured on" in done.out
+
+
+@pytest.mark.parametrize("option", [["--repeats", "2"], ["--video", "x.mp4"], ["--device", "cpu"]])
+def test_options_of_a_measurement_need_one(run, option: list[str]) -> None:
+    done = run("profile", "-m", "crosslmm-2b", *option)
+    assert (done.code, done.out) == (2, "")
+    assert "--measure" in done.err
+
+
+def test_folder_is_read_with_its_gates(tmp_path: Path) -> None:
+    from tests.support.tiny import tiny_checkpoint
+
+    opened = find_shape(str(tiny_checkpoint(tmp_path / "open")))
+    closed = find_shape(str(tiny_checkpoint(tmp_path / "closed", gates=False)))
+    assert (opened.open_v2v, opened.open_t2v) == (2, 2)
+    assert closed == replace(opened, open_v2v=0, open_t2v=0)
+    notes = profile(str(tmp_path / "closed"), frames=[8]).notes
+    assert notes == [f"{tmp_path / 'closed'}: all gates are closed; a closed branch costs nothing"]
+
+
+def test_a_folder_of_a_recipes_name_is_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.support.tiny import tiny_checkpoint
+
+    monkeypatch.chdir(tmp_path)
+    tiny_checkpoint(tmp_path / "crosslmm-2b")
+    assert find_shape("crosslmm-2b") == find_shape(str(tmp_path / "crosslmm-2b"))
+    assert find_shape("crosslmm-7b") == RECIPES["crosslmm-7b"]
+
+
+def test_configuration_that_cannot_be_counted(tmp_path: Path) -> None:
+    from tests.support.tiny import tiny_checkpoint
+
+    folder = tiny_checkpoint(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["model_type"] = "mamba"
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="'mamba': its cost cannot be counted"):
+        find_shape(str(folder))
+
+
+def test_measuring(run, checkpoint: Path, clip: Path) -> None:
+    done = run(
+        "profile", "--model", checkpoint, "--measure", "--video", clip, "-n", "2,4",
+        "--repeats", "2", "--device", "cpu", "--dtype", "float32", "--json",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    record = json.loads(done.out)
+    assert [item["frames"] for item in record["measured"]] == [2, 4]
+    for item in record["measured"]:
+        for stage in ("encode", "prefill", "first_token", "second_question"):
+            spread = item[stage]
+            assert 0 < spread["fastest"] <= spread["median"] <= spread["slowest"]
+        assert item["first_token"]["median"] > item["second_question"]["median"]
+        assert item["repeats"] == 2
+        assert item["settings"]["device"] == "cpu"
+        assert item["estimated_peak"] > 0
+        if sys.platform == "linux":
+            assert item["peak"] >= 0
+
+
+def test_measuring_makes_its_own_clip(run, checkpoint: Path) -> None:
+    done = run(
+        "profile", "-m", checkpoint, "--measure", "-n", "2", "--repeats", "1", "--device", "cpu"
+    )
+    assert done.code == 0, done.err
+    assert "Measured on" in done.out
+    assert max(map(len, done.out.splitlines())) <= 80
+
+
+def test_measuring_more_frames_than_there_are(run, checkpoint: Path, clip: Path) -> None:
+    done = run(
+        "profile", "-m", checkpoint, "--measure", "--video", clip, "-n", "64", "--repeats", "1"
+    )
+    assert done.code == 1
+    assert "has 30 frames to take, not 64" in done.err
+
+
+def test_peak_memory_sees_what_is_taken_and_given_back() -> None:
+    import torch
+
+    from crosslmm.cost.measurement import peak_memory
+
+    with peak_memory(torch.device("cpu")) as peak:
+        block = torch.ones(64, 2**20, dtype=torch.uint8)
+        del block
+    if sys.platform != "linux":
+        assert peak.bytes is None
+    else:
+        assert 60 * 2**20 < peak.bytes < 100 * 2**20
+
+
+def test_paper_text_shows_the_deviation() -> None:
+    first = profile("crosslmm-7b")
+    shown = paper_text(first, compared_with_paper(first))
+    assert "-0.07%" in shown
+    assert "102.42" in shown

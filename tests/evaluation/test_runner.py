@@ -1,0 +1,139 @@
+"""`crosslmm eval`: what it accepts, what it reports, and that finished work is kept."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crosslmm.errors import UsageError
+from crosslmm.evaluation.runner import read_questions
+from tests.conftest import Finished
+
+Run = Callable[..., Finished]  # the fixture `run`
+
+
+def row(**changes: Any) -> dict[str, Any]:
+    return {
+        "video": "clip.mp4",
+        "type": "size",
+        "question": "How large?",
+        "answer": "small",
+    } | changes
+
+
+def write_questions(path: Path, *rows: dict[str, Any]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path, clip: Path) -> Path:
+    """A folder with one video that can be read and one that cannot."""
+    (tmp_path / "clip.mp4").symlink_to(clip)
+    (tmp_path / "broken.mp4").write_bytes(b"not a video")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("faulty", "words"),
+    [
+        (row(question=" "), "question ' ' is empty or no text"),
+        (row(question=7), "question 7 is empty or no text"),
+        (row(question="\ud800"), "not valid Unicode"),
+        (row(video=None), "video None is empty or no text"),
+        (row(answer=""), "answer '' is empty"),
+        (row(answer=["small"]), "is empty or no text"),
+        (row(type="multiple_choice", answer="red", options=["red", "blue"]), "cannot be scored"),
+        (row(type="multiple_choice", answer="C", options=["red", "blue"]), "cannot be scored"),
+        (row(type="when", answer="at noon", tolerance=0.5), "'at noon' cannot be scored as when"),
+        (row(type="when", answer="at 2.0 seconds", tolerance="wide"), "cannot be scored"),
+    ],
+)
+def test_a_row_that_would_fail_later_is_named_at_once(
+    tmp_path: Path, faulty: dict[str, Any], words: str
+) -> None:
+    path = write_questions(tmp_path / "q.jsonl", row(), faulty)
+    with pytest.raises(UsageError, match="line 2: ") as caught:
+        read_questions(path)
+    assert words in str(caught.value)
+
+
+def test_separators_of_lines_may_stand_within_a_row(tmp_path: Path) -> None:
+    rows = [row(question="one\u2028two"), row(question="one\x85two")]
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    path = tmp_path / "q.jsonl"
+    path.write_bytes("\r\n".join(lines).encode())
+    assert read_questions(path) == rows
+
+
+@pytest.mark.parametrize(
+    ("answers", "words"), [("results/a.jsonl", "no folder"), (".", "a folder")]
+)
+def test_where_answers_cannot_go_is_said_first(
+    run: Run, home: Path, folder: Path, answers: str, words: str
+) -> None:
+    questions = write_questions(folder / "q.jsonl", row())
+    done = run("eval", questions, "--model", "no/model", "--answers", folder / answers)
+    assert (done.code, done.out) == (2, "")
+    assert words in done.err
+
+
+def test_the_table_is_there_even_where_the_answers_fail(
+    run: Run, checkpoint: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from crosslmm.evaluation import runner as evaluation
+
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(evaluation, "atomic_write", full)
+    monkeypatch.setattr(evaluation, "MAX_NEW_TOKENS", 2)
+    questions = write_questions(folder / "q.jsonl", row())
+    done = run("eval", questions, "-m", checkpoint, "-n", 2, "--answers", folder / "a.jsonl")
+    assert done.code == 1
+    assert "No space left" in done.err
+    assert "size" in done.out
+
+
+def test_json_tells_failures_from_wrong_answers(
+    run: Run, checkpoint: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crosslmm.evaluation.runner.MAX_NEW_TOKENS", 2)
+    questions = write_questions(folder / "q.jsonl", row(), row(video="broken.mp4"))
+    done = run("eval", questions, "-m", checkpoint, "-n", 2, "--json")
+    assert done.code == 3
+    summary = json.loads(done.out)
+    assert summary["count"] == 2
+    assert summary["failures"]["count"] == 1
+    assert set(summary["failures"]["reasons"]) == {"broken.mp4"}
+    assert summary["model"] == str(checkpoint)
+    assert summary["settings"]["frames"] == 2
+    assert "torch" in summary["versions"]
+
+
+def test_questions_too_many_for_the_memory_are_asked_in_halves(
+    run: Run, checkpoint: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from crosslmm.inference.session import VideoSession
+
+    whole, batches = VideoSession._answer_together, []
+
+    def small(self: VideoSession, questions: Sequence[str], max_new_tokens: int) -> list[str]:
+        batches.append(len(questions))
+        if len(questions) > 2:
+            raise MemoryError
+        return whole(self, questions, max_new_tokens)
+
+    monkeypatch.setattr("crosslmm.evaluation.runner.MAX_NEW_TOKENS", 4)
+    rows = [row(question=f"How large is it? {number}") for number in range(5)]
+    questions = write_questions(folder / "q.jsonl", *rows)
+    told, answers = [], folder / "a.jsonl"
+    for _ in range(2):
+        done = run("eval", questions, "-m", checkpoint, "-n", 2, "--answers", answers)
+        assert done.code == 0, done.err
+        told.append([json.loads(line) for line in answers.read_text().splitlines()])
+        monkeypatch.setattr(VideoSession, "_answer_together", small)
+    assert told[0] == told[1]
+    assert batches == [5, 2, 3, 1, 2]
