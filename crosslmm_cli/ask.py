@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from crosslmm.errors import UsageError
+from crosslmm.options import Sampling
 from crosslmm.video.source import regular_file
 from crosslmm_cli import options
 from crosslmm_cli.loading import load_assistant
@@ -45,6 +46,15 @@ def ask(
     questions = _read_questions(questions)
     if frames is not None and fps is not None:
         raise UsageError("--frames and --fps exclude each other; give one of them")
+    sampling = Sampling(
+        frames=frames,
+        fps=fps,
+        max_frames=max_frames,
+        start=start,
+        end=end,
+        reader=reader,
+        seek=seek,
+    )
     regular_file(video)
 
     assistant = load_assistant(
@@ -54,19 +64,9 @@ def ask(
         dtype=dtype,
         quantize=quantize,
         tokens_per_frame=tokens_per_frame,
-        frames=min((count for count in (frames, max_frames) if count), default=None),
+        frames=sampling.most_frames,
     )
-    watched = assistant.open_video(
-        video,
-        frames=frames,
-        fps=fps,
-        max_frames=max_frames,
-        start=start,
-        end=end,
-        reader=reader,
-        seek=seek,
-        on_progress=output.progress,
-    )
+    watched = assistant.open_video(video, sampling, on_progress=output.progress)
     output.finish_progress()
     output.notice(watched.summary)
     for warning in watched.warnings:

@@ -15,7 +15,7 @@ from crosslmm.captioning import caption as caption_videos
 from crosslmm.captioning.options import MAX_FRAMES, Engine, Format
 from crosslmm.checkpoints import catalog
 from crosslmm.errors import UsageError, VideoError
-from crosslmm.video import DEADLINE
+from crosslmm.options import DEADLINE, Sampling
 from crosslmm.video.source import regular_file
 from crosslmm_cli import interrupt, options
 from crosslmm_cli.loading import notice_of_demo
@@ -158,14 +158,16 @@ def caption(
             max_new_tokens=max_new_tokens,
             segments=segments,
             scenes=scenes,
-            frames=frames,
-            fps=fps,
-            max_frames=max_frames,
-            seek=seek,
+            sampling=Sampling(
+                frames=frames,
+                fps=fps,
+                max_frames=max_frames,
+                seek=seek,
+                reader=reader,
+                deadline=deadline,
+            ),
             batch_size=batch_size,
             readers=readers,
-            reader=reader,
-            deadline=deadline,
             retry_failed=retry_failed,
             overwrite=overwrite,
             engine=engine,

@@ -2,15 +2,11 @@
 
 import math
 import re
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from crosslmm.video.readers import ReaderName
-from crosslmm.video.sampling import Seek
-
-Quantization = Literal["auto", "4bit", "8bit", "none"]
-Dtype = Literal["auto", "bfloat16", "float16", "float32"]
+from crosslmm.options import Dtype, Quantization, ReaderName, Seek
 
 _CLOCK = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?|\.\d+)")
 

@@ -1,12 +1,8 @@
 """Where and in what precision a model runs: decided in one place, and told to whoever asked."""
 
-from typing import Literal
-
 import torch
 
 from crosslmm.errors import UsageError
-
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 def resolve_device(device: str | torch.device | None = None) -> torch.device:

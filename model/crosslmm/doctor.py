@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from crosslmm.checkpoints import catalog
+from crosslmm.options import ReaderName, Sampling
 
 Status = Literal["ok", "note", "warning", "failure"]
 
@@ -117,7 +118,7 @@ def _write_clip(path: Path) -> str:
 def _read_clip(path: Path, reader: str) -> None:
     from crosslmm.video import sample
 
-    frames = sample(path, frames=4, reader=reader, deadline=20.0)  # type: ignore[arg-type]
+    frames = sample(path, Sampling(frames=4, reader=cast(ReaderName, reader), deadline=20.0))
     levels = frames.pixels.reshape(len(frames), -1).mean(axis=1)
     expected = [20 + 30 * index for index in frames.indices]
     if len(frames) != 4 or max(abs(levels - expected)) > 8:

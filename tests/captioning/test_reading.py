@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import crosslmm
-from crosslmm.captioning.options import CaptionOptions, RunOptions
+from crosslmm.captioning.options import CaptionOptions
 from crosslmm.captioning.reading import read_clips, read_request
+from crosslmm.options import Sampling
 from crosslmm.video import probe
 from tests.support.clips import write_clip
 
@@ -29,8 +30,7 @@ def test_a_video_is_looked_through_once_however_many_its_parts(
     monkeypatch.setattr(probe, "scan", counted)
     order = read_request(
         str(path),
-        CaptionOptions(frames=3, **parts),
-        RunOptions(),
+        CaptionOptions(sampling=Sampling(frames=3), **parts),
         size=(32, 48),
         resample=2,
         default_frames=4,

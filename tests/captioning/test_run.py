@@ -17,11 +17,12 @@ import pytest
 import crosslmm
 from crosslmm.captioning import Segment
 from crosslmm.captioning.captioner import Captioner, Task
-from crosslmm.captioning.options import CaptionOptions, RunOptions
+from crosslmm.captioning.options import CaptionOptions
 from crosslmm.captioning.pool import AHEAD_BYTES, EndOfVideo, Read, ReaderPool, ReaderProcess
 from crosslmm.captioning.reading import ReadRequest, read_clips, read_request
 from crosslmm.errors import CrossLMMError, UsageError, VideoError
 from crosslmm.inference.assistant import Assistant, load
+from crosslmm.options import Sampling
 from crosslmm.video import Frames
 from tests.support.clips import write_clip, write_sound
 
@@ -67,8 +68,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
 def order(path: Path | str, **options: Any) -> ReadRequest:
     return read_request(
         str(path),
-        CaptionOptions(**{"frames": 4} | options),
-        RunOptions(deadline=10),
+        CaptionOptions(sampling=Sampling(frames=4, deadline=10), **options),
         size=(30, 30),
         resample=3,
         default_frames=4,
@@ -461,8 +461,8 @@ def test_impossible_options_are_refused_at_once(
 
 
 def test_fps_is_capped_and_the_record_says_so() -> None:
-    assert CaptionOptions(fps=2).as_dict()["max_frames"] == 256
-    assert CaptionOptions(fps=2, max_frames=7).as_dict()["max_frames"] == 7
+    assert CaptionOptions(sampling=Sampling(fps=2)).as_dict()["max_frames"] == 256
+    assert CaptionOptions(sampling=Sampling(fps=2, max_frames=7)).as_dict()["max_frames"] == 7
 
 
 def test_braces_that_are_no_placeholder_stay() -> None:

@@ -9,7 +9,7 @@
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from crosslmm.captioning.options import (
     MAX_NEW_TOKENS,
@@ -22,12 +22,11 @@ from crosslmm.captioning.options import (
 from crosslmm.captioning.results import CaptionResult, Segment, Summary, TimeBreakdown
 from crosslmm.captioning.worklist import Shard, find
 from crosslmm.errors import UsageError
-from crosslmm.video import DEADLINE
+from crosslmm.options import Sampling, SamplingOptions
 
 if TYPE_CHECKING:
     from crosslmm.captioning.run import Captioning
     from crosslmm.inference.assistant import Assistant
-    from crosslmm.video import ReaderName, Seek
 
 __all__ = ["CaptionResult", "Segment", "Shard", "Summary", "TimeBreakdown", "caption"]
 
@@ -45,20 +44,16 @@ def caption(
     max_new_tokens: int = MAX_NEW_TOKENS,
     segments: float | None = None,
     scenes: bool = False,
-    frames: int | None = None,
-    fps: float | None = None,
-    max_frames: int | None = None,
-    seek: "Seek" = "auto",
+    sampling: Sampling | None = None,
     batch_size: int = 8,
     readers: int | None = None,
-    reader: "ReaderName" = "auto",
-    deadline: float = DEADLINE,
     retry_failed: bool = False,
     overwrite: bool = False,
     engine: Engine = "local",
     workers: int | None = None,
     model_options: Mapping[str, Any] | None = None,
     on_notice: Callable[[str], None] | None = None,
+    **sampling_options: Unpack[SamplingOptions],
 ) -> "Captioning":
     """Caption videos, lazily: iterate what is returned for a `CaptionResult` each, as they come.
 
@@ -66,7 +61,8 @@ def caption(
     - assistant: a loaded one, or a name to load with `model_options`, as in `crosslmm.load`.
     - format, out: what is written, and where; with neither, nothing is. With them a later call does
       only what is missing, and only its results are given.
-    - prompt to seek: see `CaptionOptions`; batch_size to overwrite: see `RunOptions`.
+    - prompt to sampling (or its fields): see `CaptionOptions`; batch_size to overwrite: see
+      `RunOptions`.
     - engine: "ray" spreads the work over a Ray cluster, with `workers` models.
 
     A video that cannot be captioned gives a result with an `error`. Raises UsageError at once, and
@@ -82,20 +78,15 @@ def caption(
         max_new_tokens=max_new_tokens,
         segments=segments,
         scenes=scenes,
-        frames=frames,
-        fps=fps,
-        max_frames=max_frames,
-        seek=seek,
+        sampling=Sampling.of(sampling, sampling_options),
     )
     run_options = RunOptions(
         batch_size=batch_size,
         readers=readers,
-        reader=reader,
-        deadline=deadline,
         retry_failed=retry_failed,
         overwrite=overwrite,
     )
-    candidates(reader)
+    candidates(options.sampling.reader)
     if scenes:
         require_scenedetect()
     if isinstance(paths, str | os.PathLike):

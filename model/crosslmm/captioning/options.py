@@ -2,12 +2,11 @@
 
 import os
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from crosslmm.errors import UsageError
-from crosslmm.video import DEADLINE
-from crosslmm.video.sampling import Request
+from crosslmm.options import Sampling
 
 PROMPT = "Describe the video."
 MAX_NEW_TOKENS = 256
@@ -27,18 +26,15 @@ class CaptionOptions:
     - prompt: `{filename}`, `{start}` and `{duration}` stand for the file's name without its folder
       and ending, and for where the captioned part begins and how long it is, in seconds.
     - segments: seconds of each captioned part; scenes: parts end at cuts; neither: the whole video.
-    - frames, fps, max_frames, seek: as in `crosslmm.sample`, for each part; fps takes MAX_FRAMES at
-      most where max_frames is not given, since a part is held in memory.
+    - sampling: of each part; fps takes MAX_FRAMES at most where max_frames is not given, since a part
+      is held in memory.
     """
 
     prompt: str = PROMPT
     max_new_tokens: int = MAX_NEW_TOKENS
     segments: float | None = None
     scenes: bool = False
-    frames: int | None = None
-    fps: float | None = None
-    max_frames: int | None = None
-    seek: Literal["exact", "keyframe", "auto"] = "auto"
+    sampling: Sampling = field(default_factory=Sampling)
 
     def __post_init__(self) -> None:
         if not self.prompt.strip():
@@ -55,9 +51,11 @@ class CaptionOptions:
             raise UsageError(
                 f"max_new_tokens is a whole number from 1 up, not {self.max_new_tokens}"
             )
-        if self.fps is not None and self.max_frames is None:
-            object.__setattr__(self, "max_frames", MAX_FRAMES)
-        Request(frames=self.frames, fps=self.fps, max_frames=self.max_frames, seek=self.seek)
+        sampling = self.sampling
+        if sampling.start is not None or sampling.end is not None:
+            raise UsageError("start and end are not for captioning, which takes whole videos")
+        if sampling.fps is not None and sampling.max_frames is None:
+            object.__setattr__(self, "sampling", replace(sampling, max_frames=MAX_FRAMES))
 
     def render(self, path: str, *, start: float, duration: float) -> str:
         """The prompt for one part of one video."""
@@ -72,7 +70,10 @@ class CaptionOptions:
         return self.render(path, start=0, duration=0) == self.render(other, start=0, duration=0)
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """What decides a caption, flat: how frames are read changes none of them."""
+        record = asdict(self)
+        sampling = record.pop("sampling")
+        return record | {name: sampling[name] for name in ("frames", "fps", "max_frames", "seek")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,14 +82,11 @@ class RunOptions:
 
     - batch_size: parts of videos that the model takes together, at most.
     - readers: processes that read ahead of the model; 0 reads in between, None chooses.
-    - reader, deadline: as in `crosslmm.sample`.
     - retry_failed: try again what failed before; overwrite: do everything anew.
     """
 
     batch_size: int = 8
     readers: int | None = None
-    reader: Literal["auto", "pyav", "decord", "torchcodec"] = "auto"
-    deadline: float = DEADLINE
     retry_failed: bool = False
     overwrite: bool = False
 
@@ -97,8 +95,6 @@ class RunOptions:
             raise UsageError(f"batch_size is a whole number from 1 up, not {self.batch_size}")
         if self.readers is not None and self.readers < 0:
             raise UsageError(f"readers is a whole number from 0 up, not {self.readers}")
-        if not 0 < self.deadline < float("inf"):
-            raise UsageError(f"deadline is in seconds above 0, not {self.deadline!r}")
 
     @property
     def reader_count(self) -> int:

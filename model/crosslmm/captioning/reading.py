@@ -12,14 +12,15 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from crosslmm.captioning.options import CaptionOptions, RunOptions
+from crosslmm.captioning.options import CaptionOptions
 from crosslmm.captioning.segments import Span, equal_spans, scene_size, scene_spans
 from crosslmm.errors import CrossLMMError, VideoError
+from crosslmm.options import Sampling
 from crosslmm.video import Frames, open_stream, sample
 from crosslmm.video.probe import Plan
 from crosslmm.video.source import SourceInfo
@@ -32,17 +33,13 @@ _BILINEAR = 2
 
 @dataclass(frozen=True, kw_only=True)
 class ReadRequest:
-    """A video to read: frames at `size` (height, width); the rest as in `CaptionOptions`."""
+    """A video to read: frames at `size` (height, width); the rest as in `CaptionOptions`. `sampling` is
+    that of each part."""
 
     path: str
+    sampling: Sampling
     size: tuple[int, int]
     resample: int
-    frames: int | None
-    fps: float | None
-    max_frames: int | None
-    seek: Any
-    reader: Any
-    deadline: float
     segments: float | None
     scenes: bool
 
@@ -50,26 +47,20 @@ class ReadRequest:
 def read_request(
     path: str,
     options: CaptionOptions,
-    run_options: RunOptions,
     *,
     size: tuple[int, int],
     resample: int,
     default_frames: int,
 ) -> ReadRequest:
     """How a video is read for captioning, every choice made."""
-    frames = options.frames
-    if frames is None and options.fps is None:
-        frames = default_frames
+    sampling = options.sampling
+    if sampling.frames is None and sampling.fps is None:
+        sampling = replace(sampling, frames=default_frames)
     return ReadRequest(
         path=path,
+        sampling=sampling,
         size=size,
         resample=resample,
-        frames=frames,
-        fps=options.fps,
-        max_frames=options.max_frames,
-        seek=options.seek,
-        reader=run_options.reader,
-        deadline=run_options.deadline,
         segments=options.segments,
         scenes=options.scenes,
     )
@@ -97,12 +88,12 @@ def read_clips(order: ReadRequest) -> Iterator[Clip]:
     """The clips of a video, in order, one in memory at a time. Raises CrossLMMError."""
     began = time.perf_counter()
     if order.segments is None and not order.scenes:
-        frames = sample(order.path, **_sampling(order))
+        frames = sample(order.path, order.sampling, size=order.size, resample=order.resample)
         seconds = time.perf_counter() - began
         duration = frames.source.duration
         yield Clip(0, 1, 0.0, duration, duration, seconds, frames)
         return
-    with open_stream(order.path, frames=1, reader=order.reader, deadline=order.deadline) as stream:
+    with open_stream(order.path, replace(order.sampling, frames=1, fps=None)) as stream:
         plan = stream.plan
     source = plan.source
     spans = _spans(order, plan)
@@ -110,10 +101,10 @@ def read_clips(order: ReadRequest) -> Iterator[Clip]:
         part: Frames | None = None
         problem = None
         try:
-            if source.duration > 0:
-                part = sample(order.path, start=start, end=end, plan=plan, **_sampling(order))
-            else:  # a picture lasts no time
-                part = sample(order.path, plan=plan, **_sampling(order))
+            sampling = order.sampling
+            if source.duration > 0:  # an image lasts no time
+                sampling = replace(sampling, start=start, end=end)
+            part = sample(order.path, sampling, size=order.size, resample=order.resample, plan=plan)
         except VideoError as error:
             if len(spans) == 1:
                 raise
@@ -131,20 +122,12 @@ def _spans(order: ReadRequest, plan: Plan) -> list[Span]:
         return equal_spans(source.duration, order.segments)
     with open_stream(
         order.path,
-        frames=source.frame_count,
+        replace(order.sampling, frames=source.frame_count, fps=None, max_frames=None, seek="exact"),
         size=scene_size(source.size),
         resample=_BILINEAR,
-        seek="exact",
-        reader=order.reader,
-        deadline=order.deadline,
         plan=plan,
     ) as stream:
         return scene_spans(stream)
-
-
-def _sampling(order: ReadRequest) -> dict[str, Any]:
-    names = ("frames", "fps", "max_frames", "size", "resample", "seek", "reader", "deadline")
-    return {name: getattr(order, name) for name in names}
 
 
 def explain(error: BaseException, path: str) -> str:
@@ -184,7 +167,8 @@ def main() -> None:
     for work in (listen, heartbeat):
         threading.Thread(target=work, daemon=True).start()
     while True:
-        order = ReadRequest(**_tuples(json.loads(lines.get()), "size"))
+        given = _tuples(json.loads(lines.get()), "size")
+        order = ReadRequest(**given | {"sampling": Sampling(**given["sampling"])})
         try:
             for clip in read_clips(order):
                 send(*pack(clip))

@@ -55,7 +55,7 @@ class Captioning:
         self._stopping = threading.Event()
         settings: dict[str, Any] = {"model": engine.fingerprint, **engine.settings}
         settings |= options.as_dict()
-        if options.frames is None and options.fps is None:
+        if options.sampling.frames is None and options.sampling.fps is None:
             settings["frames"] = engine.default_frames
         self.settings = settings
         self.settings_hash = settings_hash(settings)

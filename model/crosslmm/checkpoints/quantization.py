@@ -6,16 +6,16 @@ that does not match is skipped by the library without a word.
 """
 
 import logging
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import nn
 from transformers import BitsAndBytesConfig
 
 from crosslmm.errors import CheckpointError, UsageError
+from crosslmm.options import Quantization
 
-Quantization = Literal["auto", "4bit", "8bit", "none"]
-CHOICES: tuple[str, ...] = ("auto", "4bit", "8bit", "none")
+CHOICES = get_args(Quantization)
 
 # Below this, quantizing saves less than it costs.
 AUTO_PARAMETERS = 1_000_000_000

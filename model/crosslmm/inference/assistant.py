@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import torch
 
@@ -41,8 +41,9 @@ from crosslmm.inference.encoding import (
 from crosslmm.inference.generation import Answer
 from crosslmm.inference.session import AnswerStream, VideoSession
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration, CrossLMMModel
+from crosslmm.options import Sampling, SamplingOptions
 from crosslmm.processing_crosslmm import CrossLMMProcessor
-from crosslmm.video import Frames, ReaderName, Seek
+from crosslmm.video import Frames
 
 
 def load(
@@ -189,16 +190,11 @@ class Assistant:
     def open_video(
         self,
         video: str | os.PathLike[str],
+        sampling: Sampling | None = None,
         *,
-        frames: int | None = None,
-        fps: float | None = None,
-        max_frames: int | None = None,
-        start: float | None = None,
-        end: float | None = None,
-        reader: ReaderName = "auto",
-        seek: Seek = "auto",
         tokens_per_frame: int | None = None,
         on_progress: Progress | None = None,
+        **options: Unpack[SamplingOptions],
     ) -> VideoSession:
         """Decode, encode and prefill a video once, for any number of questions.
 
@@ -209,9 +205,10 @@ class Assistant:
         tokens = self.tokens_per_frame
         if tokens_per_frame is not None:
             tokens = _checked_tokens(tokens_per_frame, self.model.config.patch_grid)
-        if frames is None and fps is None:
-            frames = self.default_frames
-        cap = max_frames
+        sampling = Sampling.of(sampling, options)
+        if sampling.frames is None and sampling.fps is None:
+            sampling = replace(sampling, frames=self.default_frames)
+        tried = sampling
         encoded: EncodedVideo | None
         while True:
             try:
@@ -219,13 +216,7 @@ class Assistant:
                     self.model,
                     self.processor,
                     video,
-                    frames=frames,
-                    fps=fps,
-                    max_frames=cap,
-                    start=start,
-                    end=end,
-                    reader=reader,
-                    seek=seek,
+                    tried,
                     tokens_per_frame=tokens,
                     on_progress=on_progress,
                     on_notice=self.on_notice,
@@ -238,8 +229,9 @@ class Assistant:
                     encoded,
                     tokens_per_frame=tokens,
                     settings={
-                        "frames": frames, "fps": fps, "max_frames": max_frames, "start": start,
-                        "end": end, "reader": encoded.source.reader, "seek": seek,
+                        "frames": sampling.frames, "fps": sampling.fps,
+                        "max_frames": sampling.max_frames, "start": sampling.start,
+                        "end": sampling.end, "reader": encoded.source.reader, "seek": sampling.seek,
                     },
                     started=started,
                 )  # fmt: skip
@@ -249,10 +241,10 @@ class Assistant:
                 raise OutOfMemory(
                     f"{os.fsdecode(video)}: out of memory on {self.device} even with one frame"
                 )
-            cap = used // 2
+            tried = replace(sampling, max_frames=used // 2)
             encoded = None  # the next try needs the memory
             release_memory()
-            self._notice(f"out of memory with {used} frames; trying with {cap}")
+            self._notice(f"out of memory with {used} frames; trying with {tried.max_frames}")
 
     @property
     def default_frames(self) -> int:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ import torch
 from crosslmm.errors import VideoError
 from crosslmm.inference.generation import FrameUsed
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration, VisualTokens
+from crosslmm.options import Sampling
 from crosslmm.processing_crosslmm import CrossLMMProcessor
 from crosslmm.video import FrameStream, SourceInfo, open_stream
 from crosslmm.vision import FrameBuffer
@@ -152,13 +152,13 @@ def encode_video(
     model: CrossLMMForConditionalGeneration,
     processor: CrossLMMProcessor,
     video: str | os.PathLike[str],
+    sampling: Sampling,
     *,
     tokens_per_frame: int,
     on_progress: Progress | None = None,
     on_notice: Notice | None = None,
-    **sampling: Any,
 ) -> EncodedVideo:
-    """Decode and encode a video; sampling options are those of `crosslmm.sample`.
+    """Decode and encode a video.
 
     Raises VideoError, UsageError, TooManyFrames.
     """
@@ -166,9 +166,9 @@ def encode_video(
         on_progress("decode", 0, 0)
     with open_stream(
         video,
+        sampling,
         size=processor.frame_size,
         resample=int(processor.image_processor.resample),
-        **sampling,
     ) as stream:
         encoder = FrameEncoder(
             model,

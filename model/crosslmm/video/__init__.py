@@ -6,25 +6,23 @@ torchcodec run on request, each in a process that can be killed.
 """
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
+from crosslmm.errors import OutOfMemory, UsageError
+from crosslmm.options import Sampling, SamplingOptions
 from crosslmm.video.frames import Frame, Frames, summary
 
 if TYPE_CHECKING:
     from crosslmm.video.probe import Plan
-    from crosslmm.video.readers import ReaderName, ReaderStatus
-    from crosslmm.video.sampling import Seek
+    from crosslmm.video.readers import ReaderStatus
     from crosslmm.video.source import SourceInfo
     from crosslmm.video.stream import FrameStream
 
 __all__ = [
-    "DEADLINE",
     "Frame",
     "FrameStream",
     "Frames",
-    "ReaderName",
     "ReaderStatus",
-    "Seek",
     "SourceInfo",
     "open_stream",
     "reader_statuses",
@@ -32,16 +30,11 @@ __all__ = [
     "summary",
 ]
 
-# Seconds that a reader may go without progress: no packet read, no frame decoded.
-DEADLINE = 60.0
-
 _BICUBIC = 3
 
 _HOMES = {
     "FrameStream": "stream",
-    "ReaderName": "readers",
     "ReaderStatus": "readers",
-    "Seek": "sampling",
     "SourceInfo": "source",
     "reader_statuses": "readers",
 }
@@ -57,49 +50,29 @@ def __getattr__(name: str) -> object:
 
 def open_stream(
     path: str | os.PathLike,
+    sampling: Sampling | None = None,
     *,
-    frames: int | None = None,
-    fps: float | None = None,
-    max_frames: int | None = None,
-    start: float | None = None,
-    end: float | None = None,
     size: tuple[int, int] | None = None,
     resample: int = _BICUBIC,
-    reader: "ReaderName" = "auto",
-    seek: "Seek" = "auto",
-    deadline: float = DEADLINE,
     plan: "Plan | None" = None,
+    **options: Unpack[SamplingOptions],
 ) -> "FrameStream":
-    """The frames of a video or picture, one at a time, decoded ahead in the background.
+    """The frames of a video or image, one at a time, decoded ahead in the background.
 
-    - ``frames``: how many, at the middles of that many equal slices of time (64 when ``fps`` is not
-      given either); or ``fps``, per second of video; ``max_frames`` caps both. A clip with fewer
-      frames gives each of them once.
-    - ``start``, ``end``: seconds from the first shown frame.
-    - ``size``: (height, width) in pixels, with PIL's ``resample`` filter; None for the full size.
-    - ``reader``: ``auto`` is PyAV, and the next one where it hangs or fails.
-    - ``seek``: ``exact`` frames; ``keyframe``, the keyframes nearest to them, much faster; ``auto``
-      takes a keyframe when one lies within a quarter of the sampling interval. Times are real.
-    - ``deadline``: seconds that a reader may go without reading a packet or decoding a frame.
-    - ``plan``: that of an earlier stream of the same file, which is then not looked through again.
+    - `sampling`, or its fields as `options`: which frames, and how they are read.
+    - `size`: (height, width) in pixels, with PIL's `resample` filter; None for the full size.
+    - `plan`: that of an earlier stream of the same file, which is then not looked through again.
 
-    Raises ``VideoError`` for a file that gives no frames and ``UsageError`` for impossible options.
+    Raises `VideoError` for a file that gives no frames and `UsageError` for impossible options.
     """
-    from crosslmm.errors import UsageError
-    from crosslmm.video.sampling import Request
     from crosslmm.video.stream import FrameStream
 
     if size is not None and not _is_size(size):
         raise UsageError(f"size is (height, width) in pixels, not {size!r}")
     if resample not in range(6):
         raise UsageError(f"resample is one of PIL's filters, 0 to 5, not {resample!r}")
-    if not 0 < deadline < float("inf"):
-        raise UsageError(f"deadline is in seconds, above 0, not {deadline!r}")
-    request = Request(
-        frames=frames, fps=fps, max_frames=max_frames, start=start, end=end, seek=seek
-    )
     return FrameStream(
-        path, request, size=size, resample=resample, reader=reader, deadline=deadline, plan=plan
+        path, Sampling.of(sampling, options), size=size, resample=resample, plan=plan
     )
 
 
@@ -113,41 +86,20 @@ def _is_size(size: object) -> bool:
 
 def sample(
     path: str | os.PathLike,
+    sampling: Sampling | None = None,
     *,
-    frames: int | None = None,
-    fps: float | None = None,
-    max_frames: int | None = None,
-    start: float | None = None,
-    end: float | None = None,
     size: tuple[int, int] | None = None,
     resample: int = _BICUBIC,
-    reader: "ReaderName" = "auto",
-    seek: "Seek" = "auto",
-    deadline: float = DEADLINE,
     plan: "Plan | None" = None,
+    **options: Unpack[SamplingOptions],
 ) -> Frames:
-    """The frames of a video or picture as one array (T, H, W, 3) uint8; options: ``open_stream``.
+    """The frames of a video or image as one array (T, H, W, 3) uint8; parameters: `open_stream`.
 
-    Raises ``OutOfMemory`` when the array itself does not fit, besides ``open_stream``'s errors.
+    Raises `OutOfMemory` when the array itself does not fit, besides `open_stream`'s errors.
     """
     import numpy as np
 
-    from crosslmm.errors import OutOfMemory
-
-    with open_stream(
-        path,
-        frames=frames,
-        fps=fps,
-        max_frames=max_frames,
-        start=start,
-        end=end,
-        size=size,
-        resample=resample,
-        reader=reader,
-        seek=seek,
-        deadline=deadline,
-        plan=plan,
-    ) as stream:
+    with open_stream(path, sampling, size=size, resample=resample, plan=plan, **options) as stream:
         shape = (stream.count, *(size or stream.source.size), 3)
         try:
             pixels = np.empty(shape, dtype=np.uint8)

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from crosslmm.errors import VideoError
+from crosslmm.options import Sampling
 from crosslmm.video import image
 from crosslmm.video.index import PacketIndex, scan
 from crosslmm.video.prefetch import Heartbeat
 from crosslmm.video.readers.pyav import Decoder, orientation
-from crosslmm.video.sampling import Request, Target, choose
+from crosslmm.video.sampling import Target, choose
 from crosslmm.video.source import SourceInfo, open_container, regular_file, video_stream
 
 
@@ -35,7 +36,9 @@ class Plan:
     mirrored: bool = False
     still: np.ndarray | None = None
 
-    def answering(self, request: Request, *, size: tuple[int, int] | None, resample: int) -> "Plan":
+    def answering(
+        self, sampling: Sampling, *, size: tuple[int, int] | None, resample: int
+    ) -> "Plan":
         """The plan for other frames of the same file, which is not looked through again.
 
         Raises ``VideoError`` when the range lies beyond the video.
@@ -43,10 +46,10 @@ class Plan:
         targets: tuple[Target, ...] = (Target(0),)
         warnings: list[str] = []
         if self.still is None:
-            targets, warnings = choose(self.index, request, path=self.path)
-        elif request.start:
+            targets, warnings = choose(self.index, sampling, path=self.path)
+        elif sampling.start:
             raise VideoError(
-                f"{self.path}: start ({request.start:g} s) lies beyond a still picture"
+                f"{self.path}: start ({sampling.start:g} s) lies beyond a still picture"
             )
         return replace(
             self,
@@ -63,7 +66,7 @@ class Plan:
 
 def make_plan(
     path: str,
-    request: Request,
+    sampling: Sampling,
     *,
     size: tuple[int, int] | None,
     resample: int,
@@ -75,7 +78,7 @@ def make_plan(
     kind = image.still_format(path)
     if kind is not None:
         plan = _still_plan(path, kind, resample=resample)
-        return plan.answering(request, size=size, resample=resample)
+        return plan.answering(sampling, size=size, resample=resample)
 
     container = open_container(path, deadline=deadline)
     try:
@@ -115,7 +118,7 @@ def make_plan(
         flaws=tuple(_missing_end(index, declared)),
         mirrored=upright.mirrored,
     )
-    return plan.answering(request, size=size, resample=resample)
+    return plan.answering(sampling, size=size, resample=resample)
 
 
 def _declared_duration(stream: Any, container: str) -> float | None:

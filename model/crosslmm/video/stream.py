@@ -11,11 +11,11 @@ from dataclasses import replace
 from types import TracebackType
 
 from crosslmm.errors import VideoError
+from crosslmm.options import Sampling
 from crosslmm.video.frames import Frame
 from crosslmm.video.prefetch import Heartbeat, Prefetch, Stalled
 from crosslmm.video.probe import Plan, make_plan
-from crosslmm.video.readers import Reader, ReaderName, candidates, make_reader
-from crosslmm.video.sampling import Request
+from crosslmm.video.readers import Reader, candidates, make_reader
 from crosslmm.video.source import SourceInfo
 
 # Frames decoded ahead: enough to keep an encoder's chunk fed, and one only at full size.
@@ -32,19 +32,17 @@ class FrameStream:
     def __init__(
         self,
         path: str | os.PathLike,
-        request: Request,
+        sampling: Sampling,
         *,
         size: tuple[int, int] | None,
         resample: int,
-        reader: ReaderName,
-        deadline: float,
         plan: Plan | None = None,
     ) -> None:
         self.path = os.fsdecode(path)
         self.warnings: list[str] = []
-        self._deadline = deadline
+        self._deadline = sampling.deadline
         self._seconds = 0.0
-        self._readers = list(candidates(reader))
+        self._readers = list(candidates(sampling.reader))
         self._last = -1
         self._given = 0
         self._depth = _AHEAD if size is not None else _AHEAD_FULL_SIZE
@@ -53,15 +51,15 @@ class FrameStream:
         self._failure: VideoError | None = None
 
         if plan is None:
-            self.plan = self._look_through(request, size=size, resample=resample)
+            self.plan = self._look_through(sampling, size=size, resample=resample)
         else:
-            self.plan = plan.answering(request, size=size, resample=resample)
+            self.plan = plan.answering(sampling, size=size, resample=resample)
         self.warnings.extend(self.plan.warnings)
         self.source: SourceInfo = self.plan.source
         self._start_next_reader()
 
     def _look_through(
-        self, request: Request, *, size: tuple[int, int] | None, resample: int
+        self, sampling: Sampling, *, size: tuple[int, int] | None, resample: int
     ) -> Plan:
         # Without a reference to self, so that a forgotten stream is collected, and its thread ends.
         name, deadline = self.path, self._deadline
@@ -70,7 +68,7 @@ class FrameStream:
             with _as_video_error(name):
                 yield make_plan(
                     name,
-                    request,
+                    sampling,
                     size=size,
                     resample=resample,
                     heartbeat=heartbeat,

@@ -81,7 +81,7 @@ class LocalEngine:
             orders,
             readers=readers,
             ahead=2 * self.run_options.batch_size,
-            deadline=self.run_options.deadline,
+            deadline=self.options.sampling.deadline,
         )
 
     def _order(self, path: str) -> ReadRequest:
@@ -89,7 +89,6 @@ class LocalEngine:
         return read_request(
             path,
             self.options,
-            self.run_options,
             size=processor.frame_size,
             resample=int(processor.image_processor.resample),
             default_frames=self.default_frames,

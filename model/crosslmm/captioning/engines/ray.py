@@ -123,7 +123,6 @@ class RayEngine:
         return read_request(
             "",
             self.options,
-            self.run_options,
             size=self._size,
             resample=self._resample,
             default_frames=self.default_frames,
@@ -149,7 +148,7 @@ class _Reader:
     def __init__(self, order: ReadRequest, stop: Any) -> None:
         self._order = order
         self._stop = stop
-        self._process = ReaderProcess(timeout=order.deadline + 5 * HEARTBEAT)
+        self._process = ReaderProcess(timeout=order.sampling.deadline + 5 * HEARTBEAT)
 
     def __call__(self, batch: Columns) -> Iterator[Columns]:
         import ray

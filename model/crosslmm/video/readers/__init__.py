@@ -3,17 +3,17 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata, util
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol, get_args
 
 from crosslmm.errors import UsageError
+from crosslmm.options import ReaderName
 
 if TYPE_CHECKING:
     from crosslmm.video.frames import Frame
     from crosslmm.video.prefetch import Heartbeat
     from crosslmm.video.probe import Plan
 
-ReaderName = Literal["auto", "pyav", "decord", "torchcodec"]
-READERS: tuple[str, ...] = ("pyav", "decord", "torchcodec")
+READERS = tuple(name for name in get_args(ReaderName) if name != "auto")
 
 
 class Reader(Protocol):
@@ -61,8 +61,6 @@ def candidates(reader: ReaderName) -> tuple[str, ...]:
     """The readers to try, in order; ``UsageError`` for one that cannot be used here."""
     if reader == "auto":
         return tuple(status.name for status in reader_statuses() if status.version is not None)
-    if reader not in READERS:
-        raise UsageError(f"reader is one of auto, {', '.join(READERS)}, not {reader!r}")
     status = reader_status(reader)
     if status.problem is not None:
         raise UsageError(f"the reader {reader} cannot be used: {status.problem}")

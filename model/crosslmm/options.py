@@ -1,0 +1,97 @@
+"""What is asked for, in types that every room shares. Imports neither torch nor a decoder."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, TypedDict, get_args
+
+from crosslmm.errors import UsageError
+
+Seek = Literal["exact", "keyframe", "auto"]
+ReaderName = Literal["auto", "pyav", "decord", "torchcodec"]
+Quantization = Literal["auto", "4bit", "8bit", "none"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+DEFAULT_FRAMES = 64
+# Seconds that a reader may go without progress: no packet read, no frame decoded.
+DEADLINE = 60.0
+
+
+class SamplingOptions(TypedDict, total=False):
+    """The fields of `Sampling` as keyword arguments."""
+
+    frames: int | None
+    fps: float | None
+    max_frames: int | None
+    start: float | None
+    end: float | None
+    seek: Seek
+    reader: ReaderName
+    deadline: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """Which frames of a video are wanted, and how they are read.
+
+    - `frames`: how many, at the middles of that many equal slices of time; or `fps`, per second of
+      video. `max_frames` caps both. Neither means `DEFAULT_FRAMES`, or what a model was trained with.
+      A clip with fewer frames gives each of them once.
+    - `start`, `end`: seconds from the first shown frame.
+    - `seek`: `exact` frames; `keyframe`, the keyframes nearest to them, much faster; `auto` takes a
+      keyframe when one lies within a quarter of the sampling interval. Times are always real.
+    - `reader`: `auto` is PyAV, and the next one where it hangs or fails.
+    - `deadline`: seconds that a reader may go without reading a packet or decoding a frame.
+
+    Raises `UsageError` for values that mean nothing.
+    """
+
+    frames: int | None = None
+    fps: float | None = None
+    max_frames: int | None = None
+    start: float | None = None
+    end: float | None = None
+    seek: Seek = "auto"
+    reader: ReaderName = "auto"
+    deadline: float = DEADLINE
+
+    def __post_init__(self) -> None:
+        if self.frames is not None and self.fps is not None:
+            raise UsageError("frames and fps exclude each other: give one of them")
+        for name in ("frames", "max_frames"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise UsageError(f"{name} is a whole number from 1 up, not {value!r}")
+        if self.fps is not None and not 0 < self.fps < float("inf"):
+            raise UsageError(f"fps is a number above 0, not {self.fps!r}")
+        for name in ("start", "end"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < float("inf"):
+                raise UsageError(f"{name} is in seconds from 0 up, not {value!r}")
+        if self.end is not None and (self.start or 0) >= self.end:
+            raise UsageError(f"start ({self.start or 0:g} s) must lie before end ({self.end:g} s)")
+        if not 0 < self.deadline < float("inf"):
+            raise UsageError(f"deadline is in seconds, above 0, not {self.deadline!r}")
+        _check_choice("seek", self.seek, get_args(Seek))
+        _check_choice("reader", self.reader, get_args(ReaderName))
+
+    @classmethod
+    def of(cls, sampling: "Sampling | None", options: Mapping[str, Any]) -> "Sampling":
+        """A whole one, or one from keyword arguments; UsageError for both, and for unknown names."""
+        if sampling is not None and options:
+            raise UsageError(
+                f"sampling and {next(iter(options))} exclude each other: give one of them"
+            )
+        if unknown := sorted(set(options) - {field.name for field in fields(cls)}):
+            raise TypeError(f"{unknown[0]!r} is not an option of sampling")
+        return sampling or cls(**options)
+
+    @property
+    def most_frames(self) -> int | None:
+        """The most frames that may come, None where that depends on the video."""
+        counts = [count for count in (self.frames, self.max_frames) if count is not None]
+        return min(counts, default=None)
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UsageError(f"{name} is one of {', '.join(choices)}, not {value!r}")
