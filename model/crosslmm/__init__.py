@@ -12,13 +12,14 @@ if TYPE_CHECKING:
     from crosslmm.captioning import caption
     from crosslmm.configuration_crosslmm import CrossLMMConfig
     from crosslmm.errors import CheckpointError, CrossLMMError, OutOfMemory, UsageError, VideoError
-    from crosslmm.inference.assistant import Answer, Assistant, load
+    from crosslmm.inference.answer import Answer
+    from crosslmm.inference.assistant import Assistant, load
     from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
     from crosslmm.processing_crosslmm import CrossLMMProcessor
     from crosslmm.video import Frames, sample
 
 _HOMES = {
-    "Answer": "inference.assistant",
+    "Answer": "inference.answer",
     "Assistant": "inference.assistant",
     "load": "inference.assistant",
     "caption": "captioning",

@@ -1,11 +1,11 @@
-"""From frames and words to what the model takes: pixels normalised, placeholders expanded.
+"""From frames and messages to what the model takes: pixels normalised, placeholders expanded.
 
-Frames come already decoded, so there is no video processor here: a frame is a picture, resized as the
-checkpoint's own image processor would (PIL), and normalised by torch wherever the frames are.
+Frames come already decoded, so there is no video processor here: a frame is an image, resized as the
+checkpoint's image processor would (PIL), and normalised by torch on the device where the frames are.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 import torch
@@ -15,6 +15,13 @@ from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 from crosslmm.configuration_crosslmm import CrossLMMConfig, grid_side
 
 TimeLine = Literal["llava_video", "none"]
+
+
+class Message(TypedDict):
+    """One turn of a conversation; the video belongs to the first of the user's."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
 
 
 class CrossLMMProcessor(ProcessorMixin):
@@ -67,7 +74,7 @@ class CrossLMMProcessor(ProcessorMixin):
         """Prompts and their videos as one batch for `generate`.
 
         text: prompts, each with one video placeholder where a video belongs. videos: for each prompt
-        with a placeholder its frames, as `crosslmm.Frames`, an array (T, H, W, 3) uint8, or pictures.
+        with a placeholder its frames, as `crosslmm.Frames`, an array (T, H, W, 3) uint8, or images.
         Returns input_ids and attention_mask (B, L), pixel_values_videos (B, T, 3, S, S) and, where
         videos differ in length, video_frame_mask (B, T). Raises ValueError.
         """
@@ -83,21 +90,15 @@ class CrossLMMProcessor(ProcessorMixin):
             )
         if wanted and not clips:
             raise ValueError(f"the prompt has {self.video_token} but no video was given")
-        if clips:
-            prompts = [
-                self.expand(prompt, len(clip), tokens_per_frame=tokens_per_frame)
-                for prompt, clip in zip(prompts, clips, strict=True)
-            ]
-        kwargs.setdefault("add_special_tokens", self.wants_special_tokens(prompts[0]))
-        data: dict[str, Any] = dict(
-            self.tokenizer(
-                prompts,
-                padding=padding,
-                padding_side=padding_side,
-                return_tensors=return_tensors,
-                return_token_type_ids=False,
-                **kwargs,
-            )
+        frames = [len(clip) for clip in clips] or [0] * len(prompts)
+        data: dict[str, Any] = self.encode_prompts(
+            prompts,
+            frames,
+            tokens_per_frame=tokens_per_frame,
+            padding=padding,
+            padding_side=padding_side,
+            return_tensors=return_tensors,
+            **kwargs,
         )
         if clips:
             data.update(self._padded_videos(clips))
@@ -105,33 +106,75 @@ class CrossLMMProcessor(ProcessorMixin):
 
     def prompt(
         self,
-        question: str,
+        messages: str | Sequence[Message],
         *,
         times: Sequence[float] | None = None,
         duration: float | None = None,
         text_only: bool = False,
     ) -> str:
-        """The checkpoint's chat template around one question about one video, not yet expanded.
+        """The checkpoint's chat template around one question about one video, or around a
+        conversation that ends with one; its placeholder not yet expanded.
 
         times: of the frames, in seconds; with `duration` they make the time line, where the model was
         trained with one.
         """
-        # A user's text must not be taken for a placeholder of ours.
-        question = question.replace(self.video_token, self.video_token.strip("<>"))
-        if self.time_line == "llava_video" and times is not None and duration is not None:
-            question = llava_video_time_line(times, duration) + question
-        content: list[Any] = [{"type": "text", "text": question}]
-        if not text_only:
-            content.insert(0, {"type": "video"})
-        conversation: list[Any] = [{"role": "user", "content": content}]
+        if isinstance(messages, str):
+            messages = [{"role": "user", "content": messages}]
+        conversation: list[Any] = []
+        opened = False
+        for message in messages:
+            text, opens = self.escape(message["content"]), False
+            if not opened and message["role"] == "user":
+                opened = opens = True
+                text = self.time_line_of(times, duration) + text
+            conversation.append(chat_turn(message["role"], text, shows=opens and not text_only))
         rendered = self.apply_chat_template(
             conversation, add_generation_prompt=True, tokenize=False
         )
         assert isinstance(rendered, str)
         return rendered
 
+    def escape(self, text: str) -> str:
+        """The text without video placeholders, which only the chat template may write."""
+        return text.replace(self.video_token, self.video_token.strip("<>"))
+
+    def time_line_of(self, times: Sequence[float] | None, duration: float | None) -> str:
+        """What goes before the question; empty for models that were not trained with a time line."""
+        if self.time_line == "none" or times is None or duration is None:
+            return ""
+        return llava_video_time_line(times, duration)
+
+    def encode_prompts(
+        self,
+        prompts: Sequence[str],
+        frames: Sequence[int],
+        *,
+        tokens_per_frame: int | None = None,
+        **kwargs: Any,
+    ) -> dict[str, torch.Tensor]:
+        """input_ids and attention_mask (B, L) of prompts, padded on the left.
+
+        frames: of each prompt's video; its placeholder is repeated for all of their merged tokens.
+        kwargs: of the tokenizer.
+        """
+        expanded = [
+            self.expand(prompt, count, tokens_per_frame=tokens_per_frame) if count else prompt
+            for prompt, count in zip(prompts, frames, strict=True)
+        ]
+        defaults = {
+            "padding": len(expanded) > 1,
+            "padding_side": "left",
+            "return_tensors": "pt",
+            "return_token_type_ids": False,
+            "add_special_tokens": self.wants_special_tokens(expanded[0]),
+        }
+        return dict(self.tokenizer(expanded, **defaults | kwargs))
+
     def expand(self, prompt: str, frames: int, *, tokens_per_frame: int | None = None) -> str:
-        """The prompt with its one placeholder repeated for every merged token of so many frames."""
+        """The prompt with its one placeholder repeated for every merged token of so many frames.
+
+        Raises ValueError.
+        """
         tokens = tokens_per_frame or self.tokens_per_frame
         if grid_side(tokens) is None:
             raise ValueError(f"tokens_per_frame={tokens} is not a perfect square")
@@ -155,12 +198,12 @@ class CrossLMMProcessor(ProcessorMixin):
 
     def resize(self, frame: np.ndarray | Image.Image) -> np.ndarray:
         """One frame to `frame_size`, (H, W, 3) uint8."""
-        picture = frame if isinstance(frame, Image.Image) else Image.fromarray(frame)
+        image = frame if isinstance(frame, Image.Image) else Image.fromarray(frame)
         height, width = self.frame_size
-        if picture.size != (width, height) or picture.mode != "RGB":
+        if image.size != (width, height) or image.mode != "RGB":
             resample = Image.Resampling(int(self.image_processor.resample))
-            picture = picture.convert("RGB").resize((width, height), resample)
-        return np.asarray(picture)
+            image = image.convert("RGB").resize((width, height), resample)
+        return np.asarray(image)
 
     def _frame_array(self, clip: Any) -> np.ndarray:
         frames = getattr(clip, "pixels", clip)
@@ -185,12 +228,18 @@ def _checked(frame: Any) -> Any:
     if not isinstance(frame, Image.Image) and (
         getattr(frame, "shape", ())[2:] != (3,) or frame.dtype != np.uint8
     ):
-        raise ValueError("a video is pictures, or arrays (H, W, 3) of uint8, one per frame")
+        raise ValueError("a video is images, or arrays (H, W, 3) of uint8, one per frame")
     return frame
 
 
+def chat_turn(role: str, text: str, *, shows: bool) -> dict[str, Any]:
+    """A turn as chat templates take it; `shows`: with a video before its text."""
+    content = [{"type": "text", "text": text}]
+    return {"role": role, "content": [{"type": "video"}, *content] if shows else content}
+
+
 def llava_video_time_line(times: Sequence[float], duration: float) -> str:
-    """What LLaVA-Video tells its model about the frames, to the letter (its missing space included)."""
+    """LLaVA-Video's text about the frames, to the letter (its missing space included)."""
     listed = ",".join(f"{time:.2f}s" for time in times)
     return (
         f"The video lasts for {duration:.2f} seconds, and {len(times)} frames are uniformly sampled "

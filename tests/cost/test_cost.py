@@ -287,12 +287,12 @@ def _peak_bytes(function: Any) -> tuple[int, Any]:
 def test_constants_are_those_of_the_code_that_runs() -> None:
     from crosslmm import cross_attention
     from crosslmm.cost import arithmetic, memory
-    from crosslmm.inference import session as watched
+    from crosslmm.inference import prefix
     from crosslmm.modeling_crosslmm import CrossLMMModel
 
     assert arithmetic.ABSORBED_QUERIES == cross_attention.ABSORBED_QUERIES
     assert memory.SLICE_BYTES == cross_attention.SLICE_BYTES
-    assert memory.PREFILL_TOKENS == watched.PREFILL_TOKENS
+    assert memory.PREFILL_TOKENS == prefix.PREFILL_TOKENS
     assert CrossLMMModel.frames_per_chunk == memory.FRAMES_PER_CHUNK
 
 
@@ -316,14 +316,14 @@ def test_peak_is_the_allocators(
 ) -> None:
     from crosslmm.inference.assistant import Assistant
 
-    monkeypatch.setattr("crosslmm.inference.session.PREFILL_TOKENS", part)
+    monkeypatch.setattr("crosslmm.inference.prefix.PREFILL_TOKENS", part)
     monkeypatch.setattr("crosslmm.cost.memory.PREFILL_TOKENS", part)
     model = tiny_model(**MIDDLE | changes)
     model.model.frames_per_chunk = 4
     processor = tiny_processor(image_size=98, tokens_per_frame=tokens)
     assistant = Assistant(model, processor)
     peak, watched = _peak_bytes(lambda: assistant.open_video(clip, frames=frames))
-    text = watched._prefix.shape[1] - frames * tokens
+    text = len(watched.prefix) - frames * tokens
     needed = memory_needed(
         replace(shape_of(model), dtype="float32"),
         frames=frames,
@@ -347,7 +347,7 @@ def test_peak_of_a_batch_is_the_allocators(clip: Path, monkeypatch: pytest.Monke
     prompt = assistant.processor.prompt("what?", times=frames.times, duration=3.0)
     text = len(assistant.processor.tokenizer(prompt).input_ids) - 1
     peak, _ = _peak_bytes(
-        lambda: answer_batch(assistant, [frames] * 3, ["what?"] * 3, max_new_tokens=1)
+        lambda: answer_batch(assistant.runtime, [frames] * 3, ["what?"] * 3, max_new_tokens=1)
     )
     needed = memory_needed(
         replace(shape_of(model), dtype="float32"),

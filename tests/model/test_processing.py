@@ -9,7 +9,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
-from crosslmm.processing_crosslmm import CrossLMMProcessor, llava_video_time_line
+from crosslmm.processing_crosslmm import CrossLMMProcessor, Message, llava_video_time_line
 from tests.support.tiny import CHAT_TEMPLATE, tiny_checkpoint, tiny_model, tiny_processor
 
 VIDEO = 4
@@ -19,7 +19,7 @@ def frames(count: int, seed: int = 0, size: tuple[int, int] = (40, 50)) -> np.nd
     return np.random.default_rng(seed).integers(0, 256, (count, *size, 3), np.uint8)
 
 
-def test_pixels_are_siglips_own() -> None:
+def test_pixels_equal_siglips() -> None:
     clip = frames(3)
     inputs = tiny_processor()(text="<video>", videos=clip)
     reference = SiglipImageProcessorPil(size={"height": 30, "width": 30})
@@ -86,12 +86,12 @@ def test_prompts_and_videos_must_match(text: object, videos: object, message: st
         tiny_processor()(text=text, videos=videos)
 
 
-def test_pictures_make_a_video() -> None:
-    pictures = [Image.fromarray(frame) for frame in frames(2)]
-    inputs = tiny_processor()(text="<video>", videos=pictures)
+def test_images_make_a_video() -> None:
+    images = [Image.fromarray(frame) for frame in frames(2)]
+    inputs = tiny_processor()(text="<video>", videos=images)
     expected = tiny_processor()(text="<video>", videos=frames(2))
     assert torch.equal(inputs["pixel_values_videos"], expected["pixel_values_videos"])
-    inputs = tiny_processor()(text="<video>", videos=[iter(pictures)])
+    inputs = tiny_processor()(text="<video>", videos=[iter(images)])
     assert torch.equal(inputs["pixel_values_videos"], expected["pixel_values_videos"])
 
 
@@ -100,6 +100,37 @@ def test_a_users_text_cannot_place_a_video() -> None:
     prompt = processor.prompt("Is <video> a tag?")
     assert prompt.count("<video>") == 1
     assert "Is video a tag?" in prompt
+
+
+def test_a_conversation_has_its_video_in_the_first_turn_of_the_user() -> None:
+    processor = tiny_processor(time_line="llava_video")
+    talk: list[Message] = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Who?"},
+        {"role": "assistant", "content": "A <video> ball."},
+        {"role": "user", "content": "Where?"},
+    ]
+    prompt = processor.prompt(talk, times=[0.5], duration=1.0)
+    expected = (
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n<video>\n"
+        + llava_video_time_line([0.5], 1.0)
+        + "Who?<|im_end|>\n<|im_start|>assistant\nA video ball.<|im_end|>\n"
+        "<|im_start|>user\nWhere?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert prompt == expected
+    assert processor.prompt(talk[:2], text_only=True).count("<video>") == 0
+    assert processor.prompt("Who?") == processor.prompt([{"role": "user", "content": "Who?"}])
+
+
+def test_prompts_are_encoded_alone_as_together() -> None:
+    processor = tiny_processor()
+    prompts = [processor.prompt("Who?"), processor.prompt("Where to?")]
+    together = processor.encode_prompts(prompts, [1, 2])
+    for row, (prompt, count) in enumerate(zip(prompts, [1, 2], strict=True)):
+        alone = processor.encode_prompts([prompt], [count])
+        assert alone["attention_mask"].all()
+        kept = together["attention_mask"][row].bool()
+        assert together["input_ids"][row][kept].tolist() == alone["input_ids"][0].tolist()
 
 
 def test_a_beginning_of_text_token_comes_once() -> None:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from crosslmm.captioning.reading import Clip
 from crosslmm.captioning.results import Segment
 from crosslmm.errors import CrossLMMError, OutOfMemory
+from crosslmm.inference.answer import FrameUsed
 from crosslmm.inference.batch import BatchAnswers, answer_batch
 from crosslmm.inference.encoding import release_memory
-from crosslmm.inference.generation import FrameUsed
 from crosslmm.video import Frames
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Captioner:
 
     def _answer(self, tasks: list[Task], frames: list[Frames]) -> list[Segment]:
         batch = answer_batch(
-            self.assistant,
+            self.assistant.runtime,
             frames,
             [task.prompt for task in tasks],
             max_new_tokens=self.max_new_tokens,

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from crosslmm.inference.generation import FrameUsed
+    from crosslmm.inference.answer import FrameUsed
 
 Record = dict[str, Any]
 
@@ -30,7 +30,7 @@ class Segment:
     @classmethod
     def from_dict(cls, record: Record) -> "Segment":
         """From `asdict` of one, or from a segment of a record, which leaves some fields out."""
-        from crosslmm.inference.generation import FrameUsed
+        from crosslmm.inference.answer import FrameUsed
 
         frames = tuple(FrameUsed(**frame) for frame in record["frames"])
         return cls(**{**record, "frames": frames, "warnings": tuple(record.get("warnings", ()))})

@@ -23,8 +23,8 @@ from crosslmm.errors import UsageError, VideoError
 if TYPE_CHECKING:
     import torch
 
+    from crosslmm.inference.answer import Answer
     from crosslmm.inference.assistant import Assistant
-    from crosslmm.inference.generation import Answer
 
 QUESTION = "What happens in this video?"
 NEW_TOKENS = 16

@@ -4,44 +4,32 @@
     answer = assistant.ask("movie.mp4", "what happens?", frames=64)
 
 Frames flow from the file through the encoder in chunks; only what the language model needs is kept.
-When memory runs out the chunk is halved, then the number of frames, and it is said.
+When memory runs out the chunk is halved, then the number of frames, with a notice.
 """
 
 import os
-import platform
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import cached_property
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Unpack
+from typing import Any, Unpack
 
 import torch
 
-import crosslmm
 from crosslmm.checkpoints import catalog
-from crosslmm.checkpoints import quantization as quantizing
-from crosslmm.checkpoints.headers import TensorInfo, read_headers
+from crosslmm.checkpoints.headers import read_headers
 from crosslmm.checkpoints.loading import load_config, load_model, load_processor
-from crosslmm.checkpoints.quantization import Quantization
-from crosslmm.configuration_crosslmm import CrossLMMConfig, grid_side
-from crosslmm.cost import Memory, ModelShape, memory_needed
-from crosslmm.device import free_memory, resolve_device, resolve_dtype
-from crosslmm.errors import CheckpointError, OutOfMemory, UsageError
-from crosslmm.inference import batch as batching
-from crosslmm.inference.encoding import (
-    EncodedVideo,
-    Notice,
-    Progress,
-    TooManyFrames,
-    encode_video,
-    memory_errors,
-    release_memory,
-)
-from crosslmm.inference.generation import Answer
-from crosslmm.inference.session import AnswerStream, VideoSession
-from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration, CrossLMMModel
-from crosslmm.options import Sampling, SamplingOptions
+from crosslmm.checkpoints.quantization import resolve_quantization
+from crosslmm.device import resolve_device, resolve_dtype
+from crosslmm.errors import OutOfMemory
+from crosslmm.inference import batch, session
+from crosslmm.inference.answer import Answer
+from crosslmm.inference.encoding import memory_errors
+from crosslmm.inference.memory_check import check_memory, estimate_memory
+from crosslmm.inference.response import Response
+from crosslmm.inference.runtime import Notice, Progress, Runtime, check_tokens_per_frame
+from crosslmm.inference.session import VideoSession
+from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
+from crosslmm.options import Quantization, Sampling, SamplingOptions
 from crosslmm.processing_crosslmm import CrossLMMProcessor
 from crosslmm.video import Frames
 
@@ -63,8 +51,8 @@ def load(
       the device computes in it, else float32. Both are in `settings` of every answer.
     - tokens_per_frame: merged tokens of a frame, a perfect square; None is what the checkpoint was
       trained with.
-    - frames: how many will be watched at a time, for the estimate of the memory that is needed, made
-      before anything is loaded.
+    - frames: how many a video will have, for the estimate of the memory that is needed, made before
+      anything is loaded.
     - on_notice: called with a line of text when something is done otherwise than asked.
 
     Raises CheckpointError, UsageError, OutOfMemory.
@@ -76,25 +64,29 @@ def load(
     chosen_dtype = resolve_dtype(dtype, chosen_device)
     headers = read_headers(folder)
     parameters = sum(tensor.count for tensor in headers.values())
-    kind = quantizing.resolve_quantization(quantization, chosen_device, parameters)
+    chosen_quantization = resolve_quantization(quantization, chosen_device, parameters)
     config = load_config(folder)
     processor = load_processor(folder)
     if tokens_per_frame is not None:
-        processor.tokens_per_frame = _checked_tokens(tokens_per_frame, config.patch_grid)
-    needed = _needed_memory(
+        processor.tokens_per_frame = check_tokens_per_frame(tokens_per_frame, config.patch_grid)
+    needed = estimate_memory(
         config,
         headers,
         frames=frames or config.default_frames,
         tokens_per_frame=processor.tokens_per_frame,
         dtype=chosen_dtype,
-        quantization=kind,
+        quantization=chosen_quantization,
     )
     if needed is not None:
-        _check_memory(name, needed, chosen_device, on_notice)
+        check_memory(name, needed, chosen_device, on_notice)
     try:
         with memory_errors():
             model = load_model(
-                folder, device=chosen_device, dtype=chosen_dtype, quantization=kind, config=config
+                folder,
+                device=chosen_device,
+                dtype=chosen_dtype,
+                quantization=chosen_quantization,
+                config=config,
             )
     except MemoryError as error:
         raise OutOfMemory(
@@ -106,14 +98,14 @@ def load(
         processor,
         name=name,
         folder=folder,
-        quantization=kind,
+        quantization=chosen_quantization,
         load_seconds=time.perf_counter() - started,
         on_notice=on_notice,
     )
 
 
 class Assistant:
-    """A loaded model that answers questions about videos. `model` and `processor` are open to use."""
+    """A loaded model that answers questions about videos; its parts are in `runtime`."""
 
     def __init__(
         self,
@@ -132,30 +124,41 @@ class Assistant:
         self.folder = folder
         self.quantization = quantization
         self.load_seconds = load_seconds
-        self.on_notice = on_notice
+        self.runtime = Runtime(
+            model,
+            processor,
+            name=name,
+            folder=folder,
+            quantization=quantization,
+            load_seconds=load_seconds,
+            on_notice=on_notice,
+        )
+
+    @property
+    def on_notice(self) -> Notice | None:
+        return self.runtime.on_notice
 
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        return self.runtime.device
 
     @property
     def tokens_per_frame(self) -> int:
-        return self.processor.tokens_per_frame
+        return self.runtime.tokens_per_frame
 
-    @cached_property
-    def settings(self) -> dict[str, Any]:
+    @property
+    def default_frames(self) -> int:
+        """Frames taken of a video when nothing else is asked for."""
+        return self.runtime.default_frames
+
+    @property
+    def settings(self) -> dict[str, str]:
         """How the model runs: device, dtype, quantization, attention."""
-        return {
-            "device": str(self.device),
-            "device_name": _device_name(self.device),
-            "dtype": str(self.model.dtype).removeprefix("torch."),
-            "quantization": self.quantization,
-            "attention": self.model.config.text._attn_implementation,
-        }
+        return self.runtime.settings
 
-    @cached_property
+    @property
     def versions(self) -> dict[str, str]:
-        return library_versions()
+        return self.runtime.versions
 
     def ask(
         self,
@@ -181,8 +184,8 @@ class Assistant:
         temperature: float = 0.0,
         seed: int | None = None,
         **sampling: Any,
-    ) -> AnswerStream:
-        """As `ask`, as an iterator of pieces of text, whose `.answer` is there at the end."""
+    ) -> Response:
+        """As `ask`, as an iterator of pieces of text, with the result in its `.answer`."""
         return self.open_video(video, **sampling).stream(
             question, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
         )
@@ -201,55 +204,13 @@ class Assistant:
         Sampling options are those of `crosslmm.sample`. on_progress is called with a stage, what is
         done of it and the total. Raises VideoError, UsageError, OutOfMemory.
         """
-        started = time.perf_counter()
-        tokens = self.tokens_per_frame
-        if tokens_per_frame is not None:
-            tokens = _checked_tokens(tokens_per_frame, self.model.config.patch_grid)
-        sampling = Sampling.of(sampling, options)
-        if sampling.frames is None and sampling.fps is None:
-            sampling = replace(sampling, frames=self.default_frames)
-        tried = sampling
-        encoded: EncodedVideo | None
-        while True:
-            try:
-                encoded = encode_video(
-                    self.model,
-                    self.processor,
-                    video,
-                    tried,
-                    tokens_per_frame=tokens,
-                    on_progress=on_progress,
-                    on_notice=self.on_notice,
-                )
-                if on_progress:
-                    on_progress("prefill", 0, 0)
-                return VideoSession(
-                    self,
-                    os.fsdecode(video),
-                    encoded,
-                    tokens_per_frame=tokens,
-                    settings={
-                        "frames": sampling.frames, "fps": sampling.fps,
-                        "max_frames": sampling.max_frames, "start": sampling.start,
-                        "end": sampling.end, "reader": encoded.source.reader, "seek": sampling.seek,
-                    },
-                    started=started,
-                )  # fmt: skip
-            except TooManyFrames as ran_out:
-                used = ran_out.frames
-            if used <= 1:
-                raise OutOfMemory(
-                    f"{os.fsdecode(video)}: out of memory on {self.device} even with one frame"
-                )
-            tried = replace(sampling, max_frames=used // 2)
-            encoded = None  # the next try needs the memory
-            release_memory()
-            self._notice(f"out of memory with {used} frames; trying with {tried.max_frames}")
-
-    @property
-    def default_frames(self) -> int:
-        """Frames taken of a video when nothing else is asked for."""
-        return self.model.config.default_frames
+        return session.open_video(
+            self.runtime,
+            video,
+            Sampling.of(sampling, options),
+            tokens_per_frame=tokens_per_frame,
+            on_progress=on_progress,
+        )
 
     def answer_batch(
         self,
@@ -263,97 +224,5 @@ class Assistant:
         Videos and questions may differ in length; each answer is the one it would have had alone.
         Raises OutOfMemory.
         """
-        batch = batching.answer_batch(self, videos, questions, max_new_tokens=max_new_tokens)
-        return [answer.text for answer in batch.answers]
-
-    def _notice(self, text: str) -> None:
-        if self.on_notice:
-            self.on_notice(text)
-
-
-def _needed_memory(
-    config: CrossLMMConfig,
-    headers: Mapping[str, TensorInfo],
-    *,
-    frames: int,
-    tokens_per_frame: int,
-    dtype: torch.dtype,
-    quantization: Literal["4bit", "8bit", "none"],
-) -> Memory | None:
-    """What a run will take at its peak; None for a kind of model whose cost is not known."""
-    gates = {
-        branch: sum(
-            tensor.count == 1 and tensor.scalar() != 0
-            for name, tensor in headers.items()
-            if name.endswith(f"{branch}.gate")
-        )
-        for branch in ("v2v", "t2v")
-    }
-    try:
-        shape = replace(
-            ModelShape.from_config(config.to_dict()),
-            open_v2v=gates["v2v"],
-            open_t2v=gates["t2v"],
-        )
-        return memory_needed(
-            shape,
-            frames=frames,
-            tokens_per_frame=tokens_per_frame,
-            dtype=str(dtype).removeprefix("torch."),
-            quantization=quantization,
-            frames_per_chunk=CrossLMMModel.frames_per_chunk,
-        )
-    except CheckpointError:
-        return None
-
-
-def _check_memory(
-    name: str, needed: Memory, device: torch.device, on_notice: Notice | None
-) -> None:
-    """Raises OutOfMemory where the weights alone cannot fit; says so where the frames may not."""
-    free = free_memory(device)
-    if needed.weights > free:
-        raise OutOfMemory(
-            f"{name}: its weights need {_gigabytes(needed.weights)} and {device} has "
-            f"{_gigabytes(free)} free; try 4-bit quantization, or a smaller model"
-        )
-    if needed.total > free and on_notice:
-        on_notice(
-            f"this may need {_gigabytes(needed.total)} and {device} has {_gigabytes(free)} free; "
-            "fewer frames will be used if it runs out"
-        )
-
-
-def _gigabytes(count: int) -> str:
-    return f"{count / 1e9:.1f} GB"
-
-
-def _checked_tokens(tokens_per_frame: int, grid: int) -> int:
-    side = grid_side(tokens_per_frame)
-    if side is None or side > grid:
-        choices = [side * side for side in range(1, min(grid, 5) + 1)]
-        raise UsageError(
-            f"tokens_per_frame={tokens_per_frame} is not a perfect square from 1 to {grid * grid}, "
-            f"such as {', '.join(str(choice) for choice in choices)}"
-        )
-    return tokens_per_frame
-
-
-def library_versions() -> dict[str, str]:
-    """Of what an answer's exact words depend on."""
-    import av
-    import transformers
-
-    return {
-        "crosslmm": crosslmm.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "av": av.__version__,
-    }
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return platform.processor() or platform.machine()
+        done = batch.answer_batch(self.runtime, videos, questions, max_new_tokens=max_new_tokens)
+        return [answer.text for answer in done.answers]

@@ -7,20 +7,18 @@ they belong to, so a batch costs no more memory to encode than one video does.
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 
 from crosslmm.errors import OutOfMemory
+from crosslmm.inference.answer import Finish
 from crosslmm.inference.encoding import FrameEncoder, memory_errors
-from crosslmm.inference.generation import GenerationOptions
+from crosslmm.inference.generation import GenerationOptions, decode_answer, stop_token_ids
+from crosslmm.inference.runtime import Runtime
 from crosslmm.modeling_crosslmm import VisualTokens, as_dual_cache
 from crosslmm.video import Frames
 from crosslmm.vision import scatter_frames
-
-if TYPE_CHECKING:
-    from crosslmm.inference.assistant import Assistant
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ class BatchAnswer:
 
     text: str
     tokens: int
-    finish: Literal["end", "length"]
+    finish: Finish
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ class BatchAnswers:
 
 
 def answer_batch(
-    assistant: "Assistant",
+    runtime: Runtime,
     videos: Sequence[Frames],
     questions: Sequence[str],
     *,
@@ -54,39 +52,31 @@ def answer_batch(
     """
     try:
         with memory_errors():
-            return _answer_batch(assistant, videos, questions, max_new_tokens)
+            return _answer_batch(runtime, videos, questions, max_new_tokens)
     except MemoryError:
         count = sum(map(len, videos))
     raise OutOfMemory(
-        f"out of memory on {assistant.device} with {count} frames of {len(videos)} videos"
+        f"out of memory on {runtime.device} with {count} frames of {len(videos)} videos"
     )
 
 
 def _answer_batch(
-    assistant: "Assistant", videos: Sequence[Frames], questions: Sequence[str], max_new_tokens: int
+    runtime: Runtime, videos: Sequence[Frames], questions: Sequence[str], max_new_tokens: int
 ) -> BatchAnswers:
-    processor, model = assistant.processor, assistant.model
+    processor, model = runtime.processor, runtime.model
+    options = GenerationOptions(max_new_tokens)
     started = time.perf_counter()
-    visual = _encode(assistant, videos)
+    visual = _encode(runtime, videos)
     encoded = time.perf_counter()
     prompts = [
-        processor.expand(
-            processor.prompt(question, times=clip.times, duration=clip.source.duration), len(clip)
-        )
+        processor.prompt(question, times=clip.times, duration=clip.source.duration)
         for clip, question in zip(videos, questions, strict=True)
     ]
-    batch = processor.tokenizer(
-        prompts,
-        padding=True,
-        padding_side="left",
-        return_tensors="pt",
-        return_token_type_ids=False,
-        add_special_tokens=processor.wants_special_tokens(prompts[0]),
-    ).to(assistant.device)
-    ids, mask = batch["input_ids"], batch["attention_mask"]
-    options = GenerationOptions(max_new_tokens, temperature=0.0, seed=None)
+    batch = processor.encode_prompts(prompts, [len(clip) for clip in videos])
+    ids = batch["input_ids"].to(runtime.device)
+    mask = batch["attention_mask"].to(runtime.device)
     with torch.inference_mode():
-        # All but the last token is taken in here, because `generate` knows no encoded videos.
+        # All but the last token is prefilled here, because `generate` knows no encoded videos.
         cache = as_dual_cache(None, model.config)
         model.model(
             input_ids=ids[:, :-1],
@@ -105,40 +95,31 @@ def _answer_batch(
         )
     assert isinstance(out, torch.Tensor)
     generated = out[:, ids.shape[1] :].tolist()
-    ends = model.generation_config.eos_token_id
-    end_ids = frozenset(ends if isinstance(ends, list) else [ends])
-    answers = tuple(_answer(assistant, row, end_ids) for row in generated)
+    stops = stop_token_ids(model.generation_config)
+    answers = tuple(_answer(runtime, row, stops) for row in generated)
     return BatchAnswers(answers, encoded - started, time.perf_counter() - encoded)
 
 
-def _answer(assistant: "Assistant", ids: list[int], end_ids: frozenset[int]) -> BatchAnswer:
-    length = next((place + 1 for place, token in enumerate(ids) if token in end_ids), None)
-    text = assistant.processor.tokenizer.decode(
-        ids[:length], skip_special_tokens=True, clean_up_tokenization_spaces=False
-    )
+def _answer(runtime: Runtime, ids: list[int], stops: Sequence[int]) -> BatchAnswer:
+    length = next((index + 1 for index, token in enumerate(ids) if token in stops), None)
+    text = decode_answer(runtime.processor.tokenizer, ids[:length])
     return BatchAnswer(text.strip(), length or len(ids), "length" if length is None else "end")
 
 
-def _encode(assistant: "Assistant", videos: Sequence[Frames]) -> VisualTokens:
+def _encode(runtime: Runtime, videos: Sequence[Frames]) -> VisualTokens:
     """All frames through the encoder, then laid out by video, shorter ones padded."""
-    height, width = assistant.processor.frame_size
+    height, width = runtime.processor.frame_size
     frames: list[np.ndarray] = []
     for clip in videos:
         fits = clip.pixels.shape[1:3] == (height, width)
-        frames.extend(clip.pixels if fits else map(assistant.processor.resize, clip.pixels))
-    encoder = FrameEncoder(
-        assistant.model,
-        assistant.processor,
-        frames=len(frames),
-        tokens_per_frame=assistant.tokens_per_frame,
-        on_notice=assistant.on_notice,
-    )
+        frames.extend(clip.pixels if fits else map(runtime.processor.resize, clip.pixels))
+    encoder = FrameEncoder(runtime, frames=len(frames))
     encoder.add(frames)
     visual = encoder.finish()
     longest = max(map(len, videos))
-    kept = torch.tensor([[place < len(clip) for place in range(longest)] for clip in videos])
+    kept = torch.tensor([[index < len(clip) for index in range(longest)] for clip in videos])
     return VisualTokens(
         embeds=scatter_frames(visual.embeds[0], kept),
         features=None if visual.features is None else scatter_frames(visual.features[0], kept),
-        frame_mask=None if bool(kept.all()) else kept.to(assistant.device),
+        frame_mask=None if bool(kept.all()) else kept.to(runtime.device),
     )

@@ -1,13 +1,13 @@
 """A video's frames through the encoder, chunk by chunk, while the next ones are being decoded.
 
 Only what the language model will read is kept. When memory runs out the chunk is halved, which costs
-nothing but time; when even single frames do not fit, MemoryError says so to whoever chose them.
+nothing but time; when even single frames do not fit, MemoryError tells the caller, who chose them.
 """
 
 import gc
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -15,15 +15,12 @@ import numpy as np
 import torch
 
 from crosslmm.errors import VideoError
-from crosslmm.inference.generation import FrameUsed
-from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration, VisualTokens
+from crosslmm.inference.answer import FrameUsed
+from crosslmm.inference.runtime import Progress, Runtime
+from crosslmm.modeling_crosslmm import VisualTokens
 from crosslmm.options import Sampling
-from crosslmm.processing_crosslmm import CrossLMMProcessor
 from crosslmm.video import FrameStream, SourceInfo, open_stream
 from crosslmm.vision import FrameBuffer
-
-Progress = Callable[[str, int, int], None]
-Notice = Callable[[str], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +44,7 @@ _OUT_OF_MEMORY = (
 
 
 class TooManyFrames(MemoryError):
-    """Memory ran out with this many frames, the chunk being as small as it gets."""
+    """Memory ran out with this many frames, in the smallest chunks."""
 
     def __init__(self, frames: int) -> None:
         super().__init__(f"out of memory with {frames} frames")
@@ -56,7 +53,7 @@ class TooManyFrames(MemoryError):
 
 @contextmanager
 def memory_errors() -> Iterator[None]:
-    """Every way known in which torch says that memory ran out becomes MemoryError."""
+    """Turns every known way in which torch reports that memory ran out into MemoryError."""
     try:
         yield
     except RuntimeError as error:
@@ -80,23 +77,15 @@ class FrameEncoder:
     """Encodes chunks of frames into tensors that are laid out once for all of them."""
 
     def __init__(
-        self,
-        model: CrossLMMForConditionalGeneration,
-        processor: CrossLMMProcessor,
-        *,
-        frames: int,
-        tokens_per_frame: int,
-        on_notice: Notice | None = None,
+        self, runtime: Runtime, *, frames: int, tokens_per_frame: int | None = None
     ) -> None:
         """frames: how many will be added, at most."""
-        self._model = model
-        self._processor = processor
+        self._runtime = runtime
         self._frames = frames
-        self._tokens_per_frame = tokens_per_frame
-        self._on_notice = on_notice
+        self._tokens_per_frame = tokens_per_frame or runtime.tokens_per_frame
         self._embeds = FrameBuffer(frames)
         self._features: FrameBuffer | None = None
-        self.chunk = model.model.frames_per_chunk
+        self.chunk = runtime.model.model.frames_per_chunk
         self.seconds = 0.0
 
     def add(self, frames: Sequence[np.ndarray]) -> None:
@@ -113,17 +102,16 @@ class FrameEncoder:
                     raise
                 self.chunk //= 2
                 release_memory()
-                if self._on_notice:
-                    self._on_notice(
-                        f"out of memory; encoding {self.chunk} frames at a time from here on"
-                    )
+                self._runtime.notice(
+                    f"out of memory; encoding {self.chunk} frames at a time from here on"
+                )
         self.seconds += time.perf_counter() - started
 
     def finish(self) -> VisualTokens:
-        """All that was added, as one video: (1, T, …)."""
+        """Everything added, as one video: (1, T, …)."""
         started = time.perf_counter()
-        if self._model.device.type == "cuda":
-            torch.cuda.synchronize(self._model.device)
+        if self._runtime.device.type == "cuda":
+            torch.cuda.synchronize(self._runtime.device)
         self.seconds += time.perf_counter() - started
         return VisualTokens(
             embeds=self._embeds.joined()[None],
@@ -132,13 +120,13 @@ class FrameEncoder:
 
     @torch.inference_mode()
     def _encode(self, frames: Sequence[np.ndarray]) -> None:
-        device = self._model.device
+        model, device = self._runtime.model, self._runtime.device
         pixels = torch.from_numpy(np.stack(frames))
         if device.type == "cuda":
             pixels = pixels.pin_memory()
         pixels = pixels.to(device, non_blocking=True)
-        pixels = self._processor.normalise(pixels, dtype=self._model.dtype)
-        embeds, features = self._model.model.encode_frames(pixels, self._tokens_per_frame)
+        pixels = self._runtime.processor.normalise(pixels, dtype=model.dtype)
+        embeds, features = model.model.encode_frames(pixels, self._tokens_per_frame)
         # Room for both before either is kept: where memory runs out, the frames are encoded again.
         self._embeds.allocate(embeds)
         if features is not None:
@@ -149,14 +137,12 @@ class FrameEncoder:
 
 
 def encode_video(
-    model: CrossLMMForConditionalGeneration,
-    processor: CrossLMMProcessor,
+    runtime: Runtime,
     video: str | os.PathLike[str],
     sampling: Sampling,
     *,
     tokens_per_frame: int,
     on_progress: Progress | None = None,
-    on_notice: Notice | None = None,
 ) -> EncodedVideo:
     """Decode and encode a video.
 
@@ -167,16 +153,10 @@ def encode_video(
     with open_stream(
         video,
         sampling,
-        size=processor.frame_size,
-        resample=int(processor.image_processor.resample),
+        size=runtime.processor.frame_size,
+        resample=int(runtime.processor.image_processor.resample),
     ) as stream:
-        encoder = FrameEncoder(
-            model,
-            processor,
-            frames=stream.count,
-            tokens_per_frame=tokens_per_frame,
-            on_notice=on_notice,
-        )
+        encoder = FrameEncoder(runtime, frames=stream.count, tokens_per_frame=tokens_per_frame)
         try:
             used = _encode_stream(stream, encoder, on_progress)
         except MemoryError:

@@ -1,72 +1,78 @@
-"""A video that has been watched: decoded, encoded and read by the language model, once.
+"""A video that is decoded, encoded and prefilled once, then asked any number of questions."""
 
-Visual tokens stand before the question and attention is causal, so all that the model makes of them
-is the same for every question. It is kept here, and each question starts from it.
-"""
-
-import copy
-import secrets
+import os
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
+from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from transformers.cache_utils import DynamicLayer, EncoderDecoderCache
 
 from crosslmm.errors import OutOfMemory, UsageError
-from crosslmm.inference.encoding import EncodedVideo, TooManyFrames, memory_errors
-from crosslmm.inference.generation import (
-    Answer,
-    GenerationOptions,
-    Timing,
-    TokenCounts,
-    TokenStream,
+from crosslmm.inference.answer import Answer, Timing, TokenCounts
+from crosslmm.inference.encoding import (
+    EncodedVideo,
+    TooManyFrames,
+    encode_video,
+    memory_errors,
+    release_memory,
 )
-from crosslmm.modeling_crosslmm import VisualTokens, as_dual_cache
+from crosslmm.inference.generation import GenerationOptions, TokenStream, decode_answer
+from crosslmm.inference.prefix import VideoPrefix, prefill_video
+from crosslmm.inference.response import Response
+from crosslmm.inference.runtime import Progress, Runtime, check_tokens_per_frame
+from crosslmm.modeling_crosslmm import VisualTokens
+from crosslmm.options import Sampling
+from crosslmm.processing_crosslmm import Message
 from crosslmm.video import summary
-
-if TYPE_CHECKING:
-    from crosslmm.inference.assistant import Assistant
-
-
-# Positions that go through the language model together before the question.
-PREFILL_TOKENS = 1024
 
 
 class VideoSession:
-    """One video, ready for any number of questions, one after another."""
+    """One video, ready for any number of questions, one after another; `open_video` makes it."""
 
     def __init__(
         self,
-        assistant: "Assistant",
+        runtime: Runtime,
         video: str,
         encoded: EncodedVideo,
         *,
+        sampling: Sampling,
         tokens_per_frame: int,
-        settings: dict[str, Any],
         started: float,
     ) -> None:
+        """sampling: as asked for; started: the `time.perf_counter()` of the request."""
         self.video = video
         self.frames = encoded.frames
         self.source = encoded.source
         self.warnings = encoded.warnings
-        self._assistant = assistant
-        self._decode_seconds = encoded.decode_seconds
-        self._encode_seconds = encoded.encode_seconds
-        self._visual_count = encoded.visual.embeds.shape[1:3].numel()
+        self._runtime = runtime
+        self._sampling = sampling
         self._tokens_per_frame = tokens_per_frame
-        self._settings = settings
-        self._busy = False
+        self._started = started
+        self._prefix: VideoPrefix | None = None
+        # What the first answer will have taken, beside its own generation.
+        self._spent = Timing(
+            runtime.load_seconds, decode=encoded.decode_seconds, encode=encoded.encode_seconds
+        )
+
+    def prefill(self, visual: VisualTokens) -> None:
+        """Run the language model over the video. Raises TooManyFrames."""
         began = time.perf_counter()
+        ids = self._prompt_ids(self._prompt([{"role": "user", "content": "?"}]))
         try:
             with memory_errors():
-                self._prefix, self._cache = self._prefill(encoded.visual)
+                self._prefix = prefill_video(self._runtime.model, ids, visual)
         except MemoryError:
             raise TooManyFrames(len(self.frames)) from None
-        self._prefill_seconds = time.perf_counter() - began
-        self._waited = time.perf_counter() - started
-        self._fresh = True
+        now = time.perf_counter()
+        self._spent = replace(self._spent, prefill=now - began, first_token=now - self._started)
+
+    @property
+    def prefix(self) -> VideoPrefix:
+        """What every prompt begins with. Raises RuntimeError before `prefill`."""
+        if self._prefix is None:
+            raise RuntimeError("the video is not prefilled")
+        return self._prefix
 
     @cached_property
     def summary(self) -> str:
@@ -81,13 +87,10 @@ class VideoSession:
         temperature: float = 0.0,
         seed: int | None = None,
     ) -> Answer:
-        """The whole answer at once; options as in `stream`."""
-        stream = self.stream(
+        """The complete answer; options as in `stream`."""
+        return self.stream(
             question, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
-        )
-        for _ in stream:
-            pass
-        return stream.answer
+        ).answer
 
     def stream(
         self,
@@ -96,180 +99,57 @@ class VideoSession:
         max_new_tokens: int = 512,
         temperature: float = 0.0,
         seed: int | None = None,
-    ) -> "AnswerStream":
-        """The answer as an iterator of pieces of text, whose `.answer` is there at the end.
+    ) -> Response:
+        """The answer as an iterator of pieces of text, with the result in its `.answer`.
 
-        temperature 0 is greedy; above, tokens are drawn, repeatably with the same seed (one is chosen
-        and reported where none is given). Raises UsageError.
+        temperature 0 is greedy; above, tokens are sampled, repeatably with the same seed (one is
+        chosen and reported where none is given). Raises UsageError.
         """
         if not question.strip():
             raise UsageError("the question is empty")
-        if max_new_tokens < 1:
-            raise UsageError(f"max_new_tokens={max_new_tokens} is not at least 1")
-        if temperature < 0:
-            raise UsageError(f"temperature={temperature} is below 0")
-        if temperature > 0 and seed is None:
-            seed = secrets.randbits(32)
         options = GenerationOptions(max_new_tokens, temperature, seed)
-        return AnswerStream(self, question.strip(), options)
+        return self.respond([{"role": "user", "content": question.strip()}], options)
+
+    def respond(self, messages: Sequence[Message], options: GenerationOptions) -> Response:
+        """The next turn of a conversation about the video, whose last message is the question.
+
+        Nothing runs before the response is read; from then on to its end, reading another one raises
+        RuntimeError.
+        """
+        return Response(self._respond(messages, options))
 
     def ask_all(self, questions: Sequence[str], *, max_new_tokens: int = 512) -> list[str]:
         """Greedy answers to unrelated questions, decoded together in one batch.
 
         Raises UsageError for an empty question, OutOfMemory where the batch is too large, RuntimeError
-        while a stream is open.
+        while a response is being read.
         """
-        if not all(question.strip() for question in questions):
+        asked = [question.strip() for question in questions]
+        if not all(asked):
             raise UsageError("a question is empty")
-        if not questions:
+        if not asked:
             return []
-        self._refuse_if_busy()
+        options = GenerationOptions(max_new_tokens)
         try:
             with memory_errors():
-                return self._answer_together(questions, max_new_tokens)
+                return self._answer_together(asked, options)
         except MemoryError:
             raise OutOfMemory(
-                f"{self.video}: out of memory with {len(questions)} questions at a time; ask fewer"
+                f"{self.video}: out of memory with {len(asked)} questions at a time; ask fewer"
             ) from None
 
-    def _refuse_if_busy(self) -> None:
-        if self._busy:
-            raise RuntimeError("this video is answering another question; finish or close it first")
-
-    def _answer_together(self, questions: Sequence[str], max_new_tokens: int) -> list[str]:
-        model, processor = self._assistant.model, self._assistant.processor
-        prompts = [self._prompt_ids(question.strip())[1][0] for question in questions]
-        options = GenerationOptions(max_new_tokens, temperature=0.0, seed=None)
-        config = options.config(model)
-        # Shorter questions are padded behind the video, whose place in the cache is the same for all.
-        start, length = self._prefix.shape[1], max(len(ids) for ids in prompts)
-        ids = self._prefix.new_full((len(prompts), length), int(config.pad_token_id))
-        mask = torch.zeros_like(ids)
-        for row, prompt in enumerate(prompts):
-            ids[row, :start], ids[row, start + length - len(prompt) :] = (
-                self._prefix[0],
-                prompt[start:],
-            )
-            mask[row, :start] = mask[row, start + length - len(prompt) :] = 1
-        cache = copy.deepcopy(self._cache)
-        with torch.inference_mode():
-            cache.batch_repeat_interleave(len(prompts))
-            generated = model.generate(  # type: ignore[misc]
-                input_ids=ids, attention_mask=mask, past_key_values=cache, generation_config=config
-            )
-        texts = processor.batch_decode(
-            generated[:, length:], skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        return [text.strip() for text in texts]
-
-    def _prompt_ids(self, question: str) -> tuple[str, torch.Tensor]:
-        """The prompt as text, its placeholder not expanded, and as ids (1, L)."""
-        processor = self._assistant.processor
-        prompt = processor.prompt(
-            question,
-            times=[frame.time for frame in self.frames],
-            duration=self.source.duration,
-        )
-        expanded = processor.expand(
-            prompt, len(self.frames), tokens_per_frame=self._tokens_per_frame
-        )
-        ids = processor.tokenizer(
-            expanded,
-            return_tensors="pt",
-            add_special_tokens=processor.wants_special_tokens(expanded),
-        )["input_ids"]
-        return prompt, ids.to(self._assistant.device)
-
-    def _prefill(self, visual: VisualTokens) -> tuple[torch.Tensor, EncoderDecoderCache]:
-        """Run the language model up to the end of the visual tokens. → their ids (1, P), the cache"""
-        model = self._assistant.model
-        _, ids = self._prompt_ids("?")
-        last = int((ids[0] == model.config.video_token_id).nonzero().max())
-        prefix = ids[:, : last + 1]
-        cache = as_dual_cache(None, model.config)
-        with torch.inference_mode():
-            for part, ids in _prompt_parts(prefix, visual, model.config.video_token_id):
-                model.model(
-                    input_ids=ids, visual_tokens=part, past_key_values=cache, use_cache=True
-                )
-        if self._assistant.device.type == "cuda":
-            torch.cuda.synchronize(self._assistant.device)
-        return prefix, cache
-
-    def _borrow_cache(self) -> EncoderDecoderCache:
-        if self._cache.is_croppable:
-            return self._cache
-        return copy.deepcopy(self._cache)
-
-    def _return_cache(self, cache: EncoderDecoderCache) -> None:
-        """Take the question and the answer off again."""
-        if cache is self._cache:
-            for layer in cast(list[DynamicLayer], cache.self_attention_cache.layers):
-                # One by one: an answer that failed may have got through some of them only.
-                layer.crop(-(layer.get_seq_length() - self._prefix.shape[1]))
-
-
-def _prompt_parts(
-    prefix: torch.Tensor, visual: VisualTokens, video_token_id: int
-) -> Iterator[tuple[VisualTokens, torch.Tensor]]:
-    """The prompt up to the end of the video in runs of whole frames, some PREFILL_TOKENS long.
-
-    What each position computes is the same, but the feed-forward of all of them is never alive at
-    once. prefix: (1, P). Yields the visual tokens of a part and its ids.
-    """
-    frames, tokens = visual.embeds.shape[1:3]
-    lead = int((prefix[0] == video_token_id).nonzero().min())
-    step = max(1, PREFILL_TOKENS // tokens)
-    for first in range(0, frames, step):
-        last = min(first + step, frames)
-        start = 0 if first == 0 else lead + first * tokens
-        end = prefix.shape[1] if last == frames else lead + last * tokens
-        yield visual.part(first, last), prefix[:, start:end]
-
-
-class AnswerStream:
-    """Pieces of an answer as they come; iterate it once, then `answer` is whole."""
-
-    def __init__(self, watched: VideoSession, question: str, options: GenerationOptions) -> None:
-        self._watched = watched
-        self._question = question
-        self._options = options
-        self._pieces = self._run()
-        self._answer: Answer | None = None
-
-    def __iter__(self) -> Iterator[str]:
-        return self._pieces
-
-    def __next__(self) -> str:
-        return next(self._pieces)
-
-    def close(self) -> None:
-        """Stop writing; the video can be asked again."""
-        self._pieces.close()
-
-    @property
-    def answer(self) -> Answer:
-        if self._answer is None:
-            raise RuntimeError("the answer is not finished: iterate its pieces first")
-        return self._answer
-
-    def _run(self) -> Generator[str]:
-        watched = self._watched
-        watched._refuse_if_busy()
-        assistant = watched._assistant
-        prompt, ids = watched._prompt_ids(self._question)
-        length = watched._prefix.shape[1]
-        if not torch.equal(ids[:, :length], watched._prefix):
-            raise RuntimeError("the chat template does not put the video before the question")
-        cache = None
-        watched._busy = True
+    def _respond(
+        self, messages: Sequence[Message], options: GenerationOptions
+    ) -> Generator[str, None, Answer]:
+        runtime = self._runtime
+        prompt = self._prompt(messages)
+        ids = self._prompt_ids(prompt)
         try:
-            with memory_errors():
-                cache = watched._borrow_cache()
+            with memory_errors(), self.prefix.lend() as cache:
                 tokens = TokenStream(
-                    assistant.model,
-                    assistant.processor.tokenizer,
-                    self._options,
+                    runtime.model,
+                    runtime.processor.tokenizer,
+                    options,
                     input_ids=ids,
                     attention_mask=torch.ones_like(ids),
                     past_key_values=cache,
@@ -277,50 +157,142 @@ class AnswerStream:
                 yield from tokens
         except MemoryError:
             raise OutOfMemory(
-                f"{watched.video}: out of memory while answering with {len(watched.frames)} frames; "
+                f"{self.video}: out of memory while answering with {len(self.frames)} frames; "
                 "ask for fewer"
             ) from None
-        finally:
-            if cache is not None:
-                watched._return_cache(cache)
-            watched._busy = False
-        self._answer = self._finished(prompt, ids.shape[1], tokens)
-        watched._fresh = False
+        answer = self._answer(messages[-1]["content"], prompt, ids.shape[1], options, tokens)
+        self._spent = Timing(runtime.load_seconds)
+        return answer
 
-    def _finished(self, prompt: str, prompt_tokens: int, tokens: TokenStream) -> Answer:
-        watched, options = self._watched, self._options
-        assistant = watched._assistant
-        first = watched._fresh
+    def _answer(
+        self,
+        question: str,
+        prompt: str,
+        prompt_tokens: int,
+        options: GenerationOptions,
+        tokens: TokenStream,
+    ) -> Answer:
+        runtime, sampling, spent = self._runtime, self._sampling, self._spent
+        count = len(self.frames)
         return Answer(
             text=tokens.text.strip(),
-            question=self._question,
-            video=watched.video,
-            model=assistant.name,
-            frames=watched.frames,
+            question=question,
+            video=self.video,
+            model=runtime.name,
+            frames=self.frames,
             tokens=TokenCounts(
-                original=len(watched.frames) * assistant.model.config.patches_per_frame,
-                visual=watched._visual_count,
+                original=count * runtime.model.config.patches_per_frame,
+                visual=count * self._tokens_per_frame,
                 prompt=prompt_tokens,
                 generated=len(tokens.token_ids),
             ),
-            timing=Timing(
-                load=assistant.load_seconds,
-                decode=watched._decode_seconds if first else 0.0,
-                encode=watched._encode_seconds if first else 0.0,
-                prefill=tokens.prefill_seconds + (watched._prefill_seconds if first else 0.0),
+            timing=replace(
+                spent,
+                prefill=spent.prefill + tokens.prefill_seconds,
                 generate=tokens.generate_seconds,
-                first_token=tokens.prefill_seconds + (watched._waited if first else 0.0),
+                first_token=spent.first_token + tokens.prefill_seconds,
             ),
             finish=tokens.finish,
             prompt=prompt,
             settings={
-                **assistant.settings,
-                **watched._settings,
-                "tokens_per_frame": watched._tokens_per_frame,
+                **runtime.settings,
+                "frames": sampling.frames,
+                "fps": sampling.fps,
+                "max_frames": sampling.max_frames,
+                "start": sampling.start,
+                "end": sampling.end,
+                "reader": self.source.reader,
+                "seek": sampling.seek,
+                "tokens_per_frame": self._tokens_per_frame,
                 "max_new_tokens": options.max_new_tokens,
                 "temperature": options.temperature,
                 "seed": options.seed,
             },
-            versions=assistant.versions,
-            warnings=watched.warnings,
+            versions=runtime.versions,
+            warnings=self.warnings,
         )
+
+    def _answer_together(self, questions: Sequence[str], options: GenerationOptions) -> list[str]:
+        model, prefix = self._runtime.model, self.prefix
+        tokenizer = self._runtime.processor.tokenizer
+        config = options.config(model)
+        messages: list[list[Message]] = [[{"role": "user", "content": text}] for text in questions]
+        prompts = [self._prompt_ids(self._prompt(each))[0] for each in messages]
+        # Shorter questions are padded after the video, whose position in the cache is the same for all.
+        start, length = len(prefix), max(len(ids) for ids in prompts)
+        ids = prefix.ids.new_full((len(prompts), length), int(config.pad_token_id))
+        mask = torch.zeros_like(ids)
+        for row, prompt in enumerate(prompts):
+            end = start + length - len(prompt)
+            ids[row, :start], ids[row, end:] = prefix.ids[0], prompt[start:]
+            mask[row, :start] = mask[row, end:] = 1
+        with torch.inference_mode():
+            generated = model.generate(  # type: ignore[misc]
+                input_ids=ids,
+                attention_mask=mask,
+                past_key_values=prefix.repeat(len(prompts)),
+                generation_config=config,
+            )
+        rows = generated[:, length:].tolist()
+        return [decode_answer(tokenizer, row).strip() for row in rows]
+
+    def _prompt(self, messages: Sequence[Message]) -> str:
+        """The prompt as text, its placeholder not expanded."""
+        return self._runtime.processor.prompt(
+            messages,
+            times=[frame.time for frame in self.frames],
+            duration=self.source.duration,
+        )
+
+    def _prompt_ids(self, prompt: str) -> torch.Tensor:
+        """(1, L). Raises RuntimeError where it does not begin with the prefilled part."""
+        encoded = self._runtime.processor.encode_prompts(
+            [prompt], [len(self.frames)], tokens_per_frame=self._tokens_per_frame
+        )
+        ids = encoded["input_ids"].to(self._runtime.device)
+        prefix = self._prefix
+        if prefix is not None and not torch.equal(ids[:, : len(prefix)], prefix.ids):
+            raise RuntimeError("the chat template does not put the video before the question")
+        return ids
+
+
+def open_video(
+    runtime: Runtime,
+    video: str | os.PathLike[str],
+    sampling: Sampling,
+    *,
+    tokens_per_frame: int | None = None,
+    on_progress: Progress | None = None,
+) -> VideoSession:
+    """Decode, encode and prefill a video, with fewer frames where memory runs out.
+
+    on_progress is called with a stage, what is done of it and the total. Raises VideoError,
+    UsageError, OutOfMemory.
+    """
+    started = time.perf_counter()
+    tokens = runtime.tokens_per_frame
+    if tokens_per_frame is not None:
+        tokens = check_tokens_per_frame(tokens_per_frame, runtime.model.config.patch_grid)
+    if sampling.frames is None and sampling.fps is None:
+        sampling = replace(sampling, frames=runtime.default_frames)
+    path, tried = os.fsdecode(video), sampling
+    while True:
+        try:
+            encoded = encode_video(
+                runtime, video, tried, tokens_per_frame=tokens, on_progress=on_progress
+            )
+            if on_progress:
+                on_progress("prefill", 0, 0)
+            session = VideoSession(
+                runtime, path, encoded, sampling=sampling, tokens_per_frame=tokens, started=started
+            )
+            session.prefill(encoded.visual)
+            return session
+        except TooManyFrames as ran_out:
+            used = ran_out.frames
+        if used <= 1:
+            raise OutOfMemory(f"{path}: out of memory on {runtime.device} even with one frame")
+        tried = replace(sampling, max_frames=used // 2)
+        encoded = session = None  # type: ignore[assignment]  # the next attempt needs their memory
+        release_memory()
+        runtime.notice(f"out of memory with {used} frames; trying with {tried.max_frames}")

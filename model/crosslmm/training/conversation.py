@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from crosslmm.errors import UsageError
-from crosslmm.processing_crosslmm import CrossLMMProcessor, llava_video_time_line
+from crosslmm.processing_crosslmm import CrossLMMProcessor, chat_turn
 from crosslmm.training.records import Form, Turn, form_of
 
 IGNORED = -100  # the label of a token that is not learned
@@ -67,9 +67,9 @@ class ConversationFormat:
             before = frame.before
             if self.processor.video_token in before:
                 before = self.processor.expand(before, frames, tokens_per_frame=tokens_per_frame)
-            text = self._safe(turn.text)
-            if turn.shows and times is not None and duration is not None and self._has_time_line:
-                text = llava_video_time_line(times, duration) + text
+            text = self.processor.escape(turn.text)
+            if turn.shows:
+                text = self.processor.time_line_of(times, duration) + text
             if turn.role == "assistant":
                 self._append(tokens, unlearned + before, learned=False)
                 self._append(tokens, text + frame.end, learned=True)
@@ -84,14 +84,6 @@ class ConversationFormat:
         if form not in self._frames:
             self._frames[form] = self._render(form)
         return self._frames[form]
-
-    @property
-    def _has_time_line(self) -> bool:
-        return self.processor.time_line == "llava_video"
-
-    def _safe(self, text: str) -> str:
-        token = self.processor.video_token
-        return text.replace(token, token.strip("<>"))
 
     def _append(self, tokens: Tokens, text: str, *, learned: bool) -> None:
         # A beginning-of-text token comes once, as at inference.
@@ -122,12 +114,10 @@ class ConversationFormat:
 
     def _pieces(self, form: Form, *, generate: bool) -> list[str]:
         """The rendered template cut at the turns' texts: a piece before each, one after all."""
-        messages: Any = []
-        for index, (role, shows) in enumerate(form):
-            content = [{"type": "text", "text": _stand_in(index)}]
-            messages.append(
-                {"role": role, "content": [{"type": "video"}, *content] if shows else content}
-            )
+        messages: Any = [
+            chat_turn(role, _stand_in(index), shows=shows)
+            for index, (role, shows) in enumerate(form)
+        ]
         try:
             rendered = self.processor.apply_chat_template(
                 messages, add_generation_prompt=generate, tokenize=False

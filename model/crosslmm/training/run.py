@@ -22,6 +22,7 @@ from crosslmm.configuration_crosslmm import grid_side
 from crosslmm.errors import OutOfMemory, UsageError
 from crosslmm.files import atomic_write, check_ours
 from crosslmm.inference.encoding import memory_errors
+from crosslmm.inference.generation import stop_token_ids
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.training import lora
 from crosslmm.training.checkpoints import latest_checkpoint
@@ -231,9 +232,7 @@ def _save(
 
 
 def _stop_token_ids(model: Any, processor: Any) -> list[int]:
-    ends = model.generation_config.eos_token_id
-    listed = ends if isinstance(ends, list) else [ends]
-    found = {*listed, processor.tokenizer.eos_token_id} - {None}
+    found = {*stop_token_ids(model.generation_config), processor.tokenizer.eos_token_id} - {None}
     return sorted(int(token) for token in found)
 
 

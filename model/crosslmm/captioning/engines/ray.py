@@ -237,7 +237,7 @@ def _describe_worker(folder: str, model_options: dict[str, Any]) -> tuple[str, s
     from crosslmm.checkpoints.headers import read_headers
     from crosslmm.checkpoints.quantization import resolve_quantization
     from crosslmm.device import resolve_device, resolve_dtype
-    from crosslmm.inference.assistant import library_versions
+    from crosslmm.inference.runtime import library_versions
 
     device = resolve_device(model_options.get("device"))
     dtype = resolve_dtype(model_options.get("dtype"), device)

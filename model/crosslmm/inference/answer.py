@@ -1,0 +1,71 @@
+"""An answer, and everything that is needed to reproduce and to explain it."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Finish = Literal["end", "length"]
+
+
+@dataclass(frozen=True)
+class FrameUsed:
+    """A frame that the answer rests on: its index in the source and its time in seconds."""
+
+    index: int
+    time: float
+
+
+@dataclass(frozen=True)
+class TokenCounts:
+    """- original: un-pooled visual tokens; visual: placeholders that stand for them in the prompt;
+    - prompt: all tokens of the prompt; generated: of the answer, its end token included.
+    """
+
+    original: int
+    visual: int
+    prompt: int
+    generated: int
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds per stage. What an earlier question on the same video has paid for is zero here.
+
+    - load: of the model; decode: reading frames; encode: frames to visual tokens, without the time
+      spent waiting for decoding; prefill: up to the first token; generate: the rest.
+    - first_token: from the request to the first token, without loading.
+    """
+
+    load: float
+    decode: float = 0.0
+    encode: float = 0.0
+    prefill: float = 0.0
+    generate: float = 0.0
+    first_token: float = 0.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One question answered; `as_dict` is the JSON form, which reproduces it.
+
+    finish: `end`, the model ended it; `length`, `max_new_tokens` cut it.
+    """
+
+    text: str
+    question: str
+    video: str
+    model: str
+    frames: tuple[FrameUsed, ...]
+    tokens: TokenCounts
+    timing: Timing
+    finish: Finish
+    prompt: str = field(repr=False)
+    settings: dict[str, str | int | float | None] = field(repr=False)
+    versions: dict[str, str] = field(repr=False)
+    warnings: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        record = asdict(self)
+        record["answer"] = record.pop("text")
+        first = ("video", "question", "answer", "model")
+        rounded = {name: round(seconds, 4) for name, seconds in record["timing"].items()}
+        return {name: record.pop(name) for name in first} | record | {"timing": rounded}

@@ -1,0 +1,111 @@
+"""The prompt up to the end of the video, prefilled once for all questions.
+
+Visual tokens stand before the question and attention is causal, so all that the model computes of
+them is the same for every question. Each question starts from it.
+"""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
+
+import torch
+from transformers.cache_utils import DynamicLayer, EncoderDecoderCache
+
+from crosslmm.modeling_crosslmm import (
+    CrossLMMForConditionalGeneration,
+    VisualTokens,
+    as_dual_cache,
+)
+
+# Positions that go through the language model together before the question.
+PREFILL_TOKENS = 1024
+
+
+class VideoPrefix:
+    """Token ids (1, P) and the cache that they left behind."""
+
+    def __init__(self, ids: torch.Tensor, cache: EncoderDecoderCache) -> None:
+        self.ids = ids
+        self._cache = cache
+        self._lent = False
+
+    def __len__(self) -> int:
+        return int(self.ids.shape[1])
+
+    @contextmanager
+    def lend(self) -> Iterator[EncoderDecoderCache]:
+        """The cache, for one question and its answer at a time, which are removed again at the end.
+
+        Raises RuntimeError while it is lent.
+        """
+        self._check_free()
+        self._lent = True
+        try:
+            if self._cache.is_croppable:
+                try:
+                    yield self._cache
+                finally:
+                    self._crop()
+            else:
+                yield copy.deepcopy(self._cache)
+        finally:
+            self._lent = False
+
+    def repeat(self, count: int) -> EncoderDecoderCache:
+        """A copy of the cache for a batch of so many questions. Raises RuntimeError while lent."""
+        self._check_free()
+        cache = copy.deepcopy(self._cache)
+        cache.batch_repeat_interleave(count)
+        return cache
+
+    def _check_free(self) -> None:
+        if self._lent:
+            raise RuntimeError("this video is answering another question; finish or close it first")
+
+    def _crop(self) -> None:
+        for layer in cast(list[DynamicLayer], self._cache.self_attention_cache.layers):
+            # One by one: an answer that failed may have got through some of them only.
+            layer.crop(-(layer.get_seq_length() - len(self)))
+
+
+def prefill_video(
+    model: CrossLMMForConditionalGeneration,
+    prompt_ids: torch.Tensor,
+    visual: VisualTokens,
+    *,
+    chunk_tokens: int | None = None,
+) -> VideoPrefix:
+    """Run the language model up to the end of the visual tokens.
+
+    prompt_ids: (1, L), of a complete prompt. chunk_tokens: positions that go through the model
+    together, `PREFILL_TOKENS` unless given.
+    """
+    video_token_id = model.config.video_token_id
+    last = int((prompt_ids[0] == video_token_id).nonzero().max())
+    prefix = prompt_ids[:, : last + 1]
+    cache = as_dual_cache(None, model.config)
+    with torch.inference_mode():
+        for part, ids in _chunks(prefix, visual, video_token_id, chunk_tokens or PREFILL_TOKENS):
+            model.model(input_ids=ids, visual_tokens=part, past_key_values=cache, use_cache=True)
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)
+    return VideoPrefix(prefix, cache)
+
+
+def _chunks(
+    prefix: torch.Tensor, visual: VisualTokens, video_token_id: int, chunk_tokens: int
+) -> Iterator[tuple[VisualTokens, torch.Tensor]]:
+    """The prompt up to the end of the video in runs of complete frames, about `chunk_tokens` long.
+
+    What each position computes is the same, but the feed-forward activations of all of them are
+    never alive at once. prefix: (1, P). Yields the visual tokens of a chunk and its ids.
+    """
+    frames, tokens = visual.embeds.shape[1:3]
+    lead = int((prefix[0] == video_token_id).nonzero().min())
+    step = max(1, chunk_tokens // tokens)
+    for first in range(0, frames, step):
+        last = min(first + step, frames)
+        start = 0 if first == 0 else lead + first * tokens
+        end = prefix.shape[1] if last == frames else lead + last * tokens
+        yield visual.part(first, last), prefix[:, start:end]

@@ -1,0 +1,101 @@
+"""A loaded model with its processor: what sessions, batches and the encoder run on."""
+
+import platform
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+import crosslmm
+from crosslmm.configuration_crosslmm import grid_side
+from crosslmm.errors import UsageError
+from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
+from crosslmm.processing_crosslmm import CrossLMMProcessor
+
+Progress = Callable[[str, int, int], None]
+Notice = Callable[[str], None]
+
+
+@dataclass(eq=False, repr=False)
+class Runtime:
+    """A model, its processor and how they were loaded.
+
+    - name: as it was given to `load`; folder: of the checkpoint, None for a model made in memory.
+    - load_seconds: what loading took.
+    - on_notice: called with a line of text when something is done otherwise than asked.
+    """
+
+    model: CrossLMMForConditionalGeneration
+    processor: CrossLMMProcessor
+    _: KW_ONLY
+    name: str = ""
+    folder: Path | None = None
+    quantization: str = "none"
+    load_seconds: float = 0.0
+    on_notice: Notice | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def tokens_per_frame(self) -> int:
+        return self.processor.tokens_per_frame
+
+    @property
+    def default_frames(self) -> int:
+        """Frames taken of a video when nothing else is asked for."""
+        return int(self.model.config.default_frames)
+
+    @cached_property
+    def settings(self) -> dict[str, str]:
+        """How the model runs: device, dtype, quantization, attention."""
+        return {
+            "device": str(self.device),
+            "device_name": _device_name(self.device),
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "quantization": self.quantization,
+            "attention": str(self.model.config.text._attn_implementation),
+        }
+
+    @cached_property
+    def versions(self) -> dict[str, str]:
+        return library_versions()
+
+    def notice(self, text: str) -> None:
+        if self.on_notice:
+            self.on_notice(text)
+
+
+def library_versions() -> dict[str, str]:
+    """Of everything that an answer's exact words depend on."""
+    import av
+    import transformers
+
+    return {
+        "crosslmm": crosslmm.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "av": av.__version__,
+    }
+
+
+def check_tokens_per_frame(tokens_per_frame: int, grid: int) -> int:
+    """`tokens_per_frame` if a frame of grid × grid patches can be merged to it, else UsageError."""
+    side = grid_side(tokens_per_frame)
+    if side is None or side > grid:
+        choices = [side * side for side in range(1, min(grid, 5) + 1)]
+        raise UsageError(
+            f"tokens_per_frame={tokens_per_frame} is not a perfect square from 1 to {grid * grid}, "
+            f"such as {', '.join(str(choice) for choice in choices)}"
+        )
+    return tokens_per_frame
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return platform.processor() or platform.machine()
