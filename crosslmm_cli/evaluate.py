@@ -44,9 +44,10 @@ def evaluate(
     if answers is not None:
         check_writable(answers)
     from crosslmm.evaluation.runner import evaluate as run
-    from crosslmm.evaluation.runner import read_questions, write_outcomes
+    from crosslmm.evaluation.runner import write_answers
+    from crosslmm.evaluation.tasks import get_task
 
-    rows = read_questions(questions)
+    rows = get_task("questions").read(questions)
     assistant = load_assistant(
         output, model=model, device=device, dtype=dtype, quantize=quantize, tokens_per_frame=None
     )
@@ -75,7 +76,7 @@ def evaluate(
     else:
         output.table(_table(report), right=(1, 2))
     if answers is not None:
-        write_outcomes(report, answers)
+        write_answers(report, answers)
     if report.failures:
         output.notice(f"{len(report.failures)} videos failed; their questions count as not right")
         raise typer.Exit(SOME_FAILED)

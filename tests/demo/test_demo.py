@@ -7,8 +7,9 @@ import pytest
 
 import crosslmm
 from crosslmm.checkpoints.catalog import demo_folder
-from crosslmm.evaluation.runner import evaluate, read_questions
+from crosslmm.evaluation.runner import evaluate
 from crosslmm.evaluation.scoring import is_right
+from crosslmm.evaluation.tasks.questions import read_questions
 from crosslmm.synthetic import SAMPLE_QUESTIONS, write_clips, write_sample
 from crosslmm.synthetic.sample import sample_answers
 from crosslmm_cli.main import execute

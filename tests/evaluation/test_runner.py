@@ -1,14 +1,17 @@
 """`crosslmm eval`: what it accepts, what it reports, and that finished work is kept."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from crosslmm.errors import UsageError
-from crosslmm.evaluation.runner import read_questions
+from crosslmm.evaluation.tasks import get_task
+from crosslmm.evaluation.tasks.questions import Questions, read_questions
+from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from tests.conftest import Finished
 
 Run = Callable[..., Finished]  # the fixture `run`
@@ -83,13 +86,11 @@ def test_where_answers_cannot_go_is_said_first(
 def test_the_table_is_there_even_where_the_answers_fail(
     run: Run, checkpoint: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from crosslmm.evaluation import runner as evaluation
-
     def full(path: Path, data: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(evaluation, "atomic_write", full)
-    monkeypatch.setattr(evaluation, "MAX_NEW_TOKENS", 2)
+    monkeypatch.setattr("crosslmm.evaluation.runner.atomic_write", full)
+    monkeypatch.setattr(Questions, "max_new_tokens", 2)
     questions = write_questions(folder / "q.jsonl", row())
     done = run("eval", questions, "-m", checkpoint, "-n", 2, "--answers", folder / "a.jsonl")
     assert done.code == 1
@@ -100,7 +101,7 @@ def test_the_table_is_there_even_where_the_answers_fail(
 def test_json_tells_failures_from_wrong_answers(
     run: Run, checkpoint: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("crosslmm.evaluation.runner.MAX_NEW_TOKENS", 2)
+    monkeypatch.setattr(Questions, "max_new_tokens", 2)
     questions = write_questions(folder / "q.jsonl", row(), row(video="broken.mp4"))
     done = run("eval", questions, "-m", checkpoint, "-n", 2, "--json")
     assert done.code == 3
@@ -116,17 +117,17 @@ def test_json_tells_failures_from_wrong_answers(
 def test_questions_too_many_for_the_memory_are_asked_in_halves(
     run: Run, checkpoint: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from crosslmm.inference.session import VideoSession
+    generate, batches = CrossLMMForConditionalGeneration.generate, []
 
-    whole, batches = VideoSession._answer_together, []
+    def small(
+        self: CrossLMMForConditionalGeneration, *, input_ids: torch.Tensor, **rest: Any
+    ) -> Any:
+        batches.append(len(input_ids))
+        if len(input_ids) > 2:
+            raise torch.OutOfMemoryError("pretended: CUDA out of memory")
+        return generate(self, input_ids=input_ids, **rest)
 
-    def small(self: VideoSession, questions: Sequence[str], max_new_tokens: int) -> list[str]:
-        batches.append(len(questions))
-        if len(questions) > 2:
-            raise MemoryError
-        return whole(self, questions, max_new_tokens)
-
-    monkeypatch.setattr("crosslmm.evaluation.runner.MAX_NEW_TOKENS", 4)
+    monkeypatch.setattr(Questions, "max_new_tokens", 4)
     rows = [row(question=f"How large is it? {number}") for number in range(5)]
     questions = write_questions(folder / "q.jsonl", *rows)
     told, answers = [], folder / "a.jsonl"
@@ -134,6 +135,15 @@ def test_questions_too_many_for_the_memory_are_asked_in_halves(
         done = run("eval", questions, "-m", checkpoint, "-n", 2, "--answers", answers)
         assert done.code == 0, done.err
         told.append([json.loads(line) for line in answers.read_text().splitlines()])
-        monkeypatch.setattr(VideoSession, "_answer_together", small)
+        monkeypatch.setattr(CrossLMMForConditionalGeneration, "generate", small)
     assert told[0] == told[1]
     assert batches == [5, 2, 3, 1, 2]
+
+
+def test_tasks_are_found_by_name() -> None:
+    task = get_task("questions")
+    assert (task.name, task.max_new_tokens) == ("questions", 256)
+    assert task.score(row(), "It is small.")
+    assert not task.score(row(), "It is large.")
+    with pytest.raises(UsageError, match="riddles: not a task; give one of questions"):
+        get_task("riddles")

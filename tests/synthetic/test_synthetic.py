@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from crosslmm.errors import UsageError
-from crosslmm.evaluation.runner import read_questions, score
 from crosslmm.evaluation.scoring import facts_f1
+from crosslmm.evaluation.scoring import is_right as score
+from crosslmm.evaluation.tasks.questions import read_questions
 from crosslmm.synthetic import write_clips
 from crosslmm.synthetic.clips import clip_rows, frames_of, plan_clip, write_video
 from crosslmm.synthetic.film import film

@@ -1,29 +1,26 @@
-"""Accuracy on a JSONL of questions: each video is watched once and asked everything about it."""
+"""Accuracy on a task: each video is prefilled once and asked every question about it."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crosslmm.errors import CrossLMMError, OutOfMemory, UsageError
-from crosslmm.evaluation.scoring import is_right
+from crosslmm.evaluation.tasks import Row, Task, get_task
 from crosslmm.files import atomic_write
-from crosslmm.synthetic.questions import QUESTION_TYPES
 
 if TYPE_CHECKING:
     from crosslmm.inference.assistant import Assistant
     from crosslmm.inference.session import VideoSession
 
-MAX_NEW_TOKENS = 256
-
 
 @dataclass(frozen=True)
-class Outcome:
+class ScoredAnswer:
     """One row with what was answered; with the `error`, and not right, where the video or the
     answering failed."""
 
-    row: Mapping[str, Any]
+    row: Row
     said: str
     right: bool
     error: str | None = None
@@ -31,29 +28,31 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything asked, and how it went; `accuracy` is over all rows, `types` by question type."""
+    """Every question asked, and how it was answered; `accuracy` is over all of them, `types` by
+    question type."""
 
-    outcomes: tuple[Outcome, ...]
+    answers: tuple[ScoredAnswer, ...]
 
     @property
     def count(self) -> int:
-        return len(self.outcomes)
+        return len(self.answers)
 
     @property
     def accuracy(self) -> float:
-        return _share(self.outcomes)
+        return sum(answer.right for answer in self.answers) / max(self.count, 1)
 
     @property
     def types(self) -> dict[str, "Report"]:
-        names = dict.fromkeys(outcome.row["type"] for outcome in self.outcomes)
+        names = dict.fromkeys(answer.row["type"] for answer in self.answers)
         return {
-            name: Report(tuple(o for o in self.outcomes if o.row["type"] == name)) for name in names
+            name: Report(tuple(each for each in self.answers if each.row["type"] == name))
+            for name in names
         }
 
     @property
     def failures(self) -> dict[str, str]:
         """Videos that could not be asked about, and why; their questions count as not right."""
-        return {o.row["video"]: o.error for o in self.outcomes if o.error is not None}
+        return {each.row["video"]: each.error for each in self.answers if each.error is not None}
 
     def summary(self) -> dict[str, Any]:
         """`{accuracy, count, types: {NAME: {accuracy, count}}, failures: {count, reasons}}`, ready for
@@ -66,106 +65,67 @@ class Report:
                 for name, part in self.types.items()
             },
             "failures": {
-                "count": sum(outcome.error is not None for outcome in self.outcomes),
+                "count": sum(answer.error is not None for answer in self.answers),
                 "reasons": self.failures,
             },
         }
 
 
-def read_questions(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSONL of questions, each with at least video, type, question and answer.
+def evaluate(
+    rows: Iterable[Row],
+    assistant: "Assistant",
+    video_folder: Path,
+    *,
+    task: Task | None = None,
+    on_row: Callable[[ScoredAnswer], None] | None = None,
+    **video_options: Any,
+) -> Report:
+    """Ask every row's question about its video, greedily; `video_options` go to
+    `Assistant.open_video`. `task` is `questions` unless given.
 
-    Raises UsageError.
+    A video that fails costs its own questions only; see `Report.failures`.
     """
-    rows = []
-    try:
-        lines = path.read_text("utf-8").split("\n")  # JSON may hold the other ends of lines
-    except UnicodeDecodeError:
-        raise UsageError(f"{path}: not UTF-8 text") from None
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    task = task or get_task("questions")
+    by_video: dict[str, list[Row]] = {}
+    for row in rows:
+        by_video.setdefault(row["video"], []).append(row)
+    answers: list[ScoredAnswer] = []
+    for video, asked in by_video.items():
+        session = None  # frees the memory of the last one
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UsageError(f"{path}, line {number}: not JSON ({error.msg})") from None
-        if not isinstance(row, dict):
-            raise UsageError(f"{path}, line {number}: not a JSON object")
-        missing = {"video", "type", "question", "answer"} - set(row)
-        if missing:
-            raise UsageError(f"{path}, line {number}: lacks {', '.join(sorted(missing))}")
-        if row["type"] not in QUESTION_TYPES:
-            raise UsageError(
-                f"{path}, line {number}: type {row['type']!r} is not one of {', '.join(QUESTION_TYPES)}"
-            )
-        needed = {"when": "tolerance", "multiple_choice": "options"}.get(row["type"])
-        if needed and needed not in row:
-            raise UsageError(f"{path}, line {number}: lacks {needed}")
-        if fault := _fault(row):
-            raise UsageError(f"{path}, line {number}: {fault}")
-        rows.append(row)
-    if not rows:
-        raise UsageError(f"{path}: holds no questions")
-    return rows
+            session = assistant.open_video(Path(video_folder) / video, **video_options)
+            texts = _ask(session, [row["question"] for row in asked], task.max_new_tokens)
+        except UsageError:
+            raise
+        except CrossLMMError as error:
+            scored = [ScoredAnswer(row, "", False, str(error)) for row in asked]
+        else:
+            scored = [
+                ScoredAnswer(row, said, task.score(row, said))
+                for row, said in zip(asked, texts, strict=True)
+            ]
+        for answer in scored:
+            answers.append(answer)
+            if on_row is not None:
+                on_row(answer)
+    return Report(tuple(answers))
 
 
-def write_outcomes(report: Report, path: Path) -> None:
+def write_answers(report: Report, path: Path) -> None:
     """Every row with what was `said`, whether it was `right`, and any `error`, as JSONL."""
     lines = []
-    for outcome in report.outcomes:
-        row = {**outcome.row, "said": outcome.said, "right": outcome.right}
-        if outcome.error is not None:
-            row["error"] = outcome.error
+    for answer in report.answers:
+        row = {**answer.row, "said": answer.said, "right": answer.right}
+        if answer.error is not None:
+            row["error"] = answer.error
         lines.append(json.dumps(row))
     atomic_write(path, "".join(f"{line}\n" for line in lines).encode())
 
 
-def score(row: Mapping[str, Any], said: str) -> bool:
-    """Whether `said` answers `row`."""
-    return is_right(row, said)
-
-
-def evaluate(
-    rows: Iterable[Mapping[str, Any]],
-    assistant: "Assistant",
-    video_folder: Path,
-    *,
-    on_row: Callable[[Outcome], None] | None = None,
-    **watch_options: Any,
-) -> Report:
-    """Ask every row's question about its video, greedily; `watch_options` go to `Assistant.open_video`.
-
-    A video that fails costs its own questions only; see `Report.failures`.
-    """
-    by_video: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        by_video.setdefault(row["video"], []).append(row)
-    outcomes: list[Outcome] = []
-    for video, asked in by_video.items():
-        watched = None  # the last one's memory is needed
-        try:
-            watched = assistant.open_video(Path(video_folder) / video, **watch_options)
-            answers = _answers(watched, [row["question"] for row in asked])
-        except UsageError:
-            raise
-        except CrossLMMError as error:
-            done = [Outcome(row, "", False, str(error)) for row in asked]
-        else:
-            done = [
-                Outcome(row, said, score(row, said))
-                for row, said in zip(asked, answers, strict=True)
-            ]
-        for outcome in done:
-            outcomes.append(outcome)
-            if on_row is not None:
-                on_row(outcome)
-    return Report(tuple(outcomes))
-
-
-def _answers(watched: "VideoSession", questions: list[str]) -> list[str]:
+def _ask(session: "VideoSession", questions: list[str], max_new_tokens: int) -> list[str]:
     """All in one batch, or in halves where memory does not suffice for that."""
     try:
-        return watched.ask_all(questions, max_new_tokens=MAX_NEW_TOKENS)
+        return session.ask_all(questions, max_new_tokens=max_new_tokens)
     except OutOfMemory:
         if len(questions) == 1:
             raise
@@ -174,23 +134,5 @@ def _answers(watched: "VideoSession", questions: list[str]) -> list[str]:
     # Out here, since the exception's frames hold the memory that was taken.
     release_memory()
     middle = len(questions) // 2
-    return _answers(watched, questions[:middle]) + _answers(watched, questions[middle:])
-
-
-def _fault(row: Mapping[str, Any]) -> str | None:
-    """What would keep a row from being asked or scored."""
-    for name, kinds in (("video", str), ("question", str), ("answer", str | int | float)):
-        if not isinstance(row[name], kinds) or not str(row[name]).strip():
-            return f"{name} {row[name]!r} is empty or no text"
-    try:
-        row["question"].encode()
-        scores = is_right(row, str(row["answer"])) and not is_right(row, "")
-    except UnicodeEncodeError:
-        return "the question is not valid Unicode"
-    except (AttributeError, LookupError, TypeError, ValueError):
-        scores = False
-    return None if scores else f"answer {row['answer']!r} cannot be scored as {row['type']}"
-
-
-def _share(outcomes: tuple[Outcome, ...]) -> float:
-    return sum(outcome.right for outcome in outcomes) / len(outcomes) if outcomes else 0.0
+    halves = questions[:middle], questions[middle:]
+    return [text for half in halves for text in _ask(session, half, max_new_tokens)]

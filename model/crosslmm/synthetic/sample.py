@@ -26,7 +26,7 @@ def sample_clip() -> Clip:
 
 
 def sample_answers() -> list[dict[str, Any]]:
-    """The truth for `SAMPLE_QUESTIONS`, as rows that `crosslmm.evaluation.runner.score` takes."""
+    """The truth for `SAMPLE_QUESTIONS`, as rows that `crosslmm.evaluation.scoring.is_right` takes."""
     clip = sample_clip()
     answers = (
         ("count", str(len(clip.things))),

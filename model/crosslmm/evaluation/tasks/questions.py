@@ -1,0 +1,73 @@
+"""JSON lines of questions with exact answers, as `crosslmm synth` writes them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from crosslmm.errors import UsageError
+from crosslmm.evaluation.scoring import is_right
+from crosslmm.evaluation.tasks.task import Row
+from crosslmm.synthetic.questions import QUESTION_TYPES
+
+_COLUMNS = {"video", "type", "question", "answer"}
+_COLUMNS_OF_TYPES = {"when": "tolerance", "multiple_choice": "options"}
+
+
+class Questions:
+    """Each row has at least video, type, question and answer."""
+
+    name = "questions"
+    max_new_tokens = 256
+
+    def read(self, path: Path) -> list[Row]:
+        return read_questions(path)
+
+    def score(self, row: Row, said: str) -> bool:
+        return is_right(row, said)
+
+
+def read_questions(path: Path) -> list[Row]:
+    """The rows of a JSONL of questions. Raises UsageError, which names the line."""
+    rows: list[Row] = []
+    try:
+        lines = path.read_text("utf-8").split("\n")  # JSON may hold the other ends of lines
+    except UnicodeDecodeError:
+        raise UsageError(f"{path}: not UTF-8 text") from None
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UsageError(f"{path}, line {number}: not JSON ({error.msg})") from None
+        if fault := _fault(row):
+            raise UsageError(f"{path}, line {number}: {fault}")
+        rows.append(row)
+    if not rows:
+        raise UsageError(f"{path}: holds no questions")
+    return rows
+
+
+def _fault(row: Any) -> str | None:
+    """What would keep a row from being asked or scored."""
+    if not isinstance(row, dict):
+        return "not a JSON object"
+    if missing := _COLUMNS - set(row):
+        return f"lacks {', '.join(sorted(missing))}"
+    kind = row["type"]
+    if kind not in QUESTION_TYPES:
+        return f"type {kind!r} is not one of {', '.join(QUESTION_TYPES)}"
+    needed = _COLUMNS_OF_TYPES.get(kind)
+    if needed and needed not in row:
+        return f"lacks {needed}"
+    for name, types in (("video", str), ("question", str), ("answer", str | int | float)):
+        if not isinstance(row[name], types) or not str(row[name]).strip():
+            return f"{name} {row[name]!r} is empty or no text"
+    try:
+        row["question"].encode()
+        scores = is_right(row, str(row["answer"])) and not is_right(row, "")
+    except UnicodeEncodeError:
+        return "the question is not valid Unicode"
+    except (AttributeError, LookupError, TypeError, ValueError):
+        scores = False
+    return None if scores else f"answer {row['answer']!r} cannot be scored as {kind}"
