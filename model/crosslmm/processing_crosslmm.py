@@ -171,10 +171,7 @@ class CrossLMMProcessor(ProcessorMixin):
         return dict(self.tokenizer(expanded, **defaults | kwargs))
 
     def expand(self, prompt: str, frames: int, *, tokens_per_frame: int | None = None) -> str:
-        """The prompt with its one placeholder repeated for every merged token of so many frames.
-
-        Raises ValueError.
-        """
+        """The prompt with its one placeholder repeated for every merged token of so many frames."""
         tokens = tokens_per_frame or self.tokens_per_frame
         if grid_side(tokens) is None:
             raise ValueError(f"tokens_per_frame={tokens} is not a perfect square")

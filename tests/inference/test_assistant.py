@@ -1,29 +1,15 @@
 """Load, open a video, ask, stream: the front door, on real files."""
 
-import threading
-import time
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import GenerationConfig
-from transformers.generation.streamers import BaseStreamer
 
 import crosslmm
 from crosslmm.inference.assistant import Assistant
-from crosslmm.inference.encoding import encode_video
-from crosslmm.inference.generation import GenerationOptions, TokenStream, stop_token_ids
-from crosslmm.inference.prefix import VideoPrefix
-from crosslmm.inference.session import VideoSession
-from crosslmm.inference.token_sampling import SeededSampler
 from crosslmm.vision import FrameBuffer
 from tests.support.clips import write_clip
-from tests.support.tiny import tiny_checkpoint, tiny_model, tiny_processor
-
-
-@pytest.fixture(scope="module")
-def assistant(checkpoint: Path) -> Assistant:
-    return crosslmm.load(checkpoint, device="cpu", dtype="float32")
+from tests.support.tiny import tiny_checkpoint, tiny_model
 
 
 def test_an_answer_says_what_it_rests_on(assistant: Assistant, clip: Path) -> None:
@@ -51,40 +37,6 @@ def test_streamed_pieces_make_up_the_answer(assistant: Assistant, clip: Path) ->
     assert "".join(pieces).strip() == response.answer.text == response.text
 
 
-def test_a_response_runs_to_its_end_when_its_answer_is_wanted(
-    assistant: Assistant, clip: Path
-) -> None:
-    video = assistant.open_video(clip, frames=3)
-    expected = list(video.stream("what?", max_new_tokens=12))
-    response = video.stream("what?", max_new_tokens=12)
-    first = next(response)
-    text = response.text
-    assert "".join(expected).strip() == text == response.answer.text
-    assert [first, *response] == expected, "pieces that were not read yet are still there"
-    assert list(response) == []
-    assert response.answer is response.answer
-    assert video.stream("what?", max_new_tokens=12).text == text
-
-
-def test_a_response_that_did_not_end_has_no_answer(
-    assistant: Assistant, clip: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    video = assistant.open_video(clip, frames=2)
-    closed, failed = video.stream("what?", max_new_tokens=40), video.stream("what?")
-    next(closed)
-    closed.close()
-
-    def broken(*_: object, **__: object) -> None:
-        raise ZeroDivisionError("in the thread")
-
-    monkeypatch.setattr(type(assistant.model), "forward", broken)
-    with pytest.raises(ZeroDivisionError, match="in the thread"):
-        _ = failed.text
-    for response in (closed, failed):
-        with pytest.raises(RuntimeError, match="not finished"):
-            _ = response.answer
-
-
 def test_the_pipeline_equals_plain_generate(assistant: Assistant, clip: Path) -> None:
     frames = crosslmm.sample(clip, frames=4, size=(30, 30))
     inputs = assistant.processor(text=assistant.processor.prompt("what?"), videos=frames)
@@ -97,208 +49,13 @@ def test_the_pipeline_equals_plain_generate(assistant: Assistant, clip: Path) ->
     assert assistant.answer_batch([frames], ["what?"], max_new_tokens=8) == [answer.text]
 
 
-@pytest.mark.parametrize("changes", [{}, {"t2v_cache": "projected"}, {"v2v_scope": "frame"}])
-def test_later_questions_reuse_the_video_and_answer_alike(clip: Path, changes: dict) -> None:
-    assistant = Assistant(tiny_model(**changes), tiny_processor())
-    video = assistant.open_video(clip, frames=4)
-    questions = ["what?", "and then, after that?", "what?"]
-    together = [video.ask(question, max_new_tokens=8) for question in questions]
-    alone = [
-        assistant.ask(clip, question, frames=4, max_new_tokens=8).text for question in questions
-    ]
-    assert [answer.text for answer in together] == alone
-    assert together[0].timing.encode > 0
-    assert together[1].timing.decode == together[1].timing.encode == 0
-    assert together[1].timing.first_token == together[1].timing.prefill, "no wait for the video"
-    assert together[0].timing.first_token > together[0].timing.encode
-
-
-@pytest.mark.parametrize("changes", [{}, {"t2v_cache": "projected"}, {"v2v_scope": "frame"}])
-@pytest.mark.parametrize("newline", [False, True])
-def test_a_prompt_prefilled_in_chunks_answers_alike(
-    clip: Path, changes: dict, newline: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assistant = Assistant(
-        tiny_model(video_newline=newline, **changes), tiny_processor(video_newline=newline)
-    )
-    expected = assistant.ask(clip, "what?", frames=7, max_new_tokens=8).text
-    monkeypatch.setattr("crosslmm.inference.prefix.PREFILL_TOKENS", 10)  # two frames of four tokens
-    assert assistant.ask(clip, "what?", frames=7, max_new_tokens=8).text == expected
-
-
-@pytest.mark.parametrize("changes", [{}, {"t2v_cache": "projected"}])
-def test_questions_asked_together_are_answered_as_alone(clip: Path, changes: dict) -> None:
-    video = Assistant(tiny_model(**changes), tiny_processor()).open_video(clip, frames=4)
-    questions = ["what?", "and what happens after that?", "who?"]
-    together = video.ask_all(questions, max_new_tokens=8)
-    alone = [video.ask(question, max_new_tokens=8).text for question in questions]
-    assert together == alone
-    assert video.ask_all([]) == []
-    with pytest.raises(crosslmm.UsageError, match="empty"):
-        video.ask_all(["what?", " "])
-
-
-def test_a_stream_may_be_left_and_the_video_asked_again(assistant: Assistant, clip: Path) -> None:
-    video = assistant.open_video(clip, frames=3)
-    expected = video.ask("what?", max_new_tokens=8).text
-    stream = video.stream("another?", max_new_tokens=400)
-    next(stream)
-    with pytest.raises(RuntimeError, match="another question"):
-        next(video.stream("too soon?"))
-    with pytest.raises(RuntimeError, match="another question"):
-        video.ask_all(["too soon?", "as well?"])
-    stream.close()
-    assert video.ask("what?", max_new_tokens=8).text == expected
-
-
-def test_a_left_stream_stops_generating(
-    assistant: Assistant, clip: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    steps = []
-    forward = type(assistant.model).forward
-
-    def slow(self: object, *args: object, **kwargs: object) -> object:
-        steps.append(1)
-        time.sleep(0.02)
-        return forward(self, *args, **kwargs)
-
-    video = assistant.open_video(clip, frames=2)
-    monkeypatch.setattr(type(assistant.model), "forward", slow)
-    stream = video.stream("what?", max_new_tokens=500)
-    next(stream)
-    stream.close()
-    taken = len(steps)
-    time.sleep(0.2)
-    assert len(steps) == taken < 100
-    assert not [t for t in threading.enumerate() if t.name == "crosslmm-generate"]
-
-
-def test_errors_of_generation_reach_the_caller(
-    assistant: Assistant, clip: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    video = assistant.open_video(clip, frames=2)
-
-    def broken(*_: object, **__: object) -> None:
-        raise ZeroDivisionError("in the thread")
-
-    monkeypatch.setattr(type(assistant.model), "forward", broken)
-    with pytest.raises(ZeroDivisionError, match="in the thread"):
-        video.ask("what?")
-
-
-def test_sampling_repeats_with_its_seed_and_reports_it(
-    assistant: Assistant, clip: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    video = assistant.open_video(clip, frames=2)
-    before = torch.random.get_rng_state()
-
-    def unexpected(*_: object) -> None:
-        raise AssertionError("the random state of the process was set")
-
-    monkeypatch.setattr(torch, "manual_seed", unexpected)
-    monkeypatch.setattr(torch.random, "set_rng_state", unexpected)
-    first = video.ask("what?", temperature=1.5, max_new_tokens=12)
-    assert torch.equal(before, torch.random.get_rng_state()), (
-        "the caller's random state is not touched"
-    )
-    seed = first.settings["seed"]
-    again = video.ask("what?", temperature=1.5, max_new_tokens=12, seed=seed)
-    other = video.ask("what?", temperature=1.5, max_new_tokens=12, seed=seed + 1)
-    assert first.text == again.text != other.text
-
-
-def test_sampling_in_one_thread_leaves_the_others_alone(assistant: Assistant, clip: Path) -> None:
-    """Draws from the global generator meanwhile change no answer, and no answer changes them."""
-    video = assistant.open_video(clip, frames=2)
-    expected = video.ask("what?", temperature=1.5, max_new_tokens=12, seed=3).text
-    torch.manual_seed(0)
-    drawn = [float(torch.rand(())) for _ in range(13)]
-    torch.manual_seed(0)
-    response = video.stream("what?", temperature=1.5, max_new_tokens=12, seed=3)
-    interleaved = [float(torch.rand(())) for _ in response]
-    interleaved += [float(torch.rand(())) for _ in range(13 - len(interleaved))]
-    assert response.text == expected
-    assert interleaved == drawn
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [{}, {"top_k": 0}, {"top_k": 7, "top_p": 0.8}, {"top_k": 0, "min_p": 0.05, "typical_p": 0.9}],
-)
-def test_tokens_are_drawn_as_by_generate(assistant: Assistant, settings: dict) -> None:
-    """The same distribution as `do_sample`, so the same seed draws the same tokens."""
-    model = assistant.model
-    ids = assistant.processor.tokenizer("what?", return_tensors="pt")["input_ids"]
-    greedy = GenerationOptions(24).config(model)
-    torch.manual_seed(5)
-    sampled = {"top_k": 50} | settings
-    expected = model.generate(
-        ids, max_new_tokens=24, do_sample=True, temperature=1.3, pad_token_id=0, **sampled
-    )
-    sampler = SeededSampler(
-        GenerationConfig(**settings), temperature=1.3, seed=5, device=model.device
-    )
-    got = model.generate(ids, generation_config=greedy, logits_processor=[sampler])
-    assert got.tolist() == expected.tolist()
-
-
-def test_a_token_that_is_ruled_out_is_never_drawn() -> None:
-    scores = torch.full((4, 1000), -torch.inf)
-    scores[:, 17] = 0.0
-    sampler = SeededSampler(
-        GenerationConfig(top_k=0), temperature=2.0, seed=0, device=torch.device("cpu")
-    )
-    for _ in range(50):
-        drawn = sampler(torch.zeros(4, 1, dtype=torch.long), scores)  # type: ignore[arg-type]
-        assert drawn.argmax(dim=1).tolist() == [17] * 4
-
-
-@pytest.mark.parametrize(("ids", "stops"), [(None, ()), (2, (2,)), ([2, 5], (2, 5))])
-def test_a_checkpoint_may_name_any_number_of_stop_tokens(ids: object, stops: tuple) -> None:
-    assert stop_token_ids(GenerationConfig(eos_token_id=ids)) == stops
-
-
-def test_a_conversation_goes_on_after_the_same_video(assistant: Assistant, clip: Path) -> None:
-    """The turns before are in the prompt, after the video that is prefilled already."""
-    video = assistant.open_video(clip, frames=3)
-    options = GenerationOptions(6)
-    alone = video.ask("and then?", max_new_tokens=6)
-    talk = [
-        {"role": "user", "content": "who?"},
-        {"role": "assistant", "content": "a ball"},
-        {"role": "user", "content": "and then?"},
-    ]
-    answer = video.respond(talk, options).answer
-    assert answer.question == "and then?"
-    assert answer.prompt.count("<video>") == 1
-    order = [answer.prompt.index(text) for text in ("<video>", "who?", "a ball", "and then?")]
-    assert order == sorted(order)
-    assert answer.tokens.prompt > alone.tokens.prompt
-    assert video.respond(talk[2:], options).answer.text == alone.text
-
-
-def test_nothing_is_asked_before_the_video_is_prefilled(assistant: Assistant, clip: Path) -> None:
-    encoded = encode_video(
-        assistant.runtime, clip, crosslmm.options.Sampling(frames=2), tokens_per_frame=4
-    )
-    video = VideoSession(
-        assistant.runtime, "v", encoded, sampling=crosslmm.options.Sampling(frames=2),
-        tokens_per_frame=4, started=0.0,
-    )  # fmt: skip
-    with pytest.raises(RuntimeError, match="not prefilled"):
-        video.ask("what?")
-    video.prefill(encoded.visual)
-    expected = assistant.ask(clip, "what?", frames=2, max_new_tokens=4).text
-    assert video.ask("what?", max_new_tokens=4).text == expected
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_new_tokens": 0}, "max_new_tokens=0"),
-        ({"temperature": -1.0}, "temperature=-1.0"),
-        ({"tokens_per_frame": 5}, "tokens_per_frame=5 is not a perfect square from 1 to 25"),
-        ({"tokens_per_frame": 36}, "tokens_per_frame=36 is not a perfect square from 1 to 25"),
+        ({"max_new_tokens": 0}, "`max_new_tokens` must be at least 1, not 0"),
+        ({"temperature": -1.0}, "`temperature` must be at least 0, not -1.0"),
+        ({"tokens_per_frame": 5}, "`tokens_per_frame` 5 is not a perfect square from 1 to 25"),
+        ({"tokens_per_frame": 36}, "`tokens_per_frame` 36 is not a perfect square from 1 to 25"),
     ],
 )
 def test_impossible_options_are_refused(
@@ -392,24 +149,6 @@ def test_frames_whose_features_found_no_room_are_not_kept_twice(
     assert notices == ["out of memory; encoding 8 frames at a time from here on"]
 
 
-def test_an_answer_that_failed_half_way_leaves_the_video_usable(
-    assistant: Assistant, clip: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    video = assistant.open_video(clip, frames=4)
-    expected = video.ask("what?", max_new_tokens=4).text
-    last = assistant.model.model.language_model.layers[-1]
-
-    def fail(*_: object, **__: object) -> None:
-        raise torch.OutOfMemoryError("pretended: CUDA out of memory")
-
-    for module, name in ((last, "forward"), (VideoPrefix, "lend")):
-        with monkeypatch.context() as patch:
-            patch.setattr(module, name, fail)
-            with pytest.raises(crosslmm.OutOfMemory):
-                video.ask("what?", max_new_tokens=4)
-    assert video.ask("what?", max_new_tokens=4).text == expected
-
-
 def test_memory_is_estimated_before_anything_is_loaded(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -438,27 +177,6 @@ def test_unknown_devices_and_precisions_are_refused(checkpoint: Path) -> None:
     ]:
         with pytest.raises(crosslmm.UsageError, match=message):
             crosslmm.load(checkpoint, **options)
-
-
-def test_incomplete_characters_are_held_back(
-    assistant: Assistant, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A character of several tokens comes out complete, and an unfinished one is not lost."""
-    tokenizer = assistant.processor.tokenizer
-    text = "né 视频"
-    ids = tokenizer(text)["input_ids"]
-
-    def generate(self: object, *, streamer: BaseStreamer, **_: object) -> None:
-        streamer.put(torch.zeros(1, 3, dtype=torch.long))  # the prompt
-        for token in [*ids, ids[-2]]:
-            streamer.put(torch.tensor([token]))
-        streamer.end()
-
-    monkeypatch.setattr(type(assistant.model), "generate", generate)
-    stream = TokenStream(assistant.model, tokenizer, GenerationOptions(99))
-    pieces = list(stream)
-    assert pieces[:5] == ["n", "é", " ", "视", "频"]
-    assert "".join(pieces) == stream.text == text + "\ufffd"
 
 
 def test_import_is_light() -> None:

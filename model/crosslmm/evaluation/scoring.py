@@ -1,4 +1,4 @@
-"""Was it right? Answers compared with the truth by what they say, not by their letters.
+"""Scoring an answer: it is compared with the truth by meaning, not letter by letter.
 
 - One-word answers (colour, shape, size, glyph, count, yes or no): the only word of that kind in the
   answer must be the right one. A motion: what the answer ends on.
@@ -30,8 +30,8 @@ _KINDS = {
 
 
 def is_right(row: Mapping[str, Any], said: str) -> bool:
-    """Whether `said` answers a row of a synthetic `questions.jsonl`. Raises KeyError for a type that
-    is not one of ours, ValueError or LookupError for an answer that is none of its type's."""
+    """Whether `said` answers a row of a synthetic `questions.jsonl`. Raises KeyError for a type
+    that is not one of `QUESTION_TYPES`, ValueError or LookupError for an answer not of its type."""
     kind, answer = row["type"], str(row["answer"])
     if kind == "describe":
         if not _facts(answer):

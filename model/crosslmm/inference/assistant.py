@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Unpack
 
 import torch
 
@@ -27,7 +27,7 @@ from crosslmm.inference.encoding import memory_errors
 from crosslmm.inference.memory_check import check_memory, estimate_memory
 from crosslmm.inference.response import Response
 from crosslmm.inference.runtime import Notice, Progress, Runtime, check_tokens_per_frame
-from crosslmm.inference.session import VideoSession
+from crosslmm.inference.session import AskKeywords, VideoKeywords, VideoSession
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.options import Quantization, Sampling, SamplingOptions
 from crosslmm.processing_crosslmm import CrossLMMProcessor
@@ -164,16 +164,10 @@ class Assistant:
         self,
         video: str | os.PathLike[str],
         question: str,
-        *,
-        max_new_tokens: int = 512,
-        temperature: float = 0.0,
-        seed: int | None = None,
-        **sampling: Any,
+        **options: Unpack[AskKeywords],
     ) -> Answer:
         """Answer one question about a video; options as in `open_video` and `VideoSession.stream`."""
-        return self.open_video(video, **sampling).ask(
-            question, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
-        )
+        return self.stream(video, question, **options).answer
 
     def stream(
         self,
@@ -183,10 +177,10 @@ class Assistant:
         max_new_tokens: int = 512,
         temperature: float = 0.0,
         seed: int | None = None,
-        **sampling: Any,
+        **options: Unpack[VideoKeywords],
     ) -> Response:
-        """As `ask`, as an iterator of pieces of text, with the result in its `.answer`."""
-        return self.open_video(video, **sampling).stream(
+        """As `ask`, as an iterator of pieces of text, with the result in its `answer`."""
+        return self.open_video(video, **options).stream(
             question, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
         )
 

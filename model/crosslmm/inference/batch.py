@@ -32,7 +32,7 @@ class BatchAnswer:
 
 @dataclass(frozen=True)
 class BatchAnswers:
-    """The answers in the order of the questions, and the seconds that the whole batch took."""
+    """The answers in the order of the questions, and the seconds that the batch took."""
 
     answers: tuple[BatchAnswer, ...]
     encode_seconds: float

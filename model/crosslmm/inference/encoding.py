@@ -57,11 +57,11 @@ def memory_errors() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        said = str(error)
+        message = str(error)
         if isinstance(error, torch.OutOfMemoryError) or any(
-            word in said for word in _OUT_OF_MEMORY
+            words in message for words in _OUT_OF_MEMORY
         ):
-            raise MemoryError(said.splitlines()[0]) from None
+            raise MemoryError(message.splitlines()[0]) from None
         raise
 
 

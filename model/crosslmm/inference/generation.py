@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from tokenizers.decoders import DecodeStream
@@ -28,6 +28,14 @@ from crosslmm.inference.token_sampling import SAMPLING_SETTINGS, SeededSampler
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 
 
+class GenerationKeywords(TypedDict, total=False):
+    """The fields of `GenerationOptions` as keyword arguments."""
+
+    max_new_tokens: int
+    temperature: float
+    seed: int | None
+
+
 @dataclass(frozen=True)
 class GenerationOptions:
     """How an answer is generated: greedily at temperature 0, else sampled, the same for the same
@@ -39,15 +47,15 @@ class GenerationOptions:
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
-            raise UsageError(f"max_new_tokens={self.max_new_tokens} is not at least 1")
+            raise UsageError(f"`max_new_tokens` must be at least 1, not {self.max_new_tokens}")
         if self.temperature < 0:
-            raise UsageError(f"temperature={self.temperature} is below 0")
+            raise UsageError(f"`temperature` must be at least 0, not {self.temperature}")
         if self.temperature > 0 and self.seed is None:
             # Chosen here, so that it can be reported with the answer.
             object.__setattr__(self, "seed", secrets.randbits(32))
 
     def config(self, model: CrossLMMForConditionalGeneration) -> GenerationConfig:
-        """The checkpoint's own generation settings, greedy and of this length."""
+        """The generation settings of the checkpoint, but greedy and of this length."""
         settings = model.generation_config.to_dict()
         settings.update(max_new_tokens=self.max_new_tokens, max_length=None, num_beams=1)
         settings.update(do_sample=False, **dict.fromkeys(SAMPLING_SETTINGS))

@@ -89,7 +89,7 @@ def check_tokens_per_frame(tokens_per_frame: int, grid: int) -> int:
     if side is None or side > grid:
         choices = [side * side for side in range(1, min(grid, 5) + 1)]
         raise UsageError(
-            f"tokens_per_frame={tokens_per_frame} is not a perfect square from 1 to {grid * grid}, "
+            f"`tokens_per_frame` {tokens_per_frame} is not a perfect square from 1 to {grid * grid}, "
             f"such as {', '.join(str(choice) for choice in choices)}"
         )
     return tokens_per_frame

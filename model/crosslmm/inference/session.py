@@ -5,6 +5,7 @@ import time
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 from functools import cached_property
+from typing import Unpack
 
 import torch
 
@@ -17,14 +18,31 @@ from crosslmm.inference.encoding import (
     memory_errors,
     release_memory,
 )
-from crosslmm.inference.generation import GenerationOptions, TokenStream, decode_answer
+from crosslmm.inference.generation import (
+    GenerationKeywords,
+    GenerationOptions,
+    TokenStream,
+    decode_answer,
+)
 from crosslmm.inference.prefix import VideoPrefix, prefill_video
 from crosslmm.inference.response import Response
 from crosslmm.inference.runtime import Progress, Runtime, check_tokens_per_frame
 from crosslmm.modeling_crosslmm import VisualTokens
-from crosslmm.options import Sampling
+from crosslmm.options import Sampling, SamplingOptions
 from crosslmm.processing_crosslmm import Message
 from crosslmm.video import summary
+
+
+class VideoKeywords(SamplingOptions, total=False):
+    """What `Assistant.open_video` takes."""
+
+    sampling: Sampling | None
+    tokens_per_frame: int | None
+    on_progress: Progress | None
+
+
+class AskKeywords(VideoKeywords, GenerationKeywords, total=False):
+    """What `Assistant.ask` takes."""
 
 
 class VideoSession:
@@ -50,7 +68,7 @@ class VideoSession:
         self._tokens_per_frame = tokens_per_frame
         self._started = started
         self._prefix: VideoPrefix | None = None
-        # What the first answer will have taken, beside its own generation.
+        # What the first answer pays for, besides its generation.
         self._spent = Timing(
             runtime.load_seconds, decode=encoded.decode_seconds, encode=encoded.encode_seconds
         )
@@ -79,18 +97,9 @@ class VideoSession:
         """`64 of 5,340 frames, one per 2.8 s`"""
         return summary(tuple(frame.time for frame in self.frames), self.source)
 
-    def ask(
-        self,
-        question: str,
-        *,
-        max_new_tokens: int = 512,
-        temperature: float = 0.0,
-        seed: int | None = None,
-    ) -> Answer:
+    def ask(self, question: str, **options: Unpack[GenerationKeywords]) -> Answer:
         """The complete answer; options as in `stream`."""
-        return self.stream(
-            question, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
-        ).answer
+        return self.stream(question, **options).answer
 
     def stream(
         self,
@@ -100,13 +109,11 @@ class VideoSession:
         temperature: float = 0.0,
         seed: int | None = None,
     ) -> Response:
-        """The answer as an iterator of pieces of text, with the result in its `.answer`.
+        """The answer as an iterator of pieces of text, with the result in its `answer`.
 
         temperature 0 is greedy; above, tokens are sampled, repeatably with the same seed (one is
         chosen and reported where none is given). Raises UsageError.
         """
-        if not question.strip():
-            raise UsageError("the question is empty")
         options = GenerationOptions(max_new_tokens, temperature, seed)
         return self.respond([{"role": "user", "content": question.strip()}], options)
 
@@ -114,8 +121,12 @@ class VideoSession:
         """The next turn of a conversation about the video, whose last message is the question.
 
         Nothing runs before the response is read; from then on to its end, reading another one raises
-        RuntimeError.
+        RuntimeError. Raises UsageError for a last message that asks nothing.
         """
+        if not messages or messages[-1]["role"] != "user":
+            raise UsageError("the last message of a conversation must be a question of the user")
+        if not messages[-1]["content"].strip():
+            raise UsageError("the question is empty")
         return Response(self._respond(messages, options))
 
     def ask_all(self, questions: Sequence[str], *, max_new_tokens: int = 512) -> list[str]:
@@ -276,23 +287,26 @@ def open_video(
     if sampling.frames is None and sampling.fps is None:
         sampling = replace(sampling, frames=runtime.default_frames)
     path, tried = os.fsdecode(video), sampling
+
+    def attempt(tried: Sampling) -> VideoSession:
+        encoded = encode_video(
+            runtime, video, tried, tokens_per_frame=tokens, on_progress=on_progress
+        )
+        if on_progress:
+            on_progress("prefill", 0, 0)
+        session = VideoSession(
+            runtime, path, encoded, sampling=sampling, tokens_per_frame=tokens, started=started
+        )
+        session.prefill(encoded.visual)
+        return session
+
     while True:
         try:
-            encoded = encode_video(
-                runtime, video, tried, tokens_per_frame=tokens, on_progress=on_progress
-            )
-            if on_progress:
-                on_progress("prefill", 0, 0)
-            session = VideoSession(
-                runtime, path, encoded, sampling=sampling, tokens_per_frame=tokens, started=started
-            )
-            session.prefill(encoded.visual)
-            return session
-        except TooManyFrames as ran_out:
-            used = ran_out.frames
+            return attempt(tried)
+        except TooManyFrames as error:
+            used = error.frames
         if used <= 1:
             raise OutOfMemory(f"{path}: out of memory on {runtime.device} even with one frame")
         tried = replace(sampling, max_frames=used // 2)
-        encoded = session = None  # type: ignore[assignment]  # the next attempt needs their memory
         release_memory()
         runtime.notice(f"out of memory with {used} frames; trying with {tried.max_frames}")

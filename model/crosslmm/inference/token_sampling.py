@@ -1,9 +1,9 @@
-"""Drawing tokens with a random generator of one's own.
+"""Sampling of tokens with a private random generator.
 
 `generate(do_sample=True)` draws from the process's global generator, which a seed would have to
-overwrite under every other thread. Here the draw is a logits processor: by the Gumbel-max trick, the
+overwrite under every other thread. Here sampling is a logits processor: by the Gumbel-max trick, the
 argmax of log-probabilities with Gumbel noise is a sample of their distribution, so that greedy
-decoding behind it picks the token that was drawn.
+decoding after it picks the sampled token.
 """
 
 from collections.abc import Callable
@@ -52,9 +52,9 @@ class SeededSampler(LogitsProcessor):
         self._random = torch.Generator(device).manual_seed(seed)
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        """scores: (B, vocabulary), logits. → as many, whose largest is the token drawn."""
+        """scores: (B, vocabulary), logits. → as many, whose argmax is the sampled token."""
         warped = self._warpers(input_ids, scores)
         noise = torch.empty_like(warped).exponential_(generator=self._random)
-        # An exact zero would make a token win that was ruled out.
-        drawn = warped - noise.clamp_min(torch.finfo(noise.dtype).tiny).log()
-        return cast(torch.FloatTensor, drawn)
+        # Noise of exactly 0 would select a token that the warpers excluded.
+        sampled = warped - noise.clamp_min(torch.finfo(noise.dtype).tiny).log()
+        return cast(torch.FloatTensor, sampled)
