@@ -45,9 +45,9 @@ def evaluate(
         check_writable(answers)
     from crosslmm.evaluation.runner import evaluate as run
     from crosslmm.evaluation.runner import write_answers
-    from crosslmm.evaluation.tasks import get_task
+    from crosslmm.evaluation.tasks.questions import read_questions
 
-    rows = get_task("questions").read(questions)
+    rows = read_questions(questions)
     assistant = load_assistant(
         output, model=model, device=device, dtype=dtype, quantize=quantize, tokens_per_frame=None
     )

@@ -4,15 +4,15 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from crosslmm.errors import CrossLMMError, OutOfMemory, UsageError
-from crosslmm.evaluation.tasks import Row, Task, get_task
+from crosslmm.evaluation.tasks import QuestionRow, Task, get_task
 from crosslmm.files import atomic_write
 
 if TYPE_CHECKING:
     from crosslmm.inference.assistant import Assistant
-    from crosslmm.inference.session import VideoSession
+    from crosslmm.inference.session import VideoKeywords, VideoSession
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class ScoredAnswer:
     """One row with what was answered; with the `error`, and not right, where the video or the
     answering failed."""
 
-    row: Row
+    row: QuestionRow
     said: str
     right: bool
     error: str | None = None
@@ -72,13 +72,13 @@ class Report:
 
 
 def evaluate(
-    rows: Iterable[Row],
+    rows: Iterable[QuestionRow],
     assistant: "Assistant",
     video_folder: Path,
     *,
     task: Task | None = None,
     on_row: Callable[[ScoredAnswer], None] | None = None,
-    **video_options: Any,
+    **video_options: "Unpack[VideoKeywords]",
 ) -> Report:
     """Ask every row's question about its video, greedily; `video_options` go to
     `Assistant.open_video`. `task` is `questions` unless given.
@@ -86,7 +86,7 @@ def evaluate(
     A video that fails costs its own questions only; see `Report.failures`.
     """
     task = task or get_task("questions")
-    by_video: dict[str, list[Row]] = {}
+    by_video: dict[str, list[QuestionRow]] = {}
     for row in rows:
         by_video.setdefault(row["video"], []).append(row)
     answers: list[ScoredAnswer] = []

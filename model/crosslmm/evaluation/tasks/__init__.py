@@ -2,7 +2,7 @@
 
 from crosslmm.errors import UsageError
 from crosslmm.evaluation.tasks.questions import Questions
-from crosslmm.evaluation.tasks.task import Row, Task
+from crosslmm.evaluation.tasks.task import QuestionRow, Task
 
 TASKS: dict[str, Task] = {task.name: task for task in (Questions(),)}
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from crosslmm.errors import UsageError
 from crosslmm.evaluation.scoring import is_right
-from crosslmm.evaluation.tasks.task import Row
+from crosslmm.evaluation.tasks.task import QuestionRow
 from crosslmm.synthetic.questions import QUESTION_TYPES
 
 _COLUMNS = {"video", "type", "question", "answer"}
@@ -19,16 +19,16 @@ class Questions:
     name = "questions"
     max_new_tokens = 256
 
-    def read(self, path: Path) -> list[Row]:
+    def read(self, path: Path) -> list[QuestionRow]:
         return read_questions(path)
 
-    def score(self, row: Row, said: str) -> bool:
+    def score(self, row: QuestionRow, said: str) -> bool:
         return is_right(row, said)
 
 
-def read_questions(path: Path) -> list[Row]:
+def read_questions(path: Path) -> list[QuestionRow]:
     """The rows of a JSONL of questions. Raises UsageError, which names the line."""
-    rows: list[Row] = []
+    rows: list[QuestionRow] = []
     try:
         lines = path.read_text("utf-8").split("\n")  # JSON may hold the other ends of lines
     except UnicodeDecodeError:

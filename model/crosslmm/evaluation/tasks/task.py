@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 # At least `video`, a path below the folder of the videos; `type`, what results are grouped by; and
 # `question`. The rest is the task's own, and is kept in what is written.
-Row = Mapping[str, Any]
+QuestionRow = Mapping[str, Any]
 
 
 class Task(Protocol):
@@ -15,8 +15,8 @@ class Task(Protocol):
     name: str
     max_new_tokens: int
 
-    def read(self, path: Path) -> list[Row]:
+    def read(self, path: Path) -> list[QuestionRow]:
         """The rows of a file, all of which can be asked and scored. Raises UsageError."""
 
-    def score(self, row: Row, said: str) -> bool:
+    def score(self, row: QuestionRow, said: str) -> bool:
         """Whether `said` answers the row."""
