@@ -120,14 +120,15 @@ class CrossLMMProcessor(ProcessorMixin):
         """
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
+        roles = [message["role"] for message in messages]
+        first = roles.index("user") if "user" in roles else None
         conversation: list[Any] = []
-        opened = False
-        for message in messages:
-            text, opens = self.escape(message["content"]), False
-            if not opened and message["role"] == "user":
-                opened = opens = True
+        for index, message in enumerate(messages):
+            text = self.escape(message["content"])
+            if index == first:
                 text = self.time_line_of(times, duration) + text
-            conversation.append(chat_turn(message["role"], text, shows=opens and not text_only))
+            shows = index == first and not text_only
+            conversation.append(chat_turn(message["role"], text, shows=shows))
         rendered = self.apply_chat_template(
             conversation, add_generation_prompt=True, tokenize=False
         )

@@ -12,6 +12,7 @@ from transformers.generation.streamers import BaseStreamer
 from crosslmm.inference.assistant import Assistant
 from crosslmm.inference.generation import GenerationOptions, TokenStream, stop_token_ids
 from crosslmm.inference.token_sampling import SeededSampler
+from tests.support.tiny import tiny_model, tiny_processor
 
 
 def test_a_left_stream_stops_generating(
@@ -103,6 +104,20 @@ def test_tokens_are_drawn_as_by_generate(assistant: Assistant, settings: dict) -
     )
     got = model.generate(ids, generation_config=greedy, logits_processor=[sampler])
     assert got.tolist() == expected.tolist()
+
+
+def test_the_checkpoints_sampling_settings_are_used(
+    clip: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = tiny_model()
+    model.generation_config.update(do_sample=True, top_k=1, top_p=0.9, temperature=0.6)
+    video = Assistant(model, tiny_processor()).open_video(clip, frames=2)
+    greedy = video.ask("what?", max_new_tokens=12)
+    one_choice = video.ask("what?", max_new_tokens=12, temperature=1.5, seed=1)
+    assert one_choice.text == greedy.text, "top_k 1 leaves nothing to draw"
+    model.generation_config.update(top_k=40)
+    assert video.ask("what?", max_new_tokens=12, temperature=1.5, seed=1).text != greedy.text
+    assert capfd.readouterr().err == "", "settings that greedy decoding ignores are not warned of"
 
 
 def test_a_token_that_is_ruled_out_is_never_drawn() -> None:
