@@ -91,7 +91,7 @@ def load(
     except MemoryError as error:
         raise OutOfMemory(
             f"{name}: its weights do not fit in the memory of {chosen_device}; "
-            "try 4-bit quantization, or a smaller model"
+            "set `quantization` to 4bit, or use a smaller model"
         ) from error
     return Assistant(
         model,

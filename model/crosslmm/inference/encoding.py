@@ -162,7 +162,7 @@ def encode_video(
         except MemoryError:
             raise TooManyFrames(stream.count) from None
         if not used:
-            raise VideoError(f"{os.fsdecode(video)}: gave no frames")
+            raise VideoError(f"{os.fsdecode(video)}: no frames were decoded")
         return EncodedVideo(
             visual=encoder.finish(),
             frames=tuple(used),

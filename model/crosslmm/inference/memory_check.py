@@ -57,7 +57,7 @@ def check_memory(name: str, needed: Memory, device: torch.device, on_notice: Not
     if needed.weights > free:
         raise OutOfMemory(
             f"{name}: its weights need {_gigabytes(needed.weights)} and {device} has "
-            f"{_gigabytes(free)} free; try 4-bit quantization, or a smaller model"
+            f"{_gigabytes(free)} free; set `quantization` to 4bit, or use a smaller model"
         )
     if needed.total > free and on_notice:
         on_notice(

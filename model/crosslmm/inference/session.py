@@ -169,7 +169,7 @@ class VideoSession:
         except MemoryError:
             raise OutOfMemory(
                 f"{self.video}: out of memory while answering with {len(self.frames)} frames; "
-                "ask for fewer"
+                "use fewer `frames`"
             ) from None
         answer = self._answer(messages[-1]["content"], prompt, ids.shape[1], options, tokens)
         self._spent = Timing(runtime.load_seconds)
