@@ -126,7 +126,7 @@ def test_out_of_memory_halves_the_batch_then_the_frames(
 ) -> None:
     """The real encoder, with a device that holds three frames of a batch and no more."""
     encode, notices = assistant.model.model.encode_frames, []
-    monkeypatch.setattr(assistant.runtime, "on_notice", notices.append)
+    monkeypatch.setattr(assistant, "on_notice", notices.append)
 
     def limited(pixels: Any, tokens: int) -> Any:
         held[0] += len(pixels)

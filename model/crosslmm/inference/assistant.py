@@ -138,6 +138,10 @@ class Assistant:
     def on_notice(self) -> Notice | None:
         return self.runtime.on_notice
 
+    @on_notice.setter
+    def on_notice(self, on_notice: Notice | None) -> None:
+        self.runtime.on_notice = on_notice
+
     @property
     def device(self) -> torch.device:
         return self.runtime.device
