@@ -10,7 +10,6 @@ from crosslmm.checkpoints import catalog
 from crosslmm.cost import profile as cost
 from crosslmm.cost.chart import check_picture, draw
 from crosslmm.cost.measurement import MEASURED_FRAMES, Measured, measure_profile
-from crosslmm.cost.memory import FRAMES_PER_CHUNK
 from crosslmm.cost.profile import FRAMES, Settings, compared, find_shape, parse_size, reshaped
 from crosslmm.cost.published import PublishedComparison, compared_with_paper
 from crosslmm.cost.tables import (
@@ -23,6 +22,7 @@ from crosslmm.cost.tables import (
     text,
 )
 from crosslmm.errors import UsageError
+from crosslmm.limits import FRAMES_PER_CHUNK
 from crosslmm.video.source import regular_file
 from crosslmm_cli import options
 from crosslmm_cli.loading import load_assistant

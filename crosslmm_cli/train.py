@@ -10,7 +10,7 @@ from crosslmm_cli import options
 from crosslmm_cli.output import Output
 
 if TYPE_CHECKING:
-    from crosslmm.training.run import Plan
+    from crosslmm.training.run import RunPlan
     from crosslmm.training.trainer import Progress
 
 
@@ -96,7 +96,7 @@ def train(
         output.text(str(trained.folder))
 
 
-def _show_plan(output: Output, plan: "Plan") -> None:
+def _show_plan(output: Output, plan: "RunPlan") -> None:
     output.finish_progress()
     recipe = plan.recipe
     counts = [(str(part.name), part.trained, part.total) for part in plan.parts]

@@ -4,23 +4,14 @@ Defaults are the paper's CrossLMM-2B: SigLIP2 so400m at 384 pixels cut to 26 lay
 9 merged tokens per frame, and a dual cross-attention layer after every 4th decoder layer.
 """
 
-import math
-from typing import Any, Literal
+from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-MergeMode = Literal["area", "bilinear"]
-V2VScope = Literal["video", "frame"]
-ProjectorOrder = Literal["merge_first", "project_first"]
-T2VCache = Literal["projected", "features"]
-
-
-def grid_side(tokens: int) -> int | None:
-    """The side of the square grid that holds this many tokens; None where there is none."""
-    side = math.isqrt(max(tokens, 0))
-    return side if side > 0 and side * side == tokens else None
+from crosslmm.merging import check_tokens_per_frame
+from crosslmm.options import MergeMode, ProjectorOrder, T2VCache, V2VScope
 
 
 @strict
@@ -127,12 +118,7 @@ class CrossLMMConfig(PreTrainedConfig):
     def validate_architecture(self) -> None:
         """Called by transformers after construction; raises ValueError."""
         super().validate_architecture()
-        side = grid_side(self.tokens_per_frame)
-        if side is None or side > self.patch_grid:
-            raise ValueError(
-                f"tokens_per_frame={self.tokens_per_frame} is not a perfect square "
-                f"between 1 and {self.patches_per_frame}"
-            )
+        check_tokens_per_frame(self.tokens_per_frame, self.patches_per_frame)
         layers = int(self.text.num_hidden_layers)
         if not 1 <= self.cross_attention_interval <= layers:
             raise ValueError(

@@ -17,10 +17,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-# Above this size keys and values are projected one key/value head at a time and then dropped.
-SLICE_BYTES = 64 * 2**20
-# Up to so many queries, attending over the features costs less than projecting them anew.
-ABSORBED_QUERIES = 8
+from crosslmm.limits import ABSORBED_QUERIES, SLICE_BYTES
 
 
 class RMSNorm(nn.Module):

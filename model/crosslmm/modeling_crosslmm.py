@@ -25,14 +25,16 @@ from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY, capture_outputs
 
-from crosslmm.configuration_crosslmm import CrossLMMConfig, grid_side
+from crosslmm.configuration_crosslmm import CrossLMMConfig
 from crosslmm.cross_attention import (
     DualCrossAttentionLayer,
     GatedCrossAttention,
     RMSNorm,
     TokenPositions,
 )
-from crosslmm.vision import FrameBuffer, Projector, encode_frames, merge_tokens, scatter_frames
+from crosslmm.limits import FRAMES_PER_CHUNK
+from crosslmm.merging import grid_side, merge_tokens
+from crosslmm.vision import FrameBuffer, Projector, encode_frames, scatter_frames
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,7 @@ class CrossLMMPreTrainedModel(PreTrainedModel):
 class CrossLMMModel(CrossLMMPreTrainedModel):
     """Vision tower, token merge, projector, decoder layers and dual cross-attention; no head."""
 
-    # Frames that go through the encoder together; changes speed and memory, never the result.
-    frames_per_chunk = 16
+    frames_per_chunk = FRAMES_PER_CHUNK
 
     def __init__(self, config: CrossLMMConfig) -> None:
         super().__init__(config)
@@ -329,8 +330,7 @@ class CrossLMMModel(CrossLMMPreTrainedModel):
         row = next((row for row, count in enumerate(frames) if count), 0)
         tokens = (counts[row] - newline) // max(frames[row], 1)
         expected = [count * tokens + newline if count else 0 for count in frames]
-        side = grid_side(tokens)
-        if counts != expected or side is None or side > self.config.patch_grid:
+        if counts != expected or grid_side(tokens, self.config.patches_per_frame) is None:
             raise ValueError(
                 f"{counts} video placeholders do not fit videos of {frames} frames"
                 f"{' and a newline' if newline else ''}: each frame takes a perfect square of "

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers.activations import ACT2FN
 
-from crosslmm.configuration_crosslmm import CrossLMMConfig, MergeMode, grid_side
+from crosslmm.configuration_crosslmm import CrossLMMConfig
 
 
 def encode_frames(
@@ -27,31 +27,6 @@ def encode_frames(
         for layer in vision_tower.encoder.layers[:layers]:
             hidden_states = layer(hidden_states, None)
         yield hidden_states
-
-
-def merge_tokens(features: torch.Tensor, tokens: int, mode: MergeMode = "area") -> torch.Tensor:
-    """Pool a square grid of features to a smaller square grid, without parameters.
-
-    features: (..., N, D) → (..., tokens, D); both N and tokens perfect squares, tokens at most N.
-    `area` averages over the cells of the new grid; cells of uneven grids share border patches, as
-    `adaptive_avg_pool2d` has it. `bilinear` samples two patches by two at each new point and drops
-    the rest, right only for weights trained with it. Raises ValueError.
-    """
-    *lead, patches, width = features.shape
-    grid, side = grid_side(patches), grid_side(tokens)
-    if grid is None or side is None or side > grid:
-        raise ValueError(f"cannot merge {patches} tokens of a frame to {tokens}: not square grids")
-    if side == grid:
-        return features
-    planes = features.reshape(-1, grid, grid, width).permute(0, 3, 1, 2)  # (F, D, grid, grid)
-    if mode == "area":
-        # Apple's kernel pools even cells only (pytorch #96056).
-        on_cpu = planes.device.type == "mps" and grid % side != 0
-        planes = nn.functional.adaptive_avg_pool2d(planes.cpu() if on_cpu else planes, side)
-        planes = planes.to(features.device)
-    else:
-        planes = nn.functional.interpolate(planes.contiguous(), size=(side, side), mode="bilinear")
-    return planes.flatten(2).transpose(1, 2).reshape(*lead, tokens, width)
 
 
 class Projector(nn.Module):

@@ -224,7 +224,7 @@ def test_assembling_from_the_wrong_parts_is_refused(tmp_path: Path) -> None:
     with pytest.raises(crosslmm.CheckpointError, match="a granite; a language model is needed"):
         assemble(vision=tmp_path / "vision", language=tmp_path / "granite", out=tmp_path / "x")
     parts = {"vision": tmp_path / "vision", "language": tmp_path / "language"}
-    with pytest.raises(crosslmm.UsageError, match="tokens_per_frame=10 is not a perfect square"):
+    with pytest.raises(crosslmm.UsageError, match="`tokens_per_frame` 10 is not a perfect square"):
         assemble(**parts, out=tmp_path / "x", tokens_per_frame=10)
     with pytest.raises(crosslmm.UsageError, match="cross_attention_interval=40 is not between"):
         assemble(**parts, out=tmp_path / "x", cross_attention_interval=40)

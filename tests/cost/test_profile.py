@@ -221,7 +221,7 @@ def test_sizes(given: str, size: float) -> None:
     [
         (["-n", "0"], 2, "frames 0: give numbers from 1"),
         (["-n", "many"], 2, "give whole numbers separated by commas"),
-        (["--tokens-per-frame", "8"], 2, "8 tokens per frame: give a square number"),
+        (["--tokens-per-frame", "8"], 2, "8 is not a perfect square from 1 to 729"),
         (["--fits", "lots"], 2, "lots: not a size"),
         (["--json", "--csv"], 2, "--json and --csv exclude each other"),
         (["--plot", "bars.gif"], 2, "a picture ends in .png, .svg, .pdf"),
@@ -232,8 +232,12 @@ def test_sizes(given: str, size: float) -> None:
         (["-m", "llava-onevision-7b", "--tokens-per-frame", "9"], 2, "always takes 196 tokens"),
         (["--compare", "paper"], 2, "the paper's figure 4 is of 7B models"),
         (["-m", "crosslmm-7b", "--compare", "paper", "--batch", "4"], 2, "of one video"),
-        (["--tokens-per-frame", "0"], 2, "0 tokens per frame: give a square number"),
-        (["--tokens-per-frame", "0", "--fits", "24GB"], 2, "0 tokens per frame"),
+        (["--tokens-per-frame", "0"], 2, "0 is not a perfect square from 1 to 729"),
+        (
+            ["--tokens-per-frame", "0", "--fits", "24GB"],
+            2,
+            "0 is not a perfect square from 1 to 729",
+        ),
     ],
 )
 def test_refusals(run, home, arguments: list[str], code: int, message: str) -> None:

@@ -166,8 +166,8 @@ def test_sampling_repeats_with_its_seed_and_reports_it(assistant: Assistant, cli
     [
         ({"max_new_tokens": 0}, "max_new_tokens=0"),
         ({"temperature": -1.0}, "temperature=-1.0"),
-        ({"tokens_per_frame": 5}, "tokens_per_frame=5 is not a perfect square from 1 to 25"),
-        ({"tokens_per_frame": 36}, "tokens_per_frame=36 is not a perfect square from 1 to 25"),
+        ({"tokens_per_frame": 5}, "`tokens_per_frame` 5 is not a perfect square from 1 to 25"),
+        ({"tokens_per_frame": 36}, "`tokens_per_frame` 36 is not a perfect square from 1 to 25"),
     ],
 )
 def test_impossible_options_are_refused(

@@ -14,12 +14,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from crosslmm.checkpoints.headers import part_of
 from crosslmm.errors import UsageError, VideoError
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.training.checkpoints import latest_checkpoint, list_checkpoints
 from crosslmm.training.recipe import LoraOptions, Recipe
 from crosslmm.training.run import Plan, Trained, train
-from crosslmm.training.stages import part_of
 from crosslmm.training.trainer import Progress, TrainingDiverged
 from tests.support.lessons import lesson, write_lessons
 from tests.support.tiny import tiny_checkpoint, tiny_model
@@ -130,7 +130,7 @@ class TestStages:
         assert {part.name: part.trained == part.total for part in plan.parts} == {
             "vision encoder": False,  # its last norm is not on the way
             "projector": True, "language model": True, "cross-attention norms": True,
-            "V2V": False, "T2V": True,
+            "V2V cross-attention": False, "T2V cross-attention": True,
         }  # fmt: skip
 
     def test_a_part_learns_at_its_own_rate(
@@ -156,7 +156,7 @@ class TestStages:
         assert not any(name.endswith(("bias", "gate", "norm.weight")) for name in decays)
         rates = {part_of(name): rate for name, (rate, _) in groups.items()}
         assert rates["vision encoder"] == 1e-6
-        assert rates["T2V"] == 3e-3
+        assert rates["T2V cross-attention"] == 3e-3
 
     def test_the_new_checkpoint_is_an_ordinary_one(
         self, start: Path, lessons: Path, tmp_path: Path
@@ -433,8 +433,8 @@ class TestAdapters:
         assert losses[-1] < losses[0]
         before, after = weights(start), weights(trained.folder)
         assert changed_parts(before, after) == {
-            "cross-attention norms": True, "T2V": True, "V2V": True, "language model": True,
-            "projector": True, "vision encoder": False,
+            "cross-attention norms": True, "T2V cross-attention": True, "V2V cross-attention": True,
+            "language model": True, "projector": True, "vision encoder": False,
         }  # fmt: skip
         linears = ("_proj.weight", "_proj.bias")
         for name, tensor in before.items():
@@ -475,7 +475,10 @@ class TestCommand:
             (("tune-3b",), "neither a file nor a recipe"),
             (("tune-2b", "--set", "frmes=3"), "unknown option 'frmes'"),
             (("tune-2b", "--set", "batch_size=7", "--set", "device_batch_size=2"), "no multiple"),
-            (("tune-2b", "--set", "tokens_per_frame=36"), "perfect square up to 25"),
+            (
+                ("tune-2b", "--set", "tokens_per_frame=36"),
+                "`tokens_per_frame` 36 is not a perfect square from 1 to 25",
+            ),
         ],
     )
     def test_wrong_use(

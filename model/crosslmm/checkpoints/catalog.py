@@ -25,7 +25,7 @@ ENVIRONMENT = "CROSSLMM_MODEL"
 
 
 @dataclass(frozen=True)
-class Recipe:
+class AssemblyRecipe:
     """The parts of a CrossLMM to be assembled and trained: Hub ids."""
 
     vision: str
@@ -34,8 +34,10 @@ class Recipe:
 
 # The paper's two sizes.
 RECIPES = {
-    "crosslmm-2b": Recipe("google/siglip2-so400m-patch14-384", "Qwen/Qwen2.5-1.5B-Instruct"),
-    "crosslmm-7b": Recipe("google/siglip2-so400m-patch14-384", "Qwen/Qwen2.5-7B-Instruct"),
+    "crosslmm-2b": AssemblyRecipe(
+        "google/siglip2-so400m-patch14-384", "Qwen/Qwen2.5-1.5B-Instruct"
+    ),
+    "crosslmm-7b": AssemblyRecipe("google/siglip2-so400m-patch14-384", "Qwen/Qwen2.5-7B-Instruct"),
 }
 
 Source = Literal["built-in", "hub", "folder"]

@@ -18,14 +18,14 @@ from transformers.utils import logging
 
 from crosslmm.checkpoints import catalog, llava_onevision
 from crosslmm.checkpoints.quantization import check_quantized, quantization_config
-from crosslmm.configuration_crosslmm import CrossLMMConfig, V2VScope
+from crosslmm.configuration_crosslmm import CrossLMMConfig
 from crosslmm.errors import CheckpointError, UsageError
 from crosslmm.files import check_empty
+from crosslmm.limits import DECODERS
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
+from crosslmm.options import V2VScope
 from crosslmm.processing_crosslmm import CrossLMMProcessor
 
-# Others may scale embeddings or logits in what surrounds their layers, which we do not run.
-DECODERS = ("qwen2", "qwen3", "llama", "mistral")
 # A text model's template takes strings; this prelude turns a video and text into one.
 VIDEO_TEMPLATE_PRELUDE = """\
 {%- set flat = namespace(messages=[]) -%}

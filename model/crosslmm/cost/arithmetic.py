@@ -8,9 +8,7 @@ counts as the full square, because that is what the counter (and most of the lit
 from dataclasses import astuple, dataclass
 
 from crosslmm.cost.shape import ModelShape
-
-# T2V over shared features absorbs the projections into so few queries; see `cross_attention.py`.
-ABSORBED_QUERIES = 8
+from crosslmm.limits import ABSORBED_QUERIES
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ class Macs:
 
 
 @dataclass(frozen=True)
-class Tokens:
+class PromptTokens:
     """Tokens of one video's prompt.
 
     `original`: un-pooled, T·N; `merged`: T·M; `visual`: the places these take in the prompt, with
@@ -52,9 +50,9 @@ class Tokens:
 
 def count_tokens(
     shape: ModelShape, *, frames: int, tokens_per_frame: int | None = None, text_tokens: int = 64
-) -> Tokens:
+) -> PromptTokens:
     merged = shape.check_tokens_per_frame(tokens_per_frame)
-    return Tokens(
+    return PromptTokens(
         original=frames * shape.vision.patches,
         merged=frames * merged,
         visual=frames * merged + int(shape.newline and frames > 0),

@@ -10,17 +10,20 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from crosslmm.cost.arithmetic import Macs, Tokens, count_tokens, prefill_macs, token_macs
+from crosslmm.checkpoints import catalog
+from crosslmm.checkpoints.headers import read_gates, read_headers
+from crosslmm.cost.arithmetic import Macs, PromptTokens, count_tokens, prefill_macs, token_macs
 from crosslmm.cost.memory import (
-    FRAMES_PER_CHUNK,
     Memory,
-    Part,
     Quantization,
+    WeightPart,
     memory_needed,
     weight_parts,
 )
-from crosslmm.cost.shape import RECIPES, ModelShape, Scope, T2VCache
+from crosslmm.cost.shape import RECIPES, ModelShape
 from crosslmm.errors import CheckpointError, UsageError
+from crosslmm.limits import FRAMES_PER_CHUNK
+from crosslmm.options import T2VCache, V2VScope
 
 FRAMES = (32, 64, 128, 256)
 TEXT_TOKENS = 64
@@ -46,7 +49,7 @@ class Row:
 
     frames: int
     tokens_per_frame: int
-    tokens: Tokens
+    tokens: PromptTokens
     prefill: Macs
     token: Macs
     memory: Memory
@@ -77,7 +80,7 @@ class Profile:
     rows: tuple[Row, ...]
 
     @property
-    def parts(self) -> tuple[Part, ...]:
+    def parts(self) -> tuple[WeightPart, ...]:
         return weight_parts(
             self.shape, dtype=self.settings.dtype, quantization=self.settings.quantization
         )
@@ -167,8 +170,6 @@ def compared(first: Profile, other: str) -> Profile:
 
 def find_shape(model: str) -> ModelShape:
     """The shape of a recipe, a model on disk, or a Hub id, whose config is fetched."""
-    from crosslmm.checkpoints import catalog
-
     try:
         folder = catalog.find(model)
     except CheckpointError as error:
@@ -188,7 +189,7 @@ def reshaped(
     shape: ModelShape,
     *,
     interval: int | None = None,
-    v2v_scope: Scope | None = None,
+    v2v_scope: V2VScope | None = None,
     t2v_cache: T2VCache | None = None,
 ) -> ModelShape:
     """The shape with what is given in the place of the model's own."""
@@ -247,24 +248,13 @@ def _memory(shape: ModelShape, frames: int, merged: int | None, settings: Settin
 
 def _with_gates(shape: ModelShape, folder: Path) -> ModelShape:
     """The shape with the branches counted whose gate in the folder's weights is not zero."""
-    from crosslmm.checkpoints.headers import read_headers
-
     if not shape.open_v2v + shape.open_t2v or not any(folder.glob("*.safetensors")):
         return shape  # it has none, or only the config was fetched, by an earlier profile
-    gates = {
-        name: tensor for name, tensor in read_headers(folder).items() if name.endswith(".gate")
-    }
-    if not gates:
-        return shape
-    opened = [name for name, tensor in gates.items() if tensor.scalar() != 0]
-    return replace(
-        shape,
-        open_v2v=sum(".v2v." in name for name in opened),
-        open_t2v=sum(".t2v." in name for name in opened),
-    )
+    gates = read_gates(read_headers(folder))
+    return shape.with_gates(gates) if gates else shape
 
 
-def _part(part: Part) -> dict[str, Any]:
+def _part(part: WeightPart) -> dict[str, Any]:
     return {"parameters": part.parameters, "bytes": part.bytes, "precision": part.precision}
 
 

@@ -10,7 +10,7 @@ the head.
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from crosslmm.cost.arithmetic import Macs, Tokens, frame_macs, linear_macs
+from crosslmm.cost.arithmetic import Macs, PromptTokens, frame_macs, linear_macs
 from crosslmm.cost.memory import Memory
 from crosslmm.cost.profile import Profile
 from crosslmm.cost.shape import RECIPES, ModelShape
@@ -51,7 +51,7 @@ class PublishedRow:
 
     frames: int
     tokens_per_frame: int
-    tokens: Tokens
+    tokens: PromptTokens
     published: Published
     account: Macs
     linear: int

@@ -21,10 +21,10 @@ import torch
 import crosslmm
 from crosslmm.checkpoints import catalog
 from crosslmm.checkpoints import quantization as quantizing
-from crosslmm.checkpoints.headers import TensorInfo, read_headers
+from crosslmm.checkpoints.headers import TensorInfo, read_gates, read_headers
 from crosslmm.checkpoints.loading import load_config, load_model, load_processor
 from crosslmm.checkpoints.quantization import Quantization
-from crosslmm.configuration_crosslmm import CrossLMMConfig, grid_side
+from crosslmm.configuration_crosslmm import CrossLMMConfig
 from crosslmm.cost import Memory, ModelShape, memory_needed
 from crosslmm.device import free_memory, resolve_device, resolve_dtype
 from crosslmm.errors import CheckpointError, OutOfMemory, UsageError
@@ -40,7 +40,8 @@ from crosslmm.inference.encoding import (
 )
 from crosslmm.inference.generation import Answer
 from crosslmm.inference.session import AnswerStream, VideoSession
-from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration, CrossLMMModel
+from crosslmm.merging import check_tokens_per_frame
+from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.options import Sampling, SamplingOptions
 from crosslmm.processing_crosslmm import CrossLMMProcessor
 from crosslmm.video import Frames
@@ -80,7 +81,9 @@ def load(
     config = load_config(folder)
     processor = load_processor(folder)
     if tokens_per_frame is not None:
-        processor.tokens_per_frame = _checked_tokens(tokens_per_frame, config.patch_grid)
+        processor.tokens_per_frame = check_tokens_per_frame(
+            tokens_per_frame, config.patches_per_frame, error=UsageError
+        )
     needed = _needed_memory(
         config,
         headers,
@@ -204,7 +207,9 @@ class Assistant:
         started = time.perf_counter()
         tokens = self.tokens_per_frame
         if tokens_per_frame is not None:
-            tokens = _checked_tokens(tokens_per_frame, self.model.config.patch_grid)
+            tokens = check_tokens_per_frame(
+                tokens_per_frame, self.model.config.patches_per_frame, error=UsageError
+            )
         sampling = Sampling.of(sampling, options)
         if sampling.frames is None and sampling.fps is None:
             sampling = replace(sampling, frames=self.default_frames)
@@ -281,27 +286,13 @@ def _needed_memory(
     quantization: Literal["4bit", "8bit", "none"],
 ) -> Memory | None:
     """What a run will take at its peak; None for a kind of model whose cost is not known."""
-    gates = {
-        branch: sum(
-            tensor.count == 1 and tensor.scalar() != 0
-            for name, tensor in headers.items()
-            if name.endswith(f"{branch}.gate")
-        )
-        for branch in ("v2v", "t2v")
-    }
     try:
-        shape = replace(
-            ModelShape.from_config(config.to_dict()),
-            open_v2v=gates["v2v"],
-            open_t2v=gates["t2v"],
-        )
         return memory_needed(
-            shape,
+            ModelShape.from_config(config.to_dict()).with_gates(read_gates(headers)),
             frames=frames,
             tokens_per_frame=tokens_per_frame,
             dtype=str(dtype).removeprefix("torch."),
             quantization=quantization,
-            frames_per_chunk=CrossLMMModel.frames_per_chunk,
         )
     except CheckpointError:
         return None
@@ -326,17 +317,6 @@ def _check_memory(
 
 def _gigabytes(count: int) -> str:
     return f"{count / 1e9:.1f} GB"
-
-
-def _checked_tokens(tokens_per_frame: int, grid: int) -> int:
-    side = grid_side(tokens_per_frame)
-    if side is None or side > grid:
-        choices = [side * side for side in range(1, min(grid, 5) + 1)]
-        raise UsageError(
-            f"tokens_per_frame={tokens_per_frame} is not a perfect square from 1 to {grid * grid}, "
-            f"such as {', '.join(str(choice) for choice in choices)}"
-        )
-    return tokens_per_frame
 
 
 def library_versions() -> dict[str, str]:

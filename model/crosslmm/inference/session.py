@@ -23,15 +23,12 @@ from crosslmm.inference.generation import (
     TokenCounts,
     TokenStream,
 )
+from crosslmm.limits import PREFILL_TOKENS
 from crosslmm.modeling_crosslmm import VisualTokens, as_dual_cache
 from crosslmm.video import summary
 
 if TYPE_CHECKING:
     from crosslmm.inference.assistant import Assistant
-
-
-# Positions that go through the language model together before the question.
-PREFILL_TOKENS = 1024
 
 
 class VideoSession:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from crosslmm.processing_crosslmm import CrossLMMProcessor
-from crosslmm.training.conversation import IGNORED, Tokens
+from crosslmm.training.conversation import IGNORED, LabelledTokens
 from crosslmm.training.dataset import Example, Skipped
 
 
@@ -41,7 +41,7 @@ class Collator:
             "skipped": [item for item in items if isinstance(item, Skipped)],
         }
 
-    def _text(self, rows: list[Tokens]) -> dict[str, Any]:
+    def _text(self, rows: list[LabelledTokens]) -> dict[str, Any]:
         longest = max(len(row.input_ids) for row in rows)
         padding = self.processor.tokenizer.pad_token_id
         input_ids = torch.full((len(rows), longest), int(padding))
@@ -79,4 +79,4 @@ class Collator:
         ids = processor.tokenizer(places, add_special_tokens=False)["input_ids"]
         ids.append(int(processor.tokenizer.pad_token_id))
         blank = np.zeros((1, *processor.frame_size, 3), dtype=np.uint8)
-        return Example(Tokens(ids, [IGNORED] * len(ids)), blank)
+        return Example(LabelledTokens(ids, [IGNORED] * len(ids)), blank)

@@ -20,7 +20,7 @@ IGNORED = -100  # the label of a token that is not learned
 
 
 @dataclass(frozen=True)
-class Tokens:
+class LabelledTokens:
     """`input_ids` and, of the same length, `labels`: the token itself, or `IGNORED`."""
 
     input_ids: list[int]
@@ -55,13 +55,13 @@ class ConversationFormat:
         times: Sequence[float] | None = None,
         duration: float | None = None,
         tokens_per_frame: int | None = None,
-    ) -> Tokens:
+    ) -> LabelledTokens:
         """The whole conversation.
 
         frames: how many are shown, for their places; times and duration: in seconds, for the time
         line of models that are trained with one. Raises UsageError for an unfit template.
         """
-        tokens = Tokens([], [])
+        tokens = LabelledTokens([], [])
         unlearned = ""
         for turn, frame in zip(turns, self.check(form_of(turns)), strict=True):
             before = frame.before
@@ -93,7 +93,7 @@ class ConversationFormat:
         token = self.processor.video_token
         return text.replace(token, token.strip("<>"))
 
-    def _append(self, tokens: Tokens, text: str, *, learned: bool) -> None:
+    def _append(self, tokens: LabelledTokens, text: str, *, learned: bool) -> None:
         # A beginning-of-text token comes once, as at inference.
         special = not tokens.input_ids and self.processor.wants_special_tokens(text)
         ids = self.processor.tokenizer(text, add_special_tokens=special)["input_ids"]

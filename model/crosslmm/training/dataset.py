@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from crosslmm.errors import VideoError
 from crosslmm.processing_crosslmm import CrossLMMProcessor
-from crosslmm.training.conversation import ConversationFormat, Tokens
+from crosslmm.training.conversation import ConversationFormat, LabelledTokens
 from crosslmm.training.recipe import Recipe
 from crosslmm.training.records import Records, Sample
 from crosslmm.video import Frames, sample
@@ -20,9 +20,9 @@ from crosslmm.video import Frames, sample
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """Tokens of one sample, and frames (T, S, S, 3) uint8 where there is something to see."""
+    """LabelledTokens of one sample, and frames (T, S, S, 3) uint8 where there is something to see."""
 
-    tokens: Tokens
+    tokens: LabelledTokens
     frames: np.ndarray | None = None
 
 

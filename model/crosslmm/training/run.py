@@ -18,17 +18,17 @@ from transformers import set_seed
 from transformers.utils import logging
 
 from crosslmm.checkpoints import catalog, loading
-from crosslmm.configuration_crosslmm import grid_side
 from crosslmm.errors import OutOfMemory, UsageError
 from crosslmm.files import atomic_write, check_ours
 from crosslmm.inference.encoding import memory_errors
+from crosslmm.merging import check_tokens_per_frame
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.training import lora
 from crosslmm.training.checkpoints import latest_checkpoint
 from crosslmm.training.dataset import VideoDataset
 from crosslmm.training.recipe import Recipe
 from crosslmm.training.records import Records
-from crosslmm.training.stages import Part, freeze, gates, summarise
+from crosslmm.training.stages import TrainablePart, freeze, gate_values, summarise
 from crosslmm.training.trainer import CrossLMMTrainer, Progress, planned_steps, training_arguments
 
 RUN = "run.json"
@@ -40,11 +40,11 @@ _FREE = ("log_every", "save_every", "keep_checkpoints", "evaluate_every", "worke
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """What is about to happen. `resumed_at` is the step to go on from, 0 for a fresh run."""
 
     recipe: Recipe
-    parts: tuple[Part, ...]
+    parts: tuple[TrainablePart, ...]
     samples: int
     eval_samples: int
     steps: int
@@ -73,7 +73,7 @@ def train(
     out: str | Path,
     eval_data: str | Path | None = None,
     media_folder: str | Path | None = None,
-    on_start: Callable[[Plan], None] | None = None,
+    on_start: Callable[[RunPlan], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     dry_run: bool = False,
 ) -> Trained | None:
@@ -114,7 +114,7 @@ def train(
         if dataset is not None:
             dataset.check_template()
     resumed = latest_checkpoint(folder)
-    plan = Plan(
+    plan = RunPlan(
         recipe=recipe,
         parts=tuple(summarise(tuned)),
         samples=len(samples),
@@ -177,10 +177,7 @@ def _prepare(
     config = loading.load_config(source)
     dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
     tokens = recipe.tokens_per_frame or config.tokens_per_frame
-    if not 0 < (grid_side(tokens) or 0) <= config.patch_grid:
-        raise UsageError(
-            f"tokens_per_frame {tokens}: give a perfect square up to {config.patches_per_frame}"
-        )
+    check_tokens_per_frame(tokens, config.patches_per_frame, error=UsageError)
     quantization = recipe.lora.quantization if recipe.lora else "none"
     model = loading.load_model(
         source,
@@ -190,7 +187,7 @@ def _prepare(
         config=config,
     )
     notes = []
-    if recipe.stage == "align" and any(gates(model)["t2v"]):
+    if recipe.stage == "align" and any(gate_values(model)["t2v"]):
         notes.append("T2V is open in this checkpoint; align leaves it as it is")
     if recipe.lora is None:
         freeze(model, recipe.stage)
@@ -282,7 +279,7 @@ def _check_media(records: Records | None, looked_at: int = 100) -> None:
         )
 
 
-def _note_session(folder: Path, identity: dict[str, Any], plan: Plan) -> None:
+def _note_session(folder: Path, identity: dict[str, Any], plan: RunPlan) -> None:
     """Write `run.json`, or add this session to it."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / RUN

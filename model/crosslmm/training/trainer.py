@@ -24,7 +24,7 @@ from crosslmm.training.checkpoints import AtomicCheckpoints, latest_checkpoint
 from crosslmm.training.collator import Collator
 from crosslmm.training.dataset import Example, Skipped
 from crosslmm.training.recipe import Recipe
-from crosslmm.training.stages import gates, group_names, parameter_groups
+from crosslmm.training.stages import gate_values, group_names, parameter_groups
 
 LOG = "log.jsonl"
 SKIPPED = "skipped.jsonl"
@@ -182,7 +182,7 @@ class CrossLMMTrainer(AtomicCheckpoints):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         self.take_skipped()
-        values = gates(self.network)
+        values = gate_values(self.network)
         logged: dict[str, Any] = {**logs, "v2v_gates": values["v2v"], "t2v_gates": values["t2v"]}
         super().log(logged, start_time)
         self._stop_if_lost(logs)
