@@ -1,11 +1,11 @@
-"""What can go wrong, as a user sees it: one small tree, each with its words ready to print.
+"""What can go wrong, as a user sees it: one small tree, with messages that are ready to print.
 
 Every message says what was given, what was wrong and what to do, in one or two lines.
 """
 
 
 class CrossLMMError(Exception):
-    """Base of every error that is the input's or the machine's doing, never a bug of ours."""
+    """Base of every error that has its cause in the input or the machine, never a bug of crosslmm."""
 
 
 class UsageError(CrossLMMError):
@@ -22,3 +22,17 @@ class CheckpointError(CrossLMMError):
 
 class OutOfMemory(CrossLMMError):
     """Memory ran out after every fallback, or is known beforehand not to suffice."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; the name of its type where it has none."""
+    return next(iter(_lines(error)), type(error).__name__)
+
+
+def last_line(error: BaseException) -> str:
+    """The last line of an error's message; the name of its type where it has none."""
+    return next(reversed(_lines(error)), type(error).__name__)
+
+
+def _lines(error: BaseException) -> list[str]:
+    return [line.strip() for line in str(error).splitlines() if line.strip()]

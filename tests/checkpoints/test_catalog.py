@@ -294,6 +294,13 @@ class TestRemove:
         assert kept.exists()
         assert catalog.default_model().origin == "built-in"
 
+    def test_an_interrupted_download(self, home: Path, tmp_path: Path) -> None:
+        blobs = tmp_path / "hub" / "models--org--model" / "blobs"
+        blobs.mkdir(parents=True)
+        (blobs / "weights.incomplete").touch()
+        catalog.remove(catalog.plan_removal("org/model"))
+        assert list((tmp_path / "hub").iterdir()) == []
+
     def test_all_revisions_go_together(self, home: Path, tmp_path: Path) -> None:
         snapshot = write_cached(tmp_path / "hub", "org/model")
         with pytest.raises(UsageError, match="give org/model"):

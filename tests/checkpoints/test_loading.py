@@ -18,7 +18,8 @@ from transformers import (
 )
 
 import crosslmm
-from crosslmm.checkpoints.loading import assemble, load_config, load_model, save_checkpoint
+from crosslmm.checkpoints.assembly import assemble
+from crosslmm.checkpoints.loading import load_config, load_model, save_checkpoint
 from crosslmm.checkpoints.quantization import check_quantized, resolve_quantization
 from tests.support.tiny import text_config, tiny_checkpoint, tiny_tokenizer, vision_config
 

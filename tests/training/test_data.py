@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 import crosslmm
-from crosslmm.checkpoints.loading import VIDEO_TEMPLATE_PRELUDE
+from crosslmm.checkpoints.assembly import VIDEO_TEMPLATE_PRELUDE
 from crosslmm.errors import UsageError
 from crosslmm.training.collator import Collator
 from crosslmm.training.conversation import IGNORED, ConversationFormat

@@ -19,8 +19,8 @@ from crosslmm.errors import UsageError, VideoError
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.training.checkpoints import latest_checkpoint, list_checkpoints
 from crosslmm.training.recipe import LoraOptions, Recipe
-from crosslmm.training.run import Plan, Trained, train
-from crosslmm.training.trainer import Progress, TrainingDiverged
+from crosslmm.training.run import RunPlan, Trained, train
+from crosslmm.training.trainer import TrainingDiverged, TrainingProgress
 from tests.support.lessons import lesson, write_lessons
 from tests.support.tiny import tiny_checkpoint, tiny_model
 
@@ -58,8 +58,8 @@ def recipe(**options: Any) -> Recipe:
 
 def run_training(
     start: Path, data: Path, out: Path, *, report: Any = None, **options: Any
-) -> tuple[Trained, list[Progress]]:
-    seen: list[Progress] = []
+) -> tuple[Trained, list[TrainingProgress]]:
+    seen: list[TrainingProgress] = []
     own = {key: options.pop(key) for key in ("eval_data", "on_start") if key in options}
     trained = train(
         recipe(**options), model=start, data=data, out=out, on_progress=seen.append, **own
@@ -112,7 +112,7 @@ class TestStages:
     def test_tune_trains_everything_and_both_gates_open(
         self, start: Path, lessons: Path, tmp_path: Path
     ) -> None:
-        plans: list[Plan] = []
+        plans: list[RunPlan] = []
         trained, seen = run_training(
             start, lessons, tmp_path / "run", steps=30, vision_learning_rate=1e-3,
             eval_data=lessons, evaluate_every=15, on_start=plans.append,
@@ -223,7 +223,7 @@ class TestResuming:
         assert (out / ".partial" / "checkpoint-8" / "optimizer.pt").exists()
         assert not (out / "model").exists()
 
-        plans: list[Plan] = []
+        plans: list[RunPlan] = []
         resumed, rest = run_training(start, lessons, out, on_start=plans.append)
         assert plans[0].resumed_at == 4
         assert [entry.step for entry in rest] == list(range(5, 13))
@@ -332,8 +332,8 @@ class TestSteps:
             run_training(start, data, tmp_path / "strict", steps=6, max_skipped=0.1)
         (lessons.parent / "broken.mp4").unlink()
         (lessons.parent / "broken.mp4").symlink_to(lessons.parent / records[0]["video"])
-        mended, _ = run_training(start, data, tmp_path / "strict", steps=6, max_skipped=0.1)
-        assert mended.skipped == 0
+        fixed, _ = run_training(start, data, tmp_path / "strict", steps=6, max_skipped=0.1)
+        assert fixed.skipped == 0
         assert not _lines(tmp_path / "strict" / "skipped.jsonl")
 
     def test_broken_videos_do_not_better_the_evaluation(
@@ -493,11 +493,7 @@ class TestCommand:
         assert len(finished.err.splitlines()) <= 2
 
     def test_a_wrong_folder_is_found_at_once(
-        self, run: Callable[..., Any], start: Path, lessons: Path, tmp_path: Path
+        self, start: Path, lessons: Path, tmp_path: Path
     ) -> None:
-        finished = run(
-            "train", "tune-2b", "--model", start, "--data", lessons, "--out", tmp_path / "run",
-            "--video-folder", tmp_path,
-        )  # fmt: skip
-        assert finished.code == 2
-        assert "--video-folder" in finished.err
+        with pytest.raises(UsageError, match="give their folder as `media_folder`"):
+            train(recipe(), model=start, data=lessons, out=tmp_path / "run", media_folder=tmp_path)

@@ -7,7 +7,6 @@ error that says how to get it. The one setting kept here is the default model.
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from typing import Any, Literal
 
 from crosslmm.checkpoints.headers import read_headers
 from crosslmm.errors import CheckpointError, CrossLMMError, UsageError
-from crosslmm.files import atomic_write
+from crosslmm.files import atomic_write, remove_folder
 
 MODEL_TYPES = ("crosslmm", "llava_onevision")
 DEMO = "demo"
@@ -54,7 +53,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class StoredModel:
-    """A model on disk. `name` is what `--model` takes; `size` is in bytes; `problem` says why it
+    """A model on disk. `name` is what `find` takes; `size` is in bytes; `problem` says why it
     cannot be loaded, None where nothing is known against it."""
 
     name: str
@@ -182,7 +181,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def stored_models() -> list[StoredModel]:
-    """What is on disk that crosslmm could load, or could have if it were whole."""
+    """What is on disk that crosslmm could load, or could if it were complete."""
     chosen = default_model().name
     default = None
     with suppress(CrossLMMError):
@@ -208,7 +207,7 @@ class Removal:
 def plan_removal(name: str) -> Removal:
     """What removing `name` deletes. UsageError for anything outside crosslmm's own folders."""
     if name == DEMO:
-        raise UsageError("demo: the built-in model is part of the package and stays")
+        raise UsageError(f"{DEMO}: the built-in model is part of the package and stays")
     given = Path(name).expanduser().absolute()
     for own, path in _named_folders():
         if name == own or given == path.absolute():
@@ -230,13 +229,10 @@ def plan_removal(name: str) -> Removal:
 def remove(removal: Removal) -> None:
     """Delete what was planned; a default that pointed there is forgotten."""
     removed = {removal.name, str(removal.path.absolute())}
-    if removal.path.is_symlink():
-        removal.path.unlink()
+    if removal.source == "hub":
+        _remove_cached(removal.path)
     else:
-        # Renamed first, so that an interrupted removal never leaves half a checkpoint by its name.
-        doomed = removal.path.with_name(f".removing-{os.getpid()}-{removal.path.name}")
-        removal.path.rename(doomed)
-        shutil.rmtree(doomed)
+        remove_folder(removal.path)
     chosen = _settings().get("default")
     if isinstance(chosen, str) and (chosen in removed or split_revision(chosen)[0] in removed):
         use(None)
@@ -295,6 +291,21 @@ def _snapshot(repository: str, revision: str) -> Path | None:
         commit = (folder / "refs" / revision).read_text("utf-8").strip()
     snapshot = folder / "snapshots" / commit
     return snapshot if commit and snapshot.is_dir() else None
+
+
+def _remove_cached(folder: Path) -> None:
+    """Remove a repository from the cache, and what it alone uses of a store shared by several."""
+    from huggingface_hub import scan_cache_dir
+
+    scan = scan_cache_dir(hub_cache())
+    # Only this one: a copy of a repository has the same commits.
+    scan = replace(
+        scan, repos=frozenset(item for item in scan.repos if item.repo_path == folder.resolve())
+    )
+    commits = [revision.commit_hash for item in scan.repos for revision in item.revisions]
+    scan.delete_revisions(*commits).execute()
+    if folder.exists():  # an interrupted download, which the scan leaves out
+        remove_folder(folder)
 
 
 def _revisions(repository: Path) -> dict[str, str]:
@@ -385,9 +396,9 @@ def _settings() -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise UsageError(f"{_settings_file()}: not readable as JSON; mend or delete it") from error
+        raise UsageError(f"{_settings_file()}: not readable as JSON; fix or delete it") from error
     if not isinstance(settings, dict):
-        raise UsageError(f"{_settings_file()}: not a table of settings; mend or delete it")
+        raise UsageError(f"{_settings_file()}: not a table of settings; fix or delete it")
     return settings
 
 

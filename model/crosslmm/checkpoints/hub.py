@@ -20,7 +20,8 @@ from crosslmm.checkpoints.catalog import (
     split_revision,
 )
 from crosslmm.checkpoints.headers import read_headers
-from crosslmm.errors import CheckpointError, CrossLMMError, UsageError
+from crosslmm.errors import CheckpointError, CrossLMMError, UsageError, first_line
+from crosslmm.files import gigabytes
 
 _WANTED = ["*.safetensors", "*.json", "*.txt", "*.jinja", "*.model"]
 _UNWANTED = ["*/*", ".*"]  # other formats live in sub-folders
@@ -98,7 +99,7 @@ def _check_space(name: str, coming: int) -> None:
     free = shutil.disk_usage(place).free
     if coming > 0 and coming + _MARGIN > free:
         raise DownloadError(
-            f"{name}: {coming / 1e9:.1f} GB to download, {free / 1e9:.1f} GB free "
+            f"{name}: {gigabytes(coming)} to download, {gigabytes(free)} free "
             f"in {hub_cache()}\n"
             "free some space, or set HF_HOME to a folder on a larger disk"
         )
@@ -154,11 +155,11 @@ def _problem(causes: list[Exception], errors: Any) -> str | None:
         return "the Hub has no such revision of it"
     if has(errors.HTTPError):
         return (
-            f"the Hugging Face Hub cannot be reached ({_line(causes[-1])})\n"
+            f"the Hugging Face Hub cannot be reached ({first_line(causes[-1])[:160]})\n"
             "what has arrived is kept; try again when the network is back"
         )
     if has(OSError):
-        return f"the download failed ({_line(causes[0])})"
+        return f"the download failed ({first_line(causes[0])[:160]})"
     return None
 
 
@@ -167,8 +168,3 @@ def _causes(error: BaseException) -> Iterator[Exception]:
     if isinstance(cause, Exception):
         yield cause
         yield from _causes(cause)
-
-
-def _line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:160]

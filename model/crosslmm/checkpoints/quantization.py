@@ -44,7 +44,9 @@ def resolve_quantization(
     if quantization not in CHOICES:
         raise UsageError(f"{quantization}: not a quantization; give one of {', '.join(CHOICES)}")
     if quantization != "none" and device.type == "mps":
-        raise UsageError(f"{quantization} needs a CUDA device or the CPU; use --quantize none here")
+        raise UsageError(
+            f"{quantization} needs a CUDA device or the CPU; use `quantization` none here"
+        )
     return quantization  # type: ignore[return-value]
 
 

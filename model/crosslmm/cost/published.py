@@ -148,7 +148,7 @@ def _published_model(shape: ModelShape) -> str:
             return model
     raise UsageError(
         f"the paper's figure 4 is of 7B models every 4th layer of which reads the frames; "
-        f"profile --model {OURS} or {PEER}"
+        f"profile {OURS} or {PEER}"
     )
 
 

@@ -18,7 +18,6 @@ from typing import Any, Literal, Unpack
 
 import torch
 
-import crosslmm
 from crosslmm.checkpoints import catalog
 from crosslmm.checkpoints import quantization as quantizing
 from crosslmm.checkpoints.headers import TensorInfo, read_gates, read_headers
@@ -28,6 +27,7 @@ from crosslmm.configuration_crosslmm import CrossLMMConfig
 from crosslmm.cost import Memory, ModelShape, memory_needed
 from crosslmm.device import free_memory, resolve_device, resolve_dtype
 from crosslmm.errors import CheckpointError, OutOfMemory, UsageError
+from crosslmm.files import gigabytes
 from crosslmm.inference import batch as batching
 from crosslmm.inference.encoding import (
     EncodedVideo,
@@ -44,6 +44,7 @@ from crosslmm.merging import check_tokens_per_frame
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.options import Sampling, SamplingOptions
 from crosslmm.processing_crosslmm import CrossLMMProcessor
+from crosslmm.versions import library_versions
 from crosslmm.video import Frames
 
 
@@ -305,32 +306,14 @@ def _check_memory(
     free = free_memory(device)
     if needed.weights > free:
         raise OutOfMemory(
-            f"{name}: its weights need {_gigabytes(needed.weights)} and {device} has "
-            f"{_gigabytes(free)} free; try 4-bit quantization, or a smaller model"
+            f"{name}: its weights need {gigabytes(needed.weights)} and {device} has "
+            f"{gigabytes(free)} free; try 4-bit quantization, or a smaller model"
         )
     if needed.total > free and on_notice:
         on_notice(
-            f"this may need {_gigabytes(needed.total)} and {device} has {_gigabytes(free)} free; "
+            f"this may need {gigabytes(needed.total)} and {device} has {gigabytes(free)} free; "
             "fewer frames will be used if it runs out"
         )
-
-
-def _gigabytes(count: int) -> str:
-    return f"{count / 1e9:.1f} GB"
-
-
-def library_versions() -> dict[str, str]:
-    """Of what an answer's exact words depend on."""
-    import av
-    import transformers
-
-    return {
-        "crosslmm": crosslmm.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "av": av.__version__,
-    }
 
 
 def _device_name(device: torch.device) -> str:

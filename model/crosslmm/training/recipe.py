@@ -100,7 +100,7 @@ class Recipe:
         if self.batch_size % together:
             raise UsageError(
                 f"batch_size {self.batch_size} is no multiple of {self.device_batch_size} on each "
-                f"of {devices} devices; change batch_size or device_batch_size with --set"
+                f"of {devices} devices; change `batch_size` or `device_batch_size`"
             )
         return self.batch_size // together
 
@@ -162,13 +162,13 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 def _override(values: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator:
-        raise UsageError(f"--set {override}: give it as key=value")
+        raise UsageError(f"`overrides` {override}: give it as key=value")
     *parents, last = key.strip().split(".")
     for parent in parents:
         if not isinstance(values.get(parent), dict):
             values[parent] = {}
         values = values[parent]
-    values[last] = _parse_yaml(text, f"--set {override}")
+    values[last] = _parse_yaml(text, f"`overrides` {override}")
 
 
 def _parse_yaml(text: str, where: str) -> Any:

@@ -6,10 +6,8 @@ same folder, the run goes on where it was; with another recipe it is refused.
 """
 
 import json
-import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ from transformers.utils import logging
 
 from crosslmm.checkpoints import catalog, loading
 from crosslmm.errors import OutOfMemory, UsageError
-from crosslmm.files import atomic_write, check_ours
+from crosslmm.files import atomic_write, holds_run
 from crosslmm.inference.encoding import memory_errors
 from crosslmm.merging import check_tokens_per_frame
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
@@ -29,7 +27,13 @@ from crosslmm.training.dataset import VideoDataset
 from crosslmm.training.recipe import Recipe
 from crosslmm.training.records import Records
 from crosslmm.training.stages import TrainablePart, freeze, gate_values, summarise
-from crosslmm.training.trainer import CrossLMMTrainer, Progress, planned_steps, training_arguments
+from crosslmm.training.trainer import (
+    CrossLMMTrainer,
+    TrainingProgress,
+    planned_steps,
+    training_arguments,
+)
+from crosslmm.versions import library_versions
 
 RUN = "run.json"
 MODEL = "model"
@@ -74,7 +78,7 @@ def train(
     eval_data: str | Path | None = None,
     media_folder: str | Path | None = None,
     on_start: Callable[[RunPlan], None] | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: Callable[[TrainingProgress], None] | None = None,
     dry_run: bool = False,
 ) -> Trained | None:
     """Train `model` (a folder, a name or a Hub id on disk) on `data` by `recipe`, in folder `out`.
@@ -151,7 +155,7 @@ def train(
     except MemoryError as error:
         raise OutOfMemory(
             f"{arguments.device} ran out of memory at step {trainer.state.global_step}: lower "
-            "device_batch_size or frames, or train adapters (lora), with --set"
+            "`device_batch_size` or `frames`, or train adapters (`lora`)"
         ) from error
     finally:
         if bars:
@@ -235,7 +239,7 @@ def _stop_token_ids(model: Any, processor: Any) -> list[int]:
 
 
 def _check_same_run(folder: Path, identity: dict[str, Any]) -> None:
-    if not check_ours(folder, RUN):
+    if not holds_run(folder, RUN):
         return
     before = json.loads((folder / RUN).read_text("utf-8"))
     recipe, earlier = identity["recipe"], before["recipe"]
@@ -274,8 +278,8 @@ def _check_media(records: Records | None, looked_at: int = 100) -> None:
     paths = [path for index in range(min(looked_at, len(records))) for path in records[index].media]
     if paths and not any(path.exists() for path in paths):
         raise UsageError(
-            f"{paths[0]}: not there, nor any of the first {len(paths)} videos and pictures of the "
-            "data; give their folder with --video-folder"
+            f"{paths[0]}: not found, nor any of the first {len(paths)} videos and images of the "
+            "data; give their folder as `media_folder`"
         )
 
 
@@ -292,17 +296,7 @@ def _note_session(folder: Path, identity: dict[str, Any], plan: RunPlan) -> None
             "resumed_at": plan.resumed_at,
             "device": plan.device,
             "devices": plan.devices,
-            "versions": _versions(),
+            "versions": library_versions("accelerate", "peft", "bitsandbytes"),
         }
     )
     atomic_write(path, f"{json.dumps(record, indent=1, ensure_ascii=False)}\n".encode())
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for name in ("crosslmm", "torch", "transformers", "accelerate", "peft", "bitsandbytes", "av"):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return versions

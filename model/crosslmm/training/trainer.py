@@ -35,7 +35,7 @@ class TrainingDiverged(CrossLMMError):
 
 
 @dataclass(frozen=True)
-class Progress:
+class TrainingProgress:
     """One entry of the log: `loss` while training, `eval_loss` after an evaluation.
 
     `gates` are tanh of each branch's gates, first layer to last; `skipped` counts samples so far.
@@ -56,7 +56,7 @@ def training_arguments(recipe: Recipe, folder: Path, *, evaluates: bool) -> Trai
     on_gpu = torch.cuda.is_available()
     on_cpu = not (on_gpu or torch.backends.mps.is_available())
     if recipe.precision == "bf16" and on_gpu and not torch.cuda.is_bf16_supported(False):
-        raise UsageError("this GPU does not compute in bfloat16; --set precision=fp32")
+        raise UsageError("this GPU does not compute in bfloat16; give `precision`=fp32")
     devices = int(os.environ.get("WORLD_SIZE", "1"))  # set by accelerate's and torch's launchers
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -122,7 +122,7 @@ class CrossLMMTrainer(AtomicCheckpoints):
         arguments: TrainingArguments,
         train_dataset: Dataset[Example | Skipped],
         eval_dataset: Dataset[Example | Skipped] | None = None,
-        report: Callable[[Progress], None] | None = None,
+        report: Callable[[TrainingProgress], None] | None = None,
     ) -> None:
         config: Any = model.config
         had_cache_setting = hasattr(config, "use_cache")
@@ -189,7 +189,7 @@ class CrossLMMTrainer(AtomicCheckpoints):
         measured = "loss" in logs or "eval_loss" in logs
         if measured and self.report is not None and self.is_world_process_zero():
             self.report(
-                Progress(
+                TrainingProgress(
                     step=self.state.global_step,
                     steps=self.state.max_steps,
                     epoch=float(self.state.epoch or 0),
