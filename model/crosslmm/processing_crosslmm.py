@@ -10,9 +10,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from PIL import Image
-from transformers import AutoProcessor, BatchFeature, ProcessorMixin
+from transformers import BatchFeature, ProcessorMixin
 
-from crosslmm.configuration_crosslmm import CrossLMMConfig
+from crosslmm.auto import register_processor
 from crosslmm.merging import check_tokens_per_frame
 
 TimeLine = Literal["llava_video", "none"]
@@ -208,4 +208,4 @@ def _listed(videos: Any) -> list[Any]:
     return videos
 
 
-AutoProcessor.register(CrossLMMConfig, CrossLMMProcessor, exist_ok=True)
+register_processor(CrossLMMProcessor)
