@@ -101,7 +101,7 @@ class TestStages:
         assert {tensor.dtype for tensor in after.values()} == {torch.bfloat16}
         changed = changed_parts(before, after)
         assert [part for part, is_changed in changed.items() if not is_changed] == [
-            "T2V", "language model", "vision encoder",
+            "T2V cross-attention", "language model", "vision encoder",
         ]  # fmt: skip
         assert seen[-1].loss < 0.8 * seen[0].loss  # type: ignore[operator]
         first, last = seen[-1].gates["v2v"]
