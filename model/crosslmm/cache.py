@@ -1,5 +1,5 @@
-"""The pair of caches that decoding goes on from: the language model's own keys and values, and what
-cross-attention reads of the video."""
+"""The dual cache of decoding: the language model's keys and values, and what cross-attention reads of
+the video."""
 
 import torch
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, EncoderDecoderCache
@@ -13,8 +13,8 @@ def as_dual_cache(cache: Cache | None, config: CrossLMMConfig) -> EncoderDecoder
         return cache
     if cache is None:
         cache = DynamicCache(config=config.text)
-    # Whoever brought their own cache comes back with it alone, for the next question. It keeps the
-    # other half, not the pair: in a cycle a video's memory would wait for the garbage collector.
+    # A caller with a cache passes it alone again with the next question. It keeps the other half, not
+    # the pair: in a cycle a video's memory would wait for the garbage collector.
     cross = getattr(cache, "cross_attention_cache", None)
     if cross is None:
         cross = cache.cross_attention_cache = DynamicCache()  # type: ignore[attr-defined]

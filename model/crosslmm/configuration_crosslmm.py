@@ -20,17 +20,17 @@ class CrossLMMConfig(PreTrainedConfig):
 
     - `tokens_per_frame`: merged tokens per frame that the weights were trained with, a perfect
       square. Any other perfect square can be chosen at run time; the processor does.
-    - `merge_mode`: how the trained number is reached: `area` averages, `bilinear` samples (for
+    - `merge_mode`: how tokens are merged to the trained number: `area` averages, `bilinear` samples (for
       checkpoints trained so). Every other number is always reached by area averaging.
     - `projector_order`: merge before projecting (the paper) or after (LLaVA-OneVision).
     - `vision_feature_layer`: which encoder output is read, negative, -1 the last layer's.
     - `video_newline`: one learned embedding stands after the last merged token (LLaVA-OneVision).
     - `cross_attention_interval`: K; a dual cross-attention layer follows layers K, 2K, …
-    - `v2v_scope`: merged tokens read the un-pooled tokens of the whole `video` (the paper), or of
-      their own `frame` only (linear in the number of frames).
-    - `t2v_cache`: for decoding keep the one shared copy of the un-pooled `features`, or each layer's
+    - `v2v_scope`: merged tokens read the features (un-pooled visual features) of the whole `video`
+      (the paper), or of their own `frame` only (linear in the number of frames).
+    - `t2v_cache`: for decoding keep the one shared copy of the `features`, or each layer's
       keys and values `projected` from it (several times the memory, less arithmetic per token).
-    - `default_frames`: how many frames of a video are watched when nobody says.
+    - `default_frames`: frames of a video when no number is given.
     """
 
     model_type = "crosslmm"
@@ -101,7 +101,7 @@ class CrossLMMConfig(PreTrainedConfig):
 
     @property
     def patches_per_frame(self) -> int:
-        """N, the un-pooled tokens of a frame."""
+        """N, the features of a frame, one for each patch."""
         return self.patch_grid**2
 
     @property

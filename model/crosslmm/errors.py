@@ -9,19 +9,19 @@ class CrossLMMError(Exception):
 
 
 class UsageError(CrossLMMError):
-    """Options that cannot go together, or a value out of range (exit code 2 on the command line)."""
+    """Options that exclude each other, or a value out of range."""
 
 
 class VideoError(CrossLMMError):
-    """A file that gives no frames: missing, not a video, damaged beyond use, or too slow."""
+    """A file without usable frames: missing, not a video, too damaged, or too slow."""
 
 
 class CheckpointError(CrossLMMError):
-    """A checkpoint that is absent, incomplete, unsafe, or does not match its configuration."""
+    """A checkpoint that is missing, incomplete, unsafe, or does not match its configuration."""
 
 
 class OutOfMemory(CrossLMMError):
-    """Memory ran out after every fallback, or is known beforehand not to suffice."""
+    """Memory ran out after every fallback, or is known in advance not to suffice."""
 
 
 def first_line(error: BaseException) -> str:

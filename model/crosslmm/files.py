@@ -192,7 +192,7 @@ def remove_scratch(folder: Path, *, root: Path | None = None) -> None:
 
 def gigabytes(size: float) -> str:
     """Bytes for a reader: 1.7 GB."""
-    return f"{size / 1e9:.1f} GB"
+    return f"{size / 1e9:,.1f} GB"
 
 
 def _move_aside(folder: Path) -> Path:

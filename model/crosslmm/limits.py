@@ -5,7 +5,7 @@
 DECODERS = ("qwen2", "qwen3", "llama", "mistral")
 # Frames that go through the encoder together; changes speed and memory, never the result.
 FRAMES_PER_CHUNK = 16
-# A longer prompt goes through the language model in parts of whole frames, some of these tokens long.
+# A longer prompt goes through the language model in parts of complete frames, of about so many tokens.
 PREFILL_TOKENS = 1024
 # Above this size keys and values are projected one key/value head at a time and then dropped.
 SLICE_BYTES = 64 * 2**20

@@ -1,5 +1,5 @@
-"""CrossLMM: a language model that reads merged visual tokens, and the un-pooled features that they
-were merged from by gated cross-attention (arXiv 2505.17020).
+"""CrossLMM: a language model that reads merged tokens and, by gated cross-attention, the features
+(un-pooled visual features) that they were merged from (arXiv 2505.17020).
 
 The language model is the library's own, unmodified: its decoder layers are called one after another
 and a dual cross-attention layer follows every K-th. Names of weights are LLaVA-OneVision's wherever
@@ -67,7 +67,7 @@ class CrossLMMPreTrainedModel(PreTrainedModel):
 
 
 class CrossLMMModel(CrossLMMPreTrainedModel):
-    """Vision tower, token merge, projector, decoder layers and dual cross-attention; no head."""
+    """Vision tower, merging, projector, decoder layers and dual cross-attention; no head."""
 
     frames_per_chunk = FRAMES_PER_CHUNK
 
@@ -99,7 +99,7 @@ class CrossLMMModel(CrossLMMPreTrainedModel):
 
     @property
     def reads_features(self) -> bool:
-        """Whether any cross-attention branch is open and needs the un-pooled features."""
+        """Whether any cross-attention branch is open and needs the features."""
         return any(layer.v2v.is_open or layer.t2v.is_open for layer in self._dual_layers())
 
     def _dual_layers(self) -> Iterable[DualCrossAttentionLayer]:
@@ -108,10 +108,10 @@ class CrossLMMModel(CrossLMMPreTrainedModel):
     def encode_frames(
         self, pixel_values: torch.Tensor, tokens_per_frame: int
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Frames without a video around them, in chunks of `frames_per_chunk`.
+        """Encode single frames, in chunks of `frames_per_chunk`.
 
         pixel_values: (F, 3, S, S) normalised. Returns the merged and projected tokens (F, M, H) and
-        the normalised un-pooled features (F, N, D), the latter None where nothing reads them.
+        the normalised features (F, N, D), the latter None where nothing reads them.
         """
         config = self.config
         mode = config.merge_mode if tokens_per_frame == config.tokens_per_frame else "area"
@@ -141,7 +141,7 @@ class CrossLMMModel(CrossLMMPreTrainedModel):
         batch, frames = pixel_values_videos.shape[:2]
         if frame_mask is not None and bool(frame_mask.all()):
             frame_mask = None
-        # Padding frames are not worth an encoder's work; their slots stay zero.
+        # Padding frames are not encoded; their positions stay zero.
         real = frame_mask
         if real is None:
             real = pixel_values_videos.new_ones(batch, frames, dtype=torch.bool)
@@ -225,7 +225,7 @@ class CrossLMMModel(CrossLMMPreTrainedModel):
             if visual_tokens is not None and visual_tokens.first_frame == 0 and cross_cache.layers:
                 if past_key_values.get_seq_length() > 0:
                     raise ValueError(
-                        "the cache holds a video already; a second needs one of its own"
+                        "the cache already holds a video; give a new cache with another video"
                     )
                 cross_cache.layers = []
             if (
@@ -245,7 +245,7 @@ class CrossLMMModel(CrossLMMPreTrainedModel):
             text,
             cross_cache,
         )
-        # The library keeps by class which of a model's modules to record; ours differ by model.
+        # transformers keeps by class which of a model's modules to record; here they differ by model.
         first_layer = self.language_model.layers[0]
         _CAN_RECORD_REGISTRY[self] = {
             "hidden_states": type(first_layer),
@@ -274,7 +274,7 @@ class CrossLMMModel(CrossLMMPreTrainedModel):
         cross: CrossInputs,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
-        """The language model's own layers, with ours after every K-th. → (B, L, H)"""
+        """The language model's layers, a dual cross-attention layer after every K-th. → (B, L, H)"""
         language_model = self.language_model
         positions: torch.Tensor | None = position_ids
         if positions is None:

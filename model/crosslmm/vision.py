@@ -1,4 +1,4 @@
-"""From frames to visual tokens: the chunked encoder, the token merge, the projector.
+"""From frames to features and merged tokens: the chunked encoder, the projector, their buffers.
 
 The encoder sees one frame at a time by design of the paper, so frames go through it in chunks of
 any size with the same result, and no hidden state but the last is ever kept.
@@ -17,7 +17,7 @@ from crosslmm.configuration_crosslmm import CrossLMMConfig
 def encode_frames(
     vision_tower: Any, pixel_values: torch.Tensor, layers: int, chunk: int
 ) -> Iterator[torch.Tensor]:
-    """Patch features of frames, chunk by chunk.
+    """Features of frames, chunk by chunk.
 
     pixel_values: (F, 3, S, S) normalised; yields (chunk, N, D), the output of the `layers`-th layer
     of a SigLIP encoder before any final norm, as LLaVA reads it.
@@ -52,29 +52,29 @@ class FrameBuffer:
         self._rows = rows
         self._done = 0
         self._chunks: list[torch.Tensor] = []
-        self._whole: torch.Tensor | None = None
+        self._buffer: torch.Tensor | None = None
 
     def allocate(self, chunk: torch.Tensor) -> None:
         """Allocate what adding chunks like this one takes."""
-        if self._whole is None and len(chunk) != self._rows and not torch.is_grad_enabled():
-            self._whole = chunk.new_empty(self._rows, *chunk.shape[1:])
+        if self._buffer is None and len(chunk) != self._rows and not torch.is_grad_enabled():
+            self._buffer = chunk.new_empty(self._rows, *chunk.shape[1:])
 
     def add(self, chunk: torch.Tensor) -> None:
         self.allocate(chunk)
-        if self._whole is None:
+        if self._buffer is None:
             self._chunks.append(chunk)
             return
-        self._whole[self._done : self._done + len(chunk)] = chunk
+        self._buffer[self._done : self._done + len(chunk)] = chunk
         self._done += len(chunk)
 
     def joined(self) -> torch.Tensor:
-        if self._whole is not None:
-            return self._whole[: self._done]
+        if self._buffer is not None:
+            return self._buffer[: self._done]
         return self._chunks[0] if len(self._chunks) == 1 else torch.cat(self._chunks)
 
 
 def scatter_frames(rows: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-    """(R, …) rows at their places among (B, T, …), zeros elsewhere; real: (B, T), True R times."""
+    """(R, …) rows at their positions in (B, T, …), zeros elsewhere; real: (B, T), True R times."""
     if bool(real.all()):
         return rows.unflatten(0, tuple(real.shape))
     spread = rows.new_zeros(*real.shape, *rows.shape[1:])

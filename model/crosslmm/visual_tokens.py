@@ -1,4 +1,4 @@
-"""The visual tokens of a batch of videos, and how merged tokens take the placeholders of a prompt."""
+"""The visual tokens of a batch of videos, and how merged tokens replace the placeholders of a prompt."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ class VisualTokens:
     """What the language model sees of a batch of videos.
 
     - embeds: (B, T, M, H), merged tokens, projected, for the placeholders of the prompt.
-    - features: (B, T, N, D), un-pooled and normalised, for cross-attention; None where every gate is
+    - features: (B, T, N, D), normalised, for cross-attention; None where every gate is
       closed and nothing would read them.
     - frame_mask: (B, T), True at real frames; None where all are.
     - first_frame: which frame of `features` the first one of `embeds` is, in a part of a video.

@@ -170,11 +170,11 @@ class TestLocate:
     ) -> None:
         snapshot = write_cached(tmp_path / "hub", "org/half")
         (snapshot / "model.safetensors").unlink()
-        with pytest.raises(CheckpointError, match="models pull org/half` goes on"):
+        with pytest.raises(CheckpointError, match="models pull org/half` resumes"):
             catalog.resolve("org/half")
         refs = snapshot.parents[1] / "refs"
         (refs / "main").rename(refs / "v1")
-        with pytest.raises(CheckpointError, match="models pull org/half@v1` goes on"):
+        with pytest.raises(CheckpointError, match="models pull org/half@v1` resumes"):
             catalog.resolve("org/half@v1")
 
 

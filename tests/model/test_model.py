@@ -420,7 +420,7 @@ def test_a_second_video_in_a_cache_is_refused() -> None:
     model = tiny_model()
     cache = as_dual_cache(None, model.config)
     model(**one_video(), past_key_values=cache, use_cache=True)
-    with pytest.raises(ValueError, match="holds a video already"):
+    with pytest.raises(ValueError, match="already holds a video"):
         model(**one_video(), past_key_values=cache, use_cache=True)
 
 

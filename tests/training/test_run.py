@@ -19,7 +19,7 @@ from crosslmm.errors import UsageError, VideoError
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.training.checkpoints import latest_checkpoint, list_checkpoints
 from crosslmm.training.recipe import LoraOptions, Recipe
-from crosslmm.training.run import RunPlan, Trained, train
+from crosslmm.training.run import RunPlan, TrainingResult, train
 from crosslmm.training.trainer import TrainingDiverged, TrainingProgress
 from tests.support.lessons import lesson, write_lessons
 from tests.support.tiny import tiny_checkpoint, tiny_model
@@ -58,7 +58,7 @@ def recipe(**options: Any) -> Recipe:
 
 def run_training(
     start: Path, data: Path, out: Path, *, report: Any = None, **options: Any
-) -> tuple[Trained, list[TrainingProgress]]:
+) -> tuple[TrainingResult, list[TrainingProgress]]:
     seen: list[TrainingProgress] = []
     own = {key: options.pop(key) for key in ("eval_data", "on_start") if key in options}
     trained = train(

@@ -1,4 +1,4 @@
-"""A CrossLMM assembled from its parts: a SigLIP encoder and a language model, and what is fresh.
+"""A CrossLMM assembled from a SigLIP encoder and a language model, untrained.
 
 The encoder loses its last layer (LLaVA's convention, which the paper's cost figures follow).
 """

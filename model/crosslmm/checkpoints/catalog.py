@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from crosslmm.checkpoints.headers import read_headers
+from crosslmm.checkpoints.headers import IncompleteCheckpoint, read_headers
 from crosslmm.errors import CheckpointError, CrossLMMError, UsageError
 from crosslmm.files import atomic_write, remove_folder
 
@@ -54,7 +54,7 @@ class Choice:
 @dataclass(frozen=True)
 class StoredModel:
     """A model on disk. `name` is what `find` takes; `size` is in bytes; `problem` says why it
-    cannot be loaded, None where nothing is known against it."""
+    cannot be loaded, None where no problem is known."""
 
     name: str
     path: Path
@@ -106,14 +106,16 @@ def use(name: str | None) -> Path | None:
 
 
 def resolve(name: str | Path, *, kinds: tuple[str, ...] | None = MODEL_TYPES) -> Path:
-    """The folder of the checkpoint called `name`, looked over without loading it.
+    """The folder of the checkpoint called `name`, validated without loading it.
 
     `kinds` are the `model_type`s accepted, None for any. Raises CheckpointError where there is no
     such checkpoint on disk, or one that is incomplete, pickled or of another kind.
     """
     folder = find(name)
-    if problem := validate(folder, kinds=kinds).problem:
-        raise CheckpointError(_with_remedy(problem, folder))
+    result = validate(folder, kinds=kinds)
+    if result.problem is not None:
+        remedy = _remedy(folder) if result.is_incomplete else ""
+        raise CheckpointError(result.problem + remedy)
     return folder
 
 
@@ -146,16 +148,19 @@ def find(name: str | Path) -> Path:
 
 @dataclass(frozen=True)
 class ValidationResult:
+    """`problem` says why a checkpoint cannot be loaded; `is_incomplete`: files of it are missing."""
+
     kind: str | None
     problem: str | None
+    is_incomplete: bool = False
 
 
 def validate(folder: Path, *, kinds: tuple[str, ...] | None = MODEL_TYPES) -> ValidationResult:
-    """The `model_type` of a folder and, in a line, what keeps it from being loaded."""
+    """The `model_type` of a folder and, in a line, why it cannot be loaded."""
     try:
         kind = read_config(folder).get("model_type")
     except CheckpointError as error:
-        return ValidationResult(None, str(error))
+        return ValidationResult(None, str(error), isinstance(error, IncompleteCheckpoint))
     if kinds is not None and kind not in kinds:
         return ValidationResult(
             kind, f"{folder}: its model_type is {kind!r}, not {' or '.join(kinds)}"
@@ -163,7 +168,7 @@ def validate(folder: Path, *, kinds: tuple[str, ...] | None = MODEL_TYPES) -> Va
     try:
         read_headers(folder)
     except CheckpointError as error:
-        return ValidationResult(kind, str(error))
+        return ValidationResult(kind, str(error), isinstance(error, IncompleteCheckpoint))
     return ValidationResult(kind, None)
 
 
@@ -172,7 +177,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(f"{folder}: no checkpoint (it has no config.json)") from None
+        raise IncompleteCheckpoint(f"{folder}: no checkpoint (it has no config.json)") from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: not readable as JSON") from error
     if not isinstance(config, dict):
@@ -205,13 +210,13 @@ class Removal:
 
 
 def plan_removal(name: str) -> Removal:
-    """What removing `name` deletes. UsageError for anything outside crosslmm's own folders."""
+    """What removing `name` deletes. UsageError outside the folder of named models and the Hub cache."""
     if name == DEMO:
         raise UsageError(f"{DEMO}: the built-in model is part of the package and stays")
     given = Path(name).expanduser().absolute()
-    for own, path in _named_folders():
-        if name == own or given == path.absolute():
-            return Removal(own, path, 0 if path.is_symlink() else _size(path), "folder")
+    for folder, path in _named_folders():
+        if name == folder or given == path.absolute():
+            return Removal(folder, path, 0 if path.is_symlink() else _size(path), "folder")
     repository = split_revision(name)[0]
     path = _repository_folder(repository)
     if is_hub_id(repository) and path.is_dir():
@@ -321,16 +326,15 @@ def _revisions(repository: Path) -> dict[str, str]:
     return dict(sorted(names.items(), key=lambda item: item[0] != "main"))
 
 
-def _with_remedy(problem: str, folder: Path) -> str:
-    if hub_cache() in folder.parents and ("half-downloaded" in problem or "no " in problem):
-        repository = folder.parents[1].name.removeprefix("models--").replace("--", "/")
-        revisions = _revisions(folder.parents[1])
-        revision = next(
-            (name for name, commit in revisions.items() if commit == folder.name), "main"
-        )
-        name = repository if revision == "main" else f"{repository}@{revision}"
-        return f"{problem}\n`crosslmm models pull {name}` goes on where it stopped"
-    return problem
+def _remedy(folder: Path) -> str:
+    """How to complete a snapshot in the Hub cache; nothing for other folders."""
+    if hub_cache() not in folder.parents:
+        return ""
+    repository = folder.parents[1].name.removeprefix("models--").replace("--", "/")
+    revisions = _revisions(folder.parents[1])
+    revision = next((name for name, commit in revisions.items() if commit == folder.name), "main")
+    name = repository if revision == "main" else f"{repository}@{revision}"
+    return f"\n`crosslmm models pull {name}` resumes the download"
 
 
 def _named_folders() -> Iterator[tuple[str, Path]]:

@@ -50,6 +50,10 @@ _HEADER_LIMIT = 100_000_000  # bytes; the format's own bound
 _SCALARS = {"F64": "<d", "F32": "<f", "F16": "<e"}
 
 
+class IncompleteCheckpoint(CheckpointError):
+    """A checkpoint of which files, or parts of them, are missing."""
+
+
 @dataclass(frozen=True)
 class TensorInfo:
     """One stored tensor; `offset` is the position of its first byte in `file`."""
@@ -93,7 +97,7 @@ def weight_files(folder: Path) -> list[Path]:
         found = sorted(path.name for path in folder.glob("*.safetensors"))  # broken links too
         named = ["model.safetensors"] if "model.safetensors" in found else found
         if any("-of-" in name for name in named):
-            raise CheckpointError(f"{folder}: half-downloaded: shards without their {INDEX}")
+            raise IncompleteCheckpoint(f"{folder}: half-downloaded: shards without their {INDEX}")
         pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
         if pickles and not named:
             raise CheckpointError(
@@ -101,10 +105,10 @@ def weight_files(folder: Path) -> list[Path]:
                 "and are refused; save the model as safetensors"
             )
         if not named:
-            raise CheckpointError(f"{folder}: no weights (no *.safetensors file)")
+            raise IncompleteCheckpoint(f"{folder}: no weights (no *.safetensors file)")
     absent = [name for name in named if not (folder / name).exists()]
     if absent:
-        raise CheckpointError(
+        raise IncompleteCheckpoint(
             f"{folder}: half-downloaded: {len(absent)} of {len(named)} weight files are missing "
             f"({absent[0]})"
         )
@@ -137,7 +141,9 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, struct.error) as error:
         raise CheckpointError(f"{file}: not a readable safetensors file") from error
     if size < end:
-        raise CheckpointError(f"{file}: half-downloaded: {size:,} of {end:,} bytes; fetch it again")
+        raise IncompleteCheckpoint(
+            f"{file}: half-downloaded: {size:,} of {end:,} bytes; fetch it again"
+        )
     return tensors
 
 

@@ -2,7 +2,7 @@
 network, and only when asked.
 
 Weights come as safetensors or not at all. Free space is compared with what is still to come before
-the first byte; an interrupted download goes on where it stopped.
+the first byte; an interrupted download is resumed.
 """
 
 import io
@@ -38,9 +38,9 @@ def pull(
     on_progress: Callable[[int, int], None] | None = None,
     on_notice: Callable[[str], None] | None = None,
 ) -> Path:
-    """Download `org/name[@revision]` and return its folder; a whole one is not fetched again.
+    """Download `org/name[@revision]` and return its folder; a complete one is not fetched again.
 
-    `on_progress` is called with the bytes that are here and the bytes in all; `on_notice`, before
+    `on_progress` is called with the bytes downloaded and the total; `on_notice`, before
     the weights come, with a line of text where the model cannot be asked.
     Raises DownloadError, UsageError for a name of another form, CheckpointError for a repository
     without safetensors weights.
@@ -67,7 +67,7 @@ def pull(
         kind = read_config(fetch_config(name).parent).get("model_type")
         if kind not in MODEL_TYPES:
             on_notice(
-                f"{name}: its model_type is {kind!r}, so it is no CrossLMM: good only as a part for "
+                f"{name}: its model_type is {kind!r}, so it is no CrossLMM: usable only as a part for "
                 "`crosslmm models init`, and not shown by `crosslmm models list`"
             )
     report = on_progress or (lambda done, total: None)
@@ -93,10 +93,10 @@ def fetch_config(name: str) -> Path:
 
 
 def _check_space(name: str, coming: int) -> None:
-    place = hub_cache()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
+    folder = hub_cache()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
     if coming > 0 and coming + _MARGIN > free:
         raise DownloadError(
             f"{name}: {gigabytes(coming)} to download, {gigabytes(free)} free "
@@ -156,7 +156,7 @@ def _problem(causes: list[Exception], errors: Any) -> str | None:
     if has(errors.HTTPError):
         return (
             f"the Hugging Face Hub cannot be reached ({first_line(causes[-1])[:160]})\n"
-            "what has arrived is kept; try again when the network is back"
+            "what was downloaded is kept; try again when the network is back"
         )
     if has(OSError):
         return f"the download failed ({first_line(causes[0])[:160]})"

@@ -1,6 +1,6 @@
 """Bytes that a run needs: weights per part, what is kept of a video, and the peak beyond it.
 
-The peak is that of the tensors alive at once in our own forward pass under `torch.inference_mode`,
+The peak is that of the tensors alive at once in the forward pass under `torch.inference_mode`,
 read off the code and compared with the allocator's own record in a test. A process needs more than
 its tensors: the interpreter, the libraries and, on a GPU, the context come on top.
 """
@@ -34,7 +34,7 @@ class WeightPart:
 class Memory:
     """Bytes of one run; `total` is the peak, the sum of the others.
 
-    - features: the un-pooled tokens that cross-attention reads.
+    - features: un-pooled visual features, which cross-attention reads.
     - kv_cache: of self-attention.
     - cross_cache: T2V's keys and values; none where it reads the features themselves.
     - activations: the most that is alive beside all these at any moment.
@@ -112,11 +112,11 @@ def memory_needed(
         shape, frames=frames, tokens_per_frame=tokens_per_frame, text_tokens=text_tokens
     )
     parts = weight_parts(shape, dtype=dtype, quantization=quantization)
-    features = batch * tokens.original * shape.vision.width * size if shape.reads_features else 0
+    features = batch * tokens.features * shape.vision.width * size if shape.reads_features else 0
     kv_cache = batch * tokens.prompt * 2 * language.layers * language.kv_width * size
     cross_cache = 0
     if shape.t2v_cache == "projected":
-        cross_cache = batch * tokens.original * 2 * shape.open_t2v * language.kv_width * size
+        cross_cache = batch * tokens.features * 2 * shape.open_t2v * language.kv_width * size
     merged = shape.check_tokens_per_frame(tokens_per_frame)
     total_frames = batch * frames
     chunk = min(frames_per_chunk, total_frames) if shape.chunked else total_frames
@@ -157,7 +157,7 @@ def _prefill_peak(
     shape: ModelShape, tokens: PromptTokens, merged: int, size: int, *, in_parts: bool
 ) -> int:
     """Alive at once for one video inside a decoder layer's feed-forward, or inside V2V. Of several
-    videos the prompts are taken whole (`batch.py`)."""
+    videos the prompts are not split (`batch.py`)."""
     language = shape.language
     visual, part = tokens.merged, tokens.prompt
     if shape.chunked and in_parts:
@@ -171,7 +171,7 @@ def _prefill_peak(
     attention = 4 * stream + masked
     reading = 0
     if shape.open_v2v:
-        pair = 2 * tokens.original * language.kv_width * size
+        pair = 2 * tokens.features * language.kv_width * size
         if pair > SLICE_BYTES:
             pair //= language.kv_heads
         queries = visual * size

@@ -60,7 +60,7 @@ class Row:
             "frames": self.frames,
             "tokens_per_frame": self.tokens_per_frame,
             "tokens": {
-                "original": tokens.original,
+                "original": tokens.features,
                 "visual": tokens.visual,
                 "text": tokens.text,
             },
@@ -143,9 +143,11 @@ def profile(
     shape = shape or find_shape(model)
     settings = settings or Settings()
     if not all(1 <= count <= _MOST_FRAMES for count in frames) or not frames:
-        raise UsageError(f"frames {_listed(frames)}: give numbers from 1 to {_MOST_FRAMES:,}")
+        raise UsageError(f"`frames` {_listed(frames)}: give numbers from 1 to {_MOST_FRAMES:,}")
     if settings.text_tokens < 0 or settings.batch < 1 or settings.frames_per_chunk < 1:
-        raise UsageError("text tokens must be at least 0, batch and chunk at least 1")
+        raise UsageError(
+            "`text_tokens` must be at least 0, `batch` and `frames_per_chunk` at least 1"
+        )
     if not shape.chunked and any(count != shape.tokens_per_frame for count in tokens_per_frame):
         raise UsageError(
             f"{model} always takes {shape.tokens_per_frame} tokens per frame, "
@@ -159,7 +161,7 @@ def profile(
     return Profile(model, shape, settings, tuple(rows))
 
 
-def compared(first: Profile, other: str) -> Profile:
+def compare(first: Profile, other: str) -> Profile:
     """Another model, or the same one `unmerged`, over the frames and settings of `first`."""
     frames = sorted({row.frames for row in first.rows})
     if other == "unmerged":
@@ -185,14 +187,14 @@ def find_shape(model: str) -> ModelShape:
     return _with_gates(shape, folder)
 
 
-def reshaped(
+def reshape(
     shape: ModelShape,
     *,
     interval: int | None = None,
     v2v_scope: V2VScope | None = None,
     t2v_cache: T2VCache | None = None,
 ) -> ModelShape:
-    """The shape with what is given in the place of the model's own."""
+    """The shape with the given settings instead of the model's own."""
     if interval is not None:
         shape = shape.with_interval(interval)
     return replace(

@@ -75,7 +75,7 @@ class VisionShape:
 
     @property
     def patches(self) -> int:
-        """N, the un-pooled tokens of a frame."""
+        """N, the features of a frame, one for each patch."""
         return (self.image_size // self.patch_size) ** 2
 
     @classmethod
@@ -159,7 +159,7 @@ class ModelShape:
     - `vision_layers`: encoder layers that are computed.
     - `interval`: K; None for a model without cross-attention.
     - `open_v2v`, `open_t2v`: branches whose gate is not exactly zero; a closed one costs nothing.
-    - `chunked`: frames are encoded in chunks (ours), or all at once (LLaVA-OneVision's own code).
+    - `chunked`: frames are encoded in chunks, or all at once (LLaVA-OneVision in transformers).
     """
 
     vision: VisionShape
@@ -189,7 +189,7 @@ class ModelShape:
     def with_interval(self, interval: int) -> "ModelShape":
         """The same model with a cross-attention layer after every `interval`-th layer, all open."""
         if interval < 1:
-            raise UsageError(f"interval {interval}: give a whole number from 1")
+            raise UsageError(f"`interval` {interval}: give a whole number from 1")
         changed = replace(self, interval=interval)
         return replace(changed, open_v2v=changed.cross_layers, open_t2v=changed.cross_layers)
 

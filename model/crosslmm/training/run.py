@@ -1,8 +1,8 @@
-"""A whole training run: from a recipe, a checkpoint and data to a folder with a new checkpoint.
+"""A complete training run: from a recipe, a checkpoint and data to a folder with a new checkpoint.
 
 The run's folder holds `run.json` (recipe, data, versions), `log.jsonl`, `skipped.jsonl`, the last
-checkpoints to go on from, and at the end `model`, an ordinary CrossLMM folder. Started again on the
-same folder, the run goes on where it was; with another recipe it is refused.
+checkpoints, and at the end `model`, an ordinary CrossLMM folder. Started again on the same folder, the
+run resumes; with another recipe it is refused.
 """
 
 import json
@@ -39,13 +39,13 @@ RUN = "run.json"
 MODEL = "model"
 ADAPTER = "adapter"
 
-# A resumed run may change these: they decide what is kept and shown, not what is learned.
+# A resumed run may change these: they have no influence on the weights.
 _FREE = ("log_every", "save_every", "keep_checkpoints", "evaluate_every", "workers", "max_skipped")
 
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What is about to happen. `resumed_at` is the step to go on from, 0 for a fresh run."""
+    """A run about to start. `resumed_at` is the step to resume from, 0 for a new run."""
 
     recipe: Recipe
     parts: tuple[TrainablePart, ...]
@@ -60,8 +60,8 @@ class RunPlan:
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A finished run: the new checkpoint's folder and what was left out on the way."""
+class TrainingResult:
+    """A finished run: the new checkpoint's folder, and how many samples were skipped."""
 
     folder: Path
     steps: int
@@ -80,7 +80,7 @@ def train(
     on_start: Callable[[RunPlan], None] | None = None,
     on_progress: Callable[[TrainingProgress], None] | None = None,
     dry_run: bool = False,
-) -> Trained | None:
+) -> TrainingResult | None:
     """Train `model` (a folder, a name or a Hub id on disk) on `data` by `recipe`, in folder `out`.
 
     `on_start` and `on_progress` are called on the first process. With `dry_run` nothing is trained
@@ -166,7 +166,7 @@ def train(
     if not first:
         return None
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    return Trained(
+    return TrainingResult(
         folder=folder / MODEL,
         steps=trainer.state.global_step,
         loss=losses[-1] if losses else None,
@@ -177,7 +177,7 @@ def train(
 def _prepare(
     source: Path, recipe: Recipe, device: torch.device
 ) -> tuple[Any, torch.dtype, list[str]]:
-    """The model with what learns set free, its checkpoint's dtype, and what to know of it."""
+    """The model with its trainable parameters chosen, its checkpoint's dtype, and notes on it."""
     config = loading.load_config(source)
     dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
     tokens = recipe.tokens_per_frame or config.tokens_per_frame
@@ -202,24 +202,24 @@ def _prepare(
 def _export(
     trainer: CrossLMMTrainer, source: Path, folder: Path, processor: Any, dtype: torch.dtype
 ) -> None:
-    """Write the trained model as an ordinary checkpoint, in the dtype of the one begun with."""
+    """Write the trained model as an ordinary checkpoint, in the dtype of the one it started from."""
     if trainer.recipe.tokens_per_frame is not None:
         processor.tokens_per_frame = trainer.recipe.tokens_per_frame
     if trainer.recipe.lora is not None:
         if trainer.args.should_save:
             trainer.network.save_pretrained(folder / ADAPTER)
-            whole = lora.merged(source, folder / ADAPTER, dtype=dtype)
-            _save(whole, folder, processor, trainer.recipe)
+            trained = lora.merge_adapter(source, folder / ADAPTER, dtype=dtype)
+            _save(trained, folder, processor, trainer.recipe)
     else:
         weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
         if trainer.args.should_save:
             with torch.device("meta"):
-                whole = CrossLMMForConditionalGeneration(loading.load_config(source))
-            whole.generation_config = trainer.network.generation_config
+                trained = CrossLMMForConditionalGeneration(loading.load_config(source))
+            trained.generation_config = trainer.network.generation_config
             weights = {name: weight.to("cpu", dtype) for name, weight in weights.items()}
-            whole.load_state_dict(weights, assign=True)
-            whole.tie_weights()
-            _save(whole, folder, processor, trainer.recipe)
+            trained.load_state_dict(weights, assign=True)
+            trained.tie_weights()
+            _save(trained, folder, processor, trainer.recipe)
     trainer.accelerator.wait_for_everyone()
 
 
@@ -256,12 +256,12 @@ def _check_same_run(folder: Path, identity: dict[str, Any]) -> None:
     if changed:
         raise UsageError(
             f"{folder}: holds a run that differs: {'; '.join(changed[:3])}\n"
-            "give another folder, or the same options to go on with it"
+            "give another folder, or the same options to resume it"
         )
 
 
 def _check_same_data(folder: Path, samples: int) -> None:
-    """The order of a run's samples is that of their number: with more or fewer it would be another."""
+    """The order of the samples follows from their number: with more or fewer it would change."""
     if not (folder / RUN).exists():
         return
     before = json.loads((folder / RUN).read_text("utf-8"))["samples"]

@@ -1,14 +1,14 @@
-"""What learns in each of the paper's two stages, and how fast.
+"""The trainable parameters of the paper's two stages, and their learning rates.
 
 `align`: the projector and V2V. `tune`: everything, T2V included. Of what the two branches share,
-the norm before both and the norm of the features, the paper says nothing; they learn in `align`
-too, since V2V is what reads through them there and T2V is still closed; but for the last layer's
-norm, as below.
+the norm before both and the norm of the features, the paper says nothing; they are trained in
+`align` too, since V2V reads through them there and T2V is still closed; except the last layer's norm,
+as below.
 
-Weights that cannot learn are frozen in both: the encoder's layers above the one that is read, and
-V2V after the *last* decoder layer (the seventh in the paper's models), as nothing reads the visual
-positions after it. Frozen with its gate closed, that branch is not computed either, and in `align`
-the norm before it has nothing to serve.
+Weights without influence on the loss are frozen in both: the encoder's layers above the one that is
+read, and V2V after the *last* decoder layer (the seventh in the paper's models), as nothing reads
+the visual positions after it. Frozen with its gate closed, that branch is not computed either, and
+in `align` nothing reads the norm before it.
 """
 
 import re
@@ -38,22 +38,23 @@ class TrainablePart:
     total: int
 
 
-def trained_parts(stage: Stage) -> frozenset[PartName]:
+def trainable_parts(stage: Stage) -> frozenset[PartName]:
     return _ALIGNED if stage == "align" else frozenset(PARTS)
 
 
 def freeze(model: CrossLMMForConditionalGeneration, stage: Stage) -> None:
-    """Let exactly the stage's parameters learn."""
-    trained = trained_parts(stage)
+    """Make exactly the stage's parameters trainable."""
+    trainable = trainable_parts(stage)
     last_norm = f"cross_attention_layers.{_last_layer(model.config)}.norm."
     for name, parameter in model.named_parameters():
         idle = stage == "align" and last_norm in name  # it serves neither branch there
-        parameter.requires_grad_(part_of(name) in trained and not idle)
-    settle(model, model.config)
+        parameter.requires_grad_(part_of(name) in trainable and not idle)
+    finalize_trainable(model, model.config)
 
 
-def settle(model: nn.Module, config: CrossLMMConfig) -> None:
-    """Of what is to learn, freeze what cannot and put the rest in float32; the frozen stay as stored.
+def finalize_trainable(model: nn.Module, config: CrossLMMConfig) -> None:
+    """Freeze what has no influence on the loss and make the other trainable parameters float32; frozen
+    ones stay as stored.
 
     Small steps vanish in bfloat16: 1e-5 added to a gate of 0.1 is 0.1 again.
     """
@@ -80,7 +81,7 @@ def _last_layer(config: CrossLMMConfig) -> int:
 
 
 def summarise(model: nn.Module) -> list[TrainablePart]:
-    """Every part with its trained and total parameter counts; frozen twins of PEFT's left out."""
+    """Every part with its trained and total parameter counts; PEFT's frozen copies not counted."""
     trained: dict[PartName, int] = {}
     total: dict[PartName, int] = {}
     for name, parameter in model.named_parameters():
@@ -94,7 +95,7 @@ def summarise(model: nn.Module) -> list[TrainablePart]:
 
 
 def group_names(model: nn.Module, recipe: Recipe) -> dict[str, tuple[float, float]]:
-    """(learning rate, weight decay) of every parameter that learns, by its name.
+    """(learning rate, weight decay) of every trainable parameter, by its name.
 
     Biases, norms and gates are not decayed.
     """
