@@ -13,6 +13,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from crosslmm.checkpoints.cache import (
+    find_snapshot,
+    hub_cache,
+    is_hub_id,
+    list_revisions,
+    remove_repository,
+    repository_folder,
+    repository_id,
+    split_revision,
+)
 from crosslmm.checkpoints.headers import IncompleteCheckpoint, read_headers
 from crosslmm.errors import CheckpointError, CrossLMMError, UsageError
 from crosslmm.files import atomic_write, remove_folder
@@ -73,12 +83,6 @@ def home() -> Path:
     return Path(base).expanduser() / "crosslmm"
 
 
-def hub_cache() -> Path:
-    from huggingface_hub import constants
-
-    return Path(constants.HF_HUB_CACHE)
-
-
 def demo_folder() -> Path:
     return Path(__file__).parents[1] / DEMO / "weights"
 
@@ -131,7 +135,7 @@ def find(name: str | Path) -> Path:
     if os.path.isfile(os.path.expanduser(text)):
         raise CheckpointError(f"{text}: a file; give the checkpoint's folder")
     repository, revision = split_revision(text)
-    if snapshot := _snapshot(repository, revision):
+    if snapshot := find_snapshot(repository, revision):
         return snapshot
     if os.path.isdir(os.path.expanduser(text)):
         raise CheckpointError(f"{text}: no checkpoint (the folder has no config.json)")
@@ -218,7 +222,7 @@ def plan_removal(name: str) -> Removal:
         if name == folder or given == path.absolute():
             return Removal(folder, path, 0 if path.is_symlink() else _size(path), "folder")
     repository = split_revision(name)[0]
-    path = _repository_folder(repository)
+    path = repository_folder(repository)
     if is_hub_id(repository) and path.is_dir():
         if name != repository:
             raise UsageError(f"{name}: all revisions go together; give {repository}")
@@ -235,26 +239,12 @@ def remove(removal: Removal) -> None:
     """Delete what was planned; a default that pointed there is forgotten."""
     removed = {removal.name, str(removal.path.absolute())}
     if removal.source == "hub":
-        _remove_cached(removal.path)
+        remove_repository(removal.path)
     else:
         remove_folder(removal.path)
     chosen = _settings().get("default")
     if isinstance(chosen, str) and (chosen in removed or split_revision(chosen)[0] in removed):
         use(None)
-
-
-def is_hub_id(name: str) -> bool:
-    """Whether `name` has the form `org/name`."""
-    organisation, _, rest = name.partition("/")
-    allowed = name.replace("/", "").replace("-", "").replace("_", "").replace(".", "")
-    plain = allowed.isascii() and allowed.isalnum() and "--" not in name and ".." not in name
-    return bool(organisation and rest) and "/" not in rest and name[0] not in ".~" and plain
-
-
-def split_revision(name: str) -> tuple[str, str]:
-    """A Hub id and its revision: `org/name@rev`, or `main`."""
-    repository, _, revision = name.partition("@")
-    return repository, revision or "main"
 
 
 def _found_demo() -> Path:
@@ -282,56 +272,12 @@ def _has_config(folder: Path) -> bool:
     return os.path.isfile(folder / "config.json")  # False too where the name is too long for a path
 
 
-def _repository_folder(repository: str) -> Path:
-    return hub_cache() / f"models--{repository.replace('/', '--')}"
-
-
-def _snapshot(repository: str, revision: str) -> Path | None:
-    """The snapshot folder of a Hub repository in the cache, None where there is none."""
-    if not is_hub_id(repository) or ".." in revision:
-        return None
-    folder = _repository_folder(repository)
-    commit = revision
-    with suppress(OSError):
-        commit = (folder / "refs" / revision).read_text("utf-8").strip()
-    snapshot = folder / "snapshots" / commit
-    return snapshot if commit and snapshot.is_dir() else None
-
-
-def _remove_cached(folder: Path) -> None:
-    """Remove a repository from the cache, and what it alone uses of a store shared by several."""
-    from huggingface_hub import scan_cache_dir
-
-    scan = scan_cache_dir(hub_cache())
-    # Only this one: a copy of a repository has the same commits.
-    scan = replace(
-        scan, repos=frozenset(item for item in scan.repos if item.repo_path == folder.resolve())
-    )
-    commits = [revision.commit_hash for item in scan.repos for revision in item.revisions]
-    scan.delete_revisions(*commits).execute()
-    if folder.exists():  # an interrupted download, which the scan leaves out
-        remove_folder(folder)
-
-
-def _revisions(repository: Path) -> dict[str, str]:
-    """Revisions of a repository in the cache, with their commits; `main` first.
-
-    A commit that no name stands for, pulled by its number, goes by that. Raises OSError.
-    """
-    refs = repository / "refs"
-    paths = sorted(path for path in refs.rglob("*") if path.is_file())
-    names = {path.relative_to(refs).as_posix(): path.read_text("utf-8").strip() for path in paths}
-    commits = sorted(path.name for path in (repository / "snapshots").glob("*"))
-    names |= {commit: commit for commit in commits if commit not in names.values()}
-    return dict(sorted(names.items(), key=lambda item: item[0] != "main"))
-
-
 def _remedy(folder: Path) -> str:
     """How to complete a snapshot in the Hub cache; nothing for other folders."""
     if hub_cache() not in folder.parents:
         return ""
-    repository = folder.parents[1].name.removeprefix("models--").replace("--", "/")
-    revisions = _revisions(folder.parents[1])
+    repository = repository_id(folder.parents[1])
+    revisions = list_revisions(folder.parents[1])
     revision = next((name for name, commit in revisions.items() if commit == folder.name), "main")
     name = repository if revision == "main" else f"{repository}@{revision}"
     return f"\n`crosslmm models pull {name}` resumes the download"
@@ -348,10 +294,10 @@ def _named_folders() -> Iterator[tuple[str, Path]]:
 def _hub_models() -> list[StoredModel]:
     found = []
     for folder in sorted(hub_cache().glob("models--*--*")):
-        name = folder.name.removeprefix("models--").replace("--", "/")
+        name = repository_id(folder)
         try:
-            for revision in _revisions(folder):
-                snapshot = _snapshot(name, revision)
+            for revision in list_revisions(folder):
+                snapshot = find_snapshot(name, revision)
                 if snapshot is None:
                     continue
                 full = name if revision == "main" else f"{name}@{revision}"

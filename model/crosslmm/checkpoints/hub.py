@@ -12,13 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from crosslmm.checkpoints.catalog import (
-    MODEL_TYPES,
-    hub_cache,
-    is_hub_id,
-    read_config,
-    split_revision,
-)
+from crosslmm.checkpoints.cache import hub_cache, is_hub_id, repository_folder, split_revision
+from crosslmm.checkpoints.catalog import MODEL_TYPES, read_config
 from crosslmm.checkpoints.headers import read_headers
 from crosslmm.errors import CheckpointError, CrossLMMError, UsageError, first_line
 from crosslmm.files import gigabytes
@@ -106,7 +101,7 @@ def _check_space(name: str, coming: int) -> None:
 
 
 def _begun(repository: str) -> int:
-    blobs = hub_cache() / f"models--{repository.replace('/', '--')}" / "blobs"
+    blobs = repository_folder(repository) / "blobs"
     return sum(path.stat().st_size for path in blobs.glob("*.incomplete"))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from crosslmm.checkpoints import catalog
+from crosslmm.checkpoints.cache import is_hub_id, split_revision
 from crosslmm.checkpoints.headers import read_gates, read_headers
 from crosslmm.cost.arithmetic import Macs, PromptTokens, count_tokens, prefill_macs, token_macs
 from crosslmm.cost.memory import (
@@ -177,7 +178,7 @@ def find_shape(model: str) -> ModelShape:
     except CheckpointError as error:
         if model in RECIPES:
             return RECIPES[model]
-        if Path(model).exists() or not catalog.is_hub_id(catalog.split_revision(model)[0]):
+        if Path(model).exists() or not is_hub_id(split_revision(model)[0]):
             known = ", ".join(RECIPES)
             raise CheckpointError(f"{error}\nrecipes need no weights: {known}") from None
         from crosslmm.checkpoints.hub import fetch_config
