@@ -223,7 +223,7 @@ def init(
                 raise
             _download(output, part)
     output.progress("load", 0, 0)
-    from crosslmm.checkpoints.loading import assemble
+    from crosslmm.checkpoints.assembly import assemble
 
     folder = assemble(
         vision=vision,

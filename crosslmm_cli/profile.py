@@ -8,11 +8,10 @@ import typer
 
 from crosslmm.checkpoints import catalog
 from crosslmm.cost import profile as cost
-from crosslmm.cost.chart import check_picture, draw
+from crosslmm.cost.chart import check_chart_path, draw
 from crosslmm.cost.measurement import MEASURED_FRAMES, Measured, measure_profile
-from crosslmm.cost.memory import FRAMES_PER_CHUNK
-from crosslmm.cost.profile import FRAMES, Settings, compared, find_shape, parse_size, reshaped
-from crosslmm.cost.published import PublishedComparison, compared_with_paper
+from crosslmm.cost.profile import FRAMES, Settings, find_shape, parse_size, reshape
+from crosslmm.cost.published import PublishedComparison, compare_with_paper
 from crosslmm.cost.tables import (
     as_record,
     comparison_text,
@@ -23,6 +22,7 @@ from crosslmm.cost.tables import (
     text,
 )
 from crosslmm.errors import UsageError
+from crosslmm.limits import FRAMES_PER_CHUNK
 from crosslmm.video.source import regular_file
 from crosslmm_cli import options
 from crosslmm_cli.loading import load_assistant
@@ -134,7 +134,7 @@ def profile(
             "or give --json"
         )
     name = catalog.default_model(model).name
-    shape = reshaped(find_shape(name), interval=interval, v2v_scope=v2v_scope, t2v_cache=t2v_cache)
+    shape = reshape(find_shape(name), interval=interval, v2v_scope=v2v_scope, t2v_cache=t2v_cache)
     settings = Settings(
         text_tokens=text_tokens,
         batch=batch,
@@ -148,7 +148,7 @@ def profile(
     }
     budget = parse_size(fits) if fits is not None else None
     if plot:
-        check_picture(plot)
+        check_chart_path(plot)
     if video is not None:
         regular_file(video)
     first, other, paper = _estimates(name, compare, shape=shape, settings=settings, **counts)
@@ -193,8 +193,8 @@ def _estimates(
     """The model's cost, another model's, and the paper's, as far as asked for."""
     first = cost.profile(name, **options)
     if compare == "paper":
-        return first, None, compared_with_paper(first)
-    return first, compared(first, compare) if compare else None, None
+        return first, None, compare_with_paper(first)
+    return first, cost.compare(first, compare) if compare else None, None
 
 
 def _check(as_json: bool, as_csv: bool, measure: bool, interval: int | None, batch: int) -> None:

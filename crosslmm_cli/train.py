@@ -10,8 +10,8 @@ from crosslmm_cli import options
 from crosslmm_cli.output import Output
 
 if TYPE_CHECKING:
-    from crosslmm.training.run import Plan
-    from crosslmm.training.trainer import Progress
+    from crosslmm.training.run import RunPlan
+    from crosslmm.training.trainer import TrainingProgress
 
 
 def train(
@@ -96,7 +96,7 @@ def train(
         output.text(str(trained.folder))
 
 
-def _show_plan(output: Output, plan: "Plan") -> None:
+def _show_plan(output: Output, plan: "RunPlan") -> None:
     output.finish_progress()
     recipe = plan.recipe
     counts = [(str(part.name), part.trained, part.total) for part in plan.parts]
@@ -119,7 +119,7 @@ def _show_plan(output: Output, plan: "Plan") -> None:
         output.notice(f"going on from step {plan.resumed_at:,}")
 
 
-def _show_progress(output: Output, progress: "Progress") -> None:
+def _show_progress(output: Output, progress: "TrainingProgress") -> None:
     words = [f"step {progress.step:,} of {progress.steps:,}"]
     if progress.loss is not None:
         words.append(f"loss {progress.loss:.4f}")

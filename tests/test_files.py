@@ -10,10 +10,14 @@ import pytest
 from crosslmm.errors import UsageError
 from crosslmm.files import (
     atomic_file,
+    atomic_folder,
     atomic_write,
     check_writable,
+    gigabytes,
+    holds_run,
     open_regular,
     remove_file,
+    remove_folder,
     remove_scratch,
 )
 
@@ -138,3 +142,92 @@ def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path: Path) -
     assert [path.name for path in tmp_path.iterdir()] == [".crosslmm-notes.new"]
     assert not left.exists()
     remove_scratch(tmp_path / "nowhere")
+
+
+def test_a_folder_appears_when_all_of_it_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "models" / "new"
+    with atomic_folder(path) as folder:
+        (folder / "inner").mkdir()
+        (folder / "inner" / "a").write_bytes(b"new")
+        assert not path.exists()
+        assert folder.parent == path.parent  # on the same disk
+    assert (path / "inner" / "a").read_bytes() == b"new"
+    assert list(path.parent.iterdir()) == [path]
+    (tmp_path / "other").mkdir()
+    assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_an_error_on_the_way_leaves_the_folder_as_it_was(tmp_path: Path, replace: bool) -> None:
+    path = tmp_path / "model"
+    if replace:
+        path.mkdir()
+        (path / "weights").write_bytes(b"old")
+
+    def fill() -> None:
+        with atomic_folder(path, replace=replace) as folder:
+            (folder / "weights").write_bytes(b"ha")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="full"):
+        fill()
+    assert [item.name for item in tmp_path.rglob("*")] == ["model", "weights"] * replace
+
+
+def test_a_folder_is_replaced_only_on_request(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    path.mkdir()
+    with atomic_folder(path) as folder:  # empty, as `mkdir` leaves it
+        (folder / "old").touch()
+    with pytest.raises(OSError, match="not empty"), atomic_folder(path):
+        pytest.fail("nothing should be written")
+    with pytest.raises(OSError, match="not empty"), atomic_folder(tmp_path / "late"):
+        (tmp_path / "late" / "someone else's").mkdir(parents=True)
+    with atomic_folder(path, replace=True) as folder:
+        (folder / "new").touch()
+    assert [item.name for item in path.iterdir()] == ["new"]
+    assert {item.name for item in tmp_path.iterdir()} == {"model", "late"}
+
+
+def test_no_folder_replaces_a_link_or_a_file(tmp_path: Path) -> None:
+    (tmp_path / "target").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "file").touch()
+    before = {*tmp_path.rglob("*")}
+    for name in ("link", "dangling", "file"):
+        for replace in (False, True):
+            with pytest.raises(OSError), atomic_folder(tmp_path / name, replace=replace):  # noqa: PT011
+                pytest.fail("nothing should be written")
+    with pytest.raises(OSError, match="links are not followed"), atomic_folder(tmp_path / "late"):
+        (tmp_path / "late").symlink_to(tmp_path / "target")
+    (tmp_path / "late").unlink()
+    assert {*tmp_path.rglob("*")} == before
+
+
+def test_a_folder_is_removed_and_a_links_target_stays(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "model")
+    remove_folder(tmp_path / "link")
+    assert [item.name for item in tmp_path.iterdir()] == ["model"]
+    assert (tmp_path / "model" / "weights").exists()
+    remove_folder(tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_holds_a_run_or_nothing(tmp_path: Path) -> None:
+    assert not holds_run(tmp_path / "run", "run.json")
+    (tmp_path / "run").mkdir()
+    assert not holds_run(tmp_path / "run", "run.json")
+    (tmp_path / "run" / "photo.jpg").touch()
+    with pytest.raises(UsageError, match="holds no run"):
+        holds_run(tmp_path / "run", "run.json")
+    with pytest.raises(UsageError, match="is a file; `out` is the folder of a run"):
+        holds_run(tmp_path / "run" / "photo.jpg", "run.json")
+    (tmp_path / "run" / "run.json").touch()
+    assert holds_run(tmp_path / "run", "run.json")
+
+
+def test_sizes_for_a_reader() -> None:
+    assert gigabytes(1.66e9) == "1.7 GB"

@@ -6,7 +6,7 @@ Importing this package is light: torch and transformers are imported when first 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from crosslmm.versions import __version__
 
 if TYPE_CHECKING:
     from crosslmm.captioning import caption

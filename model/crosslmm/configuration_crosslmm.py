@@ -4,23 +4,14 @@ Defaults are the paper's CrossLMM-2B: SigLIP2 so400m at 384 pixels cut to 26 lay
 9 merged tokens per frame, and a dual cross-attention layer after every 4th decoder layer.
 """
 
-import math
-from typing import Any, Literal
+from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-MergeMode = Literal["area", "bilinear"]
-V2VScope = Literal["video", "frame"]
-ProjectorOrder = Literal["merge_first", "project_first"]
-T2VCache = Literal["projected", "features"]
-
-
-def grid_side(tokens: int) -> int | None:
-    """The side of the square grid that holds this many tokens; None where there is none."""
-    side = math.isqrt(max(tokens, 0))
-    return side if side > 0 and side * side == tokens else None
+from crosslmm.merging import check_tokens_per_frame
+from crosslmm.options import MergeMode, ProjectorOrder, T2VCache, V2VScope
 
 
 @strict
@@ -29,17 +20,17 @@ class CrossLMMConfig(PreTrainedConfig):
 
     - `tokens_per_frame`: merged tokens per frame that the weights were trained with, a perfect
       square. Any other perfect square can be chosen at run time; the processor does.
-    - `merge_mode`: how the trained number is reached: `area` averages, `bilinear` samples (for
+    - `merge_mode`: how tokens are merged to the trained number: `area` averages, `bilinear` samples (for
       checkpoints trained so). Every other number is always reached by area averaging.
     - `projector_order`: merge before projecting (the paper) or after (LLaVA-OneVision).
     - `vision_feature_layer`: which encoder output is read, negative, -1 the last layer's.
     - `video_newline`: one learned embedding stands after the last merged token (LLaVA-OneVision).
     - `cross_attention_interval`: K; a dual cross-attention layer follows layers K, 2K, …
-    - `v2v_scope`: merged tokens read the un-pooled tokens of the whole `video` (the paper), or of
-      their own `frame` only (linear in the number of frames).
-    - `t2v_cache`: for decoding keep the one shared copy of the un-pooled `features`, or each layer's
+    - `v2v_scope`: merged tokens read the features (un-pooled visual features) of the whole `video`
+      (the paper), or of their own `frame` only (linear in the number of frames).
+    - `t2v_cache`: for decoding keep the one shared copy of the `features`, or each layer's
       keys and values `projected` from it (several times the memory, less arithmetic per token).
-    - `default_frames`: how many frames of a video are watched when nobody says.
+    - `default_frames`: frames of a video when no number is given.
     """
 
     model_type = "crosslmm"
@@ -110,7 +101,7 @@ class CrossLMMConfig(PreTrainedConfig):
 
     @property
     def patches_per_frame(self) -> int:
-        """N, the un-pooled tokens of a frame."""
+        """N, the features of a frame, one for each patch."""
         return self.patch_grid**2
 
     @property
@@ -127,12 +118,7 @@ class CrossLMMConfig(PreTrainedConfig):
     def validate_architecture(self) -> None:
         """Called by transformers after construction; raises ValueError."""
         super().validate_architecture()
-        side = grid_side(self.tokens_per_frame)
-        if side is None or side > self.patch_grid:
-            raise ValueError(
-                f"tokens_per_frame={self.tokens_per_frame} is not a perfect square "
-                f"between 1 and {self.patches_per_frame}"
-            )
+        check_tokens_per_frame(self.tokens_per_frame, self.patches_per_frame)
         layers = int(self.text.num_hidden_layers)
         if not 1 <= self.cross_attention_interval <= layers:
             raise ValueError(

@@ -1,13 +1,14 @@
-"""Gated cross-attention from the language model's stream to the un-pooled visual tokens.
+"""Gated cross-attention from the language model's stream to the features (un-pooled visual features).
 
 One class serves both branches of the paper's dual cross-attention layer: visual-to-visual (V2V),
-whose queries are the merged visual tokens, and text-to-visual (T2V), whose queries are the text.
+whose queries are the merged tokens, and text-to-visual (T2V), whose queries are the text.
 Keys and values have no position and no norm of their own, which allows the surprising choice here:
 since q·(W_k x) = (W_kᵀ q)·x, a decoding step can attend over the features themselves, one copy
 shared by all layers, instead of over every layer's own keys and values.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -17,10 +18,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-# Above this size keys and values are projected one key/value head at a time and then dropped.
-SLICE_BYTES = 64 * 2**20
-# Up to so many queries, attending over the features costs less than projecting them anew.
-ABSORBED_QUERIES = 8
+from crosslmm.limits import ABSORBED_QUERIES, SLICE_BYTES
 
 
 class RMSNorm(nn.Module):
@@ -220,7 +218,7 @@ class GatedCrossAttention(nn.Module):
 
 
 class TokenPositions:
-    """Where one kind of token stands in each row of a batch, ready to gather and to add back.
+    """Positions of one kind of token in each row of a batch, ready to gather and to add back.
 
     index: (B, Q), valid: (B, Q); rows with fewer such tokens are filled up with invalid slots.
     """
@@ -246,8 +244,24 @@ class TokenPositions:
         return index[..., None].expand(-1, -1, hidden_states.shape[-1])
 
 
+@dataclass(frozen=True)
+class CrossInputs:
+    """What the dual cross-attention layers read in one pass; see `DualCrossAttentionLayer.forward`."""
+
+    features: torch.Tensor | None
+    own_frames: slice
+    patch_mask: torch.Tensor | None
+    visual: TokenPositions | None
+    text: TokenPositions | None
+    cache: Cache | None
+
+    @property
+    def cached(self) -> bool:
+        return self.cache is not None and len(self.cache.layers) > 0
+
+
 class DualCrossAttentionLayer(GradientCheckpointingLayer):
-    """One dual cross-attention layer: V2V for the merged visual tokens, T2V for the text."""
+    """One dual cross-attention layer: V2V for the merged tokens, T2V for the text."""
 
     def __init__(
         self, text_config: PreTrainedConfig, feature_width: int, index: int, v2v_per_frame: bool
@@ -273,10 +287,10 @@ class DualCrossAttentionLayer(GradientCheckpointingLayer):
         """One layer's addition to the stream.
 
         - hidden_states: (B, L, H).
-        - features: (B, T, N, D), the un-pooled tokens, or None when decoding from the cache.
+        - features: (B, T, N, D), or None when decoding from the cache.
         - own_frames: those of the features that the merged tokens stand for.
         - frame_mask: (B, T·N), True at real frames.
-        - visual, text: where the merged and the text tokens stand; visual is None where there are
+        - visual, text: positions of the merged and of the text tokens; visual is None where there are
           none, text is None where all are text.
         - cross_cache keeps what T2V reads; with `cache_features`, the features themselves, once.
         """

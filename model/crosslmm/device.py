@@ -1,4 +1,4 @@
-"""Where and in what precision a model runs: decided in one place, and told to whoever asked."""
+"""The device and the precision that a model runs with."""
 
 import torch
 
@@ -6,9 +6,9 @@ from crosslmm.errors import UsageError
 
 
 def resolve_device(device: str | torch.device | None = None) -> torch.device:
-    """The device asked for, or the best there is: CUDA, then Apple's, then the CPU.
+    """The requested device, or the best available: CUDA, then Apple's, then the CPU.
 
-    Raises UsageError for one that is not there.
+    Raises UsageError for one that is not available.
     """
     if device is None or device == "auto":
         if torch.cuda.is_available():
@@ -21,19 +21,19 @@ def resolve_device(device: str | torch.device | None = None) -> torch.device:
     if chosen.type == "cuda":
         count = torch.cuda.device_count()
         if (chosen.index or 0) >= count:
-            raise UsageError(f"{device}: not on this machine, which has {count} CUDA devices")
+            raise UsageError(f"{device}: not available; this machine has {count} CUDA devices")
         return torch.device("cuda", chosen.index or 0)
     if chosen.type == "mps" and not torch.backends.mps.is_available():
-        raise UsageError(f"{device}: not on this machine")
+        raise UsageError(f"{device}: not available on this machine")
     if chosen.type not in ("cpu", "mps"):
         raise UsageError(f"{device}: not a device that crosslmm runs on; try cuda, mps or cpu")
     return chosen
 
 
 def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
-    """The precision asked for, or bfloat16 where the device computes in it, else float32.
+    """The requested precision, or bfloat16 where the device computes in it, else float32.
 
-    Raises UsageError for a name that is none.
+    Raises UsageError for an unknown name.
     """
     if isinstance(dtype, torch.dtype):
         return dtype
@@ -46,7 +46,7 @@ def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torc
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that can still be taken on the device; on the CPU, what the system calls available."""
+    """Bytes that can still be allocated on the device; on the CPU, available main memory."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -56,7 +56,7 @@ def free_memory(device: torch.device) -> int:
 
 
 def available_ram() -> int:
-    """Bytes of main memory that a process can take, within its control group's limit."""
+    """Bytes of main memory that this process can allocate, within its control group's limit."""
     import psutil
 
     available = int(psutil.virtual_memory().available)

@@ -1,24 +1,38 @@
-"""What can go wrong, as a user sees it: one small tree, each with its words ready to print.
+"""What can go wrong, as a user sees it: one small tree, with messages that are ready to print.
 
 Every message says what was given, what was wrong and what to do, in one or two lines.
 """
 
 
 class CrossLMMError(Exception):
-    """Base of every error that is the input's or the machine's doing, never a bug of ours."""
+    """Base of every error that has its cause in the input or the machine, never a bug of crosslmm."""
 
 
 class UsageError(CrossLMMError):
-    """Options that cannot go together, or a value out of range (exit code 2 on the command line)."""
+    """Options that exclude each other, or a value out of range."""
 
 
 class VideoError(CrossLMMError):
-    """A file that gives no frames: missing, not a video, damaged beyond use, or too slow."""
+    """A file without usable frames: missing, not a video, too damaged, or too slow."""
 
 
 class CheckpointError(CrossLMMError):
-    """A checkpoint that is absent, incomplete, unsafe, or does not match its configuration."""
+    """A checkpoint that is missing, incomplete, unsafe, or does not match its configuration."""
 
 
 class OutOfMemory(CrossLMMError):
-    """Memory ran out after every fallback, or is known beforehand not to suffice."""
+    """Memory ran out after every fallback, or is known in advance not to suffice."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; the name of its type where it has none."""
+    return next(iter(_lines(error)), type(error).__name__)
+
+
+def last_line(error: BaseException) -> str:
+    """The last line of an error's message; the name of its type where it has none."""
+    return next(reversed(_lines(error)), type(error).__name__)
+
+
+def _lines(error: BaseException) -> list[str]:
+    return [line.strip() for line in str(error).splitlines() if line.strip()]

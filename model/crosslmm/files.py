@@ -1,14 +1,15 @@
-"""Files that are complete or absent, and never written through a link.
+"""Files and folders that are complete or absent, and never written through a link.
 
 A folder may come from somebody else, with links under the names that we write. So files are opened
 relative to the descriptor of their folder where the platform allows it, without following a link, and
-new content goes into a scratch file of an unpredictable name that then takes the place of the old one.
+new content goes into a scratch file of an unpredictable name that then replaces the old one.
 """
 
 import errno
 import os
 import re
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -53,14 +54,14 @@ def check_replaceable(path: Path) -> None:
 def check_empty(folder: Path) -> None:
     """UsageError where something is in the way of a new folder."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder}: is there already and not empty; give another folder")
+        raise UsageError(f"{folder}: already exists and is not empty; give another folder")
 
 
-def check_ours(folder: Path, marker: str) -> bool:
-    """Whether `folder` is one that we began, by a file in it that says so; UsageError where something
-    else is there."""
+def holds_run(folder: Path, marker: str) -> bool:
+    """Whether a run was started in `folder`, by the file `marker` in it; False where the folder is
+    empty or absent. UsageError where it holds anything else."""
     if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder}: is a file; --out is the run's folder")
+        raise UsageError(f"{folder}: is a file; `out` is the folder of a run")
     if (folder / marker).exists():
         return True
     if folder.exists() and any(folder.iterdir()):
@@ -76,8 +77,8 @@ def atomic_write(path: Path, data: bytes, *, root: Path | None = None) -> None:
 
 @contextmanager
 def atomic_file(path: Path, *, root: Path | None = None) -> Iterator[IO[bytes]]:
-    """A file to write to, which takes the place of `path` when the block ends well; a kill or an error
-    on the way leaves what was there before.
+    """A file to write to, which replaces `path` when the block ends well; a kill or an error on the
+    way leaves what was there before.
 
     root: a folder above `path`; folders between the two are made where they are missing, and none of
     them may be a link. Raises OSError, also where a link stands at `path`.
@@ -103,6 +104,43 @@ def atomic_file(path: Path, *, root: Path | None = None) -> Iterator[IO[bytes]]:
             raise
         if folder is not None:
             os.fsync(folder)
+
+
+@contextmanager
+def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """A folder to fill, which becomes `path` when the block ends well; a kill or an error on the way
+    leaves what was there before.
+
+    `path` may be an empty folder, or, with `replace`, any folder; folders above it are created.
+    Raises OSError, also where a link or a file stands at `path`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _check_folder_target(path, replace=replace)
+    scratch = path.with_name(f".crosslmm-{secrets.token_hex(8)}.partial")
+    scratch.mkdir()
+    try:
+        yield scratch
+        for parent, _, files in os.walk(scratch, topdown=False):
+            for name in files:
+                _sync(Path(parent, name))
+            _sync(Path(parent))
+        _check_folder_target(path, replace=replace)
+        old = _move_aside(path) if path.exists() else None
+        os.rename(scratch, path)
+        _sync(path.parent)
+        if old is not None:
+            shutil.rmtree(old)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder at once, or a link to one: an interrupted removal leaves none by its name that
+    is incomplete. Raises OSError."""
+    if path.is_symlink():
+        path.unlink()
+        return
+    shutil.rmtree(_move_aside(path))
 
 
 def open_regular(path: Path, mode: int, *, own: bool = False) -> IO[bytes]:
@@ -150,6 +188,36 @@ def remove_scratch(folder: Path, *, root: Path | None = None) -> None:
         for name in os.listdir(folder if descriptor is None else descriptor):
             if _SCRATCH.fullmatch(name):
                 os.unlink(folder / name if descriptor is None else name, **_at(descriptor))
+
+
+def gigabytes(size: float) -> str:
+    """Bytes for a reader: 1.7 GB."""
+    return f"{size / 1e9:,.1f} GB"
+
+
+def _move_aside(folder: Path) -> Path:
+    return folder.rename(folder.with_name(f".crosslmm-{secrets.token_hex(8)}.removed"))
+
+
+def _check_folder_target(path: Path, *, replace: bool) -> None:
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, _LINK, str(path))
+    if path.exists() and not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+    if path.exists() and not replace and any(path.iterdir()):
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(path))
+
+
+def _sync(path: Path) -> None:
+    """Flush a file or a folder to the disk, where the platform can."""
+    on_windows = os.name == "nt"
+    if path.is_symlink() or (on_windows and path.is_dir()):
+        return
+    descriptor = os.open(path, (os.O_RDWR if on_windows else os.O_RDONLY) | _FLAGS)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _at(folder: int | None) -> Any:

@@ -1,5 +1,5 @@
-"""CrossLMM: a language model that reads merged visual tokens, and their un-pooled originals by
-gated cross-attention (arXiv 2505.17020).
+"""CrossLMM: a language model that reads merged tokens and, by gated cross-attention, the features
+(un-pooled visual features) that they were merged from (arXiv 2505.17020).
 
 The language model is the library's own, unmodified: its decoder layers are called one after another
 and a dual cross-attention layer follows every K-th. Names of weights are LLaVA-OneVision's wherever
@@ -10,51 +10,40 @@ length, D vision width, H language-model width, K interval.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, GenerationMixin
+from transformers import AutoModel, GenerationMixin
 from transformers import initialization as init
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, EncoderDecoderCache
+from transformers.cache_utils import Cache
 from transformers.masking_utils import create_masks_for_generate
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
-from transformers.modeling_utils import PreTrainedModel
+from transformers.modeling_utils import PreTrainedModel, slice_logits_to_keep
 from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY, capture_outputs
 
-from crosslmm.configuration_crosslmm import CrossLMMConfig, grid_side
+from crosslmm.auto import register_models
+from crosslmm.cache import as_dual_cache, keep_features
+from crosslmm.configuration_crosslmm import CrossLMMConfig
 from crosslmm.cross_attention import (
+    CrossInputs,
     DualCrossAttentionLayer,
     GatedCrossAttention,
     RMSNorm,
     TokenPositions,
 )
-from crosslmm.vision import FrameBuffer, Projector, encode_frames, merge_tokens, scatter_frames
-
-
-@dataclass(frozen=True)
-class VisualTokens:
-    """What the language model sees of a batch of videos.
-
-    - embeds: (B, T, M, H), merged and projected, for the placeholders of the prompt.
-    - features: (B, T, N, D), un-pooled and normalised, for cross-attention; None where every gate is
-      closed and nothing would read them.
-    - frame_mask: (B, T), True at real frames; None where all are.
-    - first_frame: which frame of `features` the first one of `embeds` is, in a part of a video.
-    """
-
-    embeds: torch.Tensor
-    features: torch.Tensor | None
-    frame_mask: torch.Tensor | None = None
-    first_frame: int = 0
-
-    def part(self, first: int, last: int) -> "VisualTokens":
-        """Frames first to last (excluded) for the prompt, all of them to be looked up; no padding."""
-        assert self.frame_mask is None
-        return VisualTokens(self.embeds[:, first:last], self.features, first_frame=first)
+from crosslmm.limits import FRAMES_PER_CHUNK
+from crosslmm.merging import merge_tokens
+from crosslmm.vision import FrameBuffer, Projector, encode_frames, scatter_frames
+from crosslmm.visual_tokens import (
+    VisualTokens,
+    count_tokens_per_frame,
+    frames_per_row,
+    insert_merged,
+    patch_mask,
+)
 
 
 class CrossLMMPreTrainedModel(PreTrainedModel):
@@ -78,10 +67,9 @@ class CrossLMMPreTrainedModel(PreTrainedModel):
 
 
 class CrossLMMModel(CrossLMMPreTrainedModel):
-    """Vision tower, token merge, projector, decoder layers and dual cross-attention; no head."""
+    """Vision tower, merging, projector, decoder layers and dual cross-attention; no head."""
 
-    # Frames that go through the encoder together; changes speed and memory, never the result.
-    frames_per_chunk = 16
+    frames_per_chunk = FRAMES_PER_CHUNK
 
     def __init__(self, config: CrossLMMConfig) -> None:
         super().__init__(config)
@@ -111,7 +99,7 @@ class CrossLMMModel(CrossLMMPreTrainedModel):
 
     @property
     def reads_features(self) -> bool:
-        """Whether any cross-attention branch is open and needs the un-pooled features."""
+        """Whether any cross-attention branch is open and needs the features."""
         return any(layer.v2v.is_open or layer.t2v.is_open for layer in self._dual_layers())
 
     def _dual_layers(self) -> Iterable[DualCrossAttentionLayer]:
@@ -120,10 +108,10 @@ class CrossLMMModel(CrossLMMPreTrainedModel):
     def encode_frames(
         self, pixel_values: torch.Tensor, tokens_per_frame: int
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Frames without a video around them, in chunks of `frames_per_chunk`.
+        """Encode single frames, in chunks of `frames_per_chunk`.
 
         pixel_values: (F, 3, S, S) normalised. Returns the merged and projected tokens (F, M, H) and
-        the normalised un-pooled features (F, N, D), the latter None where nothing reads them.
+        the normalised features (F, N, D), the latter None where nothing reads them.
         """
         config = self.config
         mode = config.merge_mode if tokens_per_frame == config.tokens_per_frame else "area"
@@ -153,7 +141,7 @@ class CrossLMMModel(CrossLMMPreTrainedModel):
         batch, frames = pixel_values_videos.shape[:2]
         if frame_mask is not None and bool(frame_mask.all()):
             frame_mask = None
-        # Padding frames are not worth an encoder's work; their slots stay zero.
+        # Padding frames are not encoded; their positions stay zero.
         real = frame_mask
         if real is None:
             real = pixel_values_videos.new_ones(batch, frames, dtype=torch.bool)
@@ -183,9 +171,9 @@ class CrossLMMModel(CrossLMMPreTrainedModel):
     ) -> BaseModelOutputWithPast:
         """One pass through the decoder.
 
-        - input_ids: (B, L), with `video_token_id` at the places of the merged tokens.
+        - input_ids: (B, L), with `video_token_id` at the positions of the merged tokens.
         - pixel_values_videos: (B, T, 3, S, S), or `visual_tokens` already made from them; only with
-          the tokens they belong to: decoding reads the cache.
+          the placeholders they belong to: decoding reads the cache.
         - video_frame_mask: (B, T), 1 = a real frame, 0 = padding after a shorter video.
         - attention_mask: (B, L), 1 = attend.
 
@@ -207,12 +195,17 @@ class CrossLMMModel(CrossLMMPreTrainedModel):
                     raise ValueError(
                         f"{len(pixel_values_videos)} videos were given for {len(input_ids)} prompts"
                     )
-                frames = _frames_per_row(pixel_values_videos, video_frame_mask)
-                tokens_per_frame = self._tokens_per_frame(is_placeholder, frames)
+                frames = frames_per_row(pixel_values_videos, video_frame_mask)
+                tokens_per_frame = count_tokens_per_frame(self.config, is_placeholder, frames)
                 visual_tokens = self.encode_video(
                     pixel_values_videos, tokens_per_frame, video_frame_mask
                 )
-            inputs_embeds, is_merged = self._place(visual_tokens, input_ids, is_placeholder)
+            inputs_embeds, is_merged = insert_merged(
+                visual_tokens,
+                self.get_input_embeddings()(input_ids),
+                is_placeholder,
+                self.image_newline,
+            )
             features, video_frame_mask = visual_tokens.features, visual_tokens.frame_mask
             if features is not None:
                 counts = is_merged.sum(dim=1)
@@ -232,7 +225,7 @@ class CrossLMMModel(CrossLMMPreTrainedModel):
             if visual_tokens is not None and visual_tokens.first_frame == 0 and cross_cache.layers:
                 if past_key_values.get_seq_length() > 0:
                     raise ValueError(
-                        "the cache holds a video already; a second needs one of its own"
+                        "the cache already holds a video; give a new cache with another video"
                     )
                 cross_cache.layers = []
             if (
@@ -240,19 +233,19 @@ class CrossLMMModel(CrossLMMPreTrainedModel):
                 and self.config.t2v_cache == "features"
                 and any(layer.t2v.is_open for layer in self._dual_layers())
             ):
-                _keep_features(cross_cache, features)
+                keep_features(cross_cache, features)
         elif past_key_values is not None:
             raise ValueError("past_key_values needs use_cache=True")
 
         cross = CrossInputs(
             features,
             own_frames,
-            _patch_mask(video_frame_mask, self.config),
+            patch_mask(video_frame_mask, self.config),
             visual,
             text,
             cross_cache,
         )
-        # The library keeps by class which of a model's modules to record; ours differ by model.
+        # transformers keeps by class which of a model's modules to record; here they differ by model.
         first_layer = self.language_model.layers[0]
         _CAN_RECORD_REGISTRY[self] = {
             "hidden_states": type(first_layer),
@@ -278,10 +271,10 @@ class CrossLMMModel(CrossLMMPreTrainedModel):
         attention_mask: torch.Tensor | dict[str, torch.Tensor] | None,
         position_ids: torch.LongTensor | None,
         self_cache: Cache | None,
-        cross: "CrossInputs",
+        cross: CrossInputs,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
-        """The language model's own layers, with ours after every K-th. → (B, L, H)"""
+        """The language model's layers, a dual cross-attention layer after every K-th. → (B, L, H)"""
         language_model = self.language_model
         positions: torch.Tensor | None = position_ids
         if positions is None:
@@ -321,64 +314,6 @@ class CrossLMMModel(CrossLMMPreTrainedModel):
                     cache_features=self.config.t2v_cache == "features",
                 )
         return BaseModelOutputWithPast(last_hidden_state=language_model.norm(hidden_states))
-
-    def _tokens_per_frame(self, is_placeholder: torch.Tensor, frames: list[int]) -> int:
-        """M, from the number of placeholders of each row; the merge has no parameters to ask."""
-        counts = [int(count) for count in is_placeholder.sum(dim=1).tolist()]
-        newline = int(self.config.video_newline)
-        row = next((row for row, count in enumerate(frames) if count), 0)
-        tokens = (counts[row] - newline) // max(frames[row], 1)
-        expected = [count * tokens + newline if count else 0 for count in frames]
-        side = grid_side(tokens)
-        if counts != expected or side is None or side > self.config.patch_grid:
-            raise ValueError(
-                f"{counts} video placeholders do not fit videos of {frames} frames"
-                f"{' and a newline' if newline else ''}: each frame takes a perfect square of "
-                f"tokens up to {self.config.patches_per_frame}, the same for all"
-            )
-        return tokens
-
-    def _place(
-        self, visual: VisualTokens, input_ids: torch.Tensor, is_placeholder: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Embeddings (B, L, H) with the visual tokens in place, and where the merged ones stand."""
-        inputs_embeds = self.get_input_embeddings()(input_ids)
-        is_merged = is_placeholder
-        if self.image_newline is not None:
-            # The last placeholder of a row, where there is one more than merged tokens for it.
-            merged: int | torch.Tensor = visual.embeds.shape[1] * visual.embeds.shape[2]
-            if visual.frame_mask is not None:
-                merged = visual.frame_mask.sum(dim=1, keepdim=True) * visual.embeds.shape[2]
-            follows = nn.functional.pad(is_placeholder[:, 1:], (0, 1))
-            exceeds = is_placeholder.sum(dim=1, keepdim=True) > merged
-            is_newline = is_placeholder & ~follows & exceeds
-            is_merged = is_placeholder & ~is_newline
-            newline = self.image_newline.to(inputs_embeds)
-            inputs_embeds = torch.where(is_newline[..., None], newline, inputs_embeds)
-        embeds = visual.embeds if visual.frame_mask is None else visual.embeds[visual.frame_mask]
-        embeds = embeds.to(inputs_embeds)
-        places = is_merged[..., None]
-        if embeds.numel() != int(is_merged.sum()) * embeds.shape[-1]:
-            raise ValueError(
-                f"{int(is_merged.sum())} places in the prompt for {embeds[..., 0].numel()} merged tokens"
-            )
-        return inputs_embeds.masked_scatter(places, embeds), is_merged
-
-
-@dataclass(frozen=True)
-class CrossInputs:
-    """What the dual cross-attention layers read in one pass; see `DualCrossAttentionLayer.forward`."""
-
-    features: torch.Tensor | None
-    own_frames: slice
-    patch_mask: torch.Tensor | None
-    visual: TokenPositions | None
-    text: TokenPositions | None
-    cache: Cache | None
-
-    @property
-    def cached(self) -> bool:
-        return self.cache is not None and len(self.cache.layers) > 0
 
 
 class CrossLMMForConditionalGeneration(CrossLMMPreTrainedModel, GenerationMixin):
@@ -433,14 +368,8 @@ class CrossLMMForConditionalGeneration(CrossLMMPreTrainedModel, GenerationMixin)
             use_cache=use_cache,
             **kwargs,
         )
-        hidden_states = outputs.last_hidden_state
-        if isinstance(logits_to_keep, int):
-            kept: slice | torch.Tensor = (
-                slice(-logits_to_keep, None) if logits_to_keep else slice(None)
-            )
-        else:
-            kept = logits_to_keep
-        logits = self.lm_head(hidden_states[:, kept])
+        kept = slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep)
+        logits = self.lm_head(kept)
         loss = None
         if labels is not None:
             loss = self.loss_function(
@@ -465,44 +394,4 @@ class CrossLMMForConditionalGeneration(CrossLMMPreTrainedModel, GenerationMixin)
             model_kwargs["past_key_values"] = as_dual_cache(cache, self.config)
 
 
-def as_dual_cache(cache: Cache | None, config: CrossLMMConfig) -> EncoderDecoderCache:
-    """The pair of caches we decode with, around the given self-attention cache, or a fresh one."""
-    if isinstance(cache, EncoderDecoderCache):
-        return cache
-    if cache is None:
-        cache = DynamicCache(config=config.text)
-    # Whoever brought their own cache comes back with it alone, for the next question. It keeps the
-    # other half, not the pair: in a cycle a video's memory would wait for the garbage collector.
-    cross = getattr(cache, "cross_attention_cache", None)
-    if cross is None:
-        cross = cache.cross_attention_cache = DynamicCache()  # type: ignore[attr-defined]
-    return EncoderDecoderCache(cache, cross)
-
-
-def _keep_features(cross_cache: Cache, features: torch.Tensor) -> None:
-    """Let the cross-attention cache hold the features (B, T, N, D) themselves, without copying them."""
-    layer = DynamicLayer()
-    shared = features.flatten(1, 2)[:, None]
-    layer.lazy_initialization(shared, shared)
-    layer.keys, layer.values = shared, shared[:, :, :0]
-    cross_cache.layers = [layer]
-
-
-def _patch_mask(frame_mask: torch.Tensor | None, config: CrossLMMConfig) -> torch.Tensor | None:
-    """(B, T) → (B, T·N)"""
-    if frame_mask is None or bool(frame_mask.all()):
-        return None
-    return frame_mask.repeat_interleave(config.patches_per_frame, dim=1)
-
-
-def _frames_per_row(pixel_values: torch.Tensor, frame_mask: torch.Tensor | None) -> list[int]:
-    if frame_mask is None:
-        return [pixel_values.shape[1]] * pixel_values.shape[0]
-    return [int(count) for count in frame_mask.sum(dim=1).tolist()]
-
-
-AutoConfig.register(CrossLMMConfig.model_type, CrossLMMConfig, exist_ok=True)
-AutoModel.register(CrossLMMConfig, CrossLMMModel, exist_ok=True)
-AutoModelForImageTextToText.register(
-    CrossLMMConfig, CrossLMMForConditionalGeneration, exist_ok=True
-)
+register_models(CrossLMMModel, CrossLMMForConditionalGeneration)

@@ -10,6 +10,10 @@ Seek = Literal["exact", "keyframe", "auto"]
 ReaderName = Literal["auto", "pyav", "decord", "torchcodec"]
 Quantization = Literal["auto", "4bit", "8bit", "none"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+MergeMode = Literal["area", "bilinear"]
+V2VScope = Literal["video", "frame"]
+ProjectorOrder = Literal["merge_first", "project_first"]
+T2VCache = Literal["projected", "features"]
 
 DEFAULT_FRAMES = 64
 # Seconds that a reader may go without progress: no packet read, no frame decoded.

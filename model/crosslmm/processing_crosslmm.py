@@ -10,9 +10,10 @@ from typing import Any, Literal, TypedDict
 import numpy as np
 import torch
 from PIL import Image
-from transformers import AutoProcessor, BatchFeature, ProcessorMixin
+from transformers import BatchFeature, ProcessorMixin
 
-from crosslmm.configuration_crosslmm import CrossLMMConfig, grid_side
+from crosslmm.auto import register_processor
+from crosslmm.merging import check_tokens_per_frame
 
 TimeLine = Literal["llava_video", "none"]
 
@@ -173,9 +174,7 @@ class CrossLMMProcessor(ProcessorMixin):
 
     def expand(self, prompt: str, frames: int, *, tokens_per_frame: int | None = None) -> str:
         """The prompt with its one placeholder repeated for every merged token of so many frames."""
-        tokens = tokens_per_frame or self.tokens_per_frame
-        if grid_side(tokens) is None:
-            raise ValueError(f"tokens_per_frame={tokens} is not a perfect square")
+        tokens = check_tokens_per_frame(tokens_per_frame or self.tokens_per_frame)
         count = frames * tokens + int(self.video_newline)
         return prompt.replace(self.video_token, self.video_token * count)
 
@@ -256,4 +255,4 @@ def _listed(videos: Any) -> list[Any]:
     return videos
 
 
-AutoProcessor.register(CrossLMMConfig, CrossLMMProcessor, exist_ok=True)
+register_processor(CrossLMMProcessor)

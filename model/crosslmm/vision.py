@@ -1,4 +1,4 @@
-"""From frames to visual tokens: the chunked encoder, the token merge, the projector.
+"""From frames to features and merged tokens: the chunked encoder, the projector, their buffers.
 
 The encoder sees one frame at a time by design of the paper, so frames go through it in chunks of
 any size with the same result, and no hidden state but the last is ever kept.
@@ -11,13 +11,13 @@ import torch
 from torch import nn
 from transformers.activations import ACT2FN
 
-from crosslmm.configuration_crosslmm import CrossLMMConfig, MergeMode, grid_side
+from crosslmm.configuration_crosslmm import CrossLMMConfig
 
 
 def encode_frames(
     vision_tower: Any, pixel_values: torch.Tensor, layers: int, chunk: int
 ) -> Iterator[torch.Tensor]:
-    """Patch features of frames, chunk by chunk.
+    """Features of frames, chunk by chunk.
 
     pixel_values: (F, 3, S, S) normalised; yields (chunk, N, D), the output of the `layers`-th layer
     of a SigLIP encoder before any final norm, as LLaVA reads it.
@@ -27,31 +27,6 @@ def encode_frames(
         for layer in vision_tower.encoder.layers[:layers]:
             hidden_states = layer(hidden_states, None)
         yield hidden_states
-
-
-def merge_tokens(features: torch.Tensor, tokens: int, mode: MergeMode = "area") -> torch.Tensor:
-    """Pool a square grid of features to a smaller square grid, without parameters.
-
-    features: (..., N, D) → (..., tokens, D); both N and tokens perfect squares, tokens at most N.
-    `area` averages over the cells of the new grid; cells of uneven grids share border patches, as
-    `adaptive_avg_pool2d` has it. `bilinear` samples two patches by two at each new point and drops
-    the rest, right only for weights trained with it. Raises ValueError.
-    """
-    *lead, patches, width = features.shape
-    grid, side = grid_side(patches), grid_side(tokens)
-    if grid is None or side is None or side > grid:
-        raise ValueError(f"cannot merge {patches} tokens of a frame to {tokens}: not square grids")
-    if side == grid:
-        return features
-    planes = features.reshape(-1, grid, grid, width).permute(0, 3, 1, 2)  # (F, D, grid, grid)
-    if mode == "area":
-        # Apple's kernel pools even cells only (pytorch #96056).
-        on_cpu = planes.device.type == "mps" and grid % side != 0
-        planes = nn.functional.adaptive_avg_pool2d(planes.cpu() if on_cpu else planes, side)
-        planes = planes.to(features.device)
-    else:
-        planes = nn.functional.interpolate(planes.contiguous(), size=(side, side), mode="bilinear")
-    return planes.flatten(2).transpose(1, 2).reshape(*lead, tokens, width)
 
 
 class Projector(nn.Module):
@@ -77,29 +52,29 @@ class FrameBuffer:
         self._rows = rows
         self._done = 0
         self._chunks: list[torch.Tensor] = []
-        self._whole: torch.Tensor | None = None
+        self._buffer: torch.Tensor | None = None
 
     def allocate(self, chunk: torch.Tensor) -> None:
         """Allocate what adding chunks like this one takes."""
-        if self._whole is None and len(chunk) != self._rows and not torch.is_grad_enabled():
-            self._whole = chunk.new_empty(self._rows, *chunk.shape[1:])
+        if self._buffer is None and len(chunk) != self._rows and not torch.is_grad_enabled():
+            self._buffer = chunk.new_empty(self._rows, *chunk.shape[1:])
 
     def add(self, chunk: torch.Tensor) -> None:
         self.allocate(chunk)
-        if self._whole is None:
+        if self._buffer is None:
             self._chunks.append(chunk)
             return
-        self._whole[self._done : self._done + len(chunk)] = chunk
+        self._buffer[self._done : self._done + len(chunk)] = chunk
         self._done += len(chunk)
 
     def joined(self) -> torch.Tensor:
-        if self._whole is not None:
-            return self._whole[: self._done]
+        if self._buffer is not None:
+            return self._buffer[: self._done]
         return self._chunks[0] if len(self._chunks) == 1 else torch.cat(self._chunks)
 
 
 def scatter_frames(rows: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-    """(R, …) rows at their places among (B, T, …), zeros elsewhere; real: (B, T), True R times."""
+    """(R, …) rows at their positions in (B, T, …), zeros elsewhere; real: (B, T), True R times."""
     if bool(real.all()):
         return rows.unflatten(0, tuple(real.shape))
     spread = rows.new_zeros(*real.shape, *rows.shape[1:])

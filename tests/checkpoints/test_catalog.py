@@ -170,11 +170,11 @@ class TestLocate:
     ) -> None:
         snapshot = write_cached(tmp_path / "hub", "org/half")
         (snapshot / "model.safetensors").unlink()
-        with pytest.raises(CheckpointError, match="models pull org/half` goes on"):
+        with pytest.raises(CheckpointError, match="models pull org/half` resumes"):
             catalog.resolve("org/half")
         refs = snapshot.parents[1] / "refs"
         (refs / "main").rename(refs / "v1")
-        with pytest.raises(CheckpointError, match="models pull org/half@v1` goes on"):
+        with pytest.raises(CheckpointError, match="models pull org/half@v1` resumes"):
             catalog.resolve("org/half@v1")
 
 
@@ -293,6 +293,13 @@ class TestRemove:
         assert [path.name for path in (tmp_path / "hub").iterdir()] == ["models--org--kept"]
         assert kept.exists()
         assert catalog.default_model().origin == "built-in"
+
+    def test_an_interrupted_download(self, home: Path, tmp_path: Path) -> None:
+        blobs = tmp_path / "hub" / "models--org--model" / "blobs"
+        blobs.mkdir(parents=True)
+        (blobs / "weights.incomplete").touch()
+        catalog.remove(catalog.plan_removal("org/model"))
+        assert list((tmp_path / "hub").iterdir()) == []
 
     def test_all_revisions_go_together(self, home: Path, tmp_path: Path) -> None:
         snapshot = write_cached(tmp_path / "hub", "org/model")

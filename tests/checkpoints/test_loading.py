@@ -18,7 +18,8 @@ from transformers import (
 )
 
 import crosslmm
-from crosslmm.checkpoints.loading import assemble, load_config, load_model, save_checkpoint
+from crosslmm.checkpoints.assembly import assemble
+from crosslmm.checkpoints.loading import load_config, load_model, save_checkpoint
 from crosslmm.checkpoints.quantization import check_quantized, resolve_quantization
 from tests.support.tiny import text_config, tiny_checkpoint, tiny_tokenizer, vision_config
 
@@ -224,7 +225,7 @@ def test_assembling_from_the_wrong_parts_is_refused(tmp_path: Path) -> None:
     with pytest.raises(crosslmm.CheckpointError, match="a granite; a language model is needed"):
         assemble(vision=tmp_path / "vision", language=tmp_path / "granite", out=tmp_path / "x")
     parts = {"vision": tmp_path / "vision", "language": tmp_path / "language"}
-    with pytest.raises(crosslmm.UsageError, match="tokens_per_frame=10 is not a perfect square"):
+    with pytest.raises(crosslmm.UsageError, match="`tokens_per_frame` 10 is not a perfect square"):
         assemble(**parts, out=tmp_path / "x", tokens_per_frame=10)
     with pytest.raises(crosslmm.UsageError, match="cross_attention_interval=40 is not between"):
         assemble(**parts, out=tmp_path / "x", cross_attention_interval=40)

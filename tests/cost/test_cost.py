@@ -1,5 +1,6 @@
 """The analytic cost against torch's own FLOP counter, real parameters and real allocations."""
 
+import ast
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -284,9 +285,9 @@ def _peak_bytes(function: Any) -> tuple[int, Any]:
     return peak, kept
 
 
-def test_constants_are_those_of_the_code_that_runs() -> None:
-    from crosslmm import cross_attention
-    from crosslmm.cost import arithmetic, memory
+def test_limits_are_those_of_the_code_that_runs() -> None:
+    from crosslmm import cross_attention, limits
+    from crosslmm.cost import arithmetic, memory, shape
     from crosslmm.inference import prefix
     from crosslmm.modeling_crosslmm import CrossLMMModel
 
@@ -294,6 +295,25 @@ def test_constants_are_those_of_the_code_that_runs() -> None:
     assert memory.SLICE_BYTES == cross_attention.SLICE_BYTES
     assert memory.PREFILL_TOKENS == prefix.PREFILL_TOKENS
     assert CrossLMMModel.frames_per_chunk == memory.FRAMES_PER_CHUNK
+    assert set(shape.LANGUAGE_DEFAULTS) == set(limits.DECODERS)
+
+
+def test_no_limit_is_written_down_twice() -> None:
+    from crosslmm import limits
+
+    package = Path(limits.__file__).parent
+    names = [name for name in vars(limits) if name.isupper()]
+    assert names
+    for path in package.rglob("*.py"):
+        assigned = {
+            target.id
+            for node in ast.walk(ast.parse(path.read_text("utf-8")))
+            if isinstance(node, ast.Assign)
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        }
+        if path.name != "limits.py":
+            assert not assigned & set(names), path
 
 
 @pytest.mark.parametrize(
@@ -372,7 +392,9 @@ def test_no_frames_are_counted_too() -> None:
 
 def test_refusals() -> None:
     shape = RECIPES["crosslmm-2b"]
-    with pytest.raises(UsageError, match="8 tokens per frame: give a square number from 1 to 729"):
+    with pytest.raises(
+        UsageError, match="`tokens_per_frame` 8 is not a perfect square from 1 to 729"
+    ):
         prefill_macs(shape, frames=8, tokens_per_frame=8)
     with pytest.raises(UsageError, match="float7"):
         memory_needed(shape, frames=8, dtype="float7")

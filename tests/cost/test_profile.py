@@ -14,14 +14,14 @@ from crosslmm.checkpoints.catalog import demo_folder
 from crosslmm.cost import RECIPES, memory_needed
 from crosslmm.cost.profile import (
     Settings,
-    compared,
+    compare,
     find_shape,
     most_frames,
     parse_size,
     profile,
-    reshaped,
+    reshape,
 )
-from crosslmm.cost.published import FIGURE_4, compared_with_paper, paper_account
+from crosslmm.cost.published import FIGURE_4, compare_with_paper, count_like_paper
 from crosslmm.cost.tables import comparison_text, fits_text, paper_text, text
 from crosslmm.errors import CheckpointError, UsageError
 
@@ -79,29 +79,29 @@ def test_needs_no_torch_and_answers_at_once() -> None:
     assert "256" in done.stdout
 
 
-def test_papers_account_fits_figure_4() -> None:
-    rows = compared_with_paper(profile("crosslmm-7b")).rows
+def test_papers_cost_model_fits_figure_4() -> None:
+    rows = compare_with_paper(profile("crosslmm-7b")).rows
     assert [row.frames for row in rows] == [32, 64, 128, 256]
     for row in rows:
         assert abs(row.deviation) < 0.005
         assert abs(row.linear_deviation) < 0.02
     # The published baseline at 256 frames was cut at its context of 32,768 tokens.
     peer = RECIPES["llava-onevision-7b"]
-    cut, whole = (paper_account(peer, frames=256, cut=cut).total for cut in (True, False))
+    cut, whole = (count_like_paper(peer, frames=256, cut=cut).total for cut in (True, False))
     published = FIGURE_4["llava-onevision-7b"][256].macs
     assert -0.09 < cut / published - 1 < -0.05
     assert whole > 1.3 * published
-    for row in compared_with_paper(profile("llava-onevision-7b")).rows:
+    for row in compare_with_paper(profile("llava-onevision-7b")).rows:
         assert -0.09 < row.deviation < -0.05
 
 
 def test_paper_is_compared_with_nothing_else() -> None:
     with pytest.raises(UsageError, match="figure 4 is of 7B models"):
-        compared_with_paper(profile("crosslmm-2b"))
+        compare_with_paper(profile("crosslmm-2b"))
     with pytest.raises(UsageError, match="profile one of these"):
-        compared_with_paper(profile("crosslmm-7b", frames=[48]))
+        compare_with_paper(profile("crosslmm-7b", frames=[48]))
     with pytest.raises(UsageError, match="profile one of these"):
-        compared_with_paper(profile("crosslmm-7b", tokens_per_frame=[16]))
+        compare_with_paper(profile("crosslmm-7b", tokens_per_frame=[16]))
 
 
 @pytest.mark.parametrize("other", ["llava-onevision-7b", "unmerged", "paper"])
@@ -168,9 +168,9 @@ def test_plot(run, tmp_path: Path, ending: str) -> None:
 
 def test_unmerged_is_the_model_without_its_savings() -> None:
     first = profile("crosslmm-2b", frames=[64])
-    other = compared(first, "unmerged")
+    other = compare(first, "unmerged")
     row = other.rows[0]
-    assert row.tokens.visual == row.tokens.original == 64 * 729
+    assert row.tokens.visual == row.tokens.features == 64 * 729
     assert row.prefill.v2v_projection == row.prefill.t2v_attention == row.memory.cross_cache == 0
     assert row.prefill.total > 10 * first.rows[0].prefill.total
     assert "1/" in comparison_text(first, other)
@@ -178,11 +178,11 @@ def test_unmerged_is_the_model_without_its_savings() -> None:
 
 def test_options_change_the_shape() -> None:
     shape = find_shape("crosslmm-2b")
-    assert reshaped(shape, interval=7).cross_layers == 4
+    assert reshape(shape, interval=7).cross_layers == 4
     whole = profile("x", shape=shape, frames=[64]).rows[0]
-    own = profile("x", shape=reshaped(shape, v2v_scope="frame"), frames=[64]).rows[0]
+    own = profile("x", shape=reshape(shape, v2v_scope="frame"), frames=[64]).rows[0]
     assert whole.prefill.v2v_attention == 64 * own.prefill.v2v_attention
-    projected = profile("x", shape=reshaped(shape, t2v_cache="projected"), frames=[64]).rows[0]
+    projected = profile("x", shape=reshape(shape, t2v_cache="projected"), frames=[64]).rows[0]
     assert projected.memory.cross_cache > 0 == whole.memory.cross_cache
     assert projected.token.total < whole.token.total
 
@@ -219,12 +219,12 @@ def test_sizes(given: str, size: float) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["-n", "0"], 2, "frames 0: give numbers from 1"),
+        (["-n", "0"], 2, "0: give numbers from 1"),
         (["-n", "many"], 2, "give whole numbers separated by commas"),
-        (["--tokens-per-frame", "8"], 2, "8 tokens per frame: give a square number"),
+        (["--tokens-per-frame", "8"], 2, "8 is not a perfect square from 1 to 729"),
         (["--fits", "lots"], 2, "lots: not a size"),
         (["--json", "--csv"], 2, "--json and --csv exclude each other"),
-        (["--plot", "bars.gif"], 2, "a picture ends in .png, .svg, .pdf"),
+        (["--plot", "bars.gif"], 2, "needs a file ending in .png, .svg, .pdf"),
         (["--plot", "nowhere/bars.png"], 2, "there is no folder"),
         (["--measure", "--interval", "2"], 2, "leave --interval and --batch out"),
         (["-m", "crosslmm-9b"], 1, "recipes need no weights: crosslmm-2b"),
@@ -232,8 +232,12 @@ def test_sizes(given: str, size: float) -> None:
         (["-m", "llava-onevision-7b", "--tokens-per-frame", "9"], 2, "always takes 196 tokens"),
         (["--compare", "paper"], 2, "the paper's figure 4 is of 7B models"),
         (["-m", "crosslmm-7b", "--compare", "paper", "--batch", "4"], 2, "of one video"),
-        (["--tokens-per-frame", "0"], 2, "0 tokens per frame: give a square number"),
-        (["--tokens-per-frame", "0", "--fits", "24GB"], 2, "0 tokens per frame"),
+        (["--tokens-per-frame", "0"], 2, "0 is not a perfect square from 1 to 729"),
+        (
+            ["--tokens-per-frame", "0", "--fits", "24GB"],
+            2,
+            "0 is not a perfect square from 1 to 729",
+        ),
     ],
 )
 def test_refusals(run, home, arguments: list[str], code: int, message: str) -> None:
@@ -355,7 +359,7 @@ def test_measuring_more_frames_than_there_are(run, checkpoint: Path, clip: Path)
         "profile", "-m", checkpoint, "--measure", "--video", clip, "-n", "64", "--repeats", "1"
     )
     assert done.code == 1
-    assert "has 30 frames to take, not 64" in done.err
+    assert "has 30 frames, fewer than 64" in done.err
 
 
 def test_peak_memory_sees_what_is_taken_and_given_back() -> None:
@@ -374,6 +378,6 @@ def test_peak_memory_sees_what_is_taken_and_given_back() -> None:
 
 def test_paper_text_shows_the_deviation() -> None:
     first = profile("crosslmm-7b")
-    shown = paper_text(first, compared_with_paper(first))
+    shown = paper_text(first, compare_with_paper(first))
     assert "-0.07%" in shown
     assert "102.42" in shown

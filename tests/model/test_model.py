@@ -14,8 +14,8 @@ from transformers.cache_utils import DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from crosslmm import cross_attention
+from crosslmm.merging import merge_tokens
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration, as_dual_cache
-from crosslmm.vision import merge_tokens
 from tests.support.tiny import open_gates, text_config, tiny_config, tiny_model, vision_config
 
 VIDEO = 4  # the placeholder's id
@@ -236,7 +236,9 @@ def test_plain_bilinear_merge_drops_what_area_keeps() -> None:
 
 @pytest.mark.parametrize("tokens", [0, 2, 36])
 def test_merging_to_no_square_or_to_more_is_refused(tokens: int) -> None:
-    with pytest.raises(ValueError, match="cannot merge 25 tokens"):
+    with pytest.raises(
+        ValueError, match=f"`tokens_per_frame` {tokens} is not a perfect square from 1 to 25"
+    ):
         merge_tokens(torch.zeros(25, 4), tokens)
 
 
@@ -418,7 +420,7 @@ def test_a_second_video_in_a_cache_is_refused() -> None:
     model = tiny_model()
     cache = as_dual_cache(None, model.config)
     model(**one_video(), past_key_values=cache, use_cache=True)
-    with pytest.raises(ValueError, match="holds a video already"):
+    with pytest.raises(ValueError, match="already holds a video"):
         model(**one_video(), past_key_values=cache, use_cache=True)
 
 

@@ -63,7 +63,7 @@ def test_a_batch_is_padded_and_masked() -> None:
 def test_tokens_per_frame_can_be_told_per_call(tokens: int) -> None:
     inputs = tiny_processor()(text="<video>", videos=frames(2), tokens_per_frame=tokens)
     assert (inputs["input_ids"] == VIDEO).sum() == 2 * tokens
-    with pytest.raises(ValueError, match="not a perfect square"):
+    with pytest.raises(ValueError, match="is not a perfect square, such as 1, 4"):
         tiny_processor()(text="<video>", videos=frames(2), tokens_per_frame=5)
 
 

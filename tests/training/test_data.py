@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 
 import crosslmm
-from crosslmm.checkpoints.loading import VIDEO_TEMPLATE_PRELUDE
+from crosslmm.checkpoints.assembly import VIDEO_TEMPLATE_PRELUDE
 from crosslmm.errors import UsageError
 from crosslmm.training.collator import Collator
 from crosslmm.training.conversation import IGNORED, ConversationFormat
 from crosslmm.training.dataset import Example, Skipped, VideoDataset
-from crosslmm.training.recipe import Recipe, load_recipe, shipped
+from crosslmm.training.recipe import Recipe, load_recipe, shipped_recipes
 from crosslmm.training.records import Records, Sample, Turn, choose, parse_record
 from tests.support.lessons import lesson, numbered_clip
 from tests.support.tiny import CHAT_TEMPLATE, tiny_processor
@@ -466,12 +466,14 @@ class TestRecipes:
             load_recipe("tune-3b")
         with pytest.raises(UsageError, match="no multiple of 1 on each of 3 devices"):
             load_recipe("tune-2b").accumulation(3)
-        with pytest.raises(UsageError, match="lora has no use"):
+        with pytest.raises(
+            UsageError, match=r"`lora` adapts .*, which the align stage does not train"
+        ):
             load_recipe("align-2b", ["lora.rank=8"])
         (tmp_path / "mine.yaml").write_text("stage: tune")
         with pytest.raises(UsageError, match="learning_rate is missing"):
             load_recipe(tmp_path / "mine.yaml")
-        assert {"align-2b", "align-7b", "tune-2b", "tune-7b"} <= set(shipped())
+        assert {"align-2b", "align-7b", "tune-2b", "tune-7b"} <= set(shipped_recipes())
 
 
 class TestGuide:

@@ -14,13 +14,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from crosslmm.checkpoints.headers import part_of
 from crosslmm.errors import UsageError, VideoError
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.training.checkpoints import latest_checkpoint, list_checkpoints
 from crosslmm.training.recipe import LoraOptions, Recipe
-from crosslmm.training.run import Plan, Trained, train
-from crosslmm.training.stages import part_of
-from crosslmm.training.trainer import Progress, TrainingDiverged
+from crosslmm.training.run import RunPlan, TrainingResult, train
+from crosslmm.training.trainer import TrainingDiverged, TrainingProgress
 from tests.support.lessons import lesson, write_lessons
 from tests.support.tiny import tiny_checkpoint, tiny_model
 
@@ -58,8 +58,8 @@ def recipe(**options: Any) -> Recipe:
 
 def run_training(
     start: Path, data: Path, out: Path, *, report: Any = None, **options: Any
-) -> tuple[Trained, list[Progress]]:
-    seen: list[Progress] = []
+) -> tuple[TrainingResult, list[TrainingProgress]]:
+    seen: list[TrainingProgress] = []
     own = {key: options.pop(key) for key in ("eval_data", "on_start") if key in options}
     trained = train(
         recipe(**options), model=start, data=data, out=out, on_progress=seen.append, **own
@@ -101,7 +101,7 @@ class TestStages:
         assert {tensor.dtype for tensor in after.values()} == {torch.bfloat16}
         changed = changed_parts(before, after)
         assert [part for part, is_changed in changed.items() if not is_changed] == [
-            "T2V", "language model", "vision encoder",
+            "T2V cross-attention", "language model", "vision encoder",
         ]  # fmt: skip
         assert seen[-1].loss < 0.8 * seen[0].loss  # type: ignore[operator]
         first, last = seen[-1].gates["v2v"]
@@ -112,7 +112,7 @@ class TestStages:
     def test_tune_trains_everything_and_both_gates_open(
         self, start: Path, lessons: Path, tmp_path: Path
     ) -> None:
-        plans: list[Plan] = []
+        plans: list[RunPlan] = []
         trained, seen = run_training(
             start, lessons, tmp_path / "run", steps=30, vision_learning_rate=1e-3,
             eval_data=lessons, evaluate_every=15, on_start=plans.append,
@@ -130,7 +130,7 @@ class TestStages:
         assert {part.name: part.trained == part.total for part in plan.parts} == {
             "vision encoder": False,  # its last norm is not on the way
             "projector": True, "language model": True, "cross-attention norms": True,
-            "V2V": False, "T2V": True,
+            "V2V cross-attention": False, "T2V cross-attention": True,
         }  # fmt: skip
 
     def test_a_part_learns_at_its_own_rate(
@@ -156,7 +156,7 @@ class TestStages:
         assert not any(name.endswith(("bias", "gate", "norm.weight")) for name in decays)
         rates = {part_of(name): rate for name, (rate, _) in groups.items()}
         assert rates["vision encoder"] == 1e-6
-        assert rates["T2V"] == 3e-3
+        assert rates["T2V cross-attention"] == 3e-3
 
     def test_the_new_checkpoint_is_an_ordinary_one(
         self, start: Path, lessons: Path, tmp_path: Path
@@ -223,7 +223,7 @@ class TestResuming:
         assert (out / ".partial" / "checkpoint-8" / "optimizer.pt").exists()
         assert not (out / "model").exists()
 
-        plans: list[Plan] = []
+        plans: list[RunPlan] = []
         resumed, rest = run_training(start, lessons, out, on_start=plans.append)
         assert plans[0].resumed_at == 4
         assert [entry.step for entry in rest] == list(range(5, 13))
@@ -332,8 +332,8 @@ class TestSteps:
             run_training(start, data, tmp_path / "strict", steps=6, max_skipped=0.1)
         (lessons.parent / "broken.mp4").unlink()
         (lessons.parent / "broken.mp4").symlink_to(lessons.parent / records[0]["video"])
-        mended, _ = run_training(start, data, tmp_path / "strict", steps=6, max_skipped=0.1)
-        assert mended.skipped == 0
+        fixed, _ = run_training(start, data, tmp_path / "strict", steps=6, max_skipped=0.1)
+        assert fixed.skipped == 0
         assert not _lines(tmp_path / "strict" / "skipped.jsonl")
 
     def test_broken_videos_do_not_better_the_evaluation(
@@ -433,8 +433,8 @@ class TestAdapters:
         assert losses[-1] < losses[0]
         before, after = weights(start), weights(trained.folder)
         assert changed_parts(before, after) == {
-            "cross-attention norms": True, "T2V": True, "V2V": True, "language model": True,
-            "projector": True, "vision encoder": False,
+            "cross-attention norms": True, "T2V cross-attention": True, "V2V cross-attention": True,
+            "language model": True, "projector": True, "vision encoder": False,
         }  # fmt: skip
         linears = ("_proj.weight", "_proj.bias")
         for name, tensor in before.items():
@@ -475,7 +475,10 @@ class TestCommand:
             (("tune-3b",), "neither a file nor a recipe"),
             (("tune-2b", "--set", "frmes=3"), "unknown option 'frmes'"),
             (("tune-2b", "--set", "batch_size=7", "--set", "device_batch_size=2"), "no multiple"),
-            (("tune-2b", "--set", "tokens_per_frame=36"), "perfect square up to 25"),
+            (
+                ("tune-2b", "--set", "tokens_per_frame=36"),
+                "`tokens_per_frame` 36 is not a perfect square from 1 to 25",
+            ),
         ],
     )
     def test_wrong_use(
@@ -490,11 +493,7 @@ class TestCommand:
         assert len(finished.err.splitlines()) <= 2
 
     def test_a_wrong_folder_is_found_at_once(
-        self, run: Callable[..., Any], start: Path, lessons: Path, tmp_path: Path
+        self, start: Path, lessons: Path, tmp_path: Path
     ) -> None:
-        finished = run(
-            "train", "tune-2b", "--model", start, "--data", lessons, "--out", tmp_path / "run",
-            "--video-folder", tmp_path,
-        )  # fmt: skip
-        assert finished.code == 2
-        assert "--video-folder" in finished.err
+        with pytest.raises(UsageError, match="give their folder as `media_folder`"):
+            train(recipe(), model=start, data=lessons, out=tmp_path / "run", media_folder=tmp_path)

@@ -7,16 +7,25 @@ error that says how to get it. The one setting kept here is the default model.
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from crosslmm.checkpoints.headers import read_headers
+from crosslmm.checkpoints.cache import (
+    find_snapshot,
+    hub_cache,
+    is_hub_id,
+    list_revisions,
+    remove_repository,
+    repository_folder,
+    repository_id,
+    split_revision,
+)
+from crosslmm.checkpoints.headers import IncompleteCheckpoint, read_headers
 from crosslmm.errors import CheckpointError, CrossLMMError, UsageError
-from crosslmm.files import atomic_write
+from crosslmm.files import atomic_write, remove_folder
 
 MODEL_TYPES = ("crosslmm", "llava_onevision")
 DEMO = "demo"
@@ -25,7 +34,7 @@ ENVIRONMENT = "CROSSLMM_MODEL"
 
 
 @dataclass(frozen=True)
-class Recipe:
+class AssemblyRecipe:
     """The parts of a CrossLMM to be assembled and trained: Hub ids."""
 
     vision: str
@@ -34,8 +43,10 @@ class Recipe:
 
 # The paper's two sizes.
 RECIPES = {
-    "crosslmm-2b": Recipe("google/siglip2-so400m-patch14-384", "Qwen/Qwen2.5-1.5B-Instruct"),
-    "crosslmm-7b": Recipe("google/siglip2-so400m-patch14-384", "Qwen/Qwen2.5-7B-Instruct"),
+    "crosslmm-2b": AssemblyRecipe(
+        "google/siglip2-so400m-patch14-384", "Qwen/Qwen2.5-1.5B-Instruct"
+    ),
+    "crosslmm-7b": AssemblyRecipe("google/siglip2-so400m-patch14-384", "Qwen/Qwen2.5-7B-Instruct"),
 }
 
 Source = Literal["built-in", "hub", "folder"]
@@ -52,8 +63,8 @@ class Choice:
 
 @dataclass(frozen=True)
 class StoredModel:
-    """A model on disk. `name` is what `--model` takes; `size` is in bytes; `problem` says why it
-    cannot be loaded, None where nothing is known against it."""
+    """A model on disk. `name` is what `find` takes; `size` is in bytes; `problem` says why it
+    cannot be loaded, None where no problem is known."""
 
     name: str
     path: Path
@@ -70,12 +81,6 @@ def home() -> Path:
         return Path(given).expanduser()
     base = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
     return Path(base).expanduser() / "crosslmm"
-
-
-def hub_cache() -> Path:
-    from huggingface_hub import constants
-
-    return Path(constants.HF_HUB_CACHE)
 
 
 def demo_folder() -> Path:
@@ -105,14 +110,16 @@ def use(name: str | None) -> Path | None:
 
 
 def resolve(name: str | Path, *, kinds: tuple[str, ...] | None = MODEL_TYPES) -> Path:
-    """The folder of the checkpoint called `name`, looked over without loading it.
+    """The folder of the checkpoint called `name`, validated without loading it.
 
     `kinds` are the `model_type`s accepted, None for any. Raises CheckpointError where there is no
     such checkpoint on disk, or one that is incomplete, pickled or of another kind.
     """
     folder = find(name)
-    if problem := validate(folder, kinds=kinds).problem:
-        raise CheckpointError(_with_remedy(problem, folder))
+    result = validate(folder, kinds=kinds)
+    if result.problem is not None:
+        remedy = _remedy(folder) if result.is_incomplete else ""
+        raise CheckpointError(result.problem + remedy)
     return folder
 
 
@@ -128,7 +135,7 @@ def find(name: str | Path) -> Path:
     if os.path.isfile(os.path.expanduser(text)):
         raise CheckpointError(f"{text}: a file; give the checkpoint's folder")
     repository, revision = split_revision(text)
-    if snapshot := _snapshot(repository, revision):
+    if snapshot := find_snapshot(repository, revision):
         return snapshot
     if os.path.isdir(os.path.expanduser(text)):
         raise CheckpointError(f"{text}: no checkpoint (the folder has no config.json)")
@@ -145,16 +152,19 @@ def find(name: str | Path) -> Path:
 
 @dataclass(frozen=True)
 class ValidationResult:
+    """`problem` says why a checkpoint cannot be loaded; `is_incomplete`: files of it are missing."""
+
     kind: str | None
     problem: str | None
+    is_incomplete: bool = False
 
 
 def validate(folder: Path, *, kinds: tuple[str, ...] | None = MODEL_TYPES) -> ValidationResult:
-    """The `model_type` of a folder and, in a line, what keeps it from being loaded."""
+    """The `model_type` of a folder and, in a line, why it cannot be loaded."""
     try:
         kind = read_config(folder).get("model_type")
     except CheckpointError as error:
-        return ValidationResult(None, str(error))
+        return ValidationResult(None, str(error), isinstance(error, IncompleteCheckpoint))
     if kinds is not None and kind not in kinds:
         return ValidationResult(
             kind, f"{folder}: its model_type is {kind!r}, not {' or '.join(kinds)}"
@@ -162,7 +172,7 @@ def validate(folder: Path, *, kinds: tuple[str, ...] | None = MODEL_TYPES) -> Va
     try:
         read_headers(folder)
     except CheckpointError as error:
-        return ValidationResult(kind, str(error))
+        return ValidationResult(kind, str(error), isinstance(error, IncompleteCheckpoint))
     return ValidationResult(kind, None)
 
 
@@ -171,7 +181,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(f"{folder}: no checkpoint (it has no config.json)") from None
+        raise IncompleteCheckpoint(f"{folder}: no checkpoint (it has no config.json)") from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: not readable as JSON") from error
     if not isinstance(config, dict):
@@ -180,7 +190,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def stored_models() -> list[StoredModel]:
-    """What is on disk that crosslmm could load, or could have if it were whole."""
+    """What is on disk that crosslmm could load, or could if it were complete."""
     chosen = default_model().name
     default = None
     with suppress(CrossLMMError):
@@ -204,15 +214,15 @@ class Removal:
 
 
 def plan_removal(name: str) -> Removal:
-    """What removing `name` deletes. UsageError for anything outside crosslmm's own folders."""
+    """What removing `name` deletes. UsageError outside the folder of named models and the Hub cache."""
     if name == DEMO:
-        raise UsageError("demo: the built-in model is part of the package and stays")
+        raise UsageError(f"{DEMO}: the built-in model is part of the package and stays")
     given = Path(name).expanduser().absolute()
-    for own, path in _named_folders():
-        if name == own or given == path.absolute():
-            return Removal(own, path, 0 if path.is_symlink() else _size(path), "folder")
+    for folder, path in _named_folders():
+        if name == folder or given == path.absolute():
+            return Removal(folder, path, 0 if path.is_symlink() else _size(path), "folder")
     repository = split_revision(name)[0]
-    path = _repository_folder(repository)
+    path = repository_folder(repository)
     if is_hub_id(repository) and path.is_dir():
         if name != repository:
             raise UsageError(f"{name}: all revisions go together; give {repository}")
@@ -228,30 +238,13 @@ def plan_removal(name: str) -> Removal:
 def remove(removal: Removal) -> None:
     """Delete what was planned; a default that pointed there is forgotten."""
     removed = {removal.name, str(removal.path.absolute())}
-    if removal.path.is_symlink():
-        removal.path.unlink()
+    if removal.source == "hub":
+        remove_repository(removal.path)
     else:
-        # Renamed first, so that an interrupted removal never leaves half a checkpoint by its name.
-        doomed = removal.path.with_name(f".removing-{os.getpid()}-{removal.path.name}")
-        removal.path.rename(doomed)
-        shutil.rmtree(doomed)
+        remove_folder(removal.path)
     chosen = _settings().get("default")
     if isinstance(chosen, str) and (chosen in removed or split_revision(chosen)[0] in removed):
         use(None)
-
-
-def is_hub_id(name: str) -> bool:
-    """Whether `name` has the form `org/name`."""
-    organisation, _, rest = name.partition("/")
-    allowed = name.replace("/", "").replace("-", "").replace("_", "").replace(".", "")
-    plain = allowed.isascii() and allowed.isalnum() and "--" not in name and ".." not in name
-    return bool(organisation and rest) and "/" not in rest and name[0] not in ".~" and plain
-
-
-def split_revision(name: str) -> tuple[str, str]:
-    """A Hub id and its revision: `org/name@rev`, or `main`."""
-    repository, _, revision = name.partition("@")
-    return repository, revision or "main"
 
 
 def _found_demo() -> Path:
@@ -279,45 +272,15 @@ def _has_config(folder: Path) -> bool:
     return os.path.isfile(folder / "config.json")  # False too where the name is too long for a path
 
 
-def _repository_folder(repository: str) -> Path:
-    return hub_cache() / f"models--{repository.replace('/', '--')}"
-
-
-def _snapshot(repository: str, revision: str) -> Path | None:
-    """The snapshot folder of a Hub repository in the cache, None where there is none."""
-    if not is_hub_id(repository) or ".." in revision:
-        return None
-    folder = _repository_folder(repository)
-    commit = revision
-    with suppress(OSError):
-        commit = (folder / "refs" / revision).read_text("utf-8").strip()
-    snapshot = folder / "snapshots" / commit
-    return snapshot if commit and snapshot.is_dir() else None
-
-
-def _revisions(repository: Path) -> dict[str, str]:
-    """Revisions of a repository in the cache, with their commits; `main` first.
-
-    A commit that no name stands for, pulled by its number, goes by that. Raises OSError.
-    """
-    refs = repository / "refs"
-    paths = sorted(path for path in refs.rglob("*") if path.is_file())
-    names = {path.relative_to(refs).as_posix(): path.read_text("utf-8").strip() for path in paths}
-    commits = sorted(path.name for path in (repository / "snapshots").glob("*"))
-    names |= {commit: commit for commit in commits if commit not in names.values()}
-    return dict(sorted(names.items(), key=lambda item: item[0] != "main"))
-
-
-def _with_remedy(problem: str, folder: Path) -> str:
-    if hub_cache() in folder.parents and ("half-downloaded" in problem or "no " in problem):
-        repository = folder.parents[1].name.removeprefix("models--").replace("--", "/")
-        revisions = _revisions(folder.parents[1])
-        revision = next(
-            (name for name, commit in revisions.items() if commit == folder.name), "main"
-        )
-        name = repository if revision == "main" else f"{repository}@{revision}"
-        return f"{problem}\n`crosslmm models pull {name}` goes on where it stopped"
-    return problem
+def _remedy(folder: Path) -> str:
+    """How to complete a snapshot in the Hub cache; nothing for other folders."""
+    if hub_cache() not in folder.parents:
+        return ""
+    repository = repository_id(folder.parents[1])
+    revisions = list_revisions(folder.parents[1])
+    revision = next((name for name, commit in revisions.items() if commit == folder.name), "main")
+    name = repository if revision == "main" else f"{repository}@{revision}"
+    return f"\n`crosslmm models pull {name}` resumes the download"
 
 
 def _named_folders() -> Iterator[tuple[str, Path]]:
@@ -331,10 +294,10 @@ def _named_folders() -> Iterator[tuple[str, Path]]:
 def _hub_models() -> list[StoredModel]:
     found = []
     for folder in sorted(hub_cache().glob("models--*--*")):
-        name = folder.name.removeprefix("models--").replace("--", "/")
+        name = repository_id(folder)
         try:
-            for revision in _revisions(folder):
-                snapshot = _snapshot(name, revision)
+            for revision in list_revisions(folder):
+                snapshot = find_snapshot(name, revision)
                 if snapshot is None:
                     continue
                 full = name if revision == "main" else f"{name}@{revision}"
@@ -383,9 +346,9 @@ def _settings() -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise UsageError(f"{_settings_file()}: not readable as JSON; mend or delete it") from error
+        raise UsageError(f"{_settings_file()}: not readable as JSON; fix or delete it") from error
     if not isinstance(settings, dict):
-        raise UsageError(f"{_settings_file()}: not a table of settings; mend or delete it")
+        raise UsageError(f"{_settings_file()}: not a table of settings; fix or delete it")
     return settings
 
 

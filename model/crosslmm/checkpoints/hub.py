@@ -2,7 +2,7 @@
 network, and only when asked.
 
 Weights come as safetensors or not at all. Free space is compared with what is still to come before
-the first byte; an interrupted download goes on where it stopped.
+the first byte; an interrupted download is resumed.
 """
 
 import io
@@ -12,15 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from crosslmm.checkpoints.catalog import (
-    MODEL_TYPES,
-    hub_cache,
-    is_hub_id,
-    read_config,
-    split_revision,
-)
+from crosslmm.checkpoints.cache import hub_cache, is_hub_id, repository_folder, split_revision
+from crosslmm.checkpoints.catalog import MODEL_TYPES, read_config
 from crosslmm.checkpoints.headers import read_headers
-from crosslmm.errors import CheckpointError, CrossLMMError, UsageError
+from crosslmm.errors import CheckpointError, CrossLMMError, UsageError, first_line
+from crosslmm.files import gigabytes
 
 _WANTED = ["*.safetensors", "*.json", "*.txt", "*.jinja", "*.model"]
 _UNWANTED = ["*/*", ".*"]  # other formats live in sub-folders
@@ -37,9 +33,9 @@ def pull(
     on_progress: Callable[[int, int], None] | None = None,
     on_notice: Callable[[str], None] | None = None,
 ) -> Path:
-    """Download `org/name[@revision]` and return its folder; a whole one is not fetched again.
+    """Download `org/name[@revision]` and return its folder; a complete one is not fetched again.
 
-    `on_progress` is called with the bytes that are here and the bytes in all; `on_notice`, before
+    `on_progress` is called with the bytes downloaded and the total; `on_notice`, before
     the weights come, with a line of text where the model cannot be asked.
     Raises DownloadError, UsageError for a name of another form, CheckpointError for a repository
     without safetensors weights.
@@ -66,7 +62,7 @@ def pull(
         kind = read_config(fetch_config(name).parent).get("model_type")
         if kind not in MODEL_TYPES:
             on_notice(
-                f"{name}: its model_type is {kind!r}, so it is no CrossLMM: good only as a part for "
+                f"{name}: its model_type is {kind!r}, so it is no CrossLMM: usable only as a part for "
                 "`crosslmm models init`, and not shown by `crosslmm models list`"
             )
     report = on_progress or (lambda done, total: None)
@@ -92,20 +88,20 @@ def fetch_config(name: str) -> Path:
 
 
 def _check_space(name: str, coming: int) -> None:
-    place = hub_cache()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
+    folder = hub_cache()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
     if coming > 0 and coming + _MARGIN > free:
         raise DownloadError(
-            f"{name}: {coming / 1e9:.1f} GB to download, {free / 1e9:.1f} GB free "
+            f"{name}: {gigabytes(coming)} to download, {gigabytes(free)} free "
             f"in {hub_cache()}\n"
             "free some space, or set HF_HOME to a folder on a larger disk"
         )
 
 
 def _begun(repository: str) -> int:
-    blobs = hub_cache() / f"models--{repository.replace('/', '--')}" / "blobs"
+    blobs = repository_folder(repository) / "blobs"
     return sum(path.stat().st_size for path in blobs.glob("*.incomplete"))
 
 
@@ -154,11 +150,11 @@ def _problem(causes: list[Exception], errors: Any) -> str | None:
         return "the Hub has no such revision of it"
     if has(errors.HTTPError):
         return (
-            f"the Hugging Face Hub cannot be reached ({_line(causes[-1])})\n"
-            "what has arrived is kept; try again when the network is back"
+            f"the Hugging Face Hub cannot be reached ({first_line(causes[-1])[:160]})\n"
+            "what was downloaded is kept; try again when the network is back"
         )
     if has(OSError):
-        return f"the download failed ({_line(causes[0])})"
+        return f"the download failed ({first_line(causes[0])[:160]})"
     return None
 
 
@@ -167,8 +163,3 @@ def _causes(error: BaseException) -> Iterator[Exception]:
     if isinstance(cause, Exception):
         yield cause
         yield from _causes(cause)
-
-
-def _line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:160]

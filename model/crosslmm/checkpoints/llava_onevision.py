@@ -1,4 +1,4 @@
-"""LLaVA-OneVision checkpoints as CrossLMM: the same weights, with fresh and closed cross-attention.
+"""LLaVA-OneVision checkpoints as CrossLMM: the same weights, and new, closed cross-attention.
 
 They pool after projecting, by plain bilinear sampling to half the grid (27×27 to 14×14, 196 tokens),
 and put one learned newline token after a video. With these settings a CrossLMM is that model, logit
@@ -18,7 +18,7 @@ from crosslmm.processing_crosslmm import CrossLMMProcessor
 
 MODEL_TYPE = "llava_onevision"
 
-# Weight names of the published checkpoints (and of today's `save_pretrained`) → ours.
+# Weight names of the published checkpoints (and of today's `save_pretrained`) → those of CrossLMM.
 KEY_MAPPING = {
     r"^language_model\.lm_head": "lm_head",
     r"^language_model\.model\.": "model.language_model.",

@@ -1,8 +1,8 @@
-"""Loading the language model in 4 or 8 bits through bitsandbytes, and making sure that it happened.
+"""Loading the language model in 4 or 8 bits through bitsandbytes, and verifying the result.
 
-Only the linear layers of the decoder are quantized. Everything that looks at pixels stays as it is,
-and so do embeddings and head. Which modules were replaced is checked after loading, because a name
-that does not match is skipped by the library without a word.
+Only the linear layers of the decoder are quantized. Vision tower, projector, cross-attention,
+embeddings and head keep their precision. Which modules were replaced is checked after loading,
+because a name that does not match is skipped silently by the library.
 """
 
 import logging
@@ -44,7 +44,9 @@ def resolve_quantization(
     if quantization not in CHOICES:
         raise UsageError(f"{quantization}: not a quantization; give one of {', '.join(CHOICES)}")
     if quantization != "none" and device.type == "mps":
-        raise UsageError(f"{quantization} needs a CUDA device or the CPU; use --quantize none here")
+        raise UsageError(
+            f"{quantization} needs a CUDA device or the CPU; use `quantization` none here"
+        )
     return quantization  # type: ignore[return-value]
 
 
@@ -85,5 +87,5 @@ def check_quantized(model: nn.Module, quantization: Literal["4bit", "8bit", "non
         wrong = sorted(actual ^ expected)
         raise CheckpointError(
             f"{quantization} quantization missed or overran {len(wrong)} modules, first {wrong[0]}; "
-            "this is a bug of crosslmm or of its bitsandbytes version"
+            "please report this as a bug, with the version of bitsandbytes"
         )

@@ -3,8 +3,8 @@
 Pure arithmetic on the few numbers of a configuration; nothing here but `measurement` imports torch.
 """
 
-from crosslmm.cost.arithmetic import Macs, Tokens, count_tokens, prefill_macs, token_macs
-from crosslmm.cost.memory import Memory, Part, memory_needed, weight_parts
+from crosslmm.cost.arithmetic import Macs, PromptTokens, count_tokens, prefill_macs, token_macs
+from crosslmm.cost.memory import Memory, WeightPart, memory_needed, weight_parts
 from crosslmm.cost.shape import RECIPES, LanguageShape, ModelShape, VisionShape
 
 __all__ = [
@@ -13,9 +13,9 @@ __all__ = [
     "Macs",
     "Memory",
     "ModelShape",
-    "Part",
-    "Tokens",
+    "PromptTokens",
     "VisionShape",
+    "WeightPart",
     "count_tokens",
     "memory_needed",
     "prefill_macs",

@@ -8,9 +8,7 @@ counts as the full square, because that is what the counter (and most of the lit
 from dataclasses import astuple, dataclass
 
 from crosslmm.cost.shape import ModelShape
-
-# T2V over shared features absorbs the projections into so few queries; see `cross_attention.py`.
-ABSORBED_QUERIES = 8
+from crosslmm.limits import ABSORBED_QUERIES
 
 
 @dataclass(frozen=True)
@@ -33,14 +31,14 @@ class Macs:
 
 
 @dataclass(frozen=True)
-class Tokens:
+class PromptTokens:
     """Tokens of one video's prompt.
 
-    `original`: un-pooled, T·N; `merged`: T·M; `visual`: the places these take in the prompt, with
-    the newline that may follow; `text`: all else of the prompt.
+    `features`: T·N; `merged`: T·M; `visual`: the merged tokens with the newline that may follow them;
+    `text`: the rest of the prompt.
     """
 
-    original: int
+    features: int
     merged: int
     visual: int
     text: int
@@ -52,10 +50,10 @@ class Tokens:
 
 def count_tokens(
     shape: ModelShape, *, frames: int, tokens_per_frame: int | None = None, text_tokens: int = 64
-) -> Tokens:
+) -> PromptTokens:
     merged = shape.check_tokens_per_frame(tokens_per_frame)
-    return Tokens(
-        original=frames * shape.vision.patches,
+    return PromptTokens(
+        features=frames * shape.vision.patches,
         merged=frames * merged,
         visual=frames * merged + int(shape.newline and frames > 0),
         text=text_tokens,
@@ -77,9 +75,9 @@ def prefill_macs(
     language = shape.language
     merged = tokens.merged
     readers = tokens.prompt - merged  # the newline reads as text does
-    seen = tokens.original if shape.v2v_scope == "video" else shape.vision.patches
-    v2v_pairs = shape.open_v2v * _pair_projection(shape, tokens.original)
-    t2v_projection, t2v_attention = _text_reading(shape, readers, tokens.original, prefill=True)
+    seen = tokens.features if shape.v2v_scope == "video" else shape.vision.patches
+    v2v_pairs = shape.open_v2v * _pair_projection(shape, tokens.features)
+    t2v_projection, t2v_attention = _text_reading(shape, readers, tokens.features, prefill=True)
     return Macs(
         vision=batch * frames * frame_macs(shape),
         projector=batch * _projector(shape, frames, merged),
@@ -105,7 +103,7 @@ def token_macs(
     tokens = count_tokens(
         shape, frames=frames, tokens_per_frame=tokens_per_frame, text_tokens=text_tokens
     )
-    projection, attention = _text_reading(shape, 1, tokens.original, prefill=False)
+    projection, attention = _text_reading(shape, 1, tokens.features, prefill=False)
     return Macs(
         language_linear=batch * linear_macs(shape),
         self_attention=batch * shape.language.layers * _attention(shape, 1, tokens.prompt + 1),

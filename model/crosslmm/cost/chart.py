@@ -31,11 +31,11 @@ MEMORY_COLOURS = {
 
 
 def draw(path: Path, profile: Profile, other: Profile | None = None) -> None:
-    """Write the picture to `path`, as its ending says: .png, .svg or .pdf. Raises UsageError.
+    """Write the chart to `path`, in the format of its ending: .png, .svg or .pdf. Raises UsageError.
 
     `other` stands beside `profile`, bar by bar, hatched.
     """
-    check_picture(path)
+    check_chart_path(path)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -61,17 +61,17 @@ def draw(path: Path, profile: Profile, other: Profile | None = None) -> None:
         figure.savefig(file, format=path.suffix[1:].lower())
 
 
-def check_picture(path: Path) -> None:
-    """Raises UsageError where no picture can be written to `path`."""
+def check_chart_path(path: Path) -> None:
+    """Raises UsageError where no chart can be written to `path`."""
     if path.suffix.lower() not in FORMATS:
-        raise UsageError(f"{path}: a picture ends in {', '.join(FORMATS)}")
+        raise UsageError(f"{path}: `plot` needs a file ending in {', '.join(FORMATS)}")
     check_writable(path)
 
 
 def _pairs(profile: Profile, other: Profile | None) -> list[tuple[Row, ...]]:
     """Every row, with the other model's of the same number of frames."""
-    theirs = {row.frames: row for row in other.rows} if other else {}
-    return [(row, theirs[row.frames]) if other else (row,) for row in profile.rows]
+    others = {row.frames: row for row in other.rows} if other else {}
+    return [(row, others[row.frames]) if other else (row,) for row in profile.rows]
 
 
 def _bars(
@@ -83,10 +83,10 @@ def _bars(
 ) -> None:
     width = 0.76 / len(pairs[0])
     drawn: dict[str, Any] = {}
-    for place, pair in enumerate(pairs):
+    for index, pair in enumerate(pairs):
         for side, row in enumerate(pair):
             bottom = 0
-            centre = place + (side - (len(pair) - 1) / 2) * width
+            centre = index + (side - (len(pair) - 1) / 2) * width
             for key, colour in colours.items():
                 height = value(row, key)
                 bar = axes.bar(

@@ -80,15 +80,15 @@ def measure(
     """Time `repeats` first and second questions about `frames` frames of a video, after one unseen.
 
     `on_run` is called after every run. Raises VideoError where the video has fewer frames, and
-    whatever watching it raises.
+    what `Assistant.open_video` raises.
     """
     if repeats < 1:
-        raise UsageError(f"repeats {repeats}: give at least 1")
+        raise UsageError(f"`repeats` {repeats}: give at least 1")
 
     def run() -> "tuple[Answer, Answer]":
-        watched = assistant.open_video(video, frames=frames, tokens_per_frame=tokens_per_frame)
-        first = watched.ask(question, max_new_tokens=NEW_TOKENS)
-        second = watched.ask(question, max_new_tokens=1)
+        session = assistant.open_video(video, frames=frames, tokens_per_frame=tokens_per_frame)
+        first = session.ask(question, max_new_tokens=NEW_TOKENS)
+        second = session.ask(question, max_new_tokens=1)
         if on_run:
             on_run()
         return first, second
@@ -96,7 +96,7 @@ def measure(
     warm, _ = run()
     if len(warm.frames) != frames:
         raise VideoError(
-            f"{os.fsdecode(video)}: has {len(warm.frames)} frames to take, not {frames}; "
+            f"{os.fsdecode(video)}: has {len(warm.frames)} frames, fewer than {frames}; "
             "measure fewer or give another clip"
         )
     with peak_memory(assistant.device) as peak:
@@ -146,12 +146,12 @@ def measure_profile(
     repeats: int = 3,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> list[Measured]:
-    """Run every row of a profile, on a clip of our own unless a video is given.
+    """Run every row of a profile, on a generated clip unless a video is given.
 
-    The assistant's model takes on the profile's scope, cache and chunk. `on_progress` is called
+    The assistant's model is set to the profile's scope, cache and chunk. `on_progress` is called
     with "measure", the runs done and all runs.
     """
-    _take_on(assistant, profile)
+    _configure(assistant, profile)
     total = len(profile.rows) * (repeats + 1)
     done = 0
 
@@ -183,7 +183,7 @@ def measure_profile(
     return measured
 
 
-def _take_on(assistant: "Assistant", profile: Profile) -> None:
+def _configure(assistant: "Assistant", profile: Profile) -> None:
     model = assistant.model.model
     model.frames_per_chunk = profile.settings.frames_per_chunk
     model.config.t2v_cache = profile.shape.t2v_cache
@@ -242,14 +242,14 @@ def write_clip(
     ramp = np.add.outer(np.arange(height), np.arange(2 * width)) * (256 / width)
     grain = np.random.default_rng(0).integers(0, 6, (height, 2 * width))
     grey = ((ramp + grain) % 256).astype(np.uint8)
-    wall = np.stack([grey, grey[::-1], 255 - grey], axis=-1)  # the picture moves along it
+    wall = np.stack([grey, grey[::-1], 255 - grey], axis=-1)  # the image moves along it
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream(codec, rate=fps, options=codec_options or {})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for number in range(frames):
             left = 3 * number % width
-            picture = np.ascontiguousarray(wall[:, left : left + width])
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            image = np.ascontiguousarray(wall[:, left : left + width])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode(None))
 
 
@@ -269,7 +269,7 @@ def _reset_high_water() -> bool:
 
 
 def _status(field: str) -> int | None:
-    """A size from the kernel's account of this process, in bytes."""
+    """A size from the kernel's status of this process, in bytes."""
     with suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith(field + ":"):

@@ -1,6 +1,6 @@
 """Bytes that a run needs: weights per part, what is kept of a video, and the peak beyond it.
 
-The peak is that of the tensors alive at once in our own forward pass under `torch.inference_mode`,
+The peak is that of the tensors alive at once in the forward pass under `torch.inference_mode`,
 read off the code and compared with the allocator's own record in a test. A process needs more than
 its tensors: the interpreter, the libraries and, on a GPU, the context come on top.
 """
@@ -9,23 +9,19 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Literal
 
-from crosslmm.cost.arithmetic import Tokens, count_tokens
+from crosslmm.cost.arithmetic import PromptTokens, count_tokens
 from crosslmm.cost.shape import ModelShape
 from crosslmm.errors import UsageError
+from crosslmm.limits import FRAMES_PER_CHUNK, PREFILL_TOKENS, SLICE_BYTES
 
 Quantization = Literal["none", "4bit", "8bit"]
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-FRAMES_PER_CHUNK = 16
-# As in `cross_attention.py`: larger keys and values are made one head at a time.
-SLICE_BYTES = 64 * 2**20
-# As in `watched.py`: a longer prompt goes through the language model in parts of whole frames.
-PREFILL_TOKENS = 1024
 _NF4_BLOCK, _NESTED_BLOCK = 64, 256
 
 
 @dataclass(frozen=True)
-class Part:
+class WeightPart:
     """A part of the weights: how many parameters, in which precision, and their bytes."""
 
     name: str
@@ -38,7 +34,7 @@ class Part:
 class Memory:
     """Bytes of one run; `total` is the peak, the sum of the others.
 
-    - features: the un-pooled tokens that cross-attention reads.
+    - features: un-pooled visual features, which cross-attention reads.
     - kv_cache: of self-attention.
     - cross_cache: T2V's keys and values; none where it reads the features themselves.
     - activations: the most that is alive beside all these at any moment.
@@ -61,13 +57,13 @@ class Memory:
 
 def weight_parts(
     shape: ModelShape, *, dtype: str | None = None, quantization: Quantization = "none"
-) -> tuple[Part, ...]:
+) -> tuple[WeightPart, ...]:
     """The weights part by part; quantization touches the decoder's linear layers alone."""
     precision = dtype or shape.dtype
     size = dtype_bytes(precision)
 
-    def plain(name: str, parameters: int) -> Part:
-        return Part(name, parameters, precision, parameters * size)
+    def plain(name: str, parameters: int) -> WeightPart:
+        return WeightPart(name, parameters, precision, parameters * size)
 
     language = shape.language
     matrices = _decoder_matrices(shape)
@@ -78,10 +74,10 @@ def weight_parts(
             linear_part = plain("decoder", linear + small)
         case "4bit":
             stored = language.layers * sum(_nf4_bytes(r * c) for r, c in matrices)
-            linear_part = Part("decoder", linear + small, "nf4", stored + small * size)
+            linear_part = WeightPart("decoder", linear + small, "nf4", stored + small * size)
         case "8bit":
             stored = language.layers * sum(r * c + 4 * r for r, c in matrices)
-            linear_part = Part("decoder", linear + small, "int8", stored + small * size)
+            linear_part = WeightPart("decoder", linear + small, "int8", stored + small * size)
         case _:
             raise UsageError(f"quantization {quantization!r}: none, 4bit or 8bit")
     vocabulary = language.width * language.vocabulary
@@ -116,11 +112,11 @@ def memory_needed(
         shape, frames=frames, tokens_per_frame=tokens_per_frame, text_tokens=text_tokens
     )
     parts = weight_parts(shape, dtype=dtype, quantization=quantization)
-    features = batch * tokens.original * shape.vision.width * size if shape.reads_features else 0
+    features = batch * tokens.features * shape.vision.width * size if shape.reads_features else 0
     kv_cache = batch * tokens.prompt * 2 * language.layers * language.kv_width * size
     cross_cache = 0
     if shape.t2v_cache == "projected":
-        cross_cache = batch * tokens.original * 2 * shape.open_t2v * language.kv_width * size
+        cross_cache = batch * tokens.features * 2 * shape.open_t2v * language.kv_width * size
     merged = shape.check_tokens_per_frame(tokens_per_frame)
     total_frames = batch * frames
     chunk = min(frames_per_chunk, total_frames) if shape.chunked else total_frames
@@ -158,10 +154,10 @@ def _encoding_peak(shape: ModelShape, chunk: int, merged: int, size: int) -> int
 
 
 def _prefill_peak(
-    shape: ModelShape, tokens: Tokens, merged: int, size: int, *, in_parts: bool
+    shape: ModelShape, tokens: PromptTokens, merged: int, size: int, *, in_parts: bool
 ) -> int:
     """Alive at once for one video inside a decoder layer's feed-forward, or inside V2V. Of several
-    videos the prompts are taken whole (`batch.py`)."""
+    videos the prompts are not split (`batch.py`)."""
     language = shape.language
     visual, part = tokens.merged, tokens.prompt
     if shape.chunked and in_parts:
@@ -175,7 +171,7 @@ def _prefill_peak(
     attention = 4 * stream + masked
     reading = 0
     if shape.open_v2v:
-        pair = 2 * tokens.original * language.kv_width * size
+        pair = 2 * tokens.features * language.kv_width * size
         if pair > SLICE_BYTES:
             pair //= language.kv_heads
         queries = visual * size

@@ -10,17 +10,21 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from crosslmm.cost.arithmetic import Macs, Tokens, count_tokens, prefill_macs, token_macs
+from crosslmm.checkpoints import catalog
+from crosslmm.checkpoints.cache import is_hub_id, split_revision
+from crosslmm.checkpoints.headers import read_gates, read_headers
+from crosslmm.cost.arithmetic import Macs, PromptTokens, count_tokens, prefill_macs, token_macs
 from crosslmm.cost.memory import (
-    FRAMES_PER_CHUNK,
     Memory,
-    Part,
     Quantization,
+    WeightPart,
     memory_needed,
     weight_parts,
 )
-from crosslmm.cost.shape import RECIPES, ModelShape, Scope, T2VCache
+from crosslmm.cost.shape import RECIPES, ModelShape
 from crosslmm.errors import CheckpointError, UsageError
+from crosslmm.limits import FRAMES_PER_CHUNK
+from crosslmm.options import T2VCache, V2VScope
 
 FRAMES = (32, 64, 128, 256)
 TEXT_TOKENS = 64
@@ -46,7 +50,7 @@ class Row:
 
     frames: int
     tokens_per_frame: int
-    tokens: Tokens
+    tokens: PromptTokens
     prefill: Macs
     token: Macs
     memory: Memory
@@ -57,7 +61,7 @@ class Row:
             "frames": self.frames,
             "tokens_per_frame": self.tokens_per_frame,
             "tokens": {
-                "original": tokens.original,
+                "original": tokens.features,
                 "visual": tokens.visual,
                 "text": tokens.text,
             },
@@ -77,7 +81,7 @@ class Profile:
     rows: tuple[Row, ...]
 
     @property
-    def parts(self) -> tuple[Part, ...]:
+    def parts(self) -> tuple[WeightPart, ...]:
         return weight_parts(
             self.shape, dtype=self.settings.dtype, quantization=self.settings.quantization
         )
@@ -140,9 +144,11 @@ def profile(
     shape = shape or find_shape(model)
     settings = settings or Settings()
     if not all(1 <= count <= _MOST_FRAMES for count in frames) or not frames:
-        raise UsageError(f"frames {_listed(frames)}: give numbers from 1 to {_MOST_FRAMES:,}")
+        raise UsageError(f"`frames` {_listed(frames)}: give numbers from 1 to {_MOST_FRAMES:,}")
     if settings.text_tokens < 0 or settings.batch < 1 or settings.frames_per_chunk < 1:
-        raise UsageError("text tokens must be at least 0, batch and chunk at least 1")
+        raise UsageError(
+            "`text_tokens` must be at least 0, `batch` and `frames_per_chunk` at least 1"
+        )
     if not shape.chunked and any(count != shape.tokens_per_frame for count in tokens_per_frame):
         raise UsageError(
             f"{model} always takes {shape.tokens_per_frame} tokens per frame, "
@@ -156,7 +162,7 @@ def profile(
     return Profile(model, shape, settings, tuple(rows))
 
 
-def compared(first: Profile, other: str) -> Profile:
+def compare(first: Profile, other: str) -> Profile:
     """Another model, or the same one `unmerged`, over the frames and settings of `first`."""
     frames = sorted({row.frames for row in first.rows})
     if other == "unmerged":
@@ -167,14 +173,12 @@ def compared(first: Profile, other: str) -> Profile:
 
 def find_shape(model: str) -> ModelShape:
     """The shape of a recipe, a model on disk, or a Hub id, whose config is fetched."""
-    from crosslmm.checkpoints import catalog
-
     try:
         folder = catalog.find(model)
     except CheckpointError as error:
         if model in RECIPES:
             return RECIPES[model]
-        if Path(model).exists() or not catalog.is_hub_id(catalog.split_revision(model)[0]):
+        if Path(model).exists() or not is_hub_id(split_revision(model)[0]):
             known = ", ".join(RECIPES)
             raise CheckpointError(f"{error}\nrecipes need no weights: {known}") from None
         from crosslmm.checkpoints.hub import fetch_config
@@ -184,14 +188,14 @@ def find_shape(model: str) -> ModelShape:
     return _with_gates(shape, folder)
 
 
-def reshaped(
+def reshape(
     shape: ModelShape,
     *,
     interval: int | None = None,
-    v2v_scope: Scope | None = None,
+    v2v_scope: V2VScope | None = None,
     t2v_cache: T2VCache | None = None,
 ) -> ModelShape:
-    """The shape with what is given in the place of the model's own."""
+    """The shape with the given settings instead of the model's own."""
     if interval is not None:
         shape = shape.with_interval(interval)
     return replace(
@@ -247,24 +251,13 @@ def _memory(shape: ModelShape, frames: int, merged: int | None, settings: Settin
 
 def _with_gates(shape: ModelShape, folder: Path) -> ModelShape:
     """The shape with the branches counted whose gate in the folder's weights is not zero."""
-    from crosslmm.checkpoints.headers import read_headers
-
     if not shape.open_v2v + shape.open_t2v or not any(folder.glob("*.safetensors")):
         return shape  # it has none, or only the config was fetched, by an earlier profile
-    gates = {
-        name: tensor for name, tensor in read_headers(folder).items() if name.endswith(".gate")
-    }
-    if not gates:
-        return shape
-    opened = [name for name, tensor in gates.items() if tensor.scalar() != 0]
-    return replace(
-        shape,
-        open_v2v=sum(".v2v." in name for name in opened),
-        open_t2v=sum(".t2v." in name for name in opened),
-    )
+    gates = read_gates(read_headers(folder))
+    return shape.with_gates(gates) if gates else shape
 
 
-def _part(part: Part) -> dict[str, Any]:
+def _part(part: WeightPart) -> dict[str, Any]:
     return {"parameters": part.parameters, "bytes": part.bytes, "precision": part.precision}
 
 

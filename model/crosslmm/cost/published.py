@@ -1,7 +1,7 @@
-"""The cost that the paper publishes (Figure 4), and the account that fits it.
+"""The cost that the paper publishes (Figure 4), and the cost model that fits it.
 
-The published "TFLOPs" are multiply-accumulates, in 10¹². One account gives every CrossLMM row to
-0.2 %: the vision encoder whole, the projector over all un-pooled tokens, the language model's
+The published "TFLOPs" are multiply-accumulates, in 10¹². One cost model gives every CrossLMM row to
+0.2 %: the complete vision encoder, the projector over all features, the language model's
 linear layers, and per cross-attention layer one key and one value projection. Not in it are the
 attention products of the language model and of cross-attention, query and output projections, and
 the head.
@@ -10,7 +10,7 @@ the head.
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from crosslmm.cost.arithmetic import Macs, Tokens, frame_macs, linear_macs
+from crosslmm.cost.arithmetic import Macs, PromptTokens, frame_macs, linear_macs
 from crosslmm.cost.memory import Memory
 from crosslmm.cost.profile import Profile
 from crosslmm.cost.shape import RECIPES, ModelShape
@@ -47,35 +47,35 @@ FIGURE_4: dict[str, dict[int, Published]] = {
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """A published point, the paper's account of it, and our own count of the same run."""
+    """A published point, the same run by the paper's cost model, and by that of crosslmm."""
 
     frames: int
     tokens_per_frame: int
-    tokens: Tokens
+    tokens: PromptTokens
     published: Published
-    account: Macs
+    modelled: Macs
     linear: int
     counted: int
 
     @property
     def deviation(self) -> float:
-        """Of the account from the publication, as a fraction of the latter."""
-        return self.account.total / self.published.macs - 1
+        """Of the paper's cost model from the publication, as a fraction of the latter."""
+        return self.modelled.total / self.published.macs - 1
 
     @property
     def linear_deviation(self) -> float:
-        """Of the linear parts of our own count."""
+        """Of the linear parts of the count of crosslmm."""
         return self.linear / self.published.macs - 1
 
     @property
     def counted_deviation(self) -> float:
-        """Of our whole count, attention and head included."""
+        """Of the full count of crosslmm, attention and head included."""
         return self.counted / self.published.macs - 1
 
 
 @dataclass(frozen=True)
 class PublishedComparison:
-    """Figure 4 beside our accounts; `as_dict` has the shape of `Profile.as_dict`, and more."""
+    """Figure 4 beside both cost models; `as_dict` has the shape of `Profile.as_dict`, and more."""
 
     model: str
     rows: tuple[PublishedRow, ...]
@@ -88,18 +88,18 @@ class PublishedComparison:
         }
 
 
-def compared_with_paper(profile: Profile) -> PublishedComparison:
+def compare_with_paper(profile: Profile) -> PublishedComparison:
     """The rows of a profile that Figure 4 also has. Raises UsageError where there are none."""
     model = _published_model(profile.shape)
     if profile.settings.batch != 1:
-        raise UsageError("the paper's figures are of one video; leave out the batch")
+        raise UsageError("the paper's figures are of one video; leave out `batch`")
     rows = [
         PublishedRow(
             frames=row.frames,
             tokens_per_frame=row.tokens_per_frame,
             tokens=row.tokens,
             published=FIGURE_4[model][row.frames],
-            account=paper_account(profile.shape, frames=row.frames),
+            modelled=count_like_paper(profile.shape, frames=row.frames),
             linear=_linear(row.prefill),
             counted=row.prefill.total,
         )
@@ -114,7 +114,7 @@ def compared_with_paper(profile: Profile) -> PublishedComparison:
     return PublishedComparison(model, tuple(rows))
 
 
-def paper_account(
+def count_like_paper(
     shape: ModelShape, *, frames: int, text_tokens: int = TEXT_TOKENS, cut: bool = True
 ) -> Macs:
     """What the paper's counter must have counted of one prefill.
@@ -123,12 +123,12 @@ def paper_account(
     of LLaVA-OneVision at 256 frames requires.
     """
     vision, language = shape.vision, shape.language
-    original = frames * vision.patches
+    features = frames * vision.patches
     prompt = frames * shape.tokens_per_frame + shape.newline + text_tokens
-    pair = 2 * vision.width * language.kv_width * original
+    pair = 2 * vision.width * language.kv_width * features
     return Macs(
         vision=frames * frame_macs(shape),
-        projector=original * (vision.width * language.width + language.width**2),
+        projector=features * (vision.width * language.width + language.width**2),
         language_linear=(min(prompt, language.context) if cut else prompt) * linear_macs(shape),
         v2v_projection=shape.cross_layers * pair,
     )
@@ -148,7 +148,7 @@ def _published_model(shape: ModelShape) -> str:
             return model
     raise UsageError(
         f"the paper's figure 4 is of 7B models every 4th layer of which reads the frames; "
-        f"profile --model {OURS} or {PEER}"
+        f"profile {OURS} or {PEER}"
     )
 
 
@@ -159,12 +159,12 @@ def _linear(macs: Macs) -> int:
 
 
 def _as_dict(row: PublishedRow) -> dict[str, Any]:
-    tokens = {"original": row.tokens.original, "visual": row.tokens.visual, "text": TEXT_TOKENS}
+    tokens = {"original": row.tokens.features, "visual": row.tokens.visual, "text": TEXT_TOKENS}
     return {
         "frames": row.frames,
         "tokens_per_frame": row.tokens_per_frame,
         "tokens": tokens,
-        "macs": asdict(row.account) | {"prefill_total": row.account.total, "per_token": None},
+        "macs": asdict(row.modelled) | {"prefill_total": row.modelled.total, "per_token": None},
         "memory": {field.name: None for field in fields(Memory)} | {"total": None},
         "published": {
             "prefill_total": row.published.macs,

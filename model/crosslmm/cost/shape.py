@@ -5,16 +5,16 @@ leave out what equals the library's default, so the defaults that matter are kep
 with transformers' own in a test.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import isqrt
-from typing import Any, Literal
+from typing import Any
 
+from crosslmm.checkpoints.headers import Gate
 from crosslmm.errors import CheckpointError, UsageError
-
-Scope = Literal["video", "frame"]
-ProjectorOrder = Literal["merge_first", "project_first"]
-T2VCache = Literal["projected", "features"]
+from crosslmm.limits import DECODERS
+from crosslmm.merging import check_tokens_per_frame
+from crosslmm.options import ProjectorOrder, T2VCache, V2VScope
 
 _VISION_DEFAULTS = {
     "hidden_size": 768,
@@ -40,7 +40,7 @@ _LLAMA_DEFAULTS = _QWEN2_DEFAULTS | {
     "vocab_size": 32000,
     "max_position_embeddings": 2048,
 }
-_LANGUAGE_DEFAULTS: dict[str, dict[str, Any]] = {
+LANGUAGE_DEFAULTS: dict[str, dict[str, Any]] = {
     "qwen2": _QWEN2_DEFAULTS,
     "qwen3": _QWEN2_DEFAULTS | {"head_dim": 128},
     "llama": _LLAMA_DEFAULTS,
@@ -75,7 +75,7 @@ class VisionShape:
 
     @property
     def patches(self) -> int:
-        """N, the un-pooled tokens of a frame."""
+        """N, the features of a frame, one for each patch."""
         return (self.image_size // self.patch_size) ** 2
 
     @classmethod
@@ -127,12 +127,12 @@ class LanguageShape:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "LanguageShape":
         kind = config.get("model_type", "qwen2")
-        if kind not in _LANGUAGE_DEFAULTS:
-            known = ", ".join(_LANGUAGE_DEFAULTS)
+        if kind not in DECODERS:
+            known = ", ".join(DECODERS)
             raise CheckpointError(
                 f"language model {kind!r}: its cost cannot be counted ({known} can)"
             )
-        values = _LANGUAGE_DEFAULTS[kind] | dict(config)
+        values = LANGUAGE_DEFAULTS[kind] | dict(config)
         heads = values["num_attention_heads"]
         bias = bool(values.get("attention_bias", False))
         return cls(
@@ -159,7 +159,7 @@ class ModelShape:
     - `vision_layers`: encoder layers that are computed.
     - `interval`: K; None for a model without cross-attention.
     - `open_v2v`, `open_t2v`: branches whose gate is not exactly zero; a closed one costs nothing.
-    - `chunked`: frames are encoded in chunks (ours), or all at once (LLaVA-OneVision's own code).
+    - `chunked`: frames are encoded in chunks, or all at once (LLaVA-OneVision in transformers).
     """
 
     vision: VisionShape
@@ -169,7 +169,7 @@ class ModelShape:
     interval: int | None
     open_v2v: int
     open_t2v: int
-    v2v_scope: Scope = "video"
+    v2v_scope: V2VScope = "video"
     t2v_cache: T2VCache = "features"
     projector_order: ProjectorOrder = "merge_first"
     projector_bias: bool = True
@@ -189,9 +189,14 @@ class ModelShape:
     def with_interval(self, interval: int) -> "ModelShape":
         """The same model with a cross-attention layer after every `interval`-th layer, all open."""
         if interval < 1:
-            raise UsageError(f"interval {interval}: give a whole number from 1")
+            raise UsageError(f"`interval` {interval}: give a whole number from 1")
         changed = replace(self, interval=interval)
         return replace(changed, open_v2v=changed.cross_layers, open_t2v=changed.cross_layers)
+
+    def with_gates(self, gates: Iterable[Gate]) -> "ModelShape":
+        """The same model with the branches counted whose gate is open."""
+        opened = [gate.branch for gate in gates if gate.is_open]
+        return replace(self, open_v2v=opened.count("v2v"), open_t2v=opened.count("t2v"))
 
     def unmerged(self) -> "ModelShape":
         """The same model with every patch a token of the language model, and no cross-attention."""
@@ -203,12 +208,7 @@ class ModelShape:
         """The number to count with, the model's own where none is given. Raises UsageError."""
         if tokens is None:
             return self.tokens_per_frame
-        side = isqrt(max(tokens, 0))
-        if side == 0 or side * side != tokens or tokens > self.vision.patches:
-            raise UsageError(
-                f"{tokens} tokens per frame: give a square number from 1 to {self.vision.patches}"
-            )
-        return tokens
+        return check_tokens_per_frame(tokens, self.vision.patches, error=UsageError)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "ModelShape":

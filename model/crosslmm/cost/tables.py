@@ -12,6 +12,7 @@ from typing import Any
 from crosslmm.cost.measurement import Measured, Spread
 from crosslmm.cost.profile import Profile, Row, most_frames
 from crosslmm.cost.published import PublishedComparison
+from crosslmm.files import gigabytes
 
 LABEL, COLUMN, COLUMNS = 26, 11, 4
 STAGES = {
@@ -35,7 +36,7 @@ MEMORY = {
 
 
 def text(profile: Profile) -> str:
-    """The whole profile: a table per number of tokens per frame and four numbers of frames."""
+    """The complete profile: a table per number of tokens per frame and four numbers of frames."""
     blocks = [f"{title(profile)}\n{_weights(profile)}"]
     for group in groups(profile.rows):
         for rows in _columns(group):
@@ -83,7 +84,7 @@ def fits_text(profile: Profile, budget: int) -> str:
         what = (
             f"{frames:,} frames at {_tokens(merged)} fit" if frames else "not even one frame fits"
         )
-        lines.append(f"{what} in {budget / 1e9:,.1f} GB")
+        lines.append(f"{what} in {gigabytes(budget)}")
         in_context = profile.frames_in_context(merged)
         if frames > in_context:
             lines[-1] += f"; the context of the language model ends at {in_context:,}"
@@ -96,7 +97,7 @@ def as_record(
     measured: Sequence[Measured] = (),
     budget: int | None = None,
 ) -> dict[str, Any]:
-    """The JSON form of all of it; what was not asked for is left out."""
+    """The JSON form of all of it; with only what was requested."""
     record = profile.as_dict()
     if other:
         record["compare"] = other.as_dict()
@@ -141,28 +142,28 @@ def measured_text(measured: Sequence[Measured]) -> str:
 
 
 def paper_text(profile: Profile, paper: PublishedComparison) -> str:
-    """Figure 4 beside the paper's account and our own count."""
+    """Figure 4 beside the paper's cost model and the count of crosslmm."""
     rows = paper.rows
     memory = {(row.frames, row.tokens_per_frame): row.memory for row in profile.rows}
-    ours = [memory[row.frames, row.tokens_per_frame].above_weights for row in rows]
+    estimates = [memory[row.frames, row.tokens_per_frame].above_weights for row in rows]
     return "\n".join(
         [
             f"Figure 4 of the paper, {paper.model}, {_tokens(rows[0].tokens_per_frame)}",
             "",
             _line("frames", [f"{row.frames:,}" for row in rows]),
             _figures("published, TMACs", (row.published.macs for row in rows), 1e12),
-            _figures("the paper's account", (row.account.total for row in rows), 1e12),
+            _figures("the paper's cost model", (row.modelled.total for row in rows), 1e12),
             _line("  deviation", [f"{row.deviation:+.2%}" for row in rows]),
-            _figures("our linear parts", (row.linear for row in rows), 1e12),
+            _figures("crosslmm, linear parts", (row.linear for row in rows), 1e12),
             _line("  deviation", [f"{row.linear_deviation:+.2%}" for row in rows]),
-            _figures("our whole count", (row.counted for row in rows), 1e12),
+            _figures("crosslmm, full count", (row.counted for row in rows), 1e12),
             _line("  deviation", [f"{row.counted_deviation:+.2%}" for row in rows]),
             _figures("memory published, GB", (row.published.memory for row in rows), 1e9),
-            _figures("  our estimate", ours, 1e9),
+            _figures("  crosslmm, estimate", estimates, 1e9),
             _figures("prefill published, s", (row.published.seconds for row in rows), 1),
             "",
             _wrapped(
-                "The paper counts MACs and calls them FLOPs; its account leaves out attention "
+                "The paper counts MACs and calls them FLOPs; its cost model leaves out attention "
                 "products of the language model. Memory is above the weights. See docs/cost.md."
             ),
         ]
@@ -224,7 +225,7 @@ def _table(profile: Profile, rows: Sequence[Row]) -> list[str]:
     lines = [
         f"{heading}     share",
         "Tokens" + " " * (LABEL - 6 + COLUMN * len(rows)) + f"{f'at {last.frames:,}':>10}",
-        _line("  un-pooled", [f"{row.tokens.original:,}" for row in rows]),
+        _line("  features", [f"{row.tokens.features:,}" for row in rows]),
         _line("  visual", [f"{row.tokens.visual:,}" for row in rows]),
         _line("  text", [f"{row.tokens.text:,}" for row in rows]),
         f"Prefill, {macs_letter}MACs",
@@ -322,10 +323,10 @@ def _megabytes(size: int | None) -> str:
     return f"{size / 1e6:,.0f}" if size >= 10e6 else f"{size / 1e6:.1f}"
 
 
-def _ratio(ours: float, theirs: float) -> str:
-    if not ours:
+def _ratio(cost: float, other: float) -> str:
+    if not cost:
         return "-"
-    times = theirs / ours
+    times = other / cost
     return f"1/{times:,.1f}" if times >= 1.05 else f"{1 / times:,.2f}"
 
 

@@ -8,8 +8,6 @@ cross-attention are on from the start. `recipe.yaml` holds the numbers.
 """
 
 import json
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
@@ -27,7 +25,7 @@ from crosslmm.demo.loss import AnswerLoss
 from crosslmm.demo.model import IMAGE_SIZE, PATCH_SIZE, demo_config, demo_processor
 from crosslmm.demo.stage import StageOptions, run_stage
 from crosslmm.errors import UsageError
-from crosslmm.files import atomic_write, check_ours
+from crosslmm.files import atomic_folder, atomic_write, holds_run
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 
 SETTINGS = "settings.json"
@@ -139,11 +137,11 @@ def _keep_settings(out: Path, recipe: DemoRecipe, seed: int) -> None:
     state = PartialState()
     settings = json.loads(json.dumps([asdict(recipe), seed, state.num_processes]))
     path = out / SETTINGS
-    kept = json.loads(path.read_text("utf-8")) if check_ours(out, SETTINGS) else None
+    kept = json.loads(path.read_text("utf-8")) if holds_run(out, SETTINGS) else None
     state.wait_for_everyone()
     if kept not in (None, settings):
         raise UsageError(
-            f"{out}: holds a run with another recipe, seed or number of processes; give another --out"
+            f"{out}: holds a run with another recipe, seed or number of processes; give another `out`"
         )
     if kept is None and state.is_main_process:
         out.mkdir(parents=True, exist_ok=True)
@@ -156,9 +154,6 @@ def save_demo(model: CrossLMMForConditionalGeneration, folder: Path) -> None:
     model.set_attn_implementation("sdpa")
     model.bfloat16()
     model.config.dtype = "bfloat16"
-    scratch = folder.with_name(f".{folder.name}.writing")
-    shutil.rmtree(scratch, ignore_errors=True)
-    model.save_pretrained(scratch)
-    demo_processor().save_pretrained(scratch)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(scratch, folder)
+    with atomic_folder(folder, replace=True) as scratch:
+        model.save_pretrained(scratch)
+        demo_processor().save_pretrained(scratch)

@@ -20,14 +20,15 @@ from crosslmm.checkpoints.headers import read_headers
 from crosslmm.checkpoints.loading import load_config, load_model, load_processor
 from crosslmm.checkpoints.quantization import resolve_quantization
 from crosslmm.device import resolve_device, resolve_dtype
-from crosslmm.errors import OutOfMemory
+from crosslmm.errors import OutOfMemory, UsageError
 from crosslmm.inference import batch, session
 from crosslmm.inference.answer import Answer
 from crosslmm.inference.encoding import memory_errors
 from crosslmm.inference.memory_check import check_memory, estimate_memory
 from crosslmm.inference.response import Response
-from crosslmm.inference.runtime import Notice, Progress, Runtime, check_tokens_per_frame
+from crosslmm.inference.runtime import Notice, Progress, Runtime
 from crosslmm.inference.session import AskKeywords, VideoKeywords, VideoSession
+from crosslmm.merging import check_tokens_per_frame
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.options import Quantization, Sampling, SamplingOptions
 from crosslmm.processing_crosslmm import CrossLMMProcessor
@@ -68,7 +69,9 @@ def load(
     config = load_config(folder)
     processor = load_processor(folder)
     if tokens_per_frame is not None:
-        processor.tokens_per_frame = check_tokens_per_frame(tokens_per_frame, config.patch_grid)
+        processor.tokens_per_frame = check_tokens_per_frame(
+            tokens_per_frame, config.patches_per_frame, error=UsageError
+        )
     needed = estimate_memory(
         config,
         headers,

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from crosslmm.cache import as_dual_cache
 from crosslmm.errors import OutOfMemory
 from crosslmm.inference.answer import Finish
 from crosslmm.inference.encoding import FrameEncoder, memory_errors
 from crosslmm.inference.generation import GenerationOptions, decode_answer, stop_token_ids
 from crosslmm.inference.runtime import Runtime
-from crosslmm.modeling_crosslmm import VisualTokens, as_dual_cache
+from crosslmm.modeling_crosslmm import VisualTokens
 from crosslmm.video import Frames
 from crosslmm.vision import scatter_frames
 

@@ -12,14 +12,9 @@ from typing import cast
 import torch
 from transformers.cache_utils import DynamicLayer, EncoderDecoderCache
 
-from crosslmm.modeling_crosslmm import (
-    CrossLMMForConditionalGeneration,
-    VisualTokens,
-    as_dual_cache,
-)
-
-# Positions that go through the language model together before the question.
-PREFILL_TOKENS = 1024
+from crosslmm.cache import as_dual_cache
+from crosslmm.limits import PREFILL_TOKENS
+from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration, VisualTokens
 
 
 class VideoPrefix:

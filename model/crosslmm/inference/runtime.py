@@ -8,11 +8,9 @@ from pathlib import Path
 
 import torch
 
-import crosslmm
-from crosslmm.configuration_crosslmm import grid_side
-from crosslmm.errors import UsageError
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.processing_crosslmm import CrossLMMProcessor
+from crosslmm.versions import library_versions
 
 Progress = Callable[[str, int, int], None]
 Notice = Callable[[str], None]
@@ -67,32 +65,6 @@ class Runtime:
     def notice(self, text: str) -> None:
         if self.on_notice:
             self.on_notice(text)
-
-
-def library_versions() -> dict[str, str]:
-    """Of everything that an answer's exact words depend on."""
-    import av
-    import transformers
-
-    return {
-        "crosslmm": crosslmm.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "av": av.__version__,
-    }
-
-
-def check_tokens_per_frame(tokens_per_frame: int, grid: int) -> int:
-    """`tokens_per_frame` if a frame of grid × grid patches can be merged to it, else UsageError."""
-    side = grid_side(tokens_per_frame)
-    if side is None or side > grid:
-        choices = [side * side for side in range(1, min(grid, 5) + 1)]
-        raise UsageError(
-            f"`tokens_per_frame` {tokens_per_frame} is not a perfect square from 1 to {grid * grid}, "
-            f"such as {', '.join(str(choice) for choice in choices)}"
-        )
-    return tokens_per_frame
 
 
 def _device_name(device: torch.device) -> str:

@@ -26,7 +26,8 @@ from crosslmm.inference.generation import (
 )
 from crosslmm.inference.prefix import VideoPrefix, prefill_video
 from crosslmm.inference.response import Response
-from crosslmm.inference.runtime import Progress, Runtime, check_tokens_per_frame
+from crosslmm.inference.runtime import Progress, Runtime
+from crosslmm.merging import check_tokens_per_frame
 from crosslmm.modeling_crosslmm import VisualTokens
 from crosslmm.options import Sampling, SamplingOptions
 from crosslmm.processing_crosslmm import Message
@@ -283,7 +284,9 @@ def open_video(
     started = time.perf_counter()
     tokens = runtime.tokens_per_frame
     if tokens_per_frame is not None:
-        tokens = check_tokens_per_frame(tokens_per_frame, runtime.model.config.patch_grid)
+        tokens = check_tokens_per_frame(
+            tokens_per_frame, runtime.model.config.patches_per_frame, error=UsageError
+        )
     if sampling.frames is None and sampling.fps is None:
         sampling = replace(sampling, frames=runtime.default_frames)
     path, tried = os.fsdecode(video), sampling

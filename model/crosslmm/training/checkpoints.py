@@ -1,8 +1,8 @@
-"""Checkpoints that are there whole or not at all, whenever the process is killed.
+"""Checkpoints that are complete or absent, whenever the process is killed.
 
 The `Trainer` writes a checkpoint's files one by one into its final folder, and would resume from
-half of one. Here they are written aside and the folder is renamed when the last rank has finished;
-it is renamed away before it is deleted, too.
+an incomplete one. Here they are written to a staging folder that all ranks share and renamed when
+the last rank has finished; before deletion they are renamed back into it.
 """
 
 import os
@@ -33,12 +33,12 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint to go on from, None where there is none."""
+    """The checkpoint to resume from, None where there is none."""
     return next(reversed(list_checkpoints(folder)), None)
 
 
 def check_loaded(model: nn.Module, missing: Iterable[str], unexpected: Iterable[str]) -> None:
-    """CheckpointError where weights of a model were not in its checkpoint, or more than those."""
+    """CheckpointError where a checkpoint lacked weights of the model, or had others."""
     weights = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers())
     missing = set(missing)
     loaded = {weight.data_ptr() for name, weight in weights.items() if name not in missing}
@@ -50,7 +50,7 @@ def check_loaded(model: nn.Module, missing: Iterable[str], unexpected: Iterable[
 
 
 class AtomicCheckpoints(Trainer):
-    """A `Trainer` whose checkpoints appear at once."""
+    """A `Trainer` whose checkpoints are complete as soon as they exist."""
 
     _saving = False
 
@@ -80,7 +80,7 @@ class AtomicCheckpoints(Trainer):
         self._clear(staging)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """Of the library, which would go on with weights that a checkpoint lacks."""
+        """Raises where transformers would only warn of weights that a checkpoint lacks."""
         model: Any = self.model
         check_loaded(model, load_result.missing_keys, load_result.unexpected_keys)
 

@@ -1,8 +1,8 @@
 """Examples as a batch: padded on the right, frames still in bytes.
 
-Two decisions. Labels cover only the end of the rows, from just before the first learned token:
+Two decisions. Labels cover only the end of the rows, from just before the first token with a label:
 logits for thousands of visual tokens would be the largest tensor of the step. And a batch with
-nothing to see gets one blank frame, in a row of its own that teaches nothing, so that every
+nothing to see gets one blank frame, in a separate row without labels, so that every
 parameter takes part in every step on every device, as data-parallel training requires.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from crosslmm.processing_crosslmm import CrossLMMProcessor
-from crosslmm.training.conversation import IGNORED, Tokens
+from crosslmm.training.conversation import IGNORED, LabelledTokens
 from crosslmm.training.dataset import Example, Skipped
 
 
@@ -41,7 +41,7 @@ class Collator:
             "skipped": [item for item in items if isinstance(item, Skipped)],
         }
 
-    def _text(self, rows: list[Tokens]) -> dict[str, Any]:
+    def _text(self, rows: list[LabelledTokens]) -> dict[str, Any]:
         longest = max(len(row.input_ids) for row in rows)
         padding = self.processor.tokenizer.pad_token_id
         input_ids = torch.full((len(rows), longest), int(padding))
@@ -75,8 +75,8 @@ class Collator:
 
     def _blank(self) -> Example:
         processor = self.processor
-        places = processor.expand(processor.video_token, 1, tokens_per_frame=self.tokens_per_frame)
-        ids = processor.tokenizer(places, add_special_tokens=False)["input_ids"]
+        prompt = processor.expand(processor.video_token, 1, tokens_per_frame=self.tokens_per_frame)
+        ids = processor.tokenizer(prompt, add_special_tokens=False)["input_ids"]
         ids.append(int(processor.tokenizer.pad_token_id))
         blank = np.zeros((1, *processor.frame_size, 3), dtype=np.uint8)
-        return Example(Tokens(ids, [IGNORED] * len(ids)), blank)
+        return Example(LabelledTokens(ids, [IGNORED] * len(ids)), blank)

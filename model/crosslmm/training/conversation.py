@@ -1,4 +1,4 @@
-"""A conversation as tokens, and which of them are learned: the assistant's, end of turn included.
+"""A conversation as tokens with labels: those of the assistant's turns, end of turn included.
 
 The chat template is rendered once around stand-in texts, which shows exactly what it writes around
 each turn. In front of every answer comes what the template's *generation prompt* writes, not what
@@ -20,7 +20,7 @@ IGNORED = -100  # the label of a token that is not learned
 
 
 @dataclass(frozen=True)
-class Tokens:
+class LabelledTokens:
     """`input_ids` and, of the same length, `labels`: the token itself, or `IGNORED`."""
 
     input_ids: list[int]
@@ -28,8 +28,8 @@ class Tokens:
 
 
 @dataclass(frozen=True)
-class _Frame:
-    """What stands before a turn's text, and the end of the turn where it is an assistant's."""
+class _TurnFrame:
+    """The template's text before a turn, and after it where it is an assistant's."""
 
     before: str
     end: str = ""
@@ -45,7 +45,7 @@ class ConversationFormat:
         self.processor = processor
         tokenizer = processor.tokenizer
         self._stops = [tokenizer.convert_ids_to_tokens(token) for token in sorted(stop_token_ids)]
-        self._frames: dict[Form, list[_Frame]] = {}
+        self._frames: dict[Form, list[_TurnFrame]] = {}
 
     def encode(
         self,
@@ -55,13 +55,13 @@ class ConversationFormat:
         times: Sequence[float] | None = None,
         duration: float | None = None,
         tokens_per_frame: int | None = None,
-    ) -> Tokens:
-        """The whole conversation.
+    ) -> LabelledTokens:
+        """All turns as one sequence.
 
-        frames: how many are shown, for their places; times and duration: in seconds, for the time
+        frames: how many are shown, for their placeholders; times and duration: in seconds, for the time
         line of models that are trained with one. Raises UsageError for an unfit template.
         """
-        tokens = Tokens([], [])
+        tokens = LabelledTokens([], [])
         unlearned = ""
         for turn, frame in zip(turns, self.check(form_of(turns)), strict=True):
             before = frame.before
@@ -78,31 +78,31 @@ class ConversationFormat:
                 unlearned += before + text
         return tokens
 
-    def check(self, form: Form) -> list[_Frame]:
+    def check(self, form: Form) -> list[_TurnFrame]:
         """What the template writes around the turns of conversations of this form. Raises UsageError
         where it does not fit."""
         if form not in self._frames:
             self._frames[form] = self._render(form)
         return self._frames[form]
 
-    def _append(self, tokens: Tokens, text: str, *, learned: bool) -> None:
+    def _append(self, tokens: LabelledTokens, text: str, *, learned: bool) -> None:
         # A beginning-of-text token comes once, as at inference.
         special = not tokens.input_ids and self.processor.wants_special_tokens(text)
         ids = self.processor.tokenizer(text, add_special_tokens=special)["input_ids"]
         tokens.input_ids.extend(ids)
         tokens.labels.extend(ids if learned else [IGNORED] * len(ids))
 
-    def _render(self, form: Form) -> list[_Frame]:
-        whole = self._pieces(form, generate=False)
+    def _render(self, form: Form) -> list[_TurnFrame]:
+        pieces = self._pieces(form, generate=False)
         frames = []
         for index, (role, _) in enumerate(form):
-            before, end = whole[index], ""
+            before, end = pieces[index], ""
             if role == "assistant":
                 before = self._pieces(form[:index], generate=True)[-1]
-                end, _ = self._split_end(whole[index + 1])
+                end, _ = self._split_end(pieces[index + 1])
             elif index and form[index - 1][0] == "assistant":
                 _, before = self._split_end(before)
-            frames.append(_Frame(before, end))
+            frames.append(_TurnFrame(before, end))
         shown = sum(shows for _, shows in form)
         written = sum(frame.before.count(self.processor.video_token) for frame in frames)
         if written != shown:
@@ -140,13 +140,13 @@ class ConversationFormat:
 
     def _split_end(self, piece: str) -> tuple[str, str]:
         """What follows an answer, cut behind the first token that ends a turn."""
-        places = [piece.find(stop) + len(stop) for stop in self._stops if stop in piece]
-        if not places:
+        ends = [piece.find(stop) + len(stop) for stop in self._stops if stop in piece]
+        if not ends:
             raise UsageError(
                 f"the checkpoint's chat template ends an answer with {piece!r}, which has none of "
                 f"the tokens that end generation ({', '.join(self._stops)}): it would never stop"
             )
-        return piece[: min(places)], piece[min(places) :]
+        return piece[: min(ends)], piece[min(ends) :]
 
 
 def _stand_in(index: int) -> str:

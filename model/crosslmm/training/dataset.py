@@ -1,7 +1,7 @@
 """Samples as training examples: their frames, sampled as at inference, and their tokens.
 
-A video that cannot be read is neither replaced by another nor passed over: it comes out as
-`Skipped`, to be counted, reported and, beyond the recipe's limit, to end the run.
+A video that cannot be read is not replaced by another: it becomes `Skipped`, is counted and reported,
+and ends the run beyond the recipe's limit.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from crosslmm.errors import VideoError
 from crosslmm.processing_crosslmm import CrossLMMProcessor
-from crosslmm.training.conversation import ConversationFormat, Tokens
+from crosslmm.training.conversation import ConversationFormat, LabelledTokens
 from crosslmm.training.recipe import Recipe
 from crosslmm.training.records import Records, Sample
 from crosslmm.video import Frames, sample
@@ -20,15 +20,15 @@ from crosslmm.video import Frames, sample
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """Tokens of one sample, and frames (T, S, S, 3) uint8 where there is something to see."""
+    """LabelledTokens of one sample, and frames (T, S, S, 3) uint8 where there is something to see."""
 
-    tokens: Tokens
+    tokens: LabelledTokens
     frames: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """A sample that cannot be trained on, and why. `origin` is its place in the data."""
+    """A sample that cannot be trained on, and why. `origin` is its position in the data."""
 
     origin: str
     reason: str
@@ -56,11 +56,11 @@ class VideoDataset(Dataset[Example | Skipped]):
     def __getitem__(self, index: int) -> Example | Skipped:
         chosen = self.samples[index]
         try:
-            clips = self._watch(chosen)
+            clips = self._sample_media(chosen)
         except VideoError as error:
             return Skipped(chosen.origin, str(error))
         pixels = np.concatenate([clip.pixels for clip in clips]) if clips else None
-        timed = clips[0] if len(clips) == 1 else None  # pictures side by side have no times
+        timed = clips[0] if len(clips) == 1 else None  # several images have no times
         tokens = self._format.encode(
             chosen.turns,
             frames=0 if pixels is None else len(pixels),
@@ -78,7 +78,7 @@ class VideoDataset(Dataset[Example | Skipped]):
         for form in sorted(self.samples.forms):
             self._format.check(form)
 
-    def _watch(self, chosen: Sample) -> list[Frames]:
+    def _sample_media(self, chosen: Sample) -> list[Frames]:
         recipe, size = self.recipe, self.processor.frame_size
         resample = int(self.processor.image_processor.resample)
         clips = []

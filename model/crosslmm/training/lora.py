@@ -1,6 +1,6 @@
-"""Training a large model on a small machine: adapters on a language model that is frozen itself.
+"""Training a large model on a small machine: adapters on a frozen language model.
 
-Projector and cross-attention still learn in full: there is nothing pretrained in them to adapt.
+Projector and cross-attention are trained in full: there is nothing pretrained in them to adapt.
 What is saved is an adapter in PEFT's format; it is merged into the *unquantized* checkpoint at the
 end, because merging into 4-bit weights rounds the adapter away.
 """
@@ -14,13 +14,14 @@ from crosslmm.checkpoints import loading
 from crosslmm.errors import UsageError
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.training.recipe import LoraOptions
-from crosslmm.training.stages import settle
+from crosslmm.training.stages import finalize_trainable
 
 _DECODER_LINEARS = r"model\.language_model\.layers\.\d+\.(self_attn|mlp)\.[a-z_]+_proj"
 
 
 def add_adapters(model: CrossLMMForConditionalGeneration, options: LoraOptions) -> Any:
-    """The model with fresh adapters that change nothing yet, and all else frozen but what is full.
+    """The model with new adapters that change nothing yet; of its weights only projector and
+    cross-attention are trainable.
 
     Returns a `peft.PeftModel`.
     """
@@ -36,17 +37,19 @@ def add_adapters(model: CrossLMMForConditionalGeneration, options: LoraOptions) 
         modules_to_save=full,
     )
     adapted = peft.get_peft_model(model, config)
-    settle(adapted, model.config)
+    finalize_trainable(adapted, model.config)
     return adapted
 
 
-def merged(base: Path, adapter: Path, *, dtype: torch.dtype) -> CrossLMMForConditionalGeneration:
-    """The checkpoint in `base` with an adapter worked into its weights, on the CPU."""
+def merge_adapter(
+    base: Path, adapter: Path, *, dtype: torch.dtype
+) -> CrossLMMForConditionalGeneration:
+    """The checkpoint in `base` with an adapter merged into its weights, on the CPU."""
     model = loading.load_model(base, device=torch.device("cpu"), dtype=dtype)
-    whole = _peft().PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
-    assert isinstance(whole, CrossLMMForConditionalGeneration)
-    whole.to(dtype=dtype)  # type: ignore[call-arg]
-    return whole
+    merged = _peft().PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+    assert isinstance(merged, CrossLMMForConditionalGeneration)
+    merged.to(dtype=dtype)  # type: ignore[call-arg]
+    return merged
 
 
 def _peft() -> Any:

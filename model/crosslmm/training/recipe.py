@@ -1,7 +1,7 @@
 """A recipe: every choice of a training run that is not a path, in one YAML file.
 
-The batch size is the whole one, over all devices; how it is reached is computed. A recipe that
-names an option we do not know is refused, because a misspelt learning rate is a lost week.
+The batch size is that of a step over all devices; accumulation is computed from it. A recipe with
+an unknown option is refused, because a misspelt learning rate is a lost week.
 """
 
 import math
@@ -41,7 +41,7 @@ class Recipe:
     - `batch_size`: samples per step over all devices; `device_batch_size` at a time on each.
     - `vision_learning_rate`, `gate_learning_rate`: None for `learning_rate`.
     - `warmup`: the share of all steps in which the learning rate rises.
-    - `max_length`: a sample of more tokens is left out and reported; None for no limit.
+    - `max_length`: a sample of more tokens is skipped and reported; None for no limit.
     - `max_skipped`: the share of the data that may be unreadable or too long before training stops.
     """
 
@@ -79,7 +79,7 @@ class Recipe:
             raise UsageError("a recipe has frames or fps, not both")
         if self.lora is not None and self.stage == "align":
             raise UsageError(
-                "the align stage leaves the language model alone: lora has no use there"
+                "`lora` adapts the language model, which the align stage does not train"
             )
         for name in ("learning_rate", "batch_size", "device_batch_size", "epochs", "log_every",
                      "save_every", "keep_checkpoints", "evaluate_every", "steps", "frames", "fps",
@@ -100,7 +100,7 @@ class Recipe:
         if self.batch_size % together:
             raise UsageError(
                 f"batch_size {self.batch_size} is no multiple of {self.device_batch_size} on each "
-                f"of {devices} devices; change batch_size or device_batch_size with --set"
+                f"of {devices} devices; change `batch_size` or `device_batch_size`"
             )
         return self.batch_size // together
 
@@ -110,7 +110,7 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class DemoSettings:
-    """What can be changed of `crosslmm train demo`: its seed, and whether it only tries itself out."""
+    """The options of `crosslmm train demo`: its seed, and a short trial run."""
 
     seed: int = 0
     short: bool = False
@@ -126,8 +126,8 @@ def demo_settings(overrides: Sequence[str]) -> DemoSettings:
     return settings
 
 
-def shipped() -> list[str]:
-    """The names of the recipes that come with the package."""
+def shipped_recipes() -> list[str]:
+    """The names of the recipes in the package."""
     folder = resources.files(__package__) / "recipes"
     return sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
@@ -143,11 +143,11 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
             text = path.read_text("utf-8")
         except UnicodeDecodeError:
             raise UsageError(f"{name}: not UTF-8 text") from None
-    elif str(name) in shipped():
+    elif str(name) in shipped_recipes():
         text = (resources.files(__package__) / "recipes" / f"{name}.yaml").read_text("utf-8")
     else:
         raise UsageError(
-            f"{name}: neither a file nor a recipe of ours; there are {', '.join(shipped())}"
+            f"{name}: neither a file nor a shipped recipe; there are {', '.join(shipped_recipes())}"
         )
     values = _parse_yaml(text, str(name))
     if not isinstance(values, dict):
@@ -162,13 +162,13 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 def _override(values: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator:
-        raise UsageError(f"--set {override}: give it as key=value")
+        raise UsageError(f"`overrides` {override}: give it as key=value")
     *parents, last = key.strip().split(".")
     for parent in parents:
         if not isinstance(values.get(parent), dict):
             values[parent] = {}
         values = values[parent]
-    values[last] = _parse_yaml(text, f"--set {override}")
+    values[last] = _parse_yaml(text, f"`overrides` {override}")
 
 
 def _parse_yaml(text: str, where: str) -> Any:

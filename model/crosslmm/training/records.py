@@ -1,7 +1,7 @@
 """Training data in LLaVA's JSON convention: files, mixes of files, and what one record means.
 
 Everything is read and checked before training starts, since a fault in the data should not end a
-run in its third day. Records of a JSONL file stay on disk; only the place of each line is kept.
+run in its third day. Records of a JSONL file stay on disk; only the offset of each line is kept.
 """
 
 import json
@@ -35,7 +35,7 @@ _BRACES = re.compile(r"\{([^{}]*)\}")
 
 @dataclass(frozen=True)
 class Turn:
-    """One message; `shows` where the video or the pictures stand in front of its text."""
+    """One message; `shows` where the video or the images come before its text."""
 
     role: Role
     text: str
@@ -52,9 +52,9 @@ def form_of(turns: Sequence[Turn]) -> Form:
 
 @dataclass(frozen=True)
 class Sample:
-    """A conversation about one video, some pictures taken as the frames of one, or nothing to see.
+    """A conversation about one video, several images taken as the frames of one, or text alone.
 
-    `start` and `end` are seconds of the video. `origin` is where the record stands, for messages.
+    `start` and `end` are seconds of the video. `origin` is the position of the record, for messages.
     """
 
     turns: tuple[Turn, ...]
@@ -97,20 +97,20 @@ class _JsonFile:
 class _JsonLines:
     def __init__(self, path: Path) -> None:
         self.path = path
-        places, place = [], 0
+        offsets, offset = [], 0
         with path.open("rb") as stream:
             for line in stream:
                 if line.strip():
-                    places.append(place)
-                place += len(line)
-        self._places = np.asarray(places, dtype=np.int64)
+                    offsets.append(offset)
+                offset += len(line)
+        self._offsets = np.asarray(offsets, dtype=np.int64)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._offsets)
 
     def __getitem__(self, index: int) -> Any:
         with self.path.open("rb") as stream:
-            stream.seek(int(self._places[index]))
+            stream.seek(int(self._offsets[index]))
             return self._parse(index, stream.readline())
 
     def __iter__(self) -> Iterator[Any]:
@@ -137,8 +137,8 @@ class Records(Sequence[Sample]):
 
     path: a `.json` list, a `.jsonl` file, a `.yaml` mix of them, or a pattern `part_{a,b}.json`.
     folder: where relative media paths begin; by default beside the file that names them. A mix's
-    entry may bring its own, `media_folder`. seed: of the `random` sampling strategies.
-    Raises UsageError with the place of the first record that is not in order.
+    entry may have another, `media_folder`. seed: of the `random` sampling strategies.
+    Raises UsageError with the position of the first invalid record.
 
     - forms: every form that a conversation here has: its turns' roles, and which shows the video.
     """
@@ -164,9 +164,9 @@ class Records(Sequence[Sample]):
     def __getitem__(self, index: int) -> Sample:  # type: ignore[override]
         if not 0 <= index < len(self):
             raise IndexError(index)
-        place = int(np.searchsorted(self._ends, index, side="right"))
-        source = self._sources[place]
-        chosen = int(source.chosen[index - int(self._ends[place])])  # counted from the end
+        position = int(np.searchsorted(self._ends, index, side="right"))
+        source = self._sources[position]
+        chosen = int(source.chosen[index - int(self._ends[position])])  # counted from the end
         return parse_record(source.file[chosen], source.folder, _origin(source.file, chosen))
 
 
@@ -182,11 +182,13 @@ def parse_record(record: Any, folder: Path, origin: str) -> Sample:
     turns = _turns(record, refuse)
     showing = [index for index, turn in enumerate(turns) if turn.shows]
     asked = [text for role, text in _raw_turns(record, refuse) if role == "user"]
-    places = sum(len(PLACEHOLDER.findall(text)) for text in asked)
+    placeholders = sum(len(PLACEHOLDER.findall(text)) for text in asked)
     if not media and showing:
         raise refuse("has a placeholder but names no video and no image")
-    if len(showing) > 1 or (media and places not in (0, 1, len(media))):
-        raise refuse(f"has {places} placeholders for {len(media)} video; it takes exactly one")
+    if len(showing) > 1 or (media and placeholders not in (0, 1, len(media))):
+        raise refuse(
+            f"has {placeholders} placeholders for {len(media)} video; it takes exactly one"
+        )
     if media and not showing:
         first = next(index for index, turn in enumerate(turns) if turn.role == "user")
         turns[first] = Turn("user", turns[first].text, shows=True)
@@ -291,16 +293,17 @@ def _sources(path: str, folder: Path | None, seed: int) -> Iterator[_Source]:
                 f"{mix}, data set {number + 1}: {fault}; "
                 "there are json_path, sampling_strategy, media_folder"
             )
-        own = entry.get("media_folder")
+        entry_folder = entry.get("media_folder")
         for file in _files(str(mix.parent / entry["json_path"])):
             strategy = str(entry.get("sampling_strategy", "all"))
             chosen = choose(len(file), strategy, random.Random(f"{seed} {number} {file.path.name}"))
-            at = mix.parent / own if own else folder or file.path.parent
-            yield _Source(file, np.asarray(chosen, dtype=np.int64), at)
+            beside = folder or file.path.parent
+            media = mix.parent / entry_folder if entry_folder else beside
+            yield _Source(file, np.asarray(chosen, dtype=np.int64), media)
 
 
 def choose(count: int, strategy: str, generator: random.Random) -> list[int]:
-    """The records that a strategy takes of `count`: all, or first:N, end:N, random:N, N or N%."""
+    """The records that a strategy chooses of `count`: all, or first:N, end:N, random:N, N or N%."""
     if strategy == "all":
         return list(range(count))
     match = _STRATEGY.fullmatch(strategy)

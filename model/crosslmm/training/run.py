@@ -1,15 +1,13 @@
-"""A whole training run: from a recipe, a checkpoint and data to a folder with a new checkpoint.
+"""A complete training run: from a recipe, a checkpoint and data to a folder with a new checkpoint.
 
 The run's folder holds `run.json` (recipe, data, versions), `log.jsonl`, `skipped.jsonl`, the last
-checkpoints to go on from, and at the end `model`, an ordinary CrossLMM folder. Started again on the
-same folder, the run goes on where it was; with another recipe it is refused.
+checkpoints, and at the end `model`, an ordinary CrossLMM folder. Started again on the same folder, the
+run resumes; with another recipe it is refused.
 """
 
 import json
-import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,34 +16,40 @@ from transformers import set_seed
 from transformers.utils import logging
 
 from crosslmm.checkpoints import catalog, loading
-from crosslmm.configuration_crosslmm import grid_side
 from crosslmm.errors import OutOfMemory, UsageError
-from crosslmm.files import atomic_write, check_ours
+from crosslmm.files import atomic_write, holds_run
 from crosslmm.inference.encoding import memory_errors
 from crosslmm.inference.generation import stop_token_ids
+from crosslmm.merging import check_tokens_per_frame
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.training import lora
 from crosslmm.training.checkpoints import latest_checkpoint
 from crosslmm.training.dataset import VideoDataset
 from crosslmm.training.recipe import Recipe
 from crosslmm.training.records import Records
-from crosslmm.training.stages import Part, freeze, gates, summarise
-from crosslmm.training.trainer import CrossLMMTrainer, Progress, planned_steps, training_arguments
+from crosslmm.training.stages import TrainablePart, freeze, gate_values, summarise
+from crosslmm.training.trainer import (
+    CrossLMMTrainer,
+    TrainingProgress,
+    planned_steps,
+    training_arguments,
+)
+from crosslmm.versions import library_versions
 
 RUN = "run.json"
 MODEL = "model"
 ADAPTER = "adapter"
 
-# A resumed run may change these: they decide what is kept and shown, not what is learned.
+# A resumed run may change these: they have no influence on the weights.
 _FREE = ("log_every", "save_every", "keep_checkpoints", "evaluate_every", "workers", "max_skipped")
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is about to happen. `resumed_at` is the step to go on from, 0 for a fresh run."""
+class RunPlan:
+    """A run about to start. `resumed_at` is the step to resume from, 0 for a new run."""
 
     recipe: Recipe
-    parts: tuple[Part, ...]
+    parts: tuple[TrainablePart, ...]
     samples: int
     eval_samples: int
     steps: int
@@ -57,8 +61,8 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A finished run: the new checkpoint's folder and what was left out on the way."""
+class TrainingResult:
+    """A finished run: the new checkpoint's folder, and how many samples were skipped."""
 
     folder: Path
     steps: int
@@ -74,10 +78,10 @@ def train(
     out: str | Path,
     eval_data: str | Path | None = None,
     media_folder: str | Path | None = None,
-    on_start: Callable[[Plan], None] | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_start: Callable[[RunPlan], None] | None = None,
+    on_progress: Callable[[TrainingProgress], None] | None = None,
     dry_run: bool = False,
-) -> Trained | None:
+) -> TrainingResult | None:
     """Train `model` (a folder, a name or a Hub id on disk) on `data` by `recipe`, in folder `out`.
 
     `on_start` and `on_progress` are called on the first process. With `dry_run` nothing is trained
@@ -115,7 +119,7 @@ def train(
         if dataset is not None:
             dataset.check_template()
     resumed = latest_checkpoint(folder)
-    plan = Plan(
+    plan = RunPlan(
         recipe=recipe,
         parts=tuple(summarise(tuned)),
         samples=len(samples),
@@ -152,7 +156,7 @@ def train(
     except MemoryError as error:
         raise OutOfMemory(
             f"{arguments.device} ran out of memory at step {trainer.state.global_step}: lower "
-            "device_batch_size or frames, or train adapters (lora), with --set"
+            "`device_batch_size` or `frames`, or train adapters (`lora`)"
         ) from error
     finally:
         if bars:
@@ -163,7 +167,7 @@ def train(
     if not first:
         return None
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    return Trained(
+    return TrainingResult(
         folder=folder / MODEL,
         steps=trainer.state.global_step,
         loss=losses[-1] if losses else None,
@@ -174,14 +178,11 @@ def train(
 def _prepare(
     source: Path, recipe: Recipe, device: torch.device
 ) -> tuple[Any, torch.dtype, list[str]]:
-    """The model with what learns set free, its checkpoint's dtype, and what to know of it."""
+    """The model with its trainable parameters chosen, its checkpoint's dtype, and notes on it."""
     config = loading.load_config(source)
     dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
     tokens = recipe.tokens_per_frame or config.tokens_per_frame
-    if not 0 < (grid_side(tokens) or 0) <= config.patch_grid:
-        raise UsageError(
-            f"tokens_per_frame {tokens}: give a perfect square up to {config.patches_per_frame}"
-        )
+    check_tokens_per_frame(tokens, config.patches_per_frame, error=UsageError)
     quantization = recipe.lora.quantization if recipe.lora else "none"
     model = loading.load_model(
         source,
@@ -191,7 +192,7 @@ def _prepare(
         config=config,
     )
     notes = []
-    if recipe.stage == "align" and any(gates(model)["t2v"]):
+    if recipe.stage == "align" and any(gate_values(model)["t2v"]):
         notes.append("T2V is open in this checkpoint; align leaves it as it is")
     if recipe.lora is None:
         freeze(model, recipe.stage)
@@ -202,24 +203,24 @@ def _prepare(
 def _export(
     trainer: CrossLMMTrainer, source: Path, folder: Path, processor: Any, dtype: torch.dtype
 ) -> None:
-    """Write the trained model as an ordinary checkpoint, in the dtype of the one begun with."""
+    """Write the trained model as an ordinary checkpoint, in the dtype of the one it started from."""
     if trainer.recipe.tokens_per_frame is not None:
         processor.tokens_per_frame = trainer.recipe.tokens_per_frame
     if trainer.recipe.lora is not None:
         if trainer.args.should_save:
             trainer.network.save_pretrained(folder / ADAPTER)
-            whole = lora.merged(source, folder / ADAPTER, dtype=dtype)
-            _save(whole, folder, processor, trainer.recipe)
+            trained = lora.merge_adapter(source, folder / ADAPTER, dtype=dtype)
+            _save(trained, folder, processor, trainer.recipe)
     else:
         weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
         if trainer.args.should_save:
             with torch.device("meta"):
-                whole = CrossLMMForConditionalGeneration(loading.load_config(source))
-            whole.generation_config = trainer.network.generation_config
+                trained = CrossLMMForConditionalGeneration(loading.load_config(source))
+            trained.generation_config = trainer.network.generation_config
             weights = {name: weight.to("cpu", dtype) for name, weight in weights.items()}
-            whole.load_state_dict(weights, assign=True)
-            whole.tie_weights()
-            _save(whole, folder, processor, trainer.recipe)
+            trained.load_state_dict(weights, assign=True)
+            trained.tie_weights()
+            _save(trained, folder, processor, trainer.recipe)
     trainer.accelerator.wait_for_everyone()
 
 
@@ -237,7 +238,7 @@ def _stop_token_ids(model: Any, processor: Any) -> list[int]:
 
 
 def _check_same_run(folder: Path, identity: dict[str, Any]) -> None:
-    if not check_ours(folder, RUN):
+    if not holds_run(folder, RUN):
         return
     before = json.loads((folder / RUN).read_text("utf-8"))
     recipe, earlier = identity["recipe"], before["recipe"]
@@ -254,12 +255,12 @@ def _check_same_run(folder: Path, identity: dict[str, Any]) -> None:
     if changed:
         raise UsageError(
             f"{folder}: holds a run that differs: {'; '.join(changed[:3])}\n"
-            "give another folder, or the same options to go on with it"
+            "give another folder, or the same options to resume it"
         )
 
 
 def _check_same_data(folder: Path, samples: int) -> None:
-    """The order of a run's samples is that of their number: with more or fewer it would be another."""
+    """The order of the samples follows from their number: with more or fewer it would change."""
     if not (folder / RUN).exists():
         return
     before = json.loads((folder / RUN).read_text("utf-8"))["samples"]
@@ -276,12 +277,12 @@ def _check_media(records: Records | None, looked_at: int = 100) -> None:
     paths = [path for index in range(min(looked_at, len(records))) for path in records[index].media]
     if paths and not any(path.exists() for path in paths):
         raise UsageError(
-            f"{paths[0]}: not there, nor any of the first {len(paths)} videos and pictures of the "
-            "data; give their folder with --video-folder"
+            f"{paths[0]}: not found, nor any of the first {len(paths)} videos and images of the "
+            "data; give their folder as `media_folder`"
         )
 
 
-def _note_session(folder: Path, identity: dict[str, Any], plan: Plan) -> None:
+def _note_session(folder: Path, identity: dict[str, Any], plan: RunPlan) -> None:
     """Write `run.json`, or add this session to it."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / RUN
@@ -294,17 +295,7 @@ def _note_session(folder: Path, identity: dict[str, Any], plan: Plan) -> None:
             "resumed_at": plan.resumed_at,
             "device": plan.device,
             "devices": plan.devices,
-            "versions": _versions(),
+            "versions": library_versions("accelerate", "peft", "bitsandbytes"),
         }
     )
     atomic_write(path, f"{json.dumps(record, indent=1, ensure_ascii=False)}\n".encode())
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for name in ("crosslmm", "torch", "transformers", "accelerate", "peft", "bitsandbytes", "av"):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return versions

@@ -1,80 +1,60 @@
-"""What learns in each of the paper's two stages, and how fast.
+"""The trainable parameters of the paper's two stages, and their learning rates.
 
 `align`: the projector and V2V. `tune`: everything, T2V included. Of what the two branches share,
-the norm before both and the norm of the features, the paper says nothing; they learn in `align`
-too, since V2V is what reads through them there and T2V is still closed; but for the last layer's
-norm, as below.
+the norm before both and the norm of the features, the paper says nothing; they are trained in
+`align` too, since V2V reads through them there and T2V is still closed; except the last layer's norm,
+as below.
 
-Weights that cannot learn are frozen in both: the encoder's layers above the one that is read, and
-V2V after the *last* decoder layer (the seventh in the paper's models), as nothing reads the visual
-positions after it. Frozen with its gate closed, that branch is not computed either, and in `align`
-the norm before it has nothing to serve.
+Weights without influence on the loss are frozen in both: the encoder's layers above the one that is
+read, and V2V after the *last* decoder layer (the seventh in the paper's models), as nothing reads
+the visual positions after it. Frozen with its gate closed, that branch is not computed either, and
+in `align` nothing reads the norm before it.
 """
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
+from crosslmm.checkpoints.headers import PARTS, Branch, PartName, parse_gate, part_of
 from crosslmm.configuration_crosslmm import CrossLMMConfig
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.training.recipe import Recipe, Stage
 
-PartName = Literal[
-    "vision encoder",
-    "projector",
-    "cross-attention norms",
-    "V2V",
-    "T2V",
-    "language model",
-    "adapters",
-]
-
-_PARTS: tuple[tuple[str, PartName], ...] = (
-    (r"\.lora_", "adapters"),
-    (r"\.v2v\.", "V2V"),
-    (r"\.t2v\.", "T2V"),
-    (r"\.cross_attention_layers\.|\bfeature_norm\.", "cross-attention norms"),
-    (r"\bmulti_modal_projector\.|\bimage_newline\b", "projector"),
-    (r"\bvision_tower\.", "vision encoder"),
-    (r"\blanguage_model\.|\blm_head\.", "language model"),
+_ALIGNED: frozenset[PartName] = frozenset(
+    {"projector", "cross-attention norms", "V2V cross-attention"}
 )
-_ALIGNED: frozenset[PartName] = frozenset({"projector", "cross-attention norms", "V2V"})
 
 
 @dataclass(frozen=True)
-class Part:
-    """A part of the model: how many of its parameters learn."""
+class TrainablePart:
+    """A part of the model, and how many of its parameters are trainable."""
 
     name: PartName
     trained: int
     total: int
 
 
-def part_of(name: str) -> PartName:
-    """The part of the model that a parameter of this name belongs to."""
-    return next(part for pattern, part in _PARTS if re.search(pattern, name))
-
-
-def trained_parts(stage: Stage) -> frozenset[PartName]:
-    return _ALIGNED if stage == "align" else frozenset(part for _, part in _PARTS)
+def trainable_parts(stage: Stage) -> frozenset[PartName]:
+    return _ALIGNED if stage == "align" else frozenset(PARTS)
 
 
 def freeze(model: CrossLMMForConditionalGeneration, stage: Stage) -> None:
-    """Let exactly the stage's parameters learn."""
-    trained = trained_parts(stage)
+    """Make exactly the stage's parameters trainable."""
+    trainable = trainable_parts(stage)
     last_norm = f"cross_attention_layers.{_last_layer(model.config)}.norm."
     for name, parameter in model.named_parameters():
         idle = stage == "align" and last_norm in name  # it serves neither branch there
-        parameter.requires_grad_(part_of(name) in trained and not idle)
-    settle(model, model.config)
+        parameter.requires_grad_(part_of(name) in trainable and not idle)
+    finalize_trainable(model, model.config)
 
 
-def settle(model: nn.Module, config: CrossLMMConfig) -> None:
-    """Of what is to learn, freeze what cannot and put the rest in float32; the frozen stay as stored.
+def finalize_trainable(model: nn.Module, config: CrossLMMConfig) -> None:
+    """Freeze what has no influence on the loss and make the other trainable parameters float32; frozen
+    ones stay as stored.
 
     Small steps vanish in bfloat16: 1e-5 added to a gate of 0.1 is 0.1 again.
     """
@@ -100,8 +80,8 @@ def _last_layer(config: CrossLMMConfig) -> int:
     return int(config.text.num_hidden_layers) - 1
 
 
-def summarise(model: nn.Module) -> list[Part]:
-    """Every part with its trained and total parameter counts; frozen twins of PEFT's left out."""
+def summarise(model: nn.Module) -> list[TrainablePart]:
+    """Every part with its trained and total parameter counts; PEFT's frozen copies not counted."""
     trained: dict[PartName, int] = {}
     total: dict[PartName, int] = {}
     for name, parameter in model.named_parameters():
@@ -111,11 +91,11 @@ def summarise(model: nn.Module) -> list[Part]:
         count = _count(parameter)
         total[part] = total.get(part, 0) + count
         trained[part] = trained.get(part, 0) + count * parameter.requires_grad
-    return [Part(part, trained[part], total[part]) for part in dict.fromkeys(total)]
+    return [TrainablePart(part, trained[part], total[part]) for part in dict.fromkeys(total)]
 
 
 def group_names(model: nn.Module, recipe: Recipe) -> dict[str, tuple[float, float]]:
-    """(learning rate, weight decay) of every parameter that learns, by its name.
+    """(learning rate, weight decay) of every trainable parameter, by its name.
 
     Biases, norms and gates are not decayed.
     """
@@ -148,7 +128,7 @@ def parameter_groups(
     ]
 
 
-def gates(model: nn.Module) -> dict[str, list[float]]:
+def gate_values(model: nn.Module) -> dict[str, list[float]]:
     """tanh of every gate, from the first layer to the last: {"v2v": […], "t2v": […]}."""
     values: dict[str, list[float]] = {"v2v": [], "t2v": []}
     for branch, gate in _gates(model):
@@ -156,12 +136,12 @@ def gates(model: nn.Module) -> dict[str, list[float]]:
     return values
 
 
-def _gates(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+def _gates(model: nn.Module) -> Iterator[tuple[Branch, torch.Tensor]]:
     for name, parameter in model.named_parameters():
-        if name.endswith(".gate") and ".original_module." not in name:
-            whole = parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
-            if whole.numel():  # DeepSpeed leaves an empty one where it keeps the weight elsewhere
-                yield ("v2v" if ".v2v." in name else "t2v"), whole.detach()
+        if gate := parse_gate(name):
+            full = parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
+            if full.numel():  # DeepSpeed leaves an empty one where it keeps the weight elsewhere
+                yield gate[1], full.detach()
 
 
 def _count(parameter: torch.Tensor) -> int:

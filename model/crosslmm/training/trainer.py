@@ -1,4 +1,4 @@
-"""The transformers `Trainer` with what is ours: rates by part, frames in bytes, gates in the log.
+"""The transformers `Trainer`, extended: rates by part, frames in bytes, gates in the log.
 
 Everything else, several devices and nodes included, is the `Trainer`'s and accelerate's.
 """
@@ -24,18 +24,18 @@ from crosslmm.training.checkpoints import AtomicCheckpoints, latest_checkpoint
 from crosslmm.training.collator import Collator
 from crosslmm.training.dataset import Example, Skipped
 from crosslmm.training.recipe import Recipe
-from crosslmm.training.stages import gates, group_names, parameter_groups
+from crosslmm.training.stages import gate_values, group_names, parameter_groups
 
 LOG = "log.jsonl"
 SKIPPED = "skipped.jsonl"
 
 
 class TrainingDiverged(CrossLMMError):
-    """The loss or its gradient is no longer a number; going on would only spoil checkpoints."""
+    """The loss or its gradient is not a finite number; later checkpoints would be useless."""
 
 
 @dataclass(frozen=True)
-class Progress:
+class TrainingProgress:
     """One entry of the log: `loss` while training, `eval_loss` after an evaluation.
 
     `gates` are tanh of each branch's gates, first layer to last; `skipped` counts samples so far.
@@ -52,11 +52,11 @@ class Progress:
 
 
 def training_arguments(recipe: Recipe, folder: Path, *, evaluates: bool) -> TrainingArguments:
-    """The recipe in the library's words; the batch is divided over the processes that run."""
+    """The recipe as arguments of transformers; the batch is divided over the processes that run."""
     on_gpu = torch.cuda.is_available()
     on_cpu = not (on_gpu or torch.backends.mps.is_available())
     if recipe.precision == "bf16" and on_gpu and not torch.cuda.is_bf16_supported(False):
-        raise UsageError("this GPU does not compute in bfloat16; --set precision=fp32")
+        raise UsageError("this GPU does not compute in bfloat16; give `precision`=fp32")
     devices = int(os.environ.get("WORLD_SIZE", "1"))  # set by accelerate's and torch's launchers
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -98,7 +98,7 @@ def training_arguments(recipe: Recipe, folder: Path, *, evaluates: bool) -> Trai
 
 
 def planned_steps(arguments: TrainingArguments, samples: int) -> int:
-    """The steps that a whole run over so many samples takes, resumed or not."""
+    """The steps of a complete run over so many samples, resumed or not."""
     if arguments.max_steps > 0:
         return arguments.max_steps
     batches = math.ceil(samples / (arguments.train_batch_size * arguments.world_size))
@@ -107,7 +107,7 @@ def planned_steps(arguments: TrainingArguments, samples: int) -> int:
 
 
 class CrossLMMTrainer(AtomicCheckpoints):
-    """Trains a model of which `stages.freeze` or `lora` has said what learns.
+    """Trains a model whose trainable parameters `stages.freeze` or `lora` has chosen.
 
     report: called on the first process with each entry of the log. Raises VideoError when more
     samples had to be skipped than the recipe allows.
@@ -122,7 +122,7 @@ class CrossLMMTrainer(AtomicCheckpoints):
         arguments: TrainingArguments,
         train_dataset: Dataset[Example | Skipped],
         eval_dataset: Dataset[Example | Skipped] | None = None,
-        report: Callable[[Progress], None] | None = None,
+        report: Callable[[TrainingProgress], None] | None = None,
     ) -> None:
         config: Any = model.config
         had_cache_setting = hasattr(config, "use_cache")
@@ -182,14 +182,14 @@ class CrossLMMTrainer(AtomicCheckpoints):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         self.take_skipped()
-        values = gates(self.network)
+        values = gate_values(self.network)
         logged: dict[str, Any] = {**logs, "v2v_gates": values["v2v"], "t2v_gates": values["t2v"]}
         super().log(logged, start_time)
-        self._stop_if_lost(logs)
+        self._stop_if_diverged(logs)
         measured = "loss" in logs or "eval_loss" in logs
         if measured and self.report is not None and self.is_world_process_zero():
             self.report(
-                Progress(
+                TrainingProgress(
                     step=self.state.global_step,
                     steps=self.state.max_steps,
                     epoch=float(self.state.epoch or 0),
@@ -204,18 +204,18 @@ class CrossLMMTrainer(AtomicCheckpoints):
     def finish_checkpoint(self, folder: Path) -> None:
         self.processor.save_pretrained(folder)
 
-    def _stop_if_lost(self, logs: dict[str, float]) -> None:
+    def _stop_if_diverged(self, logs: dict[str, float]) -> None:
         broken = [name for name in ("loss", "grad_norm") if not math.isfinite(logs.get(name, 0.0))]
         if broken:
             last = latest_checkpoint(self._folder)
             raise TrainingDiverged(
                 f"the {broken[0]} of step {self.state.global_step} is not a finite number: "
-                "lower learning_rate, or give precision=fp32\n"
+                "lower `learning_rate`, or give `precision`=fp32\n"
                 f"the last checkpoint before is {last or 'none'}"
             )
 
     def take_skipped(self) -> None:
-        """Bring together what every process had to skip; the same on all of them afterwards."""
+        """Gather the skipped samples of every process; the same on all of them afterwards."""
         found = gather_object(self._new)
         self._new = []
         fresh = {item.origin: item.reason for item in found if item.origin not in self.skipped}
@@ -236,15 +236,15 @@ class CrossLMMTrainer(AtomicCheckpoints):
 
 
 class _LogFile(TrainerCallback):
-    """The log as JSON lines, the last step always in it, and none that a resumed run repeats; the file
-    of what was skipped, of this run alone."""
+    """The log as JSON lines, with the last step always, and without those that a resumed run repeats;
+    and the file of skipped samples, of this run alone."""
 
     def __init__(self, trainer: CrossLMMTrainer) -> None:
         self._trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         skipped = self._trainer.skipped
-        if state.global_step == 0:  # what an earlier start left out may be mended by now
+        if state.global_step == 0:  # what an earlier start skipped may be fixed by now
             skipped.clear()
         if state.is_world_process_zero:
             folder = Path(args.output_dir)
@@ -264,7 +264,7 @@ def _entries(skipped: dict[str, str]) -> list[dict[str, str]]:
 
 
 def append_lines(path: Path, entries: Iterable[dict[str, Any]]) -> None:
-    """Add to a file of a run, which is not followed where it is a link."""
+    """Append to a file of a run; raises OSError where it is a link."""
     with open_regular(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND) as file:
         file.write(_lines(entries))
 
@@ -274,7 +274,7 @@ def _lines(entries: Iterable[dict[str, Any]]) -> bytes:
 
 
 def read_skipped(path: Path) -> dict[str, str]:
-    """Reasons by origin, from a run's file of skipped samples; a line cut off is let go."""
+    """Reasons by origin, from a run's file of skipped samples; an incomplete line is ignored."""
     skipped = {}
     for line in path.read_text("utf-8").splitlines() if path.exists() else ():
         try:

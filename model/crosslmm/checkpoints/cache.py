@@ -1,0 +1,77 @@
+"""The Hugging Face Hub's cache on this machine: repositories by id, their revisions and snapshots."""
+
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from crosslmm.files import remove_folder
+
+
+def hub_cache() -> Path:
+    """The folder of the cache, as `huggingface_hub` has it from the environment."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether `name` has the form `org/name`."""
+    organisation, _, rest = name.partition("/")
+    allowed = name.replace("/", "").replace("-", "").replace("_", "").replace(".", "")
+    plain = allowed.isascii() and allowed.isalnum() and "--" not in name and ".." not in name
+    return bool(organisation and rest) and "/" not in rest and name[0] not in ".~" and plain
+
+
+def split_revision(name: str) -> tuple[str, str]:
+    """A Hub id and its revision: `org/name@rev`, or `main`."""
+    repository, _, revision = name.partition("@")
+    return repository, revision or "main"
+
+
+def repository_folder(repository: str) -> Path:
+    """Where the cache keeps `org/name`."""
+    return hub_cache() / f"models--{repository.replace('/', '--')}"
+
+
+def repository_id(folder: Path) -> str:
+    """`org/name` of a repository's folder in the cache."""
+    return folder.name.removeprefix("models--").replace("--", "/")
+
+
+def find_snapshot(repository: str, revision: str) -> Path | None:
+    """The snapshot folder of a Hub repository in the cache, None where there is none."""
+    if not is_hub_id(repository) or ".." in revision:
+        return None
+    folder = repository_folder(repository)
+    commit = revision
+    with suppress(OSError):
+        commit = (folder / "refs" / revision).read_text("utf-8").strip()
+    snapshot = folder / "snapshots" / commit
+    return snapshot if commit and snapshot.is_dir() else None
+
+
+def remove_repository(folder: Path) -> None:
+    """Remove a repository from the cache, and what it alone uses of a store shared by several."""
+    from huggingface_hub import scan_cache_dir
+
+    scan = scan_cache_dir(hub_cache())
+    # Only this one: a copy of a repository has the same commits.
+    path = hub_cache().resolve() / folder.name
+    scan = replace(scan, repos=frozenset(item for item in scan.repos if item.repo_path == path))
+    commits = [revision.commit_hash for item in scan.repos for revision in item.revisions]
+    scan.delete_revisions(*commits).execute()
+    if folder.exists():  # an interrupted download, which the scan leaves out
+        remove_folder(folder)
+
+
+def list_revisions(repository: Path) -> dict[str, str]:
+    """Revisions of a repository's folder in the cache, with their commits; `main` first.
+
+    A commit without a name, pulled by its hash, goes by that. Raises OSError.
+    """
+    refs = repository / "refs"
+    paths = sorted(path for path in refs.rglob("*") if path.is_file())
+    names = {path.relative_to(refs).as_posix(): path.read_text("utf-8").strip() for path in paths}
+    commits = sorted(path.name for path in (repository / "snapshots").glob("*"))
+    names |= {commit: commit for commit in commits if commit not in names.values()}
+    return dict(sorted(names.items(), key=lambda item: item[0] != "main"))

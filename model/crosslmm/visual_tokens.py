@@ -1,0 +1,96 @@
+"""The visual tokens of a batch of videos, and how merged tokens replace the placeholders of a prompt."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from crosslmm.configuration_crosslmm import CrossLMMConfig
+from crosslmm.merging import grid_side
+
+
+@dataclass(frozen=True)
+class VisualTokens:
+    """What the language model sees of a batch of videos.
+
+    - embeds: (B, T, M, H), merged tokens, projected, for the placeholders of the prompt.
+    - features: (B, T, N, D), normalised, for cross-attention; None where every gate is
+      closed and nothing would read them.
+    - frame_mask: (B, T), True at real frames; None where all are.
+    - first_frame: which frame of `features` the first one of `embeds` is, in a part of a video.
+    """
+
+    embeds: torch.Tensor
+    features: torch.Tensor | None
+    frame_mask: torch.Tensor | None = None
+    first_frame: int = 0
+
+    def part(self, first: int, last: int) -> "VisualTokens":
+        """Merged tokens of frames first to last (excluded), with the features of all; no padding."""
+        assert self.frame_mask is None
+        return VisualTokens(self.embeds[:, first:last], self.features, first_frame=first)
+
+
+def count_tokens_per_frame(
+    config: CrossLMMConfig, is_placeholder: torch.Tensor, frames: list[int]
+) -> int:
+    """M, from the number of placeholders of each row; merging has no parameters to ask.
+
+    is_placeholder: (B, L); frames: of each row. Raises ValueError where they do not fit.
+    """
+    counts = [int(count) for count in is_placeholder.sum(dim=1).tolist()]
+    newline = int(config.video_newline)
+    row = next((row for row, count in enumerate(frames) if count), 0)
+    tokens = (counts[row] - newline) // max(frames[row], 1)
+    expected = [count * tokens + newline if count else 0 for count in frames]
+    if counts != expected or grid_side(tokens, config.patches_per_frame) is None:
+        raise ValueError(
+            f"{counts} video placeholders do not fit videos of {frames} frames"
+            f"{' and a newline' if newline else ''}: each frame takes a perfect square of "
+            f"tokens up to {config.patches_per_frame}, the same for all"
+        )
+    return tokens
+
+
+def insert_merged(
+    visual: VisualTokens,
+    inputs_embeds: torch.Tensor,
+    is_placeholder: torch.Tensor,
+    newline: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Embeddings (B, L, H) with merged tokens at the placeholders (B, L), and where these are.
+
+    newline: (H,), for the last placeholder of a row, where there is one more than merged tokens.
+    """
+    is_merged = is_placeholder
+    if newline is not None:
+        merged: int | torch.Tensor = visual.embeds.shape[1] * visual.embeds.shape[2]
+        if visual.frame_mask is not None:
+            merged = visual.frame_mask.sum(dim=1, keepdim=True) * visual.embeds.shape[2]
+        follows = nn.functional.pad(is_placeholder[:, 1:], (0, 1))
+        exceeds = is_placeholder.sum(dim=1, keepdim=True) > merged
+        is_newline = is_placeholder & ~follows & exceeds
+        is_merged = is_placeholder & ~is_newline
+        inputs_embeds = torch.where(is_newline[..., None], newline.to(inputs_embeds), inputs_embeds)
+    embeds = visual.embeds if visual.frame_mask is None else visual.embeds[visual.frame_mask]
+    embeds = embeds.to(inputs_embeds)
+    if embeds.numel() != int(is_merged.sum()) * embeds.shape[-1]:
+        raise ValueError(
+            f"{int(is_merged.sum())} placeholders in the prompt for {embeds[..., 0].numel()} merged "
+            "tokens"
+        )
+    return inputs_embeds.masked_scatter(is_merged[..., None], embeds), is_merged
+
+
+def frames_per_row(pixel_values: torch.Tensor, frame_mask: torch.Tensor | None) -> list[int]:
+    """Frames of each video: pixel_values (B, T, 3, S, S), frame_mask (B, T)."""
+    if frame_mask is None:
+        return [pixel_values.shape[1]] * pixel_values.shape[0]
+    return [int(count) for count in frame_mask.sum(dim=1).tolist()]
+
+
+def patch_mask(frame_mask: torch.Tensor | None, config: CrossLMMConfig) -> torch.Tensor | None:
+    """(B, T) → (B, T·N), True at the features of real frames; None where all are."""
+    if frame_mask is None or bool(frame_mask.all()):
+        return None
+    return frame_mask.repeat_interleave(config.patches_per_frame, dim=1)
