@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from crosslmm.checkpoints import catalog
-from crosslmm.errors import first_line
-from crosslmm.files import gigabytes
 from crosslmm.options import ReaderName, Sampling
 
 Status = Literal["ok", "note", "warning", "failure"]
@@ -52,7 +50,7 @@ def diagnose() -> Iterator[Check]:
             found = check()
             yield from [found] if isinstance(found, Check) else found
         except Exception as error:  # whatever a broken installation throws is the finding
-            yield Check(name, "failure", first_line(error)[:200])
+            yield Check(name, "failure", _line(error))
 
 
 def _python() -> Check:
@@ -83,9 +81,7 @@ def _readers() -> Iterator[Check]:
         try:
             codec = _write_clip(clip)
         except Exception as error:
-            yield Check(
-                "readers", "failure", f"PyAV cannot write a clip: {first_line(error)[:200]}"
-            )
+            yield Check("readers", "failure", f"PyAV cannot write a clip: {_line(error)}")
             return
         for reader in reader_statuses():
             name = f"reader {reader.name}"
@@ -95,7 +91,7 @@ def _readers() -> Iterator[Check]:
             try:
                 _read_clip(clip, reader.name)
             except Exception as error:
-                yield Check(name, "warning", f"{reader.version}: {first_line(error)[:200]}")
+                yield Check(name, "warning", f"{reader.version}: {_line(error)}")
                 continue
             working.append(reader.name)
             yield Check(name, "ok", f"{reader.version}, read back a clip of {codec}")
@@ -135,7 +131,7 @@ def _device() -> Check:
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
         name = torch.cuda.get_device_name()
-        return Check("device", "ok", f"{name}, {gigabytes(free)} of {gigabytes(total)} free")
+        return Check("device", "ok", f"{name}, {_gigabytes(free)} of {_gigabytes(total)} free")
     if torch.backends.mps.is_available():
         return Check("device", "ok", "Apple GPU (mps)")
     detail = f"CPU, {torch.get_num_threads()} threads"
@@ -147,7 +143,7 @@ def _memory() -> Check:
 
     free = available_ram()
     status: Status = "ok" if free >= _LEAST_MEMORY else "warning"
-    return Check("memory", status, f"{gigabytes(free)} of main memory free")
+    return Check("memory", status, f"{_gigabytes(free)} of main memory free")
 
 
 def _disk() -> Check:
@@ -155,7 +151,7 @@ def _disk() -> Check:
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free
-    detail = f"{gigabytes(free)} free in {catalog.hub_cache()}"
+    detail = f"{_gigabytes(free)} free in {catalog.hub_cache()}"
     if free >= _LEAST_DISK:
         return Check("disk", "ok", detail)
     return Check("disk", "warning", detail, "set HF_HOME to a folder on a larger disk")
@@ -177,9 +173,7 @@ def _quantization() -> Check:
         if difference.abs().max() > 0.25 * dense.weight.abs().max():
             raise ValueError("a 4-bit product is wrong")
     except Exception as error:
-        return Check(
-            "quantization", "warning", f"bitsandbytes: {first_line(error)[:200]}", "--quantize none"
-        )
+        return Check("quantization", "warning", f"bitsandbytes: {_line(error)}", "--quantize none")
     version = metadata.version("bitsandbytes")
     return Check("quantization", "ok", f"bitsandbytes {version}, 4-bit product right on {device}")
 
@@ -212,3 +206,12 @@ _CHECKS: dict[str, Callable[[], Check | Iterator[Check]]] = {
     "quantization": _quantization,
     "model": _default_model,
 }
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:.1f} GB"
+
+
+def _line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:200]

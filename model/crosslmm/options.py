@@ -9,6 +9,7 @@ from crosslmm.errors import UsageError
 Seek = Literal["exact", "keyframe", "auto"]
 ReaderName = Literal["auto", "pyav", "decord", "torchcodec"]
 Quantization = Literal["auto", "4bit", "8bit", "none"]
+ResolvedQuantization = Literal["4bit", "8bit", "none"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 MergeMode = Literal["area", "bilinear"]
 V2VScope = Literal["video", "frame"]

@@ -2,7 +2,6 @@
 
 import copy
 import gc
-import math
 import weakref
 
 import pytest
@@ -14,7 +13,6 @@ from transformers.cache_utils import DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from crosslmm import cross_attention
-from crosslmm.merging import merge_tokens
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration, as_dual_cache
 from tests.support.tiny import open_gates, text_config, tiny_config, tiny_model, vision_config
 
@@ -210,36 +208,6 @@ def test_slicing_by_heads_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> No
     expected = model(**batch).logits
     monkeypatch.setattr(cross_attention, "SLICE_BYTES", 0)
     torch.testing.assert_close(model(**batch).logits, expected, rtol=0, atol=2e-5)
-
-
-@pytest.mark.parametrize(
-    ("grid", "side"), [(6, 3), (6, 2), (5, 2), (5, 3), (27, 3), (4, 4), (7, 1)]
-)
-def test_area_merge_equals_a_loop_over_cells(grid: int, side: int) -> None:
-    features = torch.randn(2, 3, grid * grid, 8, dtype=torch.float64)
-    merged = merge_tokens(features, side * side)
-    planes = features.view(2, 3, grid, grid, 8)
-    for row in range(side):
-        for column in range(side):
-            rows = slice(row * grid // side, math.ceil((row + 1) * grid / side))
-            columns = slice(column * grid // side, math.ceil((column + 1) * grid / side))
-            cell = planes[:, :, rows, columns].mean(dim=(2, 3))
-            torch.testing.assert_close(merged[:, :, row * side + column], cell)
-
-
-def test_plain_bilinear_merge_drops_what_area_keeps() -> None:
-    features = torch.zeros(1, 81, 1)
-    features[0, 40 + 2] = 1.0  # beside the centre, where bilinear 9x9 → 1 does not look
-    assert merge_tokens(features, 1, "bilinear").item() == 0
-    assert merge_tokens(features, 1, "area").item() == pytest.approx(1 / 81)
-
-
-@pytest.mark.parametrize("tokens", [0, 2, 36])
-def test_merging_to_no_square_or_to_more_is_refused(tokens: int) -> None:
-    with pytest.raises(
-        ValueError, match=f"`tokens_per_frame` {tokens} is not a perfect square from 1 to 25"
-    ):
-        merge_tokens(torch.zeros(25, 4), tokens)
 
 
 @pytest.mark.parametrize("tokens", [1, 4, 9, 25])

@@ -27,7 +27,8 @@ from crosslmm.checkpoints.headers import IncompleteCheckpoint, read_headers
 from crosslmm.errors import CheckpointError, CrossLMMError, UsageError
 from crosslmm.files import atomic_write, remove_folder
 
-MODEL_TYPES = ("crosslmm", "llava_onevision")
+CROSSLMM, LLAVA_ONEVISION = "crosslmm", "llava_onevision"
+MODEL_TYPES = (CROSSLMM, LLAVA_ONEVISION)
 DEMO = "demo"
 SUGGESTED = "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"
 ENVIRONMENT = "CROSSLMM_MODEL"
@@ -49,7 +50,7 @@ RECIPES = {
     "crosslmm-7b": AssemblyRecipe("google/siglip2-so400m-patch14-384", "Qwen/Qwen2.5-7B-Instruct"),
 }
 
-Source = Literal["built-in", "hub", "folder"]
+Location = Literal["built-in", "hub", "folder"]
 Origin = Literal["option", "environment", "setting", "built-in"]
 
 
@@ -70,7 +71,7 @@ class StoredModel:
     path: Path
     kind: str | None
     size: int
-    source: Source
+    source: Location
     default: bool
     problem: str | None
 
@@ -176,6 +177,11 @@ def validate(folder: Path, *, kinds: tuple[str, ...] | None = MODEL_TYPES) -> Va
     return ValidationResult(kind, None)
 
 
+def is_llava_onevision(folder: Path) -> bool:
+    """Whether a checkpoint is of LLaVA-OneVision, by its configuration. Raises CheckpointError."""
+    return read_config(folder).get("model_type") == LLAVA_ONEVISION
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     try:
@@ -210,7 +216,7 @@ class Removal:
     name: str
     path: Path
     size: int
-    source: Source
+    source: Location
 
 
 def plan_removal(name: str) -> Removal:
@@ -310,7 +316,7 @@ def _hub_models() -> list[StoredModel]:
     return found
 
 
-def _stored(name: str, path: Path, source: Source) -> StoredModel:
+def _stored(name: str, path: Path, source: Location) -> StoredModel:
     result = validate(path)
     size = _size(path.parents[1] if source == "hub" else path)
     return StoredModel(

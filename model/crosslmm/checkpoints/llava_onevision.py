@@ -16,8 +16,6 @@ from crosslmm.configuration_crosslmm import CrossLMMConfig
 from crosslmm.errors import CheckpointError
 from crosslmm.processing_crosslmm import CrossLMMProcessor
 
-MODEL_TYPE = "llava_onevision"
-
 # Weight names of the published checkpoints (and of today's `save_pretrained`) → those of CrossLMM.
 KEY_MAPPING = {
     r"^language_model\.lm_head": "lm_head",

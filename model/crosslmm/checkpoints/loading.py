@@ -4,7 +4,7 @@ transformers would warn and answer from random numbers."""
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers.utils import logging
@@ -16,13 +16,14 @@ from crosslmm.errors import CheckpointError, first_line, last_line
 from crosslmm.files import atomic_folder
 from crosslmm.limits import DECODERS
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
+from crosslmm.options import ResolvedQuantization
 from crosslmm.processing_crosslmm import CrossLMMProcessor
 
 
 def load_config(folder: Path) -> CrossLMMConfig:
     """The configuration of a CrossLMM folder, or of a LLaVA-OneVision one as CrossLMM."""
     try:
-        if catalog.read_config(folder).get("model_type") == llava_onevision.MODEL_TYPE:
+        if catalog.is_llava_onevision(folder):
             config = llava_onevision.crosslmm_config(folder)
         else:
             config = CrossLMMConfig.from_pretrained(folder)
@@ -42,7 +43,7 @@ def load_config(folder: Path) -> CrossLMMConfig:
 
 def load_processor(folder: Path) -> CrossLMMProcessor:
     try:
-        if catalog.read_config(folder).get("model_type") == llava_onevision.MODEL_TYPE:
+        if catalog.is_llava_onevision(folder):
             return llava_onevision.crosslmm_processor(folder)
         processor = CrossLMMProcessor.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
@@ -58,7 +59,7 @@ def load_model(
     *,
     device: torch.device,
     dtype: torch.dtype,
-    quantization: Literal["4bit", "8bit", "none"] = "none",
+    quantization: ResolvedQuantization = "none",
     config: CrossLMMConfig | None = None,
 ) -> CrossLMMForConditionalGeneration:
     """The model in `folder`, in evaluation mode on `device`.
@@ -66,7 +67,7 @@ def load_model(
     Raises CheckpointError with the names of missing, unexpected or mis-shaped weights.
     """
     config = config or load_config(folder)
-    is_llava = catalog.read_config(folder).get("model_type") == llava_onevision.MODEL_TYPE
+    is_llava = catalog.is_llava_onevision(folder)
     try:
         with quiet_library():
             loaded: Any = CrossLMMForConditionalGeneration.from_pretrained(

@@ -6,14 +6,14 @@ because a name that does not match is skipped silently by the library.
 """
 
 import logging
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import nn
 from transformers import BitsAndBytesConfig
 
 from crosslmm.errors import CheckpointError, UsageError
-from crosslmm.options import Quantization
+from crosslmm.options import Quantization, ResolvedQuantization
 
 CHOICES = get_args(Quantization)
 
@@ -37,7 +37,7 @@ KEPT = (
 
 def resolve_quantization(
     quantization: str, device: torch.device, parameters: int
-) -> Literal["4bit", "8bit", "none"]:
+) -> ResolvedQuantization:
     """`auto` is 4bit on a GPU for models of over a billion parameters, and none elsewhere."""
     if quantization == "auto":
         return "4bit" if device.type == "cuda" and parameters > AUTO_PARAMETERS else "none"
@@ -51,7 +51,7 @@ def resolve_quantization(
 
 
 def quantization_config(
-    quantization: Literal["4bit", "8bit", "none"], dtype: torch.dtype
+    quantization: ResolvedQuantization, dtype: torch.dtype
 ) -> BitsAndBytesConfig | None:
     """4bit is NF4 with double quantization, computing in `dtype`; None for none."""
     if quantization == "none":
@@ -70,7 +70,7 @@ def quantization_config(
     )
 
 
-def check_quantized(model: nn.Module, quantization: Literal["4bit", "8bit", "none"]) -> None:
+def check_quantized(model: nn.Module, quantization: ResolvedQuantization) -> None:
     """Raises CheckpointError unless just the decoder's linear layers are quantized as asked."""
     decoder = model.get_submodule("model.language_model.layers")
     expected: set[str] = set()

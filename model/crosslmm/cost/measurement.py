@@ -242,14 +242,14 @@ def write_clip(
     ramp = np.add.outer(np.arange(height), np.arange(2 * width)) * (256 / width)
     grain = np.random.default_rng(0).integers(0, 6, (height, 2 * width))
     grey = ((ramp + grain) % 256).astype(np.uint8)
-    wall = np.stack([grey, grey[::-1], 255 - grey], axis=-1)  # the image moves along it
+    wall = np.stack([grey, grey[::-1], 255 - grey], axis=-1)  # the picture moves along it
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream(codec, rate=fps, options=codec_options or {})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for number in range(frames):
             left = 3 * number % width
-            image = np.ascontiguousarray(wall[:, left : left + width])
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+            picture = np.ascontiguousarray(wall[:, left : left + width])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode(None))
 
 

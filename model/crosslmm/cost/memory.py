@@ -7,14 +7,12 @@ its tensors: the interpreter, the libraries and, on a GPU, the context come on t
 
 from dataclasses import dataclass
 from math import ceil
-from typing import Literal
 
 from crosslmm.cost.arithmetic import PromptTokens, count_tokens
 from crosslmm.cost.shape import ModelShape
 from crosslmm.errors import UsageError
 from crosslmm.limits import FRAMES_PER_CHUNK, PREFILL_TOKENS, SLICE_BYTES
-
-Quantization = Literal["none", "4bit", "8bit"]
+from crosslmm.options import ResolvedQuantization
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _NF4_BLOCK, _NESTED_BLOCK = 64, 256
@@ -56,7 +54,7 @@ class Memory:
 
 
 def weight_parts(
-    shape: ModelShape, *, dtype: str | None = None, quantization: Quantization = "none"
+    shape: ModelShape, *, dtype: str | None = None, quantization: ResolvedQuantization = "none"
 ) -> tuple[WeightPart, ...]:
     """The weights part by part; quantization touches the decoder's linear layers alone."""
     precision = dtype or shape.dtype
@@ -79,7 +77,7 @@ def weight_parts(
             stored = language.layers * sum(r * c + 4 * r for r, c in matrices)
             linear_part = WeightPart("decoder", linear + small, "int8", stored + small * size)
         case _:
-            raise UsageError(f"quantization {quantization!r}: none, 4bit or 8bit")
+            raise UsageError(f"`quantization` is none, 4bit or 8bit, not {quantization!r}")
     vocabulary = language.width * language.vocabulary
     return (
         plain("vision", _vision_parameters(shape)),
@@ -99,7 +97,7 @@ def memory_needed(
     text_tokens: int = 64,
     batch: int = 1,
     dtype: str | None = None,
-    quantization: Quantization = "none",
+    quantization: ResolvedQuantization = "none",
     frames_per_chunk: int = FRAMES_PER_CHUNK,
 ) -> Memory:
     """The memory of a run up to its first generated token, in bytes.
@@ -137,7 +135,7 @@ def dtype_bytes(dtype: str) -> int:
     try:
         return DTYPE_BYTES[dtype]
     except KeyError:
-        raise UsageError(f"dtype {dtype!r}: give {', '.join(DTYPE_BYTES)}") from None
+        raise UsageError(f"`dtype` is one of {', '.join(DTYPE_BYTES)}, not {dtype!r}") from None
 
 
 def _encoding_peak(shape: ModelShape, chunk: int, merged: int, size: int) -> int:

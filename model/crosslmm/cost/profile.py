@@ -16,7 +16,6 @@ from crosslmm.checkpoints.headers import read_gates, read_headers
 from crosslmm.cost.arithmetic import Macs, PromptTokens, count_tokens, prefill_macs, token_macs
 from crosslmm.cost.memory import (
     Memory,
-    Quantization,
     WeightPart,
     memory_needed,
     weight_parts,
@@ -24,7 +23,7 @@ from crosslmm.cost.memory import (
 from crosslmm.cost.shape import RECIPES, ModelShape
 from crosslmm.errors import CheckpointError, UsageError
 from crosslmm.limits import FRAMES_PER_CHUNK
-from crosslmm.options import T2VCache, V2VScope
+from crosslmm.options import ResolvedQuantization, T2VCache, V2VScope
 
 FRAMES = (32, 64, 128, 256)
 TEXT_TOKENS = 64
@@ -40,7 +39,7 @@ class Settings:
     text_tokens: int = TEXT_TOKENS
     batch: int = 1
     dtype: str | None = None
-    quantization: Quantization = "none"
+    quantization: ResolvedQuantization = "none"
     frames_per_chunk: int = FRAMES_PER_CHUNK
 
 

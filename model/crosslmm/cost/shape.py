@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from math import isqrt
 from typing import Any
 
+from crosslmm.checkpoints.catalog import CROSSLMM, LLAVA_ONEVISION, MODEL_TYPES
 from crosslmm.checkpoints.headers import Gate
 from crosslmm.errors import CheckpointError, UsageError
 from crosslmm.limits import DECODERS
@@ -218,12 +219,12 @@ class ModelShape:
         taken as crosslmm runs it, with closed gates. Raises CheckpointError.
         """
         kind = config.get("model_type")
-        if kind not in ("crosslmm", "llava_onevision"):
+        if kind not in MODEL_TYPES:
             raise CheckpointError(
-                f"model_type {kind!r}: the cost of crosslmm and llava_onevision can be counted"
+                f"model_type {kind!r}: the cost of {' and '.join(MODEL_TYPES)} can be counted"
             )
         try:
-            return cls._from_crosslmm(config) if kind == "crosslmm" else cls._from_llava(config)
+            return cls._from_crosslmm(config) if kind == CROSSLMM else cls._from_llava(config)
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"a configuration without a usable {error}") from error
 
@@ -298,13 +299,13 @@ QWEN2_7B_PADDED = QWEN25_7B | {"vocab_size": 152128}
 
 def _peer(text_config: Mapping[str, Any]) -> ModelShape:
     """LLaVA-OneVision as transformers runs it: 196 tokens per frame, all frames encoded at once."""
-    shape = ModelShape.from_config({"model_type": "llava_onevision", "text_config": text_config})
+    shape = ModelShape.from_config({"model_type": LLAVA_ONEVISION, "text_config": text_config})
     return replace(shape, interval=None, chunked=False)
 
 
 RECIPES: dict[str, ModelShape] = {
-    "crosslmm-2b": ModelShape.from_config({"model_type": "crosslmm", "text_config": QWEN25_1_5B}),
-    "crosslmm-7b": ModelShape.from_config({"model_type": "crosslmm", "text_config": QWEN25_7B}),
+    "crosslmm-2b": ModelShape.from_config({"model_type": CROSSLMM, "text_config": QWEN25_1_5B}),
+    "crosslmm-7b": ModelShape.from_config({"model_type": CROSSLMM, "text_config": QWEN25_7B}),
     "llava-onevision-0.5b": _peer(QWEN2_0_5B_PADDED),
     "llava-onevision-7b": _peer(QWEN2_7B_PADDED),
 }

@@ -15,6 +15,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from crosslmm.errors import UsageError
+from crosslmm.options import ResolvedQuantization
 
 Stage = Literal["align", "tune"]
 Precision = Literal["bf16", "fp32"]
@@ -28,7 +29,7 @@ class LoraOptions:
     rank: int = 64
     alpha: float = 128.0
     dropout: float = 0.05
-    quantization: Literal["4bit", "8bit", "none"] = "none"
+    quantization: ResolvedQuantization = "none"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from crosslmm.captioning.pool import ReaderProcess
 from crosslmm.captioning.reading import HEARTBEAT, ReadRequest, explain, pack, read_request, unpack
 from crosslmm.captioning.results import Segment, TimeBreakdown
 from crosslmm.checkpoints import catalog
-from crosslmm.errors import CrossLMMError, UsageError, first_line
+from crosslmm.errors import CrossLMMError, UsageError
 from crosslmm.fingerprint import folder_fingerprint
 
 # Rows of Ray's tables: `path` in bytes, since names need not be text; `head`, JSON of a clip or of
@@ -111,7 +111,7 @@ class RayEngine:
                     told = True
                 yield list(_outcomes(rows, videos))
         except ray.exceptions.RayError as error:
-            raise CrossLMMError(f"Ray gave up: {first_line(error)}") from error
+            raise CrossLMMError(f"Ray gave up: {_first_line(error)}") from error
         finally:
             with suppress(Exception):
                 ray.kill(stop)
@@ -237,7 +237,7 @@ def _describe_worker(folder: str, model_options: dict[str, Any]) -> tuple[str, s
     from crosslmm.checkpoints.headers import read_headers
     from crosslmm.checkpoints.quantization import resolve_quantization
     from crosslmm.device import resolve_device, resolve_dtype
-    from crosslmm.versions import library_versions
+    from crosslmm.inference.assistant import library_versions
 
     device = resolve_device(model_options.get("device"))
     dtype = resolve_dtype(model_options.get("dtype"), device)
@@ -262,7 +262,7 @@ def _started_ray() -> Any:
         try:
             ray.init(log_to_driver=False, logging_level="ERROR", include_dashboard=False)
         except Exception as error:  # it raises no narrower one
-            raise CrossLMMError(f"Ray did not start: {first_line(error)}") from error
+            raise CrossLMMError(f"Ray did not start: {_first_line(error)}") from error
     ray.data.DataContext.get_current().enable_progress_bars = False
     return ray
 
@@ -286,3 +286,7 @@ def _array(pixels: Any, head: dict[str, Any]) -> Any:
     if "shape" not in head:
         return None
     return np.frombuffer(bytes(pixels), dtype=np.uint8).reshape(head["shape"])
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
