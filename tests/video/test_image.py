@@ -81,7 +81,7 @@ def test_a_picture_under_a_video_s_name(tmp_path: Path) -> None:
     (tmp_path / "a.png").rename(tmp_path / "a.mp4")
     frames = crosslmm.sample(tmp_path / "a.mp4")
     assert number_of(frames.pixels[0]) == 5
-    assert frames.source.container == "picture"
+    assert frames.source.container == "image"
 
 
 @pytest.mark.parametrize("name", ["a.webp", "a.png"])
@@ -90,7 +90,7 @@ def test_an_animated_picture_says_that_only_its_first_is_read(name: str, tmp_pat
     stills[0].save(tmp_path / name, save_all=True, append_images=stills[1:], lossless=True)
     frames = crosslmm.sample(tmp_path / name)
     assert number_of(frames.pixels[0]) == 1
-    assert "only its first picture" in frames.warnings[0]
+    assert "only its first frame" in frames.warnings[0]
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
@@ -100,14 +100,14 @@ def test_a_cut_off_picture_is_an_error(kind: str, tmp_path: Path) -> None:
         buffer, kind
     )
     (tmp_path / "a").write_bytes(buffer.getvalue()[: len(buffer.getvalue()) // 2])
-    with pytest.raises(VideoError, match="picture cannot be read"):
+    with pytest.raises(VideoError, match="image cannot be read"):
         crosslmm.sample(tmp_path / "a")
 
 
 def test_start_means_nothing_to_a_picture_but_zero(tmp_path: Path) -> None:
     Image.fromarray(picture(5)).save(tmp_path / "a.png")
     assert len(crosslmm.sample(tmp_path / "a.png", start=0, end=3)) == 1
-    with pytest.raises(VideoError, match="still picture"):
+    with pytest.raises(VideoError, match="it is an image"):
         crosslmm.sample(tmp_path / "a.png", start=3)
 
 

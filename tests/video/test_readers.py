@@ -1,6 +1,6 @@
 """Readers other than PyAV, readers that hang, and the thread and process that hold them.
 
-The functions ``hang``, ``hang_hard``, ... are readers for ``ProcessReader``; each is imported by a
+The functions `hang`, `hang_hard`, ... are targets of readers; each is imported by a
 worker process of its own.
 """
 
@@ -23,10 +23,8 @@ import crosslmm
 from crosslmm.errors import UsageError, VideoError
 from crosslmm.video import open_stream, reader_statuses
 from crosslmm.video.prefetch import Heartbeat, Prefetch, Stalled
-from crosslmm.video.probe import Plan
-from crosslmm.video.readers import make_reader
+from crosslmm.video.readers import READERS, ReaderSpec
 from crosslmm.video.readers.job import DecodeJob
-from crosslmm.video.readers.process import ProcessReader
 from crosslmm.video.readers.pyav import PyAVReader
 from crosslmm.video.stream import FrameStream
 from tests.support.clips import copy_from, numbers_of, picture, write_clip
@@ -75,17 +73,13 @@ def clip(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def read_with(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Have PyAV's place taken by a worker with the named function, or by a class."""
+    """Replace PyAV's reader by a worker with the named function, or by a class."""
 
     def replace(double: str | type) -> None:
-        def make(name: str, plan: Plan, *, heartbeat: Heartbeat, deadline: float) -> object:
-            if name != "pyav":
-                return make_reader(name, plan, heartbeat=heartbeat, deadline=deadline)  # type: ignore[arg-type]
-            if isinstance(double, str):
-                return ProcessReader(plan, f"{__name__}:{double}", heartbeat=heartbeat)
-            return double(plan, heartbeat=heartbeat, deadline=deadline)
-
-        monkeypatch.setattr("crosslmm.video.stream.make_reader", make)
+        in_process = isinstance(double, type)
+        target = f"{__name__}:{double.__name__ if isinstance(double, type) else double}"
+        spec = ReaderSpec(package="av", target=target, in_process=in_process)
+        monkeypatch.setitem(READERS, "pyav", spec)
 
     return replace
 
@@ -185,11 +179,9 @@ def test_worker_dies_with_a_parent_that_is_killed(double: str, clip: Path) -> No
     script = f"""
         import sys, time
         sys.path.insert(0, {str(ROOT)!r})
-        import crosslmm.video.stream as stream
         from crosslmm.video import open_stream
-        from crosslmm.video.readers.process import ProcessReader
-        stream.make_reader = lambda name, plan, heartbeat, deadline: ProcessReader(
-            plan, "tests.video.test_readers:{double}", heartbeat=heartbeat)
+        from crosslmm.video.readers import READERS, ReaderSpec
+        READERS["pyav"] = ReaderSpec(package="av", target="tests.video.test_readers:{double}")
         opened = open_stream({str(clip)!r}, frames=7, reader="pyav")
         next(opened)
         print("hanging", flush=True)
@@ -231,10 +223,9 @@ def test_neither_main_nor_the_working_directory_is_run_again(clip: Path, tmp_pat
     script.write_text(
         "import sys\n"
         f"sys.path.append({str(ROOT)!r})\n"
-        "import crosslmm, crosslmm.video.stream as stream\n"
-        "from crosslmm.video.readers.process import ProcessReader\n"
-        "stream.make_reader = lambda name, plan, heartbeat, deadline: ProcessReader(\n"
-        "    plan, 'tests.video.test_readers:good', heartbeat=heartbeat)\n"
+        "import crosslmm\n"
+        "from crosslmm.video.readers import READERS, ReaderSpec\n"
+        "READERS['pyav'] = ReaderSpec(package='av', target='tests.video.test_readers:good')\n"
         f"print(len(crosslmm.sample({str(clip)!r}, frames=3, reader='pyav')))\n"
     )
     run = subprocess.run(
@@ -341,7 +332,7 @@ def test_the_next_reader_goes_on_where_one_gave_up(
     assert numbers_of([frame.pixels for frame in frames]) == [frame.index for frame in frames]
     assert len({frame.index for frame in frames}) == 9
     assert stream.source.reader == "decord"
-    assert "decord went on after 3 frames" in stream.warnings[0]
+    assert "decord took over after 3 frames" in stream.warnings[0]
 
 
 @needs_decord
@@ -362,7 +353,7 @@ def test_a_reader_asked_for_by_name_has_no_successor(clip: Path, read_with: Call
 
 def test_a_file_that_cannot_be_opened_in_time(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     waiting = threading.Event()
-    monkeypatch.setattr("crosslmm.video.probe.open_container", lambda *a, **k: waiting.wait(60))
+    monkeypatch.setattr("crosslmm.video.decoder.open_container", lambda *a, **k: waiting.wait(60))
     began = time.monotonic()
     try:
         with pytest.raises(VideoError, match=r"clip\.mp4: nothing could be read .* within 0\.5 s"):
@@ -382,6 +373,7 @@ def test_reading_runs_ahead_but_not_far() -> None:
             yield number
 
     ahead = Prefetch(produce, depth=3, deadline=5)
+    ahead.start()
     try:
         assert ahead.take() == 0
         time.sleep(0.3)
@@ -396,6 +388,7 @@ def test_a_slow_consumer_is_no_hang() -> None:
         yield from range(6)
 
     ahead = Prefetch(produce, depth=1, deadline=0.2)
+    ahead.start()
     for number in range(6):
         assert ahead.take() == number
         time.sleep(0.3)
@@ -414,6 +407,7 @@ def test_progress_is_no_hang() -> None:
 
     stuck = threading.Event()
     ahead = Prefetch(produce, depth=1, deadline=0.3)
+    ahead.start()
     assert ahead.take() == 1
     assert ahead.seconds > 0.4
     with pytest.raises(Stalled):
@@ -428,6 +422,7 @@ def test_errors_travel_to_the_consumer() -> None:
         raise ZeroDivisionError("mine")
 
     ahead = Prefetch(produce, depth=1, deadline=5)
+    ahead.start()
     assert ahead.take() == 1
     with pytest.raises(ZeroDivisionError, match="mine"):
         ahead.take()

@@ -1,6 +1,6 @@
 """Video to frames: the right ones, upright, with their real times, in bounded memory.
 
-``sample`` returns an array of them, ``open_stream`` gives them one at a time. PyAV reads by
+`sample` returns an array of them, `open_stream` gives them one at a time. PyAV reads by
 default, because it alone returned the right frame of every kind of file tried; decord and
 torchcodec run on request, each in a process that can be killed.
 """
@@ -13,7 +13,7 @@ from crosslmm.options import Sampling, SamplingOptions
 from crosslmm.video.frames import Frame, Frames, summary
 
 if TYPE_CHECKING:
-    from crosslmm.video.probe import Plan
+    from crosslmm.video.plan import ReadPlan
     from crosslmm.video.readers import ReaderStatus
     from crosslmm.video.source import SourceInfo
     from crosslmm.video.stream import FrameStream
@@ -54,14 +54,14 @@ def open_stream(
     *,
     size: tuple[int, int] | None = None,
     resample: int = _BICUBIC,
-    plan: "Plan | None" = None,
+    plan: "ReadPlan | None" = None,
     **options: Unpack[SamplingOptions],
 ) -> "FrameStream":
     """The frames of a video or image, one at a time, decoded ahead in the background.
 
     - `sampling`, or its fields as `options`: which frames, and how they are read.
     - `size`: (height, width) in pixels, with PIL's `resample` filter; None for the full size.
-    - `plan`: that of an earlier stream of the same file, which is then not looked through again.
+    - `plan`: that of an earlier stream of the same file, which is then not probed again.
 
     Raises `VideoError` for a file that gives no frames and `UsageError` for impossible options.
     """
@@ -71,9 +71,11 @@ def open_stream(
         raise UsageError(f"size is (height, width) in pixels, not {size!r}")
     if resample not in range(6):
         raise UsageError(f"resample is one of PIL's filters, 0 to 5, not {resample!r}")
-    return FrameStream(
+    stream = FrameStream(
         path, Sampling.of(sampling, options), size=size, resample=resample, plan=plan
     )
+    stream.open()
+    return stream
 
 
 def _is_size(size: object) -> bool:
@@ -90,7 +92,7 @@ def sample(
     *,
     size: tuple[int, int] | None = None,
     resample: int = _BICUBIC,
-    plan: "Plan | None" = None,
+    plan: "ReadPlan | None" = None,
     **options: Unpack[SamplingOptions],
 ) -> Frames:
     """The frames of a video or image as one array (T, H, W, 3) uint8; parameters: `open_stream`.

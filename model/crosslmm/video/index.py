@@ -1,11 +1,10 @@
 """The packet index of a video: when each frame is shown, and which frames can be sought to.
 
 It is made by reading every packet once without decoding (0.2 s for an hour), because headers lie:
-frame counts include frames that an edit list hides, and ``duration * rate`` is wrong for anything
+frame counts include frames that an edit list hides, and `duration * rate` is wrong for anything
 variable.
 """
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
@@ -14,20 +13,19 @@ from typing import Any
 
 import numpy as np
 
-# Read errors in a row after which the rest of a file is given up.
-_MOST_FAILURES = 8
+from crosslmm.video.decoder import Decoder
 
 
 @dataclass(frozen=True, eq=False)
 class PacketIndex:
-    """The shown frames in presentation job.
+    """The shown frames in presentation order.
 
-    ``pts`` (N,) int64, ticks of ``time_base``, strictly ascending; ``keys`` (K,) the frame numbers
-    of keyframes; ``tail`` the ticks for which the last frame is shown. ``sequential`` says that the
-    container gives no usable presentation times: ``pts`` is then counted, and frames must be
-    counted too, from the start. ``hidden`` packets are kept from view by an edit list. ``leading``
-    says that a keyframe is followed by packets shown before it (an open GOP). ``bad_pts`` are
-    the times of packets that the container marks as damaged, or that follow a hole; ``bad_reads``
+    `pts` (N,) int64, ticks of `time_base`, strictly ascending; `keys` (K,) the frame numbers
+    of keyframes; `tail` the ticks for which the last frame is shown. `sequential` says that the
+    container gives no usable presentation times: `pts` is then counted, and frames must be
+    counted too, from the start. `hidden` packets are kept from view by an edit list. `leading`
+    says that a keyframe is followed by packets shown before it (an open GOP). `bad_pts` are
+    the times of packets that the container marks as damaged, or that follow a hole; `bad_reads`
     counts errors between packets.
     """
 
@@ -56,7 +54,7 @@ class PacketIndex:
         return float((int(self.pts[-1] - self.pts[0]) + self.tail) * self.time_base)
 
     def shown_from(self, pts: int) -> "PacketIndex":
-        """The same without the packets before ``pts``, which no decoder can show."""
+        """The same without the packets before `pts`, which no decoder can show."""
         first = int(np.searchsorted(self.pts, pts))
         if first == 0 or first >= len(self.pts):
             return self
@@ -64,43 +62,18 @@ class PacketIndex:
         return replace(self, pts=self.pts[first:], keys=keys[keys >= 0])
 
 
-def packets(
-    container: Any, stream: Any, *, heartbeat: Callable[[], None], on_error: Callable[[], None]
-) -> Iterator[Any]:
-    """The packets of ``stream`` from here on, past read errors; ``heartbeat`` is called at each."""
-    import av
-
-    failures = 0
-    while failures < _MOST_FAILURES:
-        try:
-            for packet in container.demux(stream):
-                heartbeat()
-                failures = 0
-                if packet.size:
-                    yield packet
-            return
-        except av.error.EOFError:
-            return
-        except av.error.FFmpegError:
-            on_error()
-            failures += 1
-
-
-def scan(container: Any, stream: Any, *, heartbeat: Callable[[], None]) -> PacketIndex | None:
-    """Read every packet of ``stream`` once; None when there is none to be shown."""
+def scan(decoder: Decoder) -> PacketIndex | None:
+    """Read every packet of a newly opened file once; None when there is none to be shown."""
+    container, stream = decoder.container, decoder.stream
     pts: list[int | None] = []
     dts: list[int | None] = []
     keys: list[bool] = []
-    hidden, bad_reads = 0, 0
+    hidden = 0
     bad_pts: set[int] = set()
     lasting: dict[int, int] = {}
     leading, last_key = False, None
 
-    def count_bad() -> None:
-        nonlocal bad_reads
-        bad_reads += 1
-
-    for packet in packets(container, stream, heartbeat=heartbeat, on_error=count_bad):
+    for packet in decoder.packets():
         if len(pts) + hidden > container.size:
             break  # more packets than bytes: a damaged index that leads in circles
         if packet.is_discard:
@@ -148,7 +121,7 @@ def scan(container: Any, stream: Any, *, heartbeat: Callable[[], None]) -> Packe
         leading=leading,
         hidden=hidden,
         bad_pts=frozenset(bad_pts),
-        bad_reads=bad_reads,
+        bad_reads=decoder.bad_reads,
     )
 
 

@@ -18,7 +18,7 @@ _LOOK_UP = 0.05
 
 
 class Cancelled(BaseException):
-    """Raised inside a producer whose consumer has gone; no ``Exception``, so nothing eats it."""
+    """Raised inside a producer whose consumer has gone; no `Exception`, so nothing eats it."""
 
 
 class Stalled(Exception):
@@ -28,7 +28,7 @@ class Stalled(Exception):
 class Heartbeat:
     """The producer's side: call it at each step. It notes progress, or ends an abandoned producer.
 
-    ``on_cancel`` is called once, from the consumer's thread, when the producer is given up; a
+    `on_cancel` is called once, from the consumer's thread, when the producer is given up; a
     producer with a process of its own kills it there.
     """
 
@@ -49,10 +49,10 @@ class _End:
 
 
 class Prefetch(Generic[Item]):
-    """Iterates ``produce(pulse)`` in a thread, at most ``depth`` items ahead.
+    """Iterates `produce(pulse)` in a thread, at most `depth` items ahead.
 
-    ``take`` gives the next item, raises what the producer raised, ``StopIteration`` at the end, or
-    ``Stalled`` after ``deadline`` seconds of waiting without a heartbeat. ``seconds`` is the time spent
+    `take` gives the next item, raises what the producer raised, `StopIteration` at the end, or
+    `Stalled` after `deadline` seconds of waiting without a heartbeat. `seconds` is the time spent
     inside the producer, without the time spent waiting for the consumer.
     """
 
@@ -70,6 +70,9 @@ class Prefetch(Generic[Item]):
             name="crosslmm-video",
             daemon=True,
         )
+
+    def start(self) -> None:
+        """Start the producer."""
         self._thread.start()
 
     @property
@@ -101,7 +104,7 @@ class Prefetch(Generic[Item]):
             self.heartbeat.abandoned.set()
             if self.heartbeat.on_cancel is not None:
                 self.heartbeat.on_cancel()
-        if not self._stalled:
+        if not self._stalled and self._thread.ident is not None:
             self._thread.join(wait)
 
     def __del__(self) -> None:
@@ -115,7 +118,7 @@ def _run(
     items: "queue.Queue[Item | _End]",
     clock: list[float],
 ) -> None:
-    """The thread: holds no reference to its ``Prefetch``, so that a forgotten one is collected."""
+    """The thread: holds no reference to its `Prefetch`, so that a forgotten one is collected."""
     error: BaseException | None = None
     began = time.monotonic()
     try:

@@ -18,7 +18,7 @@ _ROUNDING = 1e-6
 
 @dataclass(frozen=True)
 class Target:
-    """A wanted frame: its number in the index; ``key`` when it is fetched as a lone keyframe."""
+    """A wanted frame: its number in the index; `key` when it is fetched as a lone keyframe."""
 
     index: int
     key: bool = False
@@ -27,9 +27,9 @@ class Target:
 def choose(
     index: PacketIndex, sampling: Sampling, *, path: str
 ) -> tuple[tuple[Target, ...], list[str]]:
-    """The frames that answer ``sampling``, ascending, and what to warn of.
+    """The frames that answer `sampling`, ascending, and what to warn of.
 
-    Raises ``VideoError`` when the range lies beyond the video.
+    Raises `VideoError` when the range lies beyond the video.
     """
     duration = index.duration
     start, end = sampling.start or 0.0, duration if sampling.end is None else sampling.end
@@ -86,7 +86,7 @@ def _middles(start: float, end: float, sampling: Sampling) -> np.ndarray:
 
 
 def _shown_at(index: PacketIndex, time: float) -> int:
-    """The number of the frame on the screen at ``time``."""
+    """The number of the frame on the screen at `time`."""
     return max(0, int(np.searchsorted(index.times, time + _ROUNDING, side="right")) - 1)
 
 

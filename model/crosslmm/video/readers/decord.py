@@ -18,7 +18,7 @@ _UNTRUSTED = frozenset({"mpegts", "mpeg", "asf", "avi"})
 
 
 def read(job: DecodeJob) -> "Iterator[tuple[int, np.ndarray]]":
-    """The wanted frames; ``VideoError`` where decord's own times differ from the packets'."""
+    """The wanted frames; `VideoError` where decord's own times differ from the packets'."""
     from decord import VideoReader, cpu
 
     misread = job.hidden or job.leading or job.sequential or job.mirrored

@@ -14,8 +14,8 @@ from crosslmm.video.readers.job import DecodeJob
 from crosslmm.video.worker import JobFailed, WorkerDied, WorkerProcess
 
 if TYPE_CHECKING:
+    from crosslmm.video.plan import ReadPlan
     from crosslmm.video.prefetch import Heartbeat
-    from crosslmm.video.probe import Plan
 
 _HANDLER = "crosslmm.video.readers.job:decode"
 
@@ -23,7 +23,7 @@ _HANDLER = "crosslmm.video.readers.job:decode"
 class ProcessReader:
     """Reads the frames of a plan with a `function` ("module:function"); see `readers.job`."""
 
-    def __init__(self, plan: "Plan", function: str, *, heartbeat: "Heartbeat") -> None:
+    def __init__(self, plan: "ReadPlan", function: str, *, heartbeat: "Heartbeat") -> None:
         self.plan, self.function = plan, function
         self.warnings: list[str] = []
         self.bad_packets = 0
@@ -53,7 +53,7 @@ class ProcessReader:
             worker.close()
 
     def _job(self) -> DecodeJob:
-        plan, index = self.plan, self.plan.index
+        plan, index = self.plan, self.plan.probe.index
         indices = [target.index for target in plan.targets]
         return DecodeJob(
             path=plan.path,
@@ -64,7 +64,7 @@ class ProcessReader:
             hidden=index.hidden,
             leading=index.leading,
             sequential=index.sequential,
-            mirrored=plan.mirrored,
+            mirrored=plan.probe.mirrored,
             container=plan.source.container,
             display=plan.source.size,
             size=plan.size,

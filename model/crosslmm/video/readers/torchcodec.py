@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def read(job: DecodeJob) -> "Iterator[tuple[int, np.ndarray]]":
-    """The wanted frames; ``VideoError`` where torchcodec's times differ from the packets'."""
+    """The wanted frames; `VideoError` where torchcodec's times differ from the packets'."""
     try:
         from torchcodec.decoders import VideoDecoder
     except (ImportError, OSError, RuntimeError) as error:
