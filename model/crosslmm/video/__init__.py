@@ -49,7 +49,7 @@ def __getattr__(name: str) -> object:
 
 
 def open_stream(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     sampling: Sampling | None = None,
     *,
     size: tuple[int, int] | None = None,
@@ -87,7 +87,7 @@ def _is_size(size: object) -> bool:
 
 
 def sample(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     sampling: Sampling | None = None,
     *,
     size: tuple[int, int] | None = None,

@@ -106,7 +106,7 @@ class SeekingFetcher:
             self.ahead = next((frame for frame in self.run if frame.pts is not None), None)
             if self.ahead is None:
                 return False
-        return self.ahead.pts == wanted
+        return bool(self.ahead.pts == wanted)
 
     def _nearest(self, wanted: int) -> Any | None:
         candidates = [frame for frame in (self.before, self.ahead) if frame is not None]

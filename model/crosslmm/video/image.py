@@ -139,5 +139,5 @@ def _to_eight_bits(grey: "np.ndarray") -> "np.ndarray":
     import numpy as np
 
     if grey.dtype.kind == "f":
-        return np.clip(grey, 0, 255).astype(np.uint8)
-    return (np.clip(grey, 0, 65535).astype(np.uint32) >> 8).astype(np.uint8)
+        return np.asarray(np.clip(grey, 0, 255), dtype=np.uint8)
+    return np.asarray(np.clip(grey, 0, 65535).astype(np.uint32) >> 8, dtype=np.uint8)

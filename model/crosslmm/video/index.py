@@ -46,7 +46,8 @@ class PacketIndex:
     def times(self) -> np.ndarray:
         """(N,) float64 seconds from the first shown frame."""
         ticks = (self.pts - self.pts[0]).astype(np.float64)
-        return ticks * self.time_base.numerator / self.time_base.denominator
+        times: np.ndarray = ticks * self.time_base.numerator / self.time_base.denominator
+        return times
 
     @property
     def duration(self) -> float:
@@ -132,7 +133,8 @@ def _times_are_guesses(container: Any, stream: Any) -> bool:
 
 def _has_sample_table(container: Any) -> bool:
     """Whether a table lists all packets, so that damage to the data leaves no hole in the times."""
-    return container.format.name.startswith("mov") or container.format.name == "gif"
+    name: str = container.format.name
+    return name.startswith("mov") or name == "gif"
 
 
 def _holes(times: np.ndarray) -> np.ndarray:

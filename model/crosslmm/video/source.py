@@ -46,7 +46,7 @@ class SourceInfo:
     damaged_packets: int = 0
 
 
-def regular_file(path: str | bytes | os.PathLike) -> str:
+def regular_file(path: str | bytes | os.PathLike[str]) -> str:
     """`path` as text if it is a non-empty regular file that may be read, else `VideoError`."""
     name = os.fsdecode(path)
     read_head(name)

@@ -35,7 +35,7 @@ class FrameStream:
 
     def __init__(
         self,
-        path: str | os.PathLike,
+        path: str | os.PathLike[str],
         sampling: Sampling,
         *,
         size: tuple[int, int] | None,
