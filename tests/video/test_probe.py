@@ -129,7 +129,7 @@ def test_a_decoder_is_closed_however_its_stream_ends(
     with open_stream(tmp_path / "clip.mp4", frames=frames) as stream:
         next(stream)
     assert len(closed) == 1
-    with pytest.raises(VideoError, match="lies beyond"):
+    with pytest.raises(VideoError, match="is beyond the end"):
         open_stream(tmp_path / "clip.mp4", start=99)
     assert len(closed) == 2
 

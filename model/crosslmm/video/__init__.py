@@ -1,8 +1,8 @@
 """Video to frames: the right ones, upright, with their real times, in bounded memory.
 
-`sample` returns an array of them, `open_stream` gives them one at a time. PyAV reads by
-default, because it alone returned the right frame of every kind of file tried; decord and
-torchcodec run on request, each in a process that can be killed.
+`sample` returns an array of frames, `open_stream` yields them one at a time. PyAV is the default
+reader because it alone returned the right frame of every kind of file tried; decord and torchcodec
+run on request, each in a process that can be killed.
 """
 
 import os
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Unpack
 from crosslmm.errors import OutOfMemory, UsageError
 from crosslmm.options import Sampling, SamplingOptions
 from crosslmm.video.frames import Frame, Frames, summary
+from crosslmm.video.image import BICUBIC
 
 if TYPE_CHECKING:
     from crosslmm.video.plan import ReadPlan
@@ -30,9 +31,7 @@ __all__ = [
     "summary",
 ]
 
-_BICUBIC = 3
-
-_HOMES = {
+_MODULES = {
     "FrameStream": "stream",
     "ReaderStatus": "readers",
     "SourceInfo": "source",
@@ -41,11 +40,11 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
 def open_stream(
@@ -53,7 +52,7 @@ def open_stream(
     sampling: Sampling | None = None,
     *,
     size: tuple[int, int] | None = None,
-    resample: int = _BICUBIC,
+    resample: int = BICUBIC,
     plan: "ReadPlan | None" = None,
     **options: Unpack[SamplingOptions],
 ) -> "FrameStream":
@@ -63,7 +62,7 @@ def open_stream(
     - `size`: (height, width) in pixels, with PIL's `resample` filter; None for the full size.
     - `plan`: that of an earlier stream of the same file, which is then not probed again.
 
-    Raises `VideoError` for a file that gives no frames and `UsageError` for impossible options.
+    Raises `VideoError` for a file without readable frames and `UsageError` for impossible options.
     """
     from crosslmm.video.stream import FrameStream
 
@@ -91,7 +90,7 @@ def sample(
     sampling: Sampling | None = None,
     *,
     size: tuple[int, int] | None = None,
-    resample: int = _BICUBIC,
+    resample: int = BICUBIC,
     plan: "ReadPlan | None" = None,
     **options: Unpack[SamplingOptions],
 ) -> Frames:

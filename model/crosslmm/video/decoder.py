@@ -67,7 +67,7 @@ class Decoder:
         self.bad_pts: set[int] = set()
         self.bad_reads = 0
 
-    def droppable(self) -> bool:
+    def can_drop_frames(self) -> bool:
         """Whether frames that no frame refers to can be told from the others."""
         return self.stream.codec_context.codec.name in _DROPPABLE
 
@@ -93,7 +93,7 @@ class Decoder:
                 self._untouched = False
                 failures += 1
 
-    def from_start(self) -> Iterator[Any]:
+    def decode_from_start(self) -> Iterator[Any]:
         """All frames from the start."""
         packets = self._rewound()
         if packets is None:
@@ -103,17 +103,17 @@ class Decoder:
             packets = self.packets()
         return self._frames(packets)
 
-    def from_key(self, pts: int) -> Iterator[Any]:
+    def decode_from_key(self, pts: int) -> Iterator[Any]:
         """Frames from the keyframe at or before `pts`."""
         import av
 
         try:
             self._seek(pts)
         except av.error.FFmpegError:
-            return self.from_start()
+            return self.decode_from_start()
         return self._frames(self.packets())
 
-    def key_alone(self, pts: int) -> Any | None:
+    def decode_keyframe(self, pts: int) -> Any | None:
         """The keyframe at `pts`, decoded without what follows; None where that fails."""
         import av
 

@@ -22,7 +22,7 @@ class SeekingFetcher:
         self.keys, self.key_pts = index.keys, index.pts[index.keys]
         self.targets = np.array([target.index for target in targets])
         self.bad_pts = index.bad_pts
-        if decoder.droppable():
+        if decoder.can_drop_frames():
             decoder.wanted = frozenset(int(self.pts[target.index]) for target in targets)
         self.release()
 
@@ -32,20 +32,20 @@ class SeekingFetcher:
         self.before: Any = None
         self.ahead: Any = None
 
-    def fetch(self, number: int, key: bool) -> tuple[int, Any]:
+    def fetch(self, index: int, key: bool) -> tuple[int, Any]:
         """The frame of that index, or the nearest good one, as (index, frame); None without one."""
-        wanted = int(self.pts[number])
+        wanted = int(self.pts[index])
         if key:
             self.release()
-            frame = self.decoder.key_alone(wanted)
+            frame = self.decoder.decode_keyframe(wanted)
             if frame is not None:
-                return number, frame
+                return index, frame
         frame = self._exact(wanted)
         if frame is None:
-            return number, None
-        return self._number(frame.pts), frame
+            return index, None
+        return self._index_of(frame.pts), frame
 
-    def suspect(self, frame: Any) -> bool:
+    def is_suspect(self, frame: Any) -> bool:
         """Whether something between the frame and its keyframe could not be decoded."""
         if frame.is_corrupt:
             return True
@@ -53,19 +53,19 @@ class SeekingFetcher:
         key = before[-1] if len(before) else self.pts[0]
         return any(key <= pts <= frame.pts for pts in self.decoder.bad_pts | self.bad_pts)
 
-    def better(self, number: int, frame: Any, *, after: int) -> tuple[int, Any]:
+    def find_better(self, index: int, frame: Any, *, after: int) -> tuple[int, Any]:
         """The keyframe nearest to a suspect frame, if it is good, wanted by none, and near."""
-        upcoming = self.targets[self.targets > number]
+        upcoming = self.targets[self.targets > index]
         limit = int(upcoming[0]) if len(upcoming) else len(self.pts)
-        keys = self.keys[(self.keys > after) & (self.keys < limit) & (self.keys != number)]
+        keys = self.keys[(self.keys > after) & (self.keys < limit) & (self.keys != index)]
         for key in sorted(keys, key=lambda key: abs(int(self.pts[key]) - frame.pts))[:2]:
             self.release()
-            found = self.decoder.key_alone(int(self.pts[key]))
-            if found is not None and not self.suspect(found):
+            found = self.decoder.decode_keyframe(int(self.pts[key]))
+            if found is not None and not self.is_suspect(found):
                 return int(key), found
-        return number, frame
+        return index, frame
 
-    def _number(self, pts: int) -> int:
+    def _index_of(self, pts: int) -> int:
         return max(0, int(np.searchsorted(self.pts, pts, side="right")) - 1)
 
     def _exact(self, wanted: int) -> Any | None:
@@ -93,9 +93,9 @@ class SeekingFetcher:
     def _restart(self, key: int) -> None:
         self.release()
         if key < 0:
-            self.run = self.decoder.from_start()
+            self.run = self.decoder.decode_from_start()
         else:
-            self.run = self.decoder.from_key(int(self.key_pts[key]))
+            self.run = self.decoder.decode_from_key(int(self.key_pts[key]))
 
     def _advance(self, wanted: int) -> bool:
         """Decode until `ahead` is at or past `wanted`; whether it is exactly there."""
@@ -120,27 +120,27 @@ class CountingFetcher:
         self.decoder = decoder
         self.run: Iterator[Any] | None = None
         self.frame: Any = None
-        self.number = -1
+        self.index = -1
 
     def release(self) -> None:
         """Let go of the frame held."""
         self.run = self.frame = None
 
-    def fetch(self, number: int, key: bool) -> tuple[int, Any]:
+    def fetch(self, index: int, key: bool) -> tuple[int, Any]:
         """The frame of that index, or the last one before the end, as (index, frame)."""
         if self.run is None:
-            self.run = self.decoder.from_start()
-        while self.number < number:
+            self.run = self.decoder.decode_from_start()
+        while self.index < index:
             frame = next(self.run, None)
             if frame is None:
                 break
-            self.frame, self.number = frame, self.number + 1
-        return self.number, self.frame
+            self.frame, self.index = frame, self.index + 1
+        return self.index, self.frame
 
-    def suspect(self, frame: Any) -> bool:
+    def is_suspect(self, frame: Any) -> bool:
         """Whether the decoder itself marks the frame as damaged."""
         return bool(frame.is_corrupt)
 
-    def better(self, number: int, frame: Any, *, after: int) -> tuple[int, Any]:
+    def find_better(self, index: int, frame: Any, *, after: int) -> tuple[int, Any]:
         """Nothing better can be sought here."""
-        return number, frame
+        return index, frame

@@ -130,7 +130,7 @@ def read_image(path: str, kind: str) -> "tuple[np.ndarray, list[str]]":
             elif upright.mode.startswith("I") or upright.mode == "F":
                 upright = Image.fromarray(_to_eight_bits(np.asarray(upright)))
             pixels = np.asarray(upright.convert("RGB"))
-    except Exception as error:  # PIL's decoders raise whatever they stumble over
+    except Exception as error:  # PIL's decoders raise all kinds of errors
         raise VideoError(f"{path}: this {kind} image cannot be read ({error})") from error
     return pixels, warnings
 

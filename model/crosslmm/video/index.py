@@ -1,8 +1,8 @@
-"""The packet index of a video: when each frame is shown, and which frames can be sought to.
+"""The packet index of a video: when each frame is shown, and where decoding can start.
 
-It is made by reading every packet once without decoding (0.2 s for an hour), because headers lie:
-frame counts include frames that an edit list hides, and `duration * rate` is wrong for anything
-variable.
+It is built by reading every packet once without decoding (0.2 s for an hour), because headers lie:
+frame counts include frames that an edit list hides, and `duration * rate` is wrong for a variable
+rate.
 """
 
 from dataclasses import dataclass, replace
@@ -20,10 +20,10 @@ from crosslmm.video.decoder import Decoder
 class PacketIndex:
     """The shown frames in presentation order.
 
-    `pts` (N,) int64, ticks of `time_base`, strictly ascending; `keys` (K,) the frame numbers
-    of keyframes; `tail` the ticks for which the last frame is shown. `sequential` says that the
+    `pts` (N,) int64, ticks of `time_base`, strictly ascending; `keys` (K,) the indices of
+    keyframes; `tail` the ticks for which the last frame is shown. `sequential` says that the
     container gives no usable presentation times: `pts` is then counted, and frames must be
-    counted too, from the start. `hidden` packets are kept from view by an edit list. `leading`
+    counted too, from the start. `hidden` packets are hidden by an edit list. `leading`
     says that a keyframe is followed by packets shown before it (an open GOP). `bad_pts` are
     the times of packets that the container marks as damaged, or that follow a hole; `bad_reads`
     counts errors between packets.
@@ -76,7 +76,7 @@ def scan(decoder: Decoder) -> PacketIndex | None:
 
     for packet in decoder.packets():
         if len(pts) + hidden > container.size:
-            break  # more packets than bytes: a damaged index that leads in circles
+            break  # more packets than bytes: a damaged index that loops
         if packet.is_discard:
             hidden += 1
             continue
@@ -101,12 +101,12 @@ def scan(decoder: Decoder) -> PacketIndex | None:
         times = np.array(known, dtype=np.int64)
         order = np.argsort(times)
         times = times[order]
-        key_numbers = np.flatnonzero(np.array(keys, dtype=bool)[order])
+        key_indices = np.flatnonzero(np.array(keys, dtype=bool)[order])
         tail = lasting[int(times[-1])]
         sequential = False
     else:
         times, time_base = _counted_times(dts, stream, time_base)
-        key_numbers = np.zeros(1, dtype=np.int64)
+        key_indices = np.zeros(1, dtype=np.int64)
         tail, sequential = 0, True
     if tail <= 0:
         steps = np.diff(times)
@@ -115,7 +115,7 @@ def scan(decoder: Decoder) -> PacketIndex | None:
         bad_pts.update(int(times[after]) for after in _holes(times))
     return PacketIndex(
         pts=times,
-        keys=key_numbers,
+        keys=key_indices,
         time_base=time_base,
         tail=tail,
         sequential=sequential,
@@ -127,7 +127,7 @@ def scan(decoder: Decoder) -> PacketIndex | None:
 
 
 def _times_are_guesses(container: Any, stream: Any) -> bool:
-    """AVI has no presentation times: FFmpeg makes them up, wrongly for reordered frames."""
+    """AVI has no presentation times: FFmpeg guesses them, wrongly for reordered frames."""
     return container.format.name == "avi" and bool(stream.codec_context.has_b_frames)
 
 
@@ -138,7 +138,7 @@ def _has_sample_table(container: Any) -> bool:
 
 
 def _holes(times: np.ndarray) -> np.ndarray:
-    """Numbers of the frames after a hole in what is otherwise one constant rate."""
+    """Indices of the frames after a hole in an otherwise constant rate."""
     steps = np.diff(times)
     if len(steps) < 8:
         return np.zeros(0, dtype=np.int64)

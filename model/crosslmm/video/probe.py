@@ -88,7 +88,7 @@ def _probe_first_frame(
 ) -> tuple[Orientation, tuple[int, int], int | None]:
     """Of the first good frame: orientation, upright (height, width), pts."""
     decoder.reset_damage()
-    frame = next(decoder.from_start(), None)
+    frame = next(decoder.decode_from_start(), None)
     if frame is None:
         raise VideoError(f"{decoder.path}: no frame of this video could be decoded")
     upright = orientation_of(frame)
@@ -96,7 +96,7 @@ def _probe_first_frame(
 
 
 def _declared_duration(stream: Any, container: str) -> float | None:
-    """Seconds that the header gives the video, where it does not mean the whole file's."""
+    """Seconds that the header gives the video stream, None where it gives the file's only."""
     if container in ("mov", "avi") and stream.duration is not None:
         return float(stream.duration * stream.time_base)
     match = re.match(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
@@ -110,7 +110,7 @@ def _missing_end(index: PacketIndex, declared: float | None) -> list[str]:
     if declared is None or index.hidden or declared - index.duration < max(1.0, 0.02 * declared):
         return []
     return [
-        f"the file says that it lasts {declared:.6g} s, but only {index.duration:.6g} s are there; "
+        f"the header says {declared:.6g} s, but the file holds only {index.duration:.6g} s; "
         "it was probably cut off"
     ]
 

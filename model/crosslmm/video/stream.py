@@ -101,9 +101,7 @@ class FrameStream:
             plan = running.take()
         except Stalled:
             self.close()
-            raise VideoError(
-                f"{self.path}: nothing could be read of this file within {deadline:g} s"
-            ) from None
+            raise VideoError(f"{self.path}: could not be opened within {deadline:g} s") from None
         except BaseException:
             self.close()
             raise

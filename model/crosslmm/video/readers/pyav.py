@@ -61,9 +61,9 @@ class PyAVReader:
         try:
             for target in plan.targets:
                 number, frame = fetcher.fetch(target.index, target.key)
-                if frame is not None and fetcher.suspect(frame):
-                    number, frame = fetcher.better(number, frame, after=last)
-                    damage.suspect += fetcher.suspect(frame)
+                if frame is not None and fetcher.is_suspect(frame):
+                    number, frame = fetcher.find_better(number, frame, after=last)
+                    damage.suspect += fetcher.is_suspect(frame)
                 if frame is None or number <= last:
                     damage.lost += 1
                     continue
