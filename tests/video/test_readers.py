@@ -22,12 +22,12 @@ import pytest
 import crosslmm
 from crosslmm.errors import UsageError, VideoError
 from crosslmm.video import open_stream, reader_statuses
-from crosslmm.video.prefetch import Heartbeat, Prefetch, Stalled
 from crosslmm.video.readers import READERS, ReaderSpec
 from crosslmm.video.readers.job import DecodeJob
 from crosslmm.video.readers.pyav import PyAVReader
 from crosslmm.video.stream import FrameStream
 from tests.support.clips import copy_from, numbers_of, picture, write_clip
+from tests.support.threads import no_thread_within, reading_threads
 
 HAS_DECORD = any(s.name == "decord" and s.version for s in reader_statuses())
 needs_decord = pytest.mark.skipif(not HAS_DECORD, reason="decord is not installed here")
@@ -89,17 +89,6 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
-
-
-def reading_threads() -> int:
-    return sum(thread.name == "crosslmm-video" for thread in threading.enumerate())
-
-
-def no_thread_within(seconds: float) -> bool:
-    until = time.monotonic() + seconds
-    while reading_threads() and time.monotonic() < until:
-        time.sleep(0.02)
-    return not reading_threads()
 
 
 def shorten(stream: FrameStream, deadline: float) -> None:
@@ -362,71 +351,6 @@ def test_a_file_that_cannot_be_opened_in_time(clip: Path, monkeypatch: pytest.Mo
         waiting.set()
     assert no_thread_within(5)
     assert time.monotonic() - began < 3
-
-
-def test_reading_runs_ahead_but_not_far() -> None:
-    made = []
-
-    def produce(heartbeat: Heartbeat) -> Iterator[int]:
-        for number in range(100):
-            made.append(number)
-            yield number
-
-    ahead = Prefetch(produce, depth=3, deadline=5)
-    ahead.start()
-    try:
-        assert ahead.take() == 0
-        time.sleep(0.3)
-        assert 4 <= len(made) <= 5
-    finally:
-        ahead.close()
-    assert no_thread_within(5)
-
-
-def test_a_slow_consumer_is_no_hang() -> None:
-    def produce(heartbeat: Heartbeat) -> Iterator[int]:
-        yield from range(6)
-
-    ahead = Prefetch(produce, depth=1, deadline=0.2)
-    ahead.start()
-    for number in range(6):
-        assert ahead.take() == number
-        time.sleep(0.3)
-    with pytest.raises(StopIteration):
-        ahead.take()
-    assert ahead.seconds < 0.2
-
-
-def test_progress_is_no_hang() -> None:
-    def produce(heartbeat: Heartbeat) -> Iterator[int]:
-        for _ in range(10):
-            time.sleep(0.05)
-            heartbeat()
-        yield 1
-        stuck.wait(30)
-
-    stuck = threading.Event()
-    ahead = Prefetch(produce, depth=1, deadline=0.3)
-    ahead.start()
-    assert ahead.take() == 1
-    assert ahead.seconds > 0.4
-    with pytest.raises(Stalled):
-        ahead.take()
-    stuck.set()
-    assert no_thread_within(5)
-
-
-def test_errors_travel_to_the_consumer() -> None:
-    def produce(heartbeat: Heartbeat) -> Iterator[int]:
-        yield 1
-        raise ZeroDivisionError("mine")
-
-    ahead = Prefetch(produce, depth=1, deadline=5)
-    ahead.start()
-    assert ahead.take() == 1
-    with pytest.raises(ZeroDivisionError, match="mine"):
-        ahead.take()
-    assert no_thread_within(5)
 
 
 def test_a_forgotten_stream_ends_its_thread(clip: Path) -> None:
