@@ -28,14 +28,14 @@ def soon() -> Iterator[None]:
 
 
 def refusal(path: object) -> str:
-    """The words with which a path is refused: one or two lines that name it."""
+    """The message of the error for a path: one or two lines that name it."""
     with pytest.raises(VideoError) as caught:
         crosslmm.sample(path, deadline=DEADLINE)  # type: ignore[arg-type]
-    words = str(caught.value)
-    assert words.startswith(os.fsdecode(path))  # type: ignore[arg-type]
-    assert len(words.splitlines()) <= 2
-    assert len(words) < len(os.fsdecode(path)) + 200  # type: ignore[arg-type]
-    return words
+    message = str(caught.value)
+    assert message.startswith(os.fsdecode(path))  # type: ignore[arg-type]
+    assert len(message.splitlines()) <= 2
+    assert len(message) < len(os.fsdecode(path)) + 200  # type: ignore[arg-type]
+    return message
 
 
 def long_clip(path: Path, **options: object) -> bytes:
@@ -102,15 +102,15 @@ def test_sound_is_no_video(tmp_path: Path) -> None:
 
 
 def test_cover_art_is_no_video(tmp_path: Path) -> None:
-    """An mp3 with a picture in its ID3 tag: FFmpeg shows the picture as a one-frame video."""
+    """An mp3 with an image in its ID3 tag: FFmpeg shows the image as a one-frame video."""
     Image.new("RGB", (64, 64), "red").save(tmp_path / "cover.jpg")
     cover = (tmp_path / "cover.jpg").read_bytes()
     content = b"\0image/jpeg\0\x03\0" + cover
     frame = b"APIC" + struct.pack(">I", len(content)) + b"\0\0" + content
     size = bytes((len(frame) >> shift) & 0x7F for shift in (21, 14, 7, 0))
-    timeout = (b"\xff\xfb\x10\xc4" + bytes(100)) * 40
+    silence = (b"\xff\xfb\x10\xc4" + bytes(100)) * 40
     path = tmp_path / "song.mp3"
-    path.write_bytes(b"ID3\x03\0\0" + size + frame + timeout)
+    path.write_bytes(b"ID3\x03\0\0" + size + frame + silence)
     with av.open(str(path)) as container:
         assert any(stream.type == "video" for stream in container.streams)
     assert "only audio" in refusal(path)

@@ -21,6 +21,7 @@ import pytest
 
 import crosslmm
 from crosslmm.errors import UsageError, VideoError
+from crosslmm.options import Sampling
 from crosslmm.video import open_stream, reader_statuses
 from crosslmm.video.readers import READERS, ReaderSpec
 from crosslmm.video.readers.job import DecodeJob
@@ -195,7 +196,7 @@ def test_crash_of_the_worker_is_an_error(clip: Path, read_with: Callable) -> Non
         crosslmm.sample(clip, frames=7, reader="pyav")
 
 
-def test_failure_in_the_worker_is_said_in_our_words(clip: Path, read_with: Callable) -> None:
+def test_a_failure_in_the_worker_is_a_plain_error(clip: Path, read_with: Callable) -> None:
     read_with("fail")
     with pytest.raises(VideoError, match="use the `reader` pyav") as caught:
         crosslmm.sample(clip, frames=7, reader="pyav")
@@ -325,7 +326,7 @@ def test_the_next_reader_goes_on_where_one_gave_up(
 
 
 @needs_decord
-def test_when_all_readers_fail_the_first_one_s_words_are_given(
+def test_when_all_readers_fail_the_first_error_is_raised(
     tmp_path: Path, read_with: Callable
 ) -> None:
     write_clip(tmp_path / "clip.ts", frames=40)  # decord is refused for these
@@ -338,6 +339,14 @@ def test_a_reader_asked_for_by_name_has_no_successor(clip: Path, read_with: Call
     read_with(FailsAfterThree)
     with pytest.raises(VideoError, match="cannot go on"):
         crosslmm.sample(clip, frames=9, reader="pyav")
+
+
+def test_a_stream_does_nothing_before_it_is_opened(tmp_path: Path) -> None:
+    stream = FrameStream(tmp_path / "none.mp4", Sampling(), size=None, resample=3)
+    assert reading_threads() == 0
+    with pytest.raises(VideoError, match="no such file"):
+        stream.open()
+    assert no_thread_within(5)
 
 
 def test_a_file_that_cannot_be_opened_in_time(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
