@@ -5,9 +5,10 @@ the next one goes on from the frame after the last good one, and a warning says 
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 
 from crosslmm.errors import VideoError
@@ -45,10 +46,11 @@ class FrameStream:
         self.path = os.fsdecode(path)
         self.warnings: list[str] = []
         self._sampling, self._size, self._resample = sampling, size, resample
-        self._probed = None if plan is None else plan.probe
+        self._probe = None if plan is None else plan.probe
         self._deadline = sampling.deadline
         self._seconds = 0.0
         self._readers: list[str] = []
+        self._reader = ""
         self._reader_box: list[Reader] = []
         self._last = -1
         self._given = 0
@@ -59,62 +61,51 @@ class FrameStream:
     def open(self) -> None:
         """Probe the file and start decoding. Raises `VideoError`."""
         self._readers = list(candidates(self._sampling.reader))
-        if self._probed is None:
-            self.plan = self._start_probing()
+        if self._probe is None:
+            self.plan = self._take_plan(self._start_reader(None))
         else:
             self.plan = plan_reading(
-                self._probed, self._sampling, size=self._size, resample=self._resample
+                self._probe, self._sampling, size=self._size, resample=self._resample
             )
+            self._start_reader(self.plan)
         self.warnings.extend(self.plan.warnings)
-        self.source = self.plan.source
-        if self._probed is None:
-            self._note_name(self._readers.pop(0))
-        else:
-            self._start_next_reader()
+        self.source = self._source_read()
 
-    def _start_probing(self) -> ReadPlan:
-        """Start to probe the file and to read it with the first reader, and wait for the plan.
-
-        One thread does both, so that a decoder stays in its thread and the file is opened once.
-        """
-        # Without a reference to self, so that a forgotten stream is collected, and its thread ends.
-        path, sampling, size, resample = self.path, self._sampling, self._size, self._resample
-        name, deadline, box = self._readers[0], self._deadline, self._reader_box
-
-        def produce(heartbeat: Heartbeat) -> Iterator[ReadPlan | Frame]:
-            with as_video_error(path):
-                probe, decoder = probe_file(path, heartbeat=heartbeat, deadline=deadline)
-                try:
-                    plan = plan_reading(probe, sampling, size=size, resample=resample)
-                    yield plan
-                    reader = make_reader(
-                        name, plan, heartbeat=heartbeat, deadline=deadline, decoder=decoder
-                    )
-                    box.append(reader)
-                    yield from reader.read()
-                finally:
-                    if decoder is not None:
-                        decoder.close()
-
-        running = self._start(produce)
+    def _take_plan(self, running: "Prefetch[ReadPlan | Frame]") -> ReadPlan:
         try:
             plan = running.take()
-        except Stalled:
+        except BaseException as error:
             self.close()
-            raise VideoError(f"{self.path}: could not be opened within {deadline:g} s") from None
-        except BaseException:
-            self.close()
+            if isinstance(error, Stalled):
+                raise VideoError(
+                    f"{self.path}: could not be opened within {self._deadline:g} s"
+                ) from None
             raise
         assert isinstance(plan, ReadPlan)
         return plan
 
-    def _start(
-        self, produce: Callable[[Heartbeat], Iterator[ReadPlan | Frame]]
-    ) -> "Prefetch[ReadPlan | Frame]":
+    def _start_reader(self, plan: ReadPlan | None) -> "Prefetch[ReadPlan | Frame]":
+        self._reader, self._reader_box = self._readers.pop(0), []
+        produce = partial(
+            _read,
+            self.path,
+            self._sampling,
+            plan,
+            size=self._size,
+            resample=self._resample,
+            reader=self._reader,
+            box=self._reader_box,
+        )
         depth = _AHEAD if self._size is not None else _AHEAD_FULL_SIZE
         self._running = Prefetch(produce, depth=depth, deadline=self._deadline)
         self._running.start()
         return self._running
+
+    def _source_read(self) -> SourceInfo:
+        """The source with the reader that decodes it; an image keeps its own."""
+        if self.plan.probe.image is not None:
+            return self.plan.source
+        return replace(self.plan.source, reader=self._reader)
 
     @property
     def count(self) -> int:
@@ -171,25 +162,6 @@ class FrameStream:
             self._seconds += self._running.seconds
             self._running = None
 
-    def _start_next_reader(self) -> None:
-        """Start a reader that opens the file itself: the one before may still hold its decoder."""
-        plan, deadline = self.plan.after(self._last), self._deadline
-        name = self._readers.pop(0)
-        self._reader_box = box = []
-
-        def read(heartbeat: Heartbeat) -> Iterator[ReadPlan | Frame]:
-            with as_video_error(plan.path):
-                reader = make_reader(name, plan, heartbeat=heartbeat, deadline=deadline)
-                box.append(reader)
-                yield from reader.read()
-
-        self._note_name(name)
-        self._start(read)
-
-    def _note_name(self, name: str) -> None:
-        if self.plan.probe.image is None:
-            self.source = replace(self.source, reader=name)
-
     def _note_damage(self) -> None:
         """Add what the reader found of damage."""
         for reader in self._reader_box:
@@ -203,7 +175,7 @@ class FrameStream:
         self.close()
 
     def _replace_reader(self, why: str, error: VideoError | None = None) -> None:
-        name = self.source.reader
+        name = self._reader
         self._stop()
         if self._failure is None:
             # PyAV's error, since it is the reader that should have managed.
@@ -214,7 +186,43 @@ class FrameStream:
         self.warnings.append(
             f"the reader {name} {why}; {self._readers[0]} took over after {self._given} frames"
         )
-        self._start_next_reader()
+        # It opens the file itself: the one before may be stuck with its decoder.
+        self._start_reader(self.plan.after(self._last))
+        self.source = self._source_read()
+
+
+def _read(
+    path: str,
+    sampling: Sampling,
+    plan: ReadPlan | None,
+    heartbeat: Heartbeat,
+    *,
+    size: tuple[int, int] | None,
+    resample: int,
+    reader: str,
+    box: list[Reader],
+) -> Iterator[ReadPlan | Frame]:
+    """Produce the frames of a plan, after the plan itself where none is given; fills `box`.
+
+    One thread probes and reads, so that a decoder stays in its thread and the file is opened once. It
+    holds no reference to the stream, so that a forgotten one is collected, and its thread ends.
+    """
+    decoder = None
+    with as_video_error(path):
+        try:
+            if plan is None:
+                probe, decoder = probe_file(path, heartbeat=heartbeat, deadline=sampling.deadline)
+                plan = plan_reading(probe, sampling, size=size, resample=resample)
+                yield plan
+            box.append(
+                make_reader(
+                    reader, plan, heartbeat=heartbeat, deadline=sampling.deadline, decoder=decoder
+                )
+            )
+            yield from box[0].read()
+        finally:
+            if decoder is not None:
+                decoder.close()
 
 
 @contextmanager

@@ -56,8 +56,6 @@ def decode(fields: dict[str, Any]) -> Iterator[tuple[Any, Payload]]:
         raise
     except ImportError as error:
         raise VideoError(f"{job.path}: the reader does not load here ({error})") from error
-    except (
-        Exception
-    ) as error:  # whatever a library may raise; its own words are of no use to the user
+    except Exception as error:  # a library's own words are of no use to the user
         reader = module.rpartition(".")[2]
         raise job.refuse(reader, "could not decode this file") from error
