@@ -25,10 +25,10 @@ from crosslmm.video import open_stream, reader_statuses
 from crosslmm.video.prefetch import Heartbeat, Prefetch, Stalled
 from crosslmm.video.probe import Plan
 from crosslmm.video.readers import make_reader
+from crosslmm.video.readers.job import DecodeJob
 from crosslmm.video.readers.process import ProcessReader
 from crosslmm.video.readers.pyav import PyAVReader
 from crosslmm.video.stream import FrameStream
-from crosslmm.video.worker import DecodeJob
 from tests.support.clips import copy_from, numbers_of, picture, write_clip
 
 HAS_DECORD = any(s.name == "decord" and s.version for s in reader_statuses())
@@ -41,25 +41,25 @@ needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs /
 def good(job: DecodeJob) -> Iterator[tuple[int, np.ndarray]]:
     print("a library's chatter")
     os.write(1, b"more of it\n")
-    for number in job.numbers:
+    for number in job.indices:
         yield number, picture(number)
 
 
 def hang(job: DecodeJob) -> Iterator[tuple[int, np.ndarray]]:
     Path(job.path + ".pid").write_text(str(os.getpid()))
-    yield job.numbers[0], picture(job.numbers[0])
+    yield job.indices[0], picture(job.indices[0])
     time.sleep(1000)
 
 
 def hang_hard(job: DecodeJob) -> Iterator[tuple[int, np.ndarray]]:
     """Hang inside C with the interpreter's lock held: no thread of the process runs again."""
     Path(job.path + ".pid").write_text(str(os.getpid()))
-    yield job.numbers[0], picture(job.numbers[0])
+    yield job.indices[0], picture(job.indices[0])
     ctypes.PyDLL(None).sleep(1000)
 
 
 def crash(job: DecodeJob) -> Iterator[tuple[int, np.ndarray]]:
-    yield job.numbers[0], picture(job.numbers[0])
+    yield job.indices[0], picture(job.indices[0])
     os.kill(os.getpid(), signal.SIGSEGV)
 
 
@@ -216,7 +216,7 @@ def test_crash_of_the_worker_is_an_error(clip: Path, read_with: Callable) -> Non
 
 def test_failure_in_the_worker_is_said_in_our_words(clip: Path, read_with: Callable) -> None:
     read_with("fail")
-    with pytest.raises(VideoError, match="use --reader pyav") as caught:
+    with pytest.raises(VideoError, match="use the `reader` pyav") as caught:
         crosslmm.sample(clip, frames=7, reader="pyav")
     assert "Check failed" not in str(caught.value)
 
@@ -275,14 +275,16 @@ def test_decord_is_not_trusted_where_it_is_wrong(tmp_path: Path) -> None:
     write_clip(tmp_path / "open_gop.mp4", codec="libx265", frames=40, options=open_gop)
     write_clip(tmp_path / "mirrored.mp4", mirrored=True)
     for name in ("cut.mp4", "stream.ts", "open_gop.mp4", "mirrored.mp4"):
-        with pytest.raises(VideoError, match=rf"{name}: decord .* use --reader pyav"):
+        with pytest.raises(VideoError, match=rf"{name}: decord .* use the `reader` pyav"):
             crosslmm.sample(tmp_path / name, frames=8, reader="decord")
 
 
 @needs_decord
 def test_decord_cannot_read_av1_and_says_so(tmp_path: Path) -> None:
     write_clip(tmp_path / "av1.mp4", codec="libsvtav1", frames=8)
-    with pytest.raises(VideoError, match="decord could not decode this file; use --reader pyav"):
+    with pytest.raises(
+        VideoError, match="decord could not decode this file; use the `reader` pyav"
+    ):
         crosslmm.sample(tmp_path / "av1.mp4", reader="decord")
 
 
