@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 from crosslmm.checkpoints import catalog
 from crosslmm.options import ReaderName, Sampling
@@ -101,18 +101,13 @@ def _readers() -> Iterator[Check]:
 
 def _write_clip(path: Path) -> str:
     """Eight grey frames, each brighter than the one before."""
-    import av
     import numpy as np
 
-    codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
-    with av.open(str(path), "w") as container:
-        stream: Any = container.add_stream(codec, rate=8)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        for number in range(8):
-            pixels = np.full((48, 64, 3), 20 + 30 * number, np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode(None))
-    return "H.264" if codec == "libx264" else "MPEG-4"
+    from crosslmm.video.writing import default_codec, write_frames
+
+    frames = (np.full((48, 64, 3), 20 + 30 * number, np.uint8) for number in range(8))
+    write_frames(path, frames, fps=8)
+    return "H.264" if default_codec() == "libx264" else "MPEG-4"
 
 
 def _read_clip(path: Path, reader: str) -> None:

@@ -98,7 +98,7 @@ def test_a_list_in_a_file_globs_and_a_summary_in_json(
     summary = json.loads(finished.out)
     assert (summary["captioned"], summary["failed"]) == (2, 1)
     assert summary["out"] == str(Path.cwd() / "x.jsonl")
-    assert summary["failures"][0]["error"].endswith("missing.mp4: there is no such file")
+    assert summary["failures"][0]["error"].endswith("missing.mp4: no such file")
 
 
 def test_shards_together_are_the_whole(run: Run, folder: Path, options: tuple[str, ...]) -> None:
@@ -116,7 +116,7 @@ def test_shards_together_are_the_whole(run: Run, folder: Path, options: tuple[st
     ("arguments", "code", "message"),
     [
         (["nowhere"], 1, "nowhere: there is no such file or folder"),
-        (["https://host/a.mp4"], 1, "https://host/a.mp4: this is an address; only local files"),
+        (["https://host/a.mp4"], 1, "https://host/a.mp4: this is a URL; only local files"),
         (["EMPTY"], 1, "no files to caption there"),
         ([], 2, "give files or folders to caption"),
         (["CLIPS", "--segments", "2", "--scenes"], 2, "segments and scenes exclude each other"),

@@ -91,13 +91,13 @@ class TestFailures:
         finished = run("ask", "nowhere.mp4", "q", "--model", checkpoint)
         assert (finished.code, finished.err) == (
             1,
-            "crosslmm: nowhere.mp4: there is no such file\n",
+            "crosslmm: nowhere.mp4: no such file\n",
         )
 
     def test_an_address_is_named_as_one(self, run: Run, checkpoint: Path) -> None:
         finished = run("ask", "https://youtu.be/x", "q", "--model", checkpoint)
         assert finished.code == 1
-        assert "this is an address" in finished.err
+        assert "this is a URL" in finished.err
 
     def test_a_missing_model(self, run: Run, clip: Path, home: Path) -> None:
         finished = run("ask", clip, "q", "--model", "org/model")

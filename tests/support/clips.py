@@ -30,7 +30,7 @@ def picture(number: int, *, width: int = 64, height: int = 64) -> np.ndarray:
 
 
 def number_of(pixels: np.ndarray) -> int:
-    """The number in a frame of any size; ``ValueError`` where it is not upright or not readable."""
+    """The number in a frame of any size; `ValueError` where it is not upright or not readable."""
     height, width = pixels.shape[:2]
     ys = [int((row + 0.5) * height / 4) for row in range(4)]
     xs = [int((column + 0.5) * width / 4) for column in range(4)]
@@ -70,10 +70,10 @@ def write_clip(
 ) -> list[float]:
     """Write a clip and return the true time of each frame, in seconds from the first one.
 
-    ``times`` are milliseconds, one per frame, for a variable frame rate (any offset); without it
-    the rate is ``fps``. ``rotation`` is the clockwise turn a player must give it: the stored frames
-    are turned the other way, as a phone stores them. ``sound`` adds a silent audio track.
-    ``detail`` adds noise of that many grey levels, the same each time, for packets of some size.
+    `times` are milliseconds, one per frame, for a variable frame rate (any offset); without it
+    the rate is `fps`. `rotation` is the clockwise turn a player must give it: the stored frames
+    are turned the other way, as a phone stores them. `sound` adds a silent audio track.
+    `detail` adds noise of that many grey levels, the same each time, for packets of some size.
     """
     ticks = list(times) if times is not None else list(range(frames))
     time_base = Fraction(1, 1000) if times is not None else 1 / Fraction(fps)
@@ -116,9 +116,9 @@ def write_sound(path: str | Path, *, seconds: float = 1.0) -> None:
 
 
 def copy_from(source: str | Path, path: str | Path, *, start: float) -> None:
-    """Copy a clip from ``start`` seconds on without encoding, as ``ffmpeg -ss -c copy`` does.
+    """Copy a clip from `start` seconds on without encoding, as `ffmpeg -ss -c copy` does.
 
-    The copy begins at the keyframe before ``start`` and an edit list hides the frames up to it.
+    The copy begins at the keyframe before `start` and an edit list hides the frames up to it.
     """
     with av.open(str(source)) as reading, av.open(str(path), "w") as writing:
         stream = reading.streams.video[0]
@@ -135,8 +135,8 @@ def copy_from(source: str | Path, path: str | Path, *, start: float) -> None:
 
 def _write_silence(container, audio, *, seconds: float) -> None:  # type: ignore[no-untyped-def]
     for start in range(0, int(seconds * 16000), 1024):
-        timeout = np.zeros((1, 1024), dtype=np.float32)
-        frame = av.AudioFrame.from_ndarray(timeout, format="fltp", layout="mono")
+        silence = np.zeros((1, 1024), dtype=np.float32)
+        frame = av.AudioFrame.from_ndarray(silence, format="fltp", layout="mono")
         frame.sample_rate, frame.pts, frame.time_base = 16000, start, Fraction(1, 16000)
         container.mux(audio.encode(frame))
     container.mux(audio.encode())

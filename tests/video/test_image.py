@@ -1,4 +1,4 @@
-"""Pictures: resizing as PIL does it, stills, and what is refused."""
+"""Images: resizing as PIL does it, images as videos, and what is refused."""
 
 import io
 from fractions import Fraction
@@ -26,7 +26,7 @@ def test_resizing_is_pil_s_to_the_byte(size: tuple, resample: int, tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.bmp", "a.tiff", "a.gif"])
-def test_a_still_is_a_video_of_one_frame(name: str, tmp_path: Path) -> None:
+def test_an_image_is_a_video_of_one_frame(name: str, tmp_path: Path) -> None:
     Image.fromarray(picture(77, width=80)).save(tmp_path / name, quality=95)
     frames = crosslmm.sample(tmp_path / name, frames=64)
     assert frames.pixels.shape == (1, 64, 80, 3)
@@ -76,38 +76,40 @@ def test_modes(mode: str, tmp_path: Path) -> None:
     assert np.abs(pixels.astype(int) - expected).max() <= 1
 
 
-def test_a_picture_under_a_video_s_name(tmp_path: Path) -> None:
+def test_an_image_under_a_video_s_name(tmp_path: Path) -> None:
     Image.fromarray(picture(5)).save(tmp_path / "a.png")
     (tmp_path / "a.png").rename(tmp_path / "a.mp4")
     frames = crosslmm.sample(tmp_path / "a.mp4")
     assert number_of(frames.pixels[0]) == 5
-    assert frames.source.container == "picture"
+    assert frames.source.container == "image"
 
 
 @pytest.mark.parametrize("name", ["a.webp", "a.png"])
-def test_an_animated_picture_says_that_only_its_first_is_read(name: str, tmp_path: Path) -> None:
-    stills = [Image.fromarray(picture(n)) for n in (1, 2, 3)]
-    stills[0].save(tmp_path / name, save_all=True, append_images=stills[1:], lossless=True)
+def test_an_animated_image_says_that_only_its_first_frame_is_read(
+    name: str, tmp_path: Path
+) -> None:
+    images = [Image.fromarray(picture(n)) for n in (1, 2, 3)]
+    images[0].save(tmp_path / name, save_all=True, append_images=images[1:], lossless=True)
     frames = crosslmm.sample(tmp_path / name)
     assert number_of(frames.pixels[0]) == 1
-    assert "only its first picture" in frames.warnings[0]
+    assert "only its first frame" in frames.warnings[0]
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
-def test_a_cut_off_picture_is_an_error(kind: str, tmp_path: Path) -> None:
+def test_a_cut_off_image_is_an_error(kind: str, tmp_path: Path) -> None:
     buffer = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(
         buffer, kind
     )
     (tmp_path / "a").write_bytes(buffer.getvalue()[: len(buffer.getvalue()) // 2])
-    with pytest.raises(VideoError, match="picture cannot be read"):
+    with pytest.raises(VideoError, match="image cannot be read"):
         crosslmm.sample(tmp_path / "a")
 
 
-def test_start_means_nothing_to_a_picture_but_zero(tmp_path: Path) -> None:
+def test_start_means_nothing_to_an_image_but_zero(tmp_path: Path) -> None:
     Image.fromarray(picture(5)).save(tmp_path / "a.png")
     assert len(crosslmm.sample(tmp_path / "a.png", start=0, end=3)) == 1
-    with pytest.raises(VideoError, match="still picture"):
+    with pytest.raises(VideoError, match="it is an image"):
         crosslmm.sample(tmp_path / "a.png", start=3)
 
 
@@ -144,7 +146,7 @@ def test_orientation_moves_each_pixel_where_the_matrix_says(
     assert shown.shape[:2] == orientation.shape(3, 2)
     for row in range(2):
         for column in range(3):
-            # Of a negative coordinate -n, the picture's far side is the origin: n from the end.
+            # Of a negative coordinate -n, the image's far side is the origin: n from the end.
             to_x, to_y = a * column + c * row, b * column + d * row
             assert shown[to_y - flip_y, to_x - flip_x] == stored[row, column]
 

@@ -1,6 +1,6 @@
 """Readers other than PyAV, readers that hang, and the thread and process that hold them.
 
-The functions ``hang``, ``hang_hard``, ... are readers for ``ProcessReader``; each is imported by a
+The functions `hang`, `hang_hard`, ... are targets of readers; each is imported by a
 worker process of its own.
 """
 
@@ -21,15 +21,14 @@ import pytest
 
 import crosslmm
 from crosslmm.errors import UsageError, VideoError
+from crosslmm.options import Sampling
 from crosslmm.video import open_stream, reader_statuses
-from crosslmm.video.prefetch import Heartbeat, Prefetch, Stalled
-from crosslmm.video.probe import Plan
-from crosslmm.video.readers import make_reader
-from crosslmm.video.readers.process import ProcessReader
+from crosslmm.video.readers import READERS, ReaderSpec
+from crosslmm.video.readers.job import DecodeJob
 from crosslmm.video.readers.pyav import PyAVReader
 from crosslmm.video.stream import FrameStream
-from crosslmm.video.worker import DecodeJob
 from tests.support.clips import copy_from, numbers_of, picture, write_clip
+from tests.support.threads import no_thread_within, reading_threads
 
 HAS_DECORD = any(s.name == "decord" and s.version for s in reader_statuses())
 needs_decord = pytest.mark.skipif(not HAS_DECORD, reason="decord is not installed here")
@@ -41,25 +40,25 @@ needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs /
 def good(job: DecodeJob) -> Iterator[tuple[int, np.ndarray]]:
     print("a library's chatter")
     os.write(1, b"more of it\n")
-    for number in job.numbers:
+    for number in job.indices:
         yield number, picture(number)
 
 
 def hang(job: DecodeJob) -> Iterator[tuple[int, np.ndarray]]:
     Path(job.path + ".pid").write_text(str(os.getpid()))
-    yield job.numbers[0], picture(job.numbers[0])
+    yield job.indices[0], picture(job.indices[0])
     time.sleep(1000)
 
 
 def hang_hard(job: DecodeJob) -> Iterator[tuple[int, np.ndarray]]:
     """Hang inside C with the interpreter's lock held: no thread of the process runs again."""
     Path(job.path + ".pid").write_text(str(os.getpid()))
-    yield job.numbers[0], picture(job.numbers[0])
+    yield job.indices[0], picture(job.indices[0])
     ctypes.PyDLL(None).sleep(1000)
 
 
 def crash(job: DecodeJob) -> Iterator[tuple[int, np.ndarray]]:
-    yield job.numbers[0], picture(job.numbers[0])
+    yield job.indices[0], picture(job.indices[0])
     os.kill(os.getpid(), signal.SIGSEGV)
 
 
@@ -75,17 +74,13 @@ def clip(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def read_with(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Have PyAV's place taken by a worker with the named function, or by a class."""
+    """Replace PyAV's reader by a worker with the named function, or by a class."""
 
     def replace(double: str | type) -> None:
-        def make(name: str, plan: Plan, *, heartbeat: Heartbeat, deadline: float) -> object:
-            if name != "pyav":
-                return make_reader(name, plan, heartbeat=heartbeat, deadline=deadline)  # type: ignore[arg-type]
-            if isinstance(double, str):
-                return ProcessReader(plan, f"{__name__}:{double}", heartbeat=heartbeat)
-            return double(plan, heartbeat=heartbeat, deadline=deadline)
-
-        monkeypatch.setattr("crosslmm.video.stream.make_reader", make)
+        in_process = isinstance(double, type)
+        target = f"{__name__}:{double.__name__ if isinstance(double, type) else double}"
+        spec = ReaderSpec(package="av", target=target, in_process=in_process)
+        monkeypatch.setitem(READERS, "pyav", spec)
 
     return replace
 
@@ -95,17 +90,6 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
-
-
-def reading_threads() -> int:
-    return sum(thread.name == "crosslmm-video" for thread in threading.enumerate())
-
-
-def no_thread_within(seconds: float) -> bool:
-    until = time.monotonic() + seconds
-    while reading_threads() and time.monotonic() < until:
-        time.sleep(0.02)
-    return not reading_threads()
 
 
 def shorten(stream: FrameStream, deadline: float) -> None:
@@ -185,11 +169,9 @@ def test_worker_dies_with_a_parent_that_is_killed(double: str, clip: Path) -> No
     script = f"""
         import sys, time
         sys.path.insert(0, {str(ROOT)!r})
-        import crosslmm.video.stream as stream
         from crosslmm.video import open_stream
-        from crosslmm.video.readers.process import ProcessReader
-        stream.make_reader = lambda name, plan, heartbeat, deadline: ProcessReader(
-            plan, "tests.video.test_readers:{double}", heartbeat=heartbeat)
+        from crosslmm.video.readers import READERS, ReaderSpec
+        READERS["pyav"] = ReaderSpec(package="av", target="tests.video.test_readers:{double}")
         opened = open_stream({str(clip)!r}, frames=7, reader="pyav")
         next(opened)
         print("hanging", flush=True)
@@ -214,9 +196,9 @@ def test_crash_of_the_worker_is_an_error(clip: Path, read_with: Callable) -> Non
         crosslmm.sample(clip, frames=7, reader="pyav")
 
 
-def test_failure_in_the_worker_is_said_in_our_words(clip: Path, read_with: Callable) -> None:
+def test_a_failure_in_the_worker_is_a_plain_error(clip: Path, read_with: Callable) -> None:
     read_with("fail")
-    with pytest.raises(VideoError, match="use --reader pyav") as caught:
+    with pytest.raises(VideoError, match="use the `reader` pyav") as caught:
         crosslmm.sample(clip, frames=7, reader="pyav")
     assert "Check failed" not in str(caught.value)
 
@@ -231,10 +213,9 @@ def test_neither_main_nor_the_working_directory_is_run_again(clip: Path, tmp_pat
     script.write_text(
         "import sys\n"
         f"sys.path.append({str(ROOT)!r})\n"
-        "import crosslmm, crosslmm.video.stream as stream\n"
-        "from crosslmm.video.readers.process import ProcessReader\n"
-        "stream.make_reader = lambda name, plan, heartbeat, deadline: ProcessReader(\n"
-        "    plan, 'tests.video.test_readers:good', heartbeat=heartbeat)\n"
+        "import crosslmm\n"
+        "from crosslmm.video.readers import READERS, ReaderSpec\n"
+        "READERS['pyav'] = ReaderSpec(package='av', target='tests.video.test_readers:good')\n"
         f"print(len(crosslmm.sample({str(clip)!r}, frames=3, reader='pyav')))\n"
     )
     run = subprocess.run(
@@ -275,14 +256,16 @@ def test_decord_is_not_trusted_where_it_is_wrong(tmp_path: Path) -> None:
     write_clip(tmp_path / "open_gop.mp4", codec="libx265", frames=40, options=open_gop)
     write_clip(tmp_path / "mirrored.mp4", mirrored=True)
     for name in ("cut.mp4", "stream.ts", "open_gop.mp4", "mirrored.mp4"):
-        with pytest.raises(VideoError, match=rf"{name}: decord .* use --reader pyav"):
+        with pytest.raises(VideoError, match=rf"{name}: decord .* use the `reader` pyav"):
             crosslmm.sample(tmp_path / name, frames=8, reader="decord")
 
 
 @needs_decord
 def test_decord_cannot_read_av1_and_says_so(tmp_path: Path) -> None:
     write_clip(tmp_path / "av1.mp4", codec="libsvtav1", frames=8)
-    with pytest.raises(VideoError, match="decord could not decode this file; use --reader pyav"):
+    with pytest.raises(
+        VideoError, match="decord could not decode this file; use the `reader` pyav"
+    ):
         crosslmm.sample(tmp_path / "av1.mp4", reader="decord")
 
 
@@ -339,11 +322,11 @@ def test_the_next_reader_goes_on_where_one_gave_up(
     assert numbers_of([frame.pixels for frame in frames]) == [frame.index for frame in frames]
     assert len({frame.index for frame in frames}) == 9
     assert stream.source.reader == "decord"
-    assert "decord went on after 3 frames" in stream.warnings[0]
+    assert "decord took over after 3 frames" in stream.warnings[0]
 
 
 @needs_decord
-def test_when_all_readers_fail_the_first_one_s_words_are_given(
+def test_when_all_readers_fail_the_first_error_is_raised(
     tmp_path: Path, read_with: Callable
 ) -> None:
     write_clip(tmp_path / "clip.ts", frames=40)  # decord is refused for these
@@ -358,78 +341,25 @@ def test_a_reader_asked_for_by_name_has_no_successor(clip: Path, read_with: Call
         crosslmm.sample(clip, frames=9, reader="pyav")
 
 
+def test_a_stream_does_nothing_before_it_is_opened(tmp_path: Path) -> None:
+    stream = FrameStream(tmp_path / "none.mp4", Sampling(), size=None, resample=3)
+    assert reading_threads() == 0
+    with pytest.raises(VideoError, match="no such file"):
+        stream.open()
+    assert no_thread_within(5)
+
+
 def test_a_file_that_cannot_be_opened_in_time(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     waiting = threading.Event()
-    monkeypatch.setattr("crosslmm.video.probe.open_container", lambda *a, **k: waiting.wait(60))
+    monkeypatch.setattr("crosslmm.video.decoder.open_container", lambda *a, **k: waiting.wait(60))
     began = time.monotonic()
     try:
-        with pytest.raises(VideoError, match=r"clip\.mp4: nothing could be read .* within 0\.5 s"):
+        with pytest.raises(VideoError, match=r"clip\.mp4: could not be opened within 0\.5 s"):
             open_stream(clip, deadline=0.5)
     finally:
         waiting.set()
     assert no_thread_within(5)
     assert time.monotonic() - began < 3
-
-
-def test_reading_runs_ahead_but_not_far() -> None:
-    made = []
-
-    def produce(heartbeat: Heartbeat) -> Iterator[int]:
-        for number in range(100):
-            made.append(number)
-            yield number
-
-    ahead = Prefetch(produce, depth=3, deadline=5)
-    try:
-        assert ahead.take() == 0
-        time.sleep(0.3)
-        assert 4 <= len(made) <= 5
-    finally:
-        ahead.close()
-    assert no_thread_within(5)
-
-
-def test_a_slow_consumer_is_no_hang() -> None:
-    def produce(heartbeat: Heartbeat) -> Iterator[int]:
-        yield from range(6)
-
-    ahead = Prefetch(produce, depth=1, deadline=0.2)
-    for number in range(6):
-        assert ahead.take() == number
-        time.sleep(0.3)
-    with pytest.raises(StopIteration):
-        ahead.take()
-    assert ahead.seconds < 0.2
-
-
-def test_progress_is_no_hang() -> None:
-    def produce(heartbeat: Heartbeat) -> Iterator[int]:
-        for _ in range(10):
-            time.sleep(0.05)
-            heartbeat()
-        yield 1
-        stuck.wait(30)
-
-    stuck = threading.Event()
-    ahead = Prefetch(produce, depth=1, deadline=0.3)
-    assert ahead.take() == 1
-    assert ahead.seconds > 0.4
-    with pytest.raises(Stalled):
-        ahead.take()
-    stuck.set()
-    assert no_thread_within(5)
-
-
-def test_errors_travel_to_the_consumer() -> None:
-    def produce(heartbeat: Heartbeat) -> Iterator[int]:
-        yield 1
-        raise ZeroDivisionError("mine")
-
-    ahead = Prefetch(produce, depth=1, deadline=5)
-    assert ahead.take() == 1
-    with pytest.raises(ZeroDivisionError, match="mine"):
-        ahead.take()
-    assert no_thread_within(5)
 
 
 def test_a_forgotten_stream_ends_its_thread(clip: Path) -> None:

@@ -22,7 +22,7 @@ from crosslmm.captioning.segments import Span, equal_spans, scene_size, scene_sp
 from crosslmm.errors import CrossLMMError, VideoError
 from crosslmm.options import Sampling
 from crosslmm.video import Frames, open_stream, sample
-from crosslmm.video.probe import Plan
+from crosslmm.video.plan import ReadPlan
 from crosslmm.video.source import SourceInfo
 from crosslmm.video.worker import die_with_parent
 
@@ -114,7 +114,7 @@ def read_clips(order: ReadRequest) -> Iterator[Clip]:
         began = time.perf_counter()
 
 
-def _spans(order: ReadRequest, plan: Plan) -> list[Span]:
+def _spans(order: ReadRequest, plan: ReadPlan) -> list[Span]:
     source = plan.source
     if source.duration <= 0:
         return [(0.0, 0.0)]

@@ -231,26 +231,26 @@ def sample_clip(frames: int, *, size: tuple[int, int] = (640, 360)) -> Iterator[
 
 
 def write_clip(
-    path: Path, *, frames: int, size: tuple[int, int], fps: int = 25, codec_options: Any = None
+    path: Path,
+    *,
+    frames: int,
+    size: tuple[int, int],
+    fps: int = 25,
+    codec_options: Mapping[str, str] | None = None,
 ) -> None:
     """A moving pattern of `size` (width, height) in H.264, or in MPEG-4 where PyAV lacks that."""
-    import av
     import numpy as np
 
+    from crosslmm.video.writing import write_frames
+
     width, height = size
-    codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
     ramp = np.add.outer(np.arange(height), np.arange(2 * width)) * (256 / width)
     grain = np.random.default_rng(0).integers(0, 6, (height, 2 * width))
     grey = ((ramp + grain) % 256).astype(np.uint8)
-    wall = np.stack([grey, grey[::-1], 255 - grey], axis=-1)  # the picture moves along it
-    with av.open(str(path), "w") as container:
-        stream: Any = container.add_stream(codec, rate=fps, options=codec_options or {})
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        for number in range(frames):
-            left = 3 * number % width
-            picture = np.ascontiguousarray(wall[:, left : left + width])
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode(None))
+    wall = np.stack([grey, grey[::-1], 255 - grey], axis=-1)  # the frame moves along it
+    lefts = (3 * number % width for number in range(frames))
+    moving = (wall[:, left : left + width] for left in lefts)
+    write_frames(path, moving, fps=fps, options=codec_options)
 
 
 def _return_freed_memory() -> None:

@@ -6,8 +6,7 @@ model learned on is what the files show, but for the codec.
 
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator
-from fractions import Fraction
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +15,19 @@ import numpy as np
 import torch
 
 from crosslmm.errors import UsageError
-from crosslmm.files import atomic_file, atomic_write
+from crosslmm.files import atomic_write
 from crosslmm.synthetic.film import film
 from crosslmm.synthetic.questions import QUESTION_TYPES, Question, ask_about
 from crosslmm.synthetic.scenes import FRAMES_MEANT, Clip, make_clip
 from crosslmm.synthetic.seeds import Domain, derive_seed
+from crosslmm.video.writing import write_frames
 
 QUESTIONS_FILE = "questions.jsonl"
 SETTINGS_FILE = "clips.json"
 _FRAMES_AT_ONCE = 16
 _GRAIN_ROOM = 61
 _HELD_OUT_SHARE = 1 / 3
+_CODEC_OPTIONS = {"libx264": {"crf": "21", "preset": "veryfast"}}
 
 
 def write_clips(
@@ -165,25 +166,8 @@ def write_video(
     clip: Clip, path: Path, *, size: tuple[int, int], fps: float, codec: str = "libx264"
 ) -> None:
     """One clip as a video file, complete or not there at all."""
-    with atomic_file(path) as file, av.open(file, "w", format="mp4") as container:
-        _encode(container, frames_of(clip, size=size, fps=fps), size=size, fps=fps, codec=codec)
-
-
-def _encode(
-    container: Any, frames: Iterable[np.ndarray], *, size: tuple[int, int], fps: float, codec: str
-) -> None:
-    rate = Fraction(fps).limit_denominator(1001)
-    stream = container.add_stream(codec, rate=rate)
-    stream.width, stream.height = size
-    stream.pix_fmt = "yuv420p"
-    stream.codec_context.time_base = 1 / rate
-    if codec == "libx264":
-        stream.options = {"crf": "21", "preset": "veryfast"}
-    for number, pixels in enumerate(frames):
-        frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-        frame.pts, frame.time_base = number, 1 / rate
-        container.mux(stream.encode(frame))
-    container.mux(stream.encode(None))
+    frames = frames_of(clip, size=size, fps=fps)
+    write_frames(path, frames, fps=fps, codec=codec, options=_CODEC_OPTIONS.get(codec))
 
 
 def frames_of(clip: Clip, *, size: tuple[int, int], fps: float) -> Iterator[np.ndarray]:
@@ -218,9 +202,8 @@ def _check(*, clips: int, seconds: tuple[float, float], size: tuple[int, int], f
 def _check_codec(codec: str, *, size: tuple[int, int], fps: float) -> None:
     """That one frame can be encoded and put into an mp4."""
     try:
-        with av.open(io.BytesIO(), "w", format="mp4") as container:
-            frame = np.zeros((size[1], size[0], 3), np.uint8)
-            _encode(container, [frame], size=size, fps=fps, codec=codec)
+        frame = np.zeros((size[1], size[0], 3), np.uint8)
+        write_frames(io.BytesIO(), [frame], fps=fps, codec=codec)
     except (av.error.FFmpegError, ValueError, AttributeError, TypeError) as error:
         raise UsageError(
             f"codec {codec}: no encoder here that writes {size[0]}x{size[1]} as mp4; "

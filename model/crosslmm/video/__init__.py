@@ -1,8 +1,8 @@
 """Video to frames: the right ones, upright, with their real times, in bounded memory.
 
-``sample`` returns an array of them, ``open_stream`` gives them one at a time. PyAV reads by
-default, because it alone returned the right frame of every kind of file tried; decord and
-torchcodec run on request, each in a process that can be killed.
+`sample` returns an array of frames, `open_stream` yields them one at a time. PyAV is the default
+reader because it alone returned the right frame of every kind of file tried; decord and torchcodec
+run on request, each in a process that can be killed.
 """
 
 import os
@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Unpack
 from crosslmm.errors import OutOfMemory, UsageError
 from crosslmm.options import Sampling, SamplingOptions
 from crosslmm.video.frames import Frame, Frames, summary
+from crosslmm.video.image import BICUBIC
 
 if TYPE_CHECKING:
-    from crosslmm.video.probe import Plan
+    from crosslmm.video.plan import ReadPlan
     from crosslmm.video.readers import ReaderStatus
     from crosslmm.video.source import SourceInfo
     from crosslmm.video.stream import FrameStream
@@ -30,9 +31,7 @@ __all__ = [
     "summary",
 ]
 
-_BICUBIC = 3
-
-_HOMES = {
+_MODULES = {
     "FrameStream": "stream",
     "ReaderStatus": "readers",
     "SourceInfo": "source",
@@ -41,29 +40,29 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
 def open_stream(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     sampling: Sampling | None = None,
     *,
     size: tuple[int, int] | None = None,
-    resample: int = _BICUBIC,
-    plan: "Plan | None" = None,
+    resample: int = BICUBIC,
+    plan: "ReadPlan | None" = None,
     **options: Unpack[SamplingOptions],
 ) -> "FrameStream":
     """The frames of a video or image, one at a time, decoded ahead in the background.
 
     - `sampling`, or its fields as `options`: which frames, and how they are read.
     - `size`: (height, width) in pixels, with PIL's `resample` filter; None for the full size.
-    - `plan`: that of an earlier stream of the same file, which is then not looked through again.
+    - `plan`: that of an earlier stream of the same file, which is then not probed again.
 
-    Raises `VideoError` for a file that gives no frames and `UsageError` for impossible options.
+    Raises `VideoError` for a file without readable frames and `UsageError` for impossible options.
     """
     from crosslmm.video.stream import FrameStream
 
@@ -71,9 +70,11 @@ def open_stream(
         raise UsageError(f"size is (height, width) in pixels, not {size!r}")
     if resample not in range(6):
         raise UsageError(f"resample is one of PIL's filters, 0 to 5, not {resample!r}")
-    return FrameStream(
+    stream = FrameStream(
         path, Sampling.of(sampling, options), size=size, resample=resample, plan=plan
     )
+    stream.open()
+    return stream
 
 
 def _is_size(size: object) -> bool:
@@ -85,12 +86,12 @@ def _is_size(size: object) -> bool:
 
 
 def sample(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     sampling: Sampling | None = None,
     *,
     size: tuple[int, int] | None = None,
-    resample: int = _BICUBIC,
-    plan: "Plan | None" = None,
+    resample: int = BICUBIC,
+    plan: "ReadPlan | None" = None,
     **options: Unpack[SamplingOptions],
 ) -> Frames:
     """The frames of a video or image as one array (T, H, W, 3) uint8; parameters: `open_stream`.

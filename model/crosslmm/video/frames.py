@@ -1,4 +1,4 @@
-"""What comes out of a video: frames, each with its number and its real time in the source."""
+"""Frames of a video, each with its index and its real time in the source."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One frame: ``pixels`` (H, W, 3) uint8, upright, RGB.
+    """One frame: `pixels` (H, W, 3) uint8, upright, RGB.
 
-    ``index`` counts the shown frames of the source from 0; ``time`` is in seconds from the first
+    `index` counts the shown frames of the source from 0; `time` is in seconds from the first
     shown frame.
     """
 
@@ -25,10 +25,10 @@ class Frame:
 
 @dataclass(frozen=True, eq=False)
 class Frames:
-    """Frames sampled from one video: ``pixels`` (T, H, W, 3) uint8, upright, RGB.
+    """Frames sampled from one video: `pixels` (T, H, W, 3) uint8, upright, RGB.
 
-    ``indices`` and ``times`` (seconds) are those of each frame in the source, strictly ascending.
-    ``warnings`` says in words where the result is not quite what was asked for.
+    `indices` and `times` (seconds) are those of each frame in the source, strictly ascending.
+    `warnings` says where the result is not quite what was asked for.
     """
 
     pixels: "np.ndarray"
@@ -42,12 +42,12 @@ class Frames:
 
     @cached_property
     def summary(self) -> str:
-        """What was used, in words: ``64 of 5,340 frames, one per 2.8 s``."""
+        """What was sampled: `64 of 5,340 frames, one per 2.8 s`."""
         return summary(self.times, self.source)
 
 
 def summary(times: "tuple[float, ...]", source: "SourceInfo") -> str:
-    """``64 of 5,340 frames, one per 2.8 s``: what was taken of the source."""
+    """What was sampled of a source: `64 of 5,340 frames, one per 2.8 s`."""
     text = f"{len(times):,} of {source.frame_count:,} frame{'s' * (source.frame_count != 1)}"
     if len(times) < 2:
         return text

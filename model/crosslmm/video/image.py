@@ -1,4 +1,4 @@
-"""Frames as pictures: turned upright, pixels made square, resized.
+"""Frames as images: turned upright, pixels made square, resized.
 
 Resizing is PIL's, with its antialiasing, because the vision towers' own preprocessing resizes with
 PIL too; FFmpeg's scaler differs from it by up to a few grey levels.
@@ -27,27 +27,27 @@ _MAGIC = {
 
 _THINNEST = Fraction(1, 16)
 
-# FFmpeg would take one tile of such a picture for a video.
+# FFmpeg would take one tile of such an image for a video.
 _HEIF = (b"heic", b"heix", b"heim", b"heis", b"mif1")
 
 
 def resize(
     pixels: "np.ndarray", size: tuple[int, int] | None, resample: int = BICUBIC
 ) -> "np.ndarray":
-    """``pixels`` (H, W, 3) uint8 at ``size`` (height, width); itself where it has that size."""
+    """`pixels` (H, W, 3) uint8 at `size` (height, width); itself where it has that size."""
     import numpy as np
     from PIL import Image
 
     if size is None or pixels.shape[:2] == size:
         return np.ascontiguousarray(pixels)
-    picture = Image.fromarray(np.ascontiguousarray(pixels))
-    resized = picture.resize((size[1], size[0]), resample=Image.Resampling(resample))
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    resized = image.resize((size[1], size[0]), resample=Image.Resampling(resample))
     return np.array(resized)  # a copy, since PIL's own view is read-only
 
 
 @dataclass(frozen=True)
 class Orientation:
-    """How a stored picture is brought upright: the axes swapped, then each flipped or not."""
+    """How a stored image is brought upright: the axes swapped, then each flipped or not."""
 
     swapped: bool = False
     flip_x: bool = False
@@ -77,20 +77,20 @@ class Orientation:
         return (self.flip_x == self.flip_y) == self.swapped
 
     def apply(self, pixels: "np.ndarray") -> "np.ndarray":
-        """``pixels`` (H, W, 3) upright; a view."""
+        """`pixels` (H, W, 3) upright; a view."""
         if self.swapped:
             pixels = pixels.swapaxes(0, 1)
         return pixels[:: -1 if self.flip_y else 1, :: -1 if self.flip_x else 1]
 
     def shape(self, width: int, height: int) -> tuple[int, int]:
-        """The upright (height, width) of a stored picture."""
+        """The upright (height, width) of a stored image."""
         return (width, height) if self.swapped else (height, width)
 
 
 def square(width: int, height: int, aspect: Fraction | None) -> tuple[int, int]:
     """The (width, height) that shows pixels of this aspect ratio as square ones, losing none.
 
-    A ratio that no video has is taken for damage and passed over.
+    A ratio that no video has is taken for damage and ignored.
     """
     if not aspect or aspect == 1 or not _THINNEST <= aspect <= 1 / _THINNEST:
         return width, height
@@ -99,41 +99,39 @@ def square(width: int, height: int, aspect: Fraction | None) -> tuple[int, int]:
     return width, round(height / aspect)
 
 
-def still_format(path: str) -> str | None:
-    """The format of a still picture that PIL reads, told by its first bytes; None for others."""
+def image_format(path: str, head: bytes) -> str | None:
+    """The format of an image that PIL reads, told by its first bytes; None for a video."""
     if path.lower().endswith((".mjpeg", ".mjpg")):
         return None
-    with open(path, "rb") as file:
-        head = file.read(16)
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "WEBP"
     if head[4:12] in (b"ftypavif", b"ftypavis"):
         return "AVIF"
     if head[4:8] == b"ftyp" and head[8:12] in _HEIF:
-        raise VideoError(f"{path}: HEIC pictures are not read; convert it to JPEG or PNG")
+        raise VideoError(f"{path}: HEIC images are not supported; convert it to JPEG or PNG")
     return next((name for magic, name in _MAGIC.items() if head.startswith(magic)), None)
 
 
-def read_still(path: str, kind: str) -> "tuple[np.ndarray, list[str]]":
-    """A still picture, upright by its EXIF tag, transparency over white: (H, W, 3), warnings."""
+def read_image(path: str, kind: str) -> "tuple[np.ndarray, list[str]]":
+    """An image, upright by its EXIF tag, transparency over white: (H, W, 3) uint8, warnings."""
     import numpy as np
     from PIL import Image, ImageOps
 
     warnings = []
     name = os.path.basename(path)
     try:
-        with Image.open(path, formats=[kind]) as picture:
-            if getattr(picture, "n_frames", 1) > 1 and kind != "JPEG":
-                warnings.append(f"{name} is an animated {kind}; only its first picture is read")
-            upright = ImageOps.exif_transpose(picture)
+        with Image.open(path, formats=[kind]) as image:
+            if getattr(image, "n_frames", 1) > 1 and kind != "JPEG":
+                warnings.append(f"{name} is an animated {kind}; only its first frame is read")
+            upright = ImageOps.exif_transpose(image)
             if upright.has_transparency_data:
                 upright = upright.convert("RGBA")
                 upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
             elif upright.mode.startswith("I") or upright.mode == "F":
                 upright = Image.fromarray(_to_eight_bits(np.asarray(upright)))
             pixels = np.asarray(upright.convert("RGB"))
-    except Exception as error:  # PIL's decoders raise whatever they stumble over
-        raise VideoError(f"{path}: this {kind} picture cannot be read ({error})") from error
+    except Exception as error:  # PIL's decoders raise all kinds of errors
+        raise VideoError(f"{path}: this {kind} image cannot be read ({error})") from error
     return pixels, warnings
 
 
@@ -141,5 +139,5 @@ def _to_eight_bits(grey: "np.ndarray") -> "np.ndarray":
     import numpy as np
 
     if grey.dtype.kind == "f":
-        return np.clip(grey, 0, 255).astype(np.uint8)
-    return (np.clip(grey, 0, 65535).astype(np.uint32) >> 8).astype(np.uint8)
+        return np.asarray(np.clip(grey, 0, 255), dtype=np.uint8)
+    return np.asarray(np.clip(grey, 0, 65535).astype(np.uint32) >> 8, dtype=np.uint8)

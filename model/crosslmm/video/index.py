@@ -1,11 +1,10 @@
-"""The packet index of a video: when each frame is shown, and which frames can be sought to.
+"""The packet index of a video: when each frame is shown, and where decoding can start.
 
-It is made by reading every packet once without decoding (0.2 s for an hour), because headers lie:
-frame counts include frames that an edit list hides, and ``duration * rate`` is wrong for anything
-variable.
+It is built by reading every packet once without decoding (0.2 s for an hour), because headers lie:
+frame counts include frames that an edit list hides, and `duration * rate` is wrong for a variable
+rate.
 """
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
@@ -14,20 +13,19 @@ from typing import Any
 
 import numpy as np
 
-# Read errors in a row after which the rest of a file is given up.
-_MOST_FAILURES = 8
+from crosslmm.video.decoder import Decoder
 
 
 @dataclass(frozen=True, eq=False)
 class PacketIndex:
-    """The shown frames in presentation job.
+    """The shown frames in presentation order.
 
-    ``pts`` (N,) int64, ticks of ``time_base``, strictly ascending; ``keys`` (K,) the frame numbers
-    of keyframes; ``tail`` the ticks for which the last frame is shown. ``sequential`` says that the
-    container gives no usable presentation times: ``pts`` is then counted, and frames must be
-    counted too, from the start. ``hidden`` packets are kept from view by an edit list. ``leading``
-    says that a keyframe is followed by packets shown before it (an open GOP). ``bad_pts`` are
-    the times of packets that the container marks as damaged, or that follow a hole; ``bad_reads``
+    `pts` (N,) int64, ticks of `time_base`, strictly ascending; `keys` (K,) the indices of
+    keyframes; `tail` the ticks for which the last frame is shown. `sequential` says that the
+    container gives no usable presentation times: `pts` is then counted, and frames must be
+    counted too, from the start. `hidden` packets are hidden by an edit list. `leading`
+    says that a keyframe is followed by packets shown before it (an open GOP). `bad_pts` are
+    the times of packets that the container marks as damaged, or that follow a hole; `bad_reads`
     counts errors between packets.
     """
 
@@ -48,7 +46,8 @@ class PacketIndex:
     def times(self) -> np.ndarray:
         """(N,) float64 seconds from the first shown frame."""
         ticks = (self.pts - self.pts[0]).astype(np.float64)
-        return ticks * self.time_base.numerator / self.time_base.denominator
+        times: np.ndarray = ticks * self.time_base.numerator / self.time_base.denominator
+        return times
 
     @property
     def duration(self) -> float:
@@ -56,7 +55,7 @@ class PacketIndex:
         return float((int(self.pts[-1] - self.pts[0]) + self.tail) * self.time_base)
 
     def shown_from(self, pts: int) -> "PacketIndex":
-        """The same without the packets before ``pts``, which no decoder can show."""
+        """The same without the packets before `pts`, which no decoder can show."""
         first = int(np.searchsorted(self.pts, pts))
         if first == 0 or first >= len(self.pts):
             return self
@@ -64,45 +63,20 @@ class PacketIndex:
         return replace(self, pts=self.pts[first:], keys=keys[keys >= 0])
 
 
-def packets(
-    container: Any, stream: Any, *, heartbeat: Callable[[], None], on_error: Callable[[], None]
-) -> Iterator[Any]:
-    """The packets of ``stream`` from here on, past read errors; ``heartbeat`` is called at each."""
-    import av
-
-    failures = 0
-    while failures < _MOST_FAILURES:
-        try:
-            for packet in container.demux(stream):
-                heartbeat()
-                failures = 0
-                if packet.size:
-                    yield packet
-            return
-        except av.error.EOFError:
-            return
-        except av.error.FFmpegError:
-            on_error()
-            failures += 1
-
-
-def scan(container: Any, stream: Any, *, heartbeat: Callable[[], None]) -> PacketIndex | None:
-    """Read every packet of ``stream`` once; None when there is none to be shown."""
+def scan(decoder: Decoder) -> PacketIndex | None:
+    """Read every packet of a newly opened file once; None when there is none to be shown."""
+    container, stream = decoder.container, decoder.stream
     pts: list[int | None] = []
     dts: list[int | None] = []
     keys: list[bool] = []
-    hidden, bad_reads = 0, 0
+    hidden = 0
     bad_pts: set[int] = set()
     lasting: dict[int, int] = {}
     leading, last_key = False, None
 
-    def count_bad() -> None:
-        nonlocal bad_reads
-        bad_reads += 1
-
-    for packet in packets(container, stream, heartbeat=heartbeat, on_error=count_bad):
+    for packet in decoder.packets():
         if len(pts) + hidden > container.size:
-            break  # more packets than bytes: a damaged index that leads in circles
+            break  # more packets than bytes: a damaged index that loops
         if packet.is_discard:
             hidden += 1
             continue
@@ -127,12 +101,12 @@ def scan(container: Any, stream: Any, *, heartbeat: Callable[[], None]) -> Packe
         times = np.array(known, dtype=np.int64)
         order = np.argsort(times)
         times = times[order]
-        key_numbers = np.flatnonzero(np.array(keys, dtype=bool)[order])
+        key_indices = np.flatnonzero(np.array(keys, dtype=bool)[order])
         tail = lasting[int(times[-1])]
         sequential = False
     else:
         times, time_base = _counted_times(dts, stream, time_base)
-        key_numbers = np.zeros(1, dtype=np.int64)
+        key_indices = np.zeros(1, dtype=np.int64)
         tail, sequential = 0, True
     if tail <= 0:
         steps = np.diff(times)
@@ -141,29 +115,30 @@ def scan(container: Any, stream: Any, *, heartbeat: Callable[[], None]) -> Packe
         bad_pts.update(int(times[after]) for after in _holes(times))
     return PacketIndex(
         pts=times,
-        keys=key_numbers,
+        keys=key_indices,
         time_base=time_base,
         tail=tail,
         sequential=sequential,
         leading=leading,
         hidden=hidden,
         bad_pts=frozenset(bad_pts),
-        bad_reads=bad_reads,
+        bad_reads=decoder.bad_reads,
     )
 
 
 def _times_are_guesses(container: Any, stream: Any) -> bool:
-    """AVI has no presentation times: FFmpeg makes them up, wrongly for reordered frames."""
+    """AVI has no presentation times: FFmpeg guesses them, wrongly for reordered frames."""
     return container.format.name == "avi" and bool(stream.codec_context.has_b_frames)
 
 
 def _has_sample_table(container: Any) -> bool:
     """Whether a table lists all packets, so that damage to the data leaves no hole in the times."""
-    return container.format.name.startswith("mov") or container.format.name == "gif"
+    name: str = container.format.name
+    return name.startswith("mov") or name == "gif"
 
 
 def _holes(times: np.ndarray) -> np.ndarray:
-    """Numbers of the frames after a hole in what is otherwise one constant rate."""
+    """Indices of the frames after a hole in an otherwise constant rate."""
     steps = np.diff(times)
     if len(steps) < 8:
         return np.zeros(0, dtype=np.int64)

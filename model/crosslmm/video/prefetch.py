@@ -1,7 +1,7 @@
 """Running a producer ahead of its consumer, in a thread, so that decoding overlaps encoding.
 
-The consumer is the one that may not hang, so the deadline is kept on its side: a producer without
-a sign of life for that long is abandoned, and its process, if it has one, is killed. A thread stuck
+The consumer is the one that must not hang, so the deadline is kept on its side: a producer without a
+heartbeat for that long is cancelled, and its process, if it has one, is killed. A thread stuck
 inside a library cannot be killed; it is a daemon, and ends when the library returns.
 """
 
@@ -13,12 +13,12 @@ from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 
-# How often a waiting side looks up, in seconds: the longest that Ctrl-C or closing can take.
-_LOOK_UP = 0.05
+# Seconds between polls of a waiting side: the longest that Ctrl-C or closing can take.
+_POLL_INTERVAL = 0.05
 
 
 class Cancelled(BaseException):
-    """Raised inside a producer whose consumer has gone; no ``Exception``, so nothing eats it."""
+    """Raised inside a producer whose consumer has gone; no `Exception`, so nothing eats it."""
 
 
 class Stalled(Exception):
@@ -26,20 +26,20 @@ class Stalled(Exception):
 
 
 class Heartbeat:
-    """The producer's side: call it at each step. It notes progress, or ends an abandoned producer.
+    """The producer's side: call it at each step. It notes progress, or ends a cancelled producer.
 
-    ``on_cancel`` is called once, from the consumer's thread, when the producer is given up; a
+    `on_cancel` is called once, from the consumer's thread, when the producer is cancelled; a
     producer with a process of its own kills it there.
     """
 
     def __init__(self) -> None:
         self.last = time.monotonic()
-        self.abandoned = threading.Event()
+        self.cancelled = threading.Event()
         self.on_cancel: Callable[[], None] | None = None
 
     def __call__(self) -> None:
         self.last = time.monotonic()
-        if self.abandoned.is_set():
+        if self.cancelled.is_set():
             raise Cancelled
 
 
@@ -49,10 +49,10 @@ class _End:
 
 
 class Prefetch(Generic[Item]):
-    """Iterates ``produce(pulse)`` in a thread, at most ``depth`` items ahead.
+    """Iterates `produce(heartbeat)` in a thread, at most `depth` items ahead.
 
-    ``take`` gives the next item, raises what the producer raised, ``StopIteration`` at the end, or
-    ``Stalled`` after ``deadline`` seconds of waiting without a heartbeat. ``seconds`` is the time spent
+    `take` gives the next item, raises what the producer raised, `StopIteration` at the end, or
+    `Stalled` after `deadline` seconds of waiting without a heartbeat. `seconds` is the time spent
     inside the producer, without the time spent waiting for the consumer.
     """
 
@@ -70,6 +70,9 @@ class Prefetch(Generic[Item]):
             name="crosslmm-video",
             daemon=True,
         )
+
+    def start(self) -> None:
+        """Start the producer."""
         self._thread.start()
 
     @property
@@ -80,7 +83,7 @@ class Prefetch(Generic[Item]):
         waiting_since = time.monotonic()
         while True:
             try:
-                item = self._items.get(timeout=_LOOK_UP)
+                item = self._items.get(timeout=_POLL_INTERVAL)
                 break
             except queue.Empty:
                 quiet_since = max(waiting_since, self.heartbeat.last)
@@ -97,11 +100,11 @@ class Prefetch(Generic[Item]):
 
     def close(self, wait: float = 5.0) -> None:
         """End the producer, and wait that many seconds for its end unless it is stuck."""
-        if not self.heartbeat.abandoned.is_set():
-            self.heartbeat.abandoned.set()
+        if not self.heartbeat.cancelled.is_set():
+            self.heartbeat.cancelled.set()
             if self.heartbeat.on_cancel is not None:
                 self.heartbeat.on_cancel()
-        if not self._stalled:
+        if not self._stalled and self._thread.ident is not None:
             self._thread.join(wait)
 
     def __del__(self) -> None:
@@ -115,7 +118,7 @@ def _run(
     items: "queue.Queue[Item | _End]",
     clock: list[float],
 ) -> None:
-    """The thread: holds no reference to its ``Prefetch``, so that a forgotten one is collected."""
+    """The thread: holds no reference to its `Prefetch`, so that a forgotten one is collected."""
     error: BaseException | None = None
     began = time.monotonic()
     try:
@@ -148,6 +151,6 @@ def _put(items: "queue.Queue[Item | _End]", item: Item | _End, heartbeat: Heartb
     while True:
         heartbeat()
         try:
-            return items.put(item, timeout=_LOOK_UP)
+            return items.put(item, timeout=_POLL_INTERVAL)
         except queue.Full:
             continue

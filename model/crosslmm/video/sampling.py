@@ -1,4 +1,4 @@
-"""Which frames are wanted: uniform in time, never by frame number, never twice.
+"""Which frames are wanted: uniform in time, never by frame index, never twice.
 
 Frames are the middles of equal slices of the chosen range, so that a short clip is not judged by
 its first and last frame, and variable frame rates come out right.
@@ -18,7 +18,7 @@ _ROUNDING = 1e-6
 
 @dataclass(frozen=True)
 class Target:
-    """A wanted frame: its number in the index; ``key`` when it is fetched as a lone keyframe."""
+    """A wanted frame: its index; `key` when it is fetched as a lone keyframe."""
 
     index: int
     key: bool = False
@@ -27,21 +27,21 @@ class Target:
 def choose(
     index: PacketIndex, sampling: Sampling, *, path: str
 ) -> tuple[tuple[Target, ...], list[str]]:
-    """The frames that answer ``sampling``, ascending, and what to warn of.
+    """Choose the frames for `sampling`, ascending; returns them and what to warn of.
 
-    Raises ``VideoError`` when the range lies beyond the video.
+    Raises `VideoError` when the range lies beyond the video.
     """
     duration = index.duration
     start, end = sampling.start or 0.0, duration if sampling.end is None else sampling.end
     warnings = []
     if start >= duration:
         raise VideoError(
-            f"{path}: start ({start:g} s) lies beyond the end of this video, "
+            f"{path}: start ({start:g} s) is beyond the end of the video, "
             f"which lasts {duration:.6g} s"
         )
     if end > duration + _ROUNDING and sampling.end is not None:
         warnings.append(
-            f"end ({end:g} s) lies beyond the video, which lasts {duration:.6g} s: "
+            f"end ({end:g} s) is beyond the end of the video, which lasts {duration:.6g} s: "
             "sampled up to there"
         )
     end = min(end, duration)
@@ -86,12 +86,12 @@ def _middles(start: float, end: float, sampling: Sampling) -> np.ndarray:
 
 
 def _shown_at(index: PacketIndex, time: float) -> int:
-    """The number of the frame on the screen at ``time``."""
+    """The index of the frame shown at `time`."""
     return max(0, int(np.searchsorted(index.times, time + _ROUNDING, side="right")) - 1)
 
 
 def _nearest(keys: np.ndarray, frame_times: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """For each time, the number of the keyframe nearest to it."""
+    """For each time, the index of the keyframe nearest to it."""
     key_times = frame_times[keys]
     after = np.clip(np.searchsorted(key_times, times), 0, len(key_times) - 1)
     before = np.maximum(after - 1, 0)

@@ -1,8 +1,8 @@
-"""Opening a video and refusing what is none.
+"""Opening a video, and refusing what is not one.
 
-FFmpeg opens almost anything: a text file as an "ansi" film, an mp3's cover as a one-frame video, a
-playlist as the files that it names. So the kinds of input that only look like a video are kept from
-it, by name, and no protocol but plain files is allowed.
+FFmpeg opens almost anything: a text file as an "ansi" video, an mp3's cover as a one-frame video, a
+playlist as the files that it names. So the demuxers that take something else for a video are
+excluded by name, and no protocol but plain files is allowed.
 """
 
 import os
@@ -13,7 +13,7 @@ from typing import Any
 
 from crosslmm.errors import VideoError
 
-# Demuxers that read other files or the network, capture devices, or text and pictures as video.
+# Demuxers that read other files or the network, capture devices, or text and images as video.
 _REFUSED_FORMATS = """
 adf alias_pix avisynth bin brender_pix concat dash data fbdev ffmetadata hls idf image2 image2pipe
 imf kmsgrab lavfi rawvideo rtp rtsp sap sdp tedcaptions tty txd video4linux2,v4l2 vapoursynth
@@ -21,14 +21,17 @@ webm_dash_manifest x11grab xbin
 """
 
 
+_HEAD = 4096  # bytes that tell images, text and playlists from videos
+
+
 @dataclass(frozen=True, kw_only=True)
 class SourceInfo:
-    """A video as it was found.
+    """A video or image as it was found.
 
-    ``duration`` in seconds; ``fps`` the mean rate; ``size`` (height, width) upright, with square
-    pixels; ``rotation`` the clockwise turn in degrees (0, 90, 180, 270) that its tag asked for and
-    that the frames already have; ``frame_count`` the frames that are shown; ``reader`` the one that
-    decoded it; ``damaged_packets`` those met so far that could not be decoded.
+    `duration` in seconds; `fps` the mean rate; `size` (height, width) upright, with square
+    pixels; `rotation` the clockwise turn in degrees (0, 90, 180, 270) that its tag asked for and
+    that the frames already have; `frame_count` the frames that are shown; `reader` the one that
+    decoded it; `damaged_packets` those met so far that could not be decoded.
     """
 
     path: str
@@ -43,35 +46,46 @@ class SourceInfo:
     damaged_packets: int = 0
 
 
-def regular_file(path: str | bytes | os.PathLike) -> str:
-    """``path`` as text if it is a non-empty regular file that may be read, else ``VideoError``."""
+def regular_file(path: str | bytes | os.PathLike[str]) -> str:
+    """`path` as text if it is a non-empty regular file that may be read, else `VideoError`."""
     name = os.fsdecode(path)
-    try:
-        status = os.stat(name)
-    except (OSError, ValueError) as error:
-        if "://" in name:
-            raise VideoError(
-                f"{name}: this is an address; only local files are read, download it first"
-            ) from error
-        if isinstance(error, PermissionError):
-            raise VideoError(f"{name}: no permission to reach this file") from error
-        raise VideoError(f"{name}: there is no such file") from error
-    if stat.S_ISDIR(status.st_mode):
-        raise VideoError(f"{name}: this is a folder; give a video file in it")
-    if not stat.S_ISREG(status.st_mode):
-        raise VideoError(f"{name}: this is no regular file but a pipe, socket or device")
-    if status.st_size == 0:
-        raise VideoError(f"{name}: this file is empty")
-    try:
-        with open(name, "rb"):
-            pass
-    except OSError as error:
-        raise VideoError(f"{name}: this file cannot be read ({error.strerror})") from error
+    read_head(name)
     return name
 
 
+def read_head(path: str) -> bytes:
+    """The first bytes of a non-empty regular file, else `VideoError`; a pipe is never opened."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError) as error:
+        if "://" in path:
+            raise VideoError(
+                f"{path}: this is a URL; only local files are supported, download it first"
+            ) from error
+        if isinstance(error, PermissionError):
+            raise VideoError(f"{path}: permission denied") from error
+        raise VideoError(f"{path}: no such file") from error
+    if stat.S_ISDIR(status.st_mode):
+        raise VideoError(f"{path}: this is a folder; give a video file in it")
+    if not stat.S_ISREG(status.st_mode):
+        raise VideoError(f"{path}: not a regular file ({_kind(status.st_mode)})")
+    if status.st_size == 0:
+        raise VideoError(f"{path}: the file is empty")
+    try:
+        with open(path, "rb") as file:
+            return file.read(_HEAD)
+    except OSError as error:
+        raise VideoError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _kind(mode: int) -> str:
+    if stat.S_ISFIFO(mode):
+        return "a pipe"
+    return "a socket" if stat.S_ISSOCK(mode) else "a device"
+
+
 def open_container(path: str, *, deadline: float) -> Any:
-    """PyAV's container of ``path``, or ``VideoError`` in the user's words."""
+    """Open `path` with PyAV. Raises `VideoError` that says what is wrong with it."""
     import av
 
     try:
@@ -87,16 +101,16 @@ def open_container(path: str, *, deadline: float) -> Any:
 
 
 def video_stream(container: Any, path: str) -> Any:
-    """The stream to watch; cover art is none. ``VideoError`` where there is none."""
+    """The best video stream, which cover art is not. Raises `VideoError` where there is none."""
     from av.stream import Disposition
 
     stream = container.streams.best("video")
     if stream is None or stream.disposition & Disposition.attached_pic:
         streams = list(container.streams)
-        what = "only sound" if any(s.type == "audio" for s in streams) else "no pictures"
-        raise VideoError(f"{path}: there is {what} in this file, no video")
+        found = "only audio" if any(s.type == "audio" for s in streams) else "no video"
+        raise VideoError(f"{path}: there is {found} in this file")
     if stream.codec_context is None:
-        raise VideoError(f"{path}: its video is in a format that no reader here knows")
+        raise VideoError(f"{path}: its video codec is unknown to FFmpeg")
     return stream
 
 
@@ -115,16 +129,14 @@ def _allowed_formats() -> str:
 
 
 def _why_not_opened(path: str, error: Exception) -> str:
-    with open(path, "rb") as file:
-        head = file.read(4096)
+    head = read_head(path)
     if head[4:8] == b"ftyp":
         return (
-            "its index is missing, so it cannot be played; it was cut off, "
-            "perhaps while being downloaded or recorded"
+            "its index is missing; the file was probably cut off while being downloaded or recorded"
         )
     if head.startswith((b"#EXTM3U", b"ffconcat", b"<?xml", b"v=0")):
-        return "this is a list of other files or addresses; give the video itself"
+        return "this is a playlist, not a video; give the video itself"
     if b"\0" not in head and not any(byte < 9 for byte in head):
         return "this is text, not a video"
     reason = getattr(error, "strerror", None) or str(error)
-    return f"this is not a video that can be read ({reason})"
+    return f"not a video that FFmpeg can read ({reason})"

@@ -1,20 +1,22 @@
 """The frames of a video as a stream: decoded ahead in the background, a few at a time.
 
-A reader that shows no progress for the deadline, or cannot decode, is given up; with
-``reader="auto"`` the next one goes on from the frame after the last good one, and says so.
+A reader that makes no progress for the deadline, or cannot decode, is stopped; with `reader="auto"`
+the next one goes on from the frame after the last good one, and a warning says so.
 """
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 
 from crosslmm.errors import VideoError
 from crosslmm.options import Sampling
 from crosslmm.video.frames import Frame
+from crosslmm.video.plan import ReadPlan, plan_reading
 from crosslmm.video.prefetch import Heartbeat, Prefetch, Stalled
-from crosslmm.video.probe import Plan, make_plan
+from crosslmm.video.probe import probe_file
 from crosslmm.video.readers import Reader, candidates, make_reader
 from crosslmm.video.source import SourceInfo
 
@@ -23,67 +25,87 @@ _AHEAD, _AHEAD_FULL_SIZE = 8, 1
 
 
 class FrameStream:
-    """Frames of one video, ascending; iterate it once, and close it (or use ``with``).
+    """Frames of one video, ascending; open it, iterate it once, and close it (or use `with`).
 
-    ``source``, ``count`` and ``plan`` are known from the start, ``warnings`` after the last frame.
-    With the ``plan`` of another stream of the file it is not looked through again.
+    `source`, `count` and `plan` are known once it is open, `warnings` after the last frame. With the
+    `plan` of another stream of the file, the file is not probed again.
     """
+
+    plan: ReadPlan
+    source: SourceInfo
 
     def __init__(
         self,
-        path: str | os.PathLike,
+        path: str | os.PathLike[str],
         sampling: Sampling,
         *,
         size: tuple[int, int] | None,
         resample: int,
-        plan: Plan | None = None,
+        plan: ReadPlan | None = None,
     ) -> None:
         self.path = os.fsdecode(path)
         self.warnings: list[str] = []
+        self._sampling, self._size, self._resample = sampling, size, resample
+        self._probe = None if plan is None else plan.probe
         self._deadline = sampling.deadline
         self._seconds = 0.0
-        self._readers = list(candidates(sampling.reader))
+        self._readers: list[str] = []
+        self._reader = ""
+        self._reader_box: list[Reader] = []
         self._last = -1
         self._given = 0
-        self._depth = _AHEAD if size is not None else _AHEAD_FULL_SIZE
-        self._running: Prefetch | None = None
+        self._running: Prefetch[ReadPlan | Frame] | None = None
         self._done = False
         self._failure: VideoError | None = None
 
-        if plan is None:
-            self.plan = self._look_through(sampling, size=size, resample=resample)
+    def open(self) -> None:
+        """Probe the file and start decoding. Raises `VideoError`."""
+        self._readers = list(candidates(self._sampling.reader))
+        if self._probe is None:
+            self.plan = self._take_plan(self._start_reader(None))
         else:
-            self.plan = plan.answering(sampling, size=size, resample=resample)
+            self.plan = plan_reading(
+                self._probe, self._sampling, size=self._size, resample=self._resample
+            )
+            self._start_reader(self.plan)
         self.warnings.extend(self.plan.warnings)
-        self.source: SourceInfo = self.plan.source
-        self._start_next_reader()
+        self.source = self._source_read()
 
-    def _look_through(
-        self, sampling: Sampling, *, size: tuple[int, int] | None, resample: int
-    ) -> Plan:
-        # Without a reference to self, so that a forgotten stream is collected, and its thread ends.
-        name, deadline = self.path, self._deadline
-
-        def plan(heartbeat: Heartbeat) -> Iterator[Plan]:
-            with _as_video_error(name):
-                yield make_plan(
-                    name,
-                    sampling,
-                    size=size,
-                    resample=resample,
-                    heartbeat=heartbeat,
-                    deadline=deadline,
-                )
-
-        self._running = running = Prefetch(plan, depth=1, deadline=deadline)
+    def _take_plan(self, running: "Prefetch[ReadPlan | Frame]") -> ReadPlan:
         try:
-            return running.take()
-        except Stalled:
-            raise VideoError(
-                f"{name}: nothing could be read of this file within {deadline:g} s"
-            ) from None
-        finally:
-            self._stop()
+            plan = running.take()
+        except BaseException as error:
+            self.close()
+            if isinstance(error, Stalled):
+                raise VideoError(
+                    f"{self.path}: could not be opened within {self._deadline:g} s"
+                ) from None
+            raise
+        assert isinstance(plan, ReadPlan)
+        return plan
+
+    def _start_reader(self, plan: ReadPlan | None) -> "Prefetch[ReadPlan | Frame]":
+        self._reader, self._reader_box = self._readers.pop(0), []
+        produce = partial(
+            _read,
+            self.path,
+            self._sampling,
+            plan,
+            size=self._size,
+            resample=self._resample,
+            reader=self._reader,
+            box=self._reader_box,
+        )
+        depth = _AHEAD if self._size is not None else _AHEAD_FULL_SIZE
+        self._running = Prefetch(produce, depth=depth, deadline=self._deadline)
+        self._running.start()
+        return self._running
+
+    def _source_read(self) -> SourceInfo:
+        """The source with the reader that decodes it; an image keeps its own."""
+        if self.plan.probe.image is not None:
+            return self.plan.source
+        return replace(self.plan.source, reader=self._reader)
 
     @property
     def count(self) -> int:
@@ -106,13 +128,14 @@ class FrameStream:
             except StopIteration:
                 self._finish()
             except Stalled:
-                self._give_up(f"made no progress for {self._deadline:g} s")
+                self._replace_reader(f"made no progress for {self._deadline:g} s")
             except VideoError as error:
-                self._give_up("could not decode it", error)
+                self._replace_reader("could not decode it", error)
             except BaseException:
                 self.close()
                 raise
             else:
+                assert isinstance(frame, Frame)
                 self._last, self._given = frame.index, self._given + 1
                 return frame
         raise StopIteration
@@ -139,24 +162,8 @@ class FrameStream:
             self._seconds += self._running.seconds
             self._running = None
 
-    def _start_next_reader(self) -> None:
-        plan, deadline = self.plan.after(self._last), self._deadline
-        name = self._readers.pop(0)
-        box: list[Reader] = []
-
-        def read(heartbeat: Heartbeat) -> Iterator[Frame]:
-            reader = make_reader(name, plan, heartbeat=heartbeat, deadline=deadline)
-            box.append(reader)
-            with _as_video_error(plan.path):
-                yield from reader.read()
-
-        self._reader_box = box
-        if plan.still is None:
-            self.source = replace(self.source, reader=name)
-        self._running = Prefetch(read, depth=self._depth, deadline=deadline)
-
-    def _note_reader(self) -> None:
-        """Take over what the reader has to say about damage."""
+    def _note_damage(self) -> None:
+        """Add what the reader found of damage."""
         for reader in self._reader_box:
             self.warnings.extend(reader.warnings)
             self.source = replace(
@@ -164,27 +171,63 @@ class FrameStream:
             )
 
     def _finish(self) -> None:
-        self._note_reader()
+        self._note_damage()
         self.close()
 
-    def _give_up(self, why: str, error: VideoError | None = None) -> None:
-        name = self.source.reader
+    def _replace_reader(self, why: str, error: VideoError | None = None) -> None:
+        name = self._reader
         self._stop()
         if self._failure is None:
-            # PyAV's word, since it is the reader that should have managed.
+            # PyAV's error, since it is the reader that should have managed.
             self._failure = error or VideoError(f"{self.path}: the reader {name} {why}")
         if not self._readers:
             self.close()
             raise self._failure from None
         self.warnings.append(
-            f"the reader {name} {why}; {self._readers[0]} went on after {self._given} frames"
+            f"the reader {name} {why}; {self._readers[0]} took over after {self._given} frames"
         )
-        self._start_next_reader()
+        # It opens the file itself: the one before may be stuck with its decoder.
+        self._start_reader(self.plan.after(self._last))
+        self.source = self._source_read()
+
+
+def _read(
+    path: str,
+    sampling: Sampling,
+    plan: ReadPlan | None,
+    heartbeat: Heartbeat,
+    *,
+    size: tuple[int, int] | None,
+    resample: int,
+    reader: str,
+    box: list[Reader],
+) -> Iterator[ReadPlan | Frame]:
+    """Produce the frames of a plan, after the plan itself where none is given; fills `box`.
+
+    One thread probes and reads, so that a decoder stays in its thread and the file is opened once. It
+    holds no reference to the stream, so that a forgotten one is collected, and its thread ends.
+    """
+    decoder = None
+    with as_video_error(path):
+        try:
+            if plan is None:
+                probe, decoder = probe_file(path, heartbeat=heartbeat, deadline=sampling.deadline)
+                plan = plan_reading(probe, sampling, size=size, resample=resample)
+                yield plan
+            box.append(
+                make_reader(
+                    reader, plan, heartbeat=heartbeat, deadline=sampling.deadline, decoder=decoder
+                )
+            )
+            yield from box[0].read()
+        finally:
+            if decoder is not None:
+                decoder.close()
 
 
 @contextmanager
-def _as_video_error(path: str) -> Iterator[None]:
-    """An FFmpeg error that nothing else took up, as a ``VideoError``."""
+def as_video_error(path: str) -> Iterator[None]:
+    """Turn an FFmpeg error that nothing else handled into a `VideoError`."""
     import av
 
     try:

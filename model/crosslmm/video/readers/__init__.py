@@ -1,19 +1,21 @@
-"""The readers there are, which of them can be used here, and in what order they are tried."""
+"""The readers, which of them can be used here, and in what order they are tried.
+
+A new reader is a file in this folder, a line in `READERS` and its name in `options.ReaderName`.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import metadata, util
-from typing import TYPE_CHECKING, Protocol, get_args
+from importlib import import_module, metadata, util
+from typing import TYPE_CHECKING, Protocol
 
 from crosslmm.errors import UsageError
 from crosslmm.options import ReaderName
 
 if TYPE_CHECKING:
+    from crosslmm.video.decoder import Decoder
     from crosslmm.video.frames import Frame
+    from crosslmm.video.plan import ReadPlan
     from crosslmm.video.prefetch import Heartbeat
-    from crosslmm.video.probe import Plan
-
-READERS = tuple(name for name in get_args(ReaderName) if name != "auto")
 
 
 class Reader(Protocol):
@@ -28,8 +30,36 @@ class Reader(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReaderSpec:
+    """A reader: the `package` that it needs, and the `target` ("module:name") that does the reading.
+
+    The target is a function that a worker process calls, see `readers.job`; with `in_process` it is a
+    `Reader` class that takes a plan, `heartbeat`, `deadline` and the `decoder` of the probe.
+    `impostor` is a package that installs itself under the same name, and why it is refused.
+    """
+
+    package: str
+    target: str
+    in_process: bool = False
+    impostor: tuple[str, str] | None = None
+
+
+READERS: dict[str, ReaderSpec] = {
+    "pyav": ReaderSpec(
+        package="av", target="crosslmm.video.readers.pyav:PyAVReader", in_process=True
+    ),
+    "decord": ReaderSpec(
+        package="decord",
+        target="crosslmm.video.readers.decord:read",
+        impostor=("decord2", "it returns wrong frames on long videos"),
+    ),
+    "torchcodec": ReaderSpec(package="torchcodec", target="crosslmm.video.readers.torchcodec:read"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReaderStatus:
-    """Whether a reader can be used here: ``version`` where installed, else ``problem`` in words."""
+    """Whether a reader can be used here: `version` where installed, else `problem` says why not."""
 
     name: str
     version: str | None
@@ -38,27 +68,29 @@ class ReaderStatus:
 
 def reader_status(name: str) -> ReaderStatus:
     """Whether this reader is installed and may be used, told without importing it."""
-    package = {"pyav": "av"}.get(name, name)
-    if name == "decord" and _version("decord2") is not None:
+    spec = READERS[name]
+    package = spec.package
+    if spec.impostor is not None and _version(spec.impostor[0]) is not None:
+        other, why = spec.impostor
         problem = (
-            "decord2 is installed under decord's name, and it returns wrong frames on long videos; "
-            "pip uninstall decord2, then pip install --force-reinstall decord"
+            f"{other} is installed under {package}'s name, and {why}; "
+            f"pip uninstall {other}, then pip install --force-reinstall {package}"
         )
         return ReaderStatus(name=name, version=None, problem=problem)
     version = _version(package)
     if version is None or util.find_spec(package) is None:
-        problem = f"{package} is not installed; pip install {package}, or use the reader pyav"
+        problem = f"{package} is not installed; pip install {package}, or use the `reader` pyav"
         return ReaderStatus(name=name, version=None, problem=problem)
     return ReaderStatus(name=name, version=version)
 
 
 def reader_statuses() -> tuple[ReaderStatus, ...]:
-    """The status of every reader, in the order in which ``auto`` tries them."""
+    """The status of every reader, in the order in which `auto` tries them."""
     return tuple(reader_status(name) for name in READERS)
 
 
 def candidates(reader: ReaderName) -> tuple[str, ...]:
-    """The readers to try, in order; ``UsageError`` for one that cannot be used here."""
+    """The readers to try, in order; `UsageError` for one that cannot be used here."""
     if reader == "auto":
         return tuple(status.name for status in reader_statuses() if status.version is not None)
     status = reader_status(reader)
@@ -67,19 +99,30 @@ def candidates(reader: ReaderName) -> tuple[str, ...]:
     return (reader,)
 
 
-def make_reader(name: str, plan: "Plan", *, heartbeat: "Heartbeat", deadline: float) -> Reader:
-    """The reader of that name, about to read ``plan``."""
-    if plan.still is not None:
-        from crosslmm.video.readers.image import StillReader
+def make_reader(
+    name: str,
+    plan: "ReadPlan",
+    *,
+    heartbeat: "Heartbeat",
+    deadline: float,
+    decoder: "Decoder | None" = None,
+) -> Reader:
+    """The reader of that name, about to read `plan`; it uses or closes the open `decoder`."""
+    if plan.probe.image is not None:
+        from crosslmm.video.readers.image import ImageReader
 
-        return StillReader(plan)
-    if name == "pyav":
-        from crosslmm.video.readers.pyav import PyAVReader
-
-        return PyAVReader(plan, heartbeat=heartbeat, deadline=deadline)
+        return ImageReader(plan)
+    spec = READERS[name]
+    if spec.in_process:
+        module, _, kind = spec.target.partition(":")
+        make = getattr(import_module(module), kind)
+        reader: Reader = make(plan, heartbeat=heartbeat, deadline=deadline, decoder=decoder)
+        return reader
+    if decoder is not None:
+        decoder.close()  # a library in a worker process opens the file itself
     from crosslmm.video.readers.process import ProcessReader
 
-    return ProcessReader(plan, f"crosslmm.video.readers.{name}:read", heartbeat=heartbeat)
+    return ProcessReader(plan, spec.target, heartbeat=heartbeat)
 
 
 def _version(package: str) -> str | None:

@@ -8,7 +8,7 @@ not, or where it is known to give other frames than its timestamps say, it is re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from crosslmm.video.worker import DecodeJob
+from crosslmm.video.readers.job import DecodeJob
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,7 +18,7 @@ _UNTRUSTED = frozenset({"mpegts", "mpeg", "asf", "avi"})
 
 
 def read(job: DecodeJob) -> "Iterator[tuple[int, np.ndarray]]":
-    """The wanted frames; ``VideoError`` where decord's own times differ from the packets'."""
+    """The wanted frames; `VideoError` where decord's own times differ from the packets'."""
     from decord import VideoReader, cpu
 
     misread = job.hidden or job.leading or job.sequential or job.mirrored
@@ -28,7 +28,7 @@ def read(job: DecodeJob) -> "Iterator[tuple[int, np.ndarray]]":
     if len(reader) != job.count:
         raise job.refuse("decord", f"counts {len(reader)} frames where {job.count} are shown")
     zero = float(reader.get_frame_timestamp(0)[0])
-    for number, time in zip(job.numbers, job.times, strict=True):
+    for number, time in zip(job.indices, job.times, strict=True):
         stamp = float(reader.get_frame_timestamp(number)[0]) - zero
         if abs(stamp - time) > 2e-3:
             raise job.refuse(

@@ -1,26 +1,26 @@
-"""A still picture as a video of one frame, at time 0."""
+"""An image as a video of one frame, at time 0."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from crosslmm.video import image
 from crosslmm.video.frames import Frame
+from crosslmm.video.image import resize
 
 if TYPE_CHECKING:
-    from crosslmm.video.probe import Plan
+    from crosslmm.video.plan import ReadPlan
 
 
-class StillReader:
-    """Gives the picture that was read while planning."""
+class ImageReader:
+    """Gives the image that was read while probing."""
 
-    def __init__(self, plan: "Plan") -> None:
+    def __init__(self, plan: "ReadPlan") -> None:
         self.plan = plan
         self.warnings: list[str] = []
         self.bad_packets = 0
 
     def read(self) -> Iterator[Frame]:
         """The one frame."""
-        assert self.plan.still is not None
+        pixels = self.plan.probe.image
+        assert pixels is not None
         for target in self.plan.targets:
-            pixels = image.resize(self.plan.still, self.plan.size, self.plan.resample)
-            yield Frame(pixels, target.index, 0.0)
+            yield Frame(resize(pixels, self.plan.size, self.plan.resample), target.index, 0.0)

@@ -8,20 +8,20 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from crosslmm.errors import VideoError
-from crosslmm.video.worker import DecodeJob
+from crosslmm.video.readers.job import DecodeJob
 
 if TYPE_CHECKING:
     import numpy as np
 
 
 def read(job: DecodeJob) -> "Iterator[tuple[int, np.ndarray]]":
-    """The wanted frames; ``VideoError`` where torchcodec's times differ from the packets'."""
+    """The wanted frames; `VideoError` where torchcodec's times differ from the packets'."""
     try:
         from torchcodec.decoders import VideoDecoder
     except (ImportError, OSError, RuntimeError) as error:
         raise VideoError(
             "torchcodec is installed but does not load here: it needs FFmpeg's shared libraries "
-            "and a build that fits this torch; use --reader pyav"
+            "and a build that fits this torch; use the `reader` pyav"
         ) from error
 
     if job.mirrored or job.sequential:
@@ -31,7 +31,7 @@ def read(job: DecodeJob) -> "Iterator[tuple[int, np.ndarray]]":
     if count != job.count:
         raise job.refuse("torchcodec", f"counts {count} frames where {job.count} are shown")
     zero = float(decoder.get_frame_at(0).pts_seconds)
-    for number, time in zip(job.numbers, job.times, strict=True):
+    for number, time in zip(job.indices, job.times, strict=True):
         frame = decoder.get_frame_at(number)
         stamp = float(frame.pts_seconds) - zero
         if abs(stamp - time) > 2e-3:
