@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from crosslmm.captioning.worklist import Shard, Source, find, looks_like_video
+from crosslmm.captioning.sources import Shard, Source, find, looks_like_video
 from crosslmm.errors import UsageError
 
 
