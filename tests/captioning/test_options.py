@@ -1,4 +1,4 @@
-"""What is put into the prompt for its placeholders, and seconds in words."""
+"""What is put into the prompt for its placeholders, and seconds as text."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ def test_seconds_in_a_prompt_are_plain_numbers(seconds: float, text: str) -> Non
     assert options.render("a.mp4", start=seconds, duration=seconds) == f"{text}|{text}"
 
 
-def test_a_name_that_is_no_text_becomes_some() -> None:
+def test_a_name_that_is_not_text_becomes_text() -> None:
     name = os.fsdecode(b"caf\xe9.mp4")
     for options in (
         CaptionOptions(prompt="{filename}, été"),

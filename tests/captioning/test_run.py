@@ -4,11 +4,7 @@ import gc
 import json
 import os
 import shutil
-import signal
-import time
 import warnings
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,36 +12,18 @@ import pytest
 
 import crosslmm
 from crosslmm.captioning import Segment
-from crosslmm.captioning.captioner import Captioner
 from crosslmm.captioning.options import CaptionOptions
 from crosslmm.captioning.outputs.webdataset import WebDatasetOutput
-from crosslmm.captioning.pool import ClipReader, ReaderPool
-from crosslmm.captioning.reading import Clip, ReadRequest, read_clips, read_request
-from crosslmm.errors import CrossLMMError, UsageError, VideoError
-from crosslmm.inference import batch
-from crosslmm.inference.assistant import Assistant, load
+from crosslmm.errors import CrossLMMError, UsageError
+from crosslmm.inference.assistant import Assistant
 from crosslmm.options import Sampling
+from tests.support.captioning import LENGTHS, caption, run
 from tests.support.clips import write_clip, write_sound
 
 REMEDY = (
     "`exclude` the video, or move the file away and use `retry_failed`, or use `overwrite` to discard "
     "existing results and start over"
 )
-LENGTHS = {"a.mp4": 3, "b.mp4": 30, "c.mkv": 12, "deep/d.mp4": 1}
-
-
-@pytest.fixture(scope="module")
-def assistant(checkpoint: Path) -> Assistant:
-    return load(checkpoint, dtype="float32", device="cpu")
-
-
-@pytest.fixture(scope="session")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("captioned")
-    for index, (name, frames) in enumerate(LENGTHS.items()):
-        (folder / name).parent.mkdir(exist_ok=True)
-        write_clip(folder / name, frames=frames, first_number=100 * index)
-    return folder
 
 
 @pytest.fixture
@@ -54,252 +32,8 @@ def folder(clips: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(clips, tmp_path / "clips"))
 
 
-def caption(paths: Any, assistant: Assistant, **options: Any) -> Any:
-    return crosslmm.caption(
-        paths, assistant=assistant, **{"readers": 0, "frames": 4, "max_new_tokens": 6} | options
-    )
-
-
-def run(*arguments: Any, **options: Any) -> list[tuple[str, str | None]]:
-    results = caption(*arguments, **options)
-    return [(Path(result.path).name, result.caption) for result in results]
-
-
 def rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-
-
-def request(path: Path | str, **options: Any) -> ReadRequest:
-    return read_request(
-        str(path),
-        CaptionOptions(sampling=Sampling(frames=4, deadline=10), **options),
-        size=(30, 30),
-        resample=3,
-        default_frames=4,
-    )
-
-
-# The model's side
-
-
-@pytest.mark.parametrize("readers", [0, 1])
-def test_captions_are_those_of_asking_one_by_one(
-    clips: Path, assistant: Assistant, readers: int
-) -> None:
-    got = dict(run(clips, assistant, readers=readers, batch_size=3))
-    expected = {
-        Path(name).name: assistant.ask(
-            clips / name, "Describe the video.", frames=4, max_new_tokens=6
-        ).text
-        for name in LENGTHS
-    }
-    assert got == expected
-    assert len(set(got.values())) == len(LENGTHS)
-
-
-def test_a_batch_equals_its_rows_for_unequal_videos_and_questions(
-    clips: Path, assistant: Assistant
-) -> None:
-    frames = [crosslmm.sample(clips / name, frames=count) for name, count in
-              zip(LENGTHS, (2, 7, 5, 1), strict=True)]  # fmt: skip
-    questions = ["what?", "what happens in the long, long film?", "", "a"]
-    together = assistant.answer_batch(frames, questions, max_new_tokens=16)
-    alone = [
-        assistant.answer_batch([clip], [question], max_new_tokens=16)[0]
-        for clip, question in zip(frames, questions, strict=True)
-    ]
-    assert together == alone
-
-
-QUESTION = CaptionOptions(prompt="question {filename}", max_new_tokens=4)
-
-
-def numbered(clips: Path, count: int) -> list[Clip]:
-    """A clip of each of so many videos, whose names are numbers."""
-    clip = next(read_clips(request(clips / "b.mp4")))
-    return [replace(clip, path=f"{number}.mp4") for number in range(count)]
-
-
-def test_out_of_memory_halves_the_batch_then_the_frames(
-    clips: Path, assistant: Assistant, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The real encoder, with a device that holds three frames of a batch and no more."""
-    encode, notices = assistant.model.model.encode_frames, []
-    monkeypatch.setattr(assistant, "on_notice", notices.append)
-
-    def limited(pixels: Any, tokens: int) -> Any:
-        held[0] += len(pixels)
-        if held[0] > 3:
-            held[0] = 0
-            raise MemoryError("the test's device is full")
-        return encode(pixels, tokens)
-
-    def fresh(*arguments: Any, **options: Any) -> Any:
-        held[0] = 0
-        return answer_batch(*arguments, **options)
-
-    held, answer_batch = [0], batch.answer_batch
-    captioner = Captioner(assistant, QUESTION, batch_size=4)
-    monkeypatch.setattr("crosslmm.captioning.captioner.answer_batch", fresh)
-    monkeypatch.setattr(assistant.model.model, "encode_frames", limited)
-    monkeypatch.setattr(type(assistant.model.model), "frames_per_chunk", 1)
-    segments = captioner.caption(numbered(clips, 4))
-    assert captioner.batch_size == 1
-    assert [len(segment.frames) for segment in segments] == [2] * 4
-    assert all(segment.caption for segment in segments)
-    assert segments[0].warnings == ("out of memory with 4 frames: fewer were used",)
-    assert notices == [
-        "out of memory with 4 videos at once; 2 from here on",
-        "out of memory with 2 videos at once; 1 from here on",
-    ]
-
-
-def test_one_clip_that_the_model_cannot_take_fails_alone(
-    clips: Path, assistant: Assistant, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    prompt = assistant.processor.prompt
-
-    def choosy(question: str, **rest: Any) -> str:
-        if question.endswith(" 1"):
-            raise ValueError("not that one")
-        return prompt(question, **rest)
-
-    monkeypatch.setattr(assistant.processor, "prompt", choosy)
-    segments = Captioner(assistant, QUESTION, batch_size=4).caption(numbered(clips, 4))
-    assert [segment.problem for segment in segments] == [
-        None, "the model failed: ValueError: not that one", None, None,
-    ]  # fmt: skip
-
-
-def test_a_model_that_fails_at_everything_ends_the_run(
-    clips: Path, assistant: Assistant, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(*arguments: Any, **rest: Any) -> str:
-        raise RuntimeError("no device")
-
-    monkeypatch.setattr(assistant.processor, "prompt", broken)
-    with pytest.raises(CrossLMMError, match="RuntimeError: no device"):
-        Captioner(assistant, QUESTION, batch_size=2).caption(numbered(clips, 20))
-    few = Captioner(assistant, QUESTION, batch_size=2, max_failures=21)
-    assert len(few.caption(numbered(clips, 20))) == 20
-    one = numbered(clips, 1) * 20  # one film in many parts says nothing about the others
-    segments = Captioner(assistant, QUESTION, batch_size=2).caption(one)
-    assert [segment.problem for segment in segments] == [
-        "the model failed: RuntimeError: no device"
-    ] * 20
-
-
-# The readers' side
-
-
-@pytest.fixture
-def reader(monkeypatch: pytest.MonkeyPatch) -> Iterator[ClipReader]:
-    """One that waits 2.5 seconds for a sign of life."""
-    monkeypatch.setattr("crosslmm.captioning.pool.HEARTBEAT", 0.4)
-    reader = ClipReader(deadline=0.5)
-    yield reader
-    reader.close()
-
-
-def test_a_reading_process_that_hangs_is_killed_and_the_next_video_read(
-    clips: Path, reader: ClipReader
-) -> None:
-    assert len(list(reader.read(request(clips / "a.mp4")))) == 1
-    assert reader.pid is not None
-    os.kill(reader.pid, signal.SIGSTOP)
-    with pytest.raises(VideoError, match=r"b\.mp4: decoding stalled for 2.5 s and was stopped"):
-        list(reader.read(request(clips / "b.mp4")))
-    assert len(list(reader.read(request(clips / "b.mp4")))) == 1
-
-
-def test_a_reading_process_that_dies_fails_its_video_alone(clips: Path, reader: ClipReader) -> None:
-    reading = reader.read(request(clips / "b.mp4", segments=0.5))
-    next(reading)
-    assert reader.pid is not None
-    os.kill(reader.pid, signal.SIGKILL)
-    with pytest.raises(VideoError, match=r"b\.mp4: the decoding process died \(signal 9\)"):
-        list(reading)
-    assert len(list(reader.read(request(clips / "a.mp4")))) == 1
-
-
-def test_a_video_that_is_read_in_part_does_not_mix_with_the_next(
-    clips: Path, reader: ClipReader
-) -> None:
-    reading = reader.read(request(clips / "b.mp4", segments=0.5))
-    next(reading)
-    reading.close()  # type: ignore[attr-defined]
-    assert [clip.path for clip in reader.read(request(clips / "a.mp4"))] == [str(clips / "a.mp4")]
-
-
-def is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-def test_readers_stay_a_bounded_way_ahead_and_end_when_closed(clips: Path) -> None:
-    asked: list[int] = []
-
-    def requests() -> Iterator[ReadRequest]:
-        for number in range(40):
-            asked.append(number)
-            yield request(clips / "a.mp4")
-
-    pool = ReaderPool(requests(), readers=1, ahead=3, deadline=10)
-    assert asked == []
-    pool.start()
-    (first,) = pool.gather(1)
-    assert first.path == str(clips / "a.mp4")
-    assert first.frames is not None
-    until = time.monotonic() + 100
-    while pool.buffered[0] < 3 and time.monotonic() < until:
-        time.sleep(0.01)
-    time.sleep(1.0)  # in which one that is not bounded would read on
-    assert pool.buffered == (3, 3 * first.frames.pixels.nbytes)
-    assert len(asked) <= 6
-    pids = pool.pids
-    pool.close()
-    assert len(pids) == 1
-    assert not any(map(is_running, pids))
-    assert len(asked) <= 6
-
-
-def test_readers_stay_within_the_bytes_ahead(clips: Path) -> None:
-    requests = (request(clips / "a.mp4") for _ in range(9))
-    pool = ReaderPool(requests, readers=1, ahead=9, deadline=10, ahead_bytes=1)
-    pool.start()
-    sizes = []
-    while pool.gather(1):
-        time.sleep(0.1)
-        sizes.append(pool.buffered[0])
-    pool.close()
-    assert len(sizes) == 9
-    assert max(sizes) == 1
-
-
-def test_a_pool_gives_every_clip_and_every_error(clips: Path, tmp_path: Path) -> None:
-    bad = tmp_path / "bad.mp4"
-    bad.write_bytes(b"nothing")
-    paths = [clips / "a.mp4", bad, clips / "b.mp4"]
-    pool = ReaderPool(
-        (request(path, segments=1) for path in paths), readers=2, ahead=4, deadline=10
-    )
-    pool.start()
-    gathered: list[Clip] = []
-    while got := pool.gather(2):
-        gathered += got
-    pool.close()
-    errors = {Path(clip.path).name: clip.problem for clip in gathered if not clip.count}
-    assert errors == {"bad.mp4": f"{bad}: this is text, not a video"}
-    assert [clip.number for clip in gathered if clip.path == str(clips / "a.mp4")] == [0]
-    clips_of_b = [clip for clip in gathered if clip.path == str(clips / "b.mp4")]
-    assert [(clip.number, clip.start, clip.end) for clip in clips_of_b] == [
-        (0, 0.0, 1.0), (1, 1.0, 2.0), (2, 2.0, 3.0),
-    ]  # fmt: skip
-    assert clips_of_b[1].frames is not None
-    assert all(1.0 <= time < 2.0 for time in clips_of_b[1].frames.times)
 
 
 # What is done, and what is done again

@@ -25,12 +25,12 @@ class ClipReader:
     """Reads one video after another in a worker process, started when first needed and replaced when
     it dies.
 
-    deadline: seconds without progress after which the stream inside the process gives up; the process
-    is killed a little later, in case that it cannot.
+    The stream inside the process gives up after `deadline` seconds without progress. A process that
+    cannot even do that is killed when it has given no sign of life for `grace` seconds longer.
     """
 
-    def __init__(self, *, deadline: float) -> None:
-        self._timeout = deadline + 5 * HEARTBEAT
+    def __init__(self, *, deadline: float, grace: float = 5 * HEARTBEAT) -> None:
+        self._timeout = deadline + grace
         self._worker: WorkerProcess | None = None
         self._closed = False
 
