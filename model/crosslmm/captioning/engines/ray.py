@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from crosslmm.captioning.engines import InProgress, Results
 from crosslmm.captioning.options import CaptionOptions, RunOptions
 from crosslmm.captioning.pool import ClipReader
-from crosslmm.captioning.reading import Clip, ReadRequest, explain, pack, read_request, unpack
+from crosslmm.captioning.reading import Clip, ReadRequest, pack, read_request, unpack
 from crosslmm.captioning.results import CaptionResult, Segment, TimeBreakdown
 from crosslmm.checkpoints import catalog
 from crosslmm.errors import CrossLMMError, UsageError
@@ -166,7 +166,7 @@ class _Reader:
                 for clip in self._reader.read(replace(self._request, path=path)):
                     yield _row(clip)
             except CrossLMMError as error:
-                yield _row(Clip(path=path, problem=explain(error, path)))
+                yield _row(Clip(path=path, problem=str(error)))
 
 
 class _Worker:
