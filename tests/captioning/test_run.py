@@ -219,6 +219,11 @@ def test_a_record_says_what_made_it(clips: Path, assistant: Assistant, tmp_path:
         ({"prompt": "{title}?"}, "{title} is not one of its placeholders"),
         ({"batch_size": 0}, "batch_size"),
         ({"readers": -1}, "readers"),
+        ({"engine": "spark"}, "`engine` must be one of local, ray, not 'spark'"),
+        (
+            {"format": "doc"},
+            "`format` must be one of jsonl, txt, srt, vtt, parquet, webdataset, not 'doc'",
+        ),
         ({"deadline": 0}, "deadline"),
         ({"deadline": float("inf")}, "deadline"),
     ],

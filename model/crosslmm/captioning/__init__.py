@@ -67,7 +67,7 @@ def caption(
     A video that cannot be captioned gives a result with an `error`. Raises UsageError at once, and
     while iterating CrossLMMError where the run itself cannot go on.
     """
-    from crosslmm.captioning.engines import start_engine
+    from crosslmm.captioning.engines import engine_starter
     from crosslmm.captioning.outputs import open_output
     from crosslmm.captioning.run import CaptionRun
     from crosslmm.captioning.segments import require_scenedetect
@@ -101,8 +101,7 @@ def caption(
         )
     return CaptionRun(
         sources,
-        start_engine(
-            engine,
+        engine_starter(engine)(
             assistant,
             model_options or {},
             options=options,

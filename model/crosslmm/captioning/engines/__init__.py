@@ -2,17 +2,14 @@
 function `start`, and a line in `ENGINES`.
 """
 
-import os
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Protocol
 
-from crosslmm.captioning.options import CaptionOptions, EngineName, RunOptions, plain
+from crosslmm.captioning.options import EngineName, plain
 from crosslmm.captioning.reading import Clip
 from crosslmm.captioning.results import CaptionResult, Segment, TimeBreakdown
-
-if TYPE_CHECKING:
-    from crosslmm.inference.assistant import Assistant
+from crosslmm.errors import UsageError
 
 ENGINES: dict[EngineName, str] = {
     "local": "crosslmm.captioning.engines.local",
@@ -43,26 +40,14 @@ class Engine(Protocol):
         ...
 
 
-def start_engine(
-    name: EngineName,
-    assistant: "Assistant | str | os.PathLike[str] | None",
-    model_options: Mapping[str, Any],
-    *,
-    options: CaptionOptions,
-    run_options: RunOptions,
-    workers: int | None,
-    on_notice: Callable[[str], None] | None,
-) -> Engine:
-    """The engine of that name; it loads a model that is given by name, with `model_options`."""
-    engine: Engine = import_module(ENGINES[name]).start(
-        assistant,
-        model_options,
-        options=options,
-        run_options=run_options,
-        workers=workers,
-        on_notice=on_notice,
-    )
-    return engine
+def engine_starter(name: EngineName) -> Callable[..., Engine]:
+    """The function `start` of an engine. It takes what `crosslmm.caption` was given: an assistant or its
+    name and `model_options` to load it with, and as keywords `options`, `run_options`, `workers` and
+    `on_notice`. Raises UsageError for an unknown name."""
+    if name not in ENGINES:
+        raise UsageError(f"`engine` must be one of {', '.join(ENGINES)}, not {name!r}")
+    starter: Callable[..., Engine] = import_module(ENGINES[name]).start
+    return starter
 
 
 class InProgress:

@@ -98,8 +98,10 @@ def open_output(
 ) -> CaptionOutput:
     """The output of that format at `out`, or at its default; `sources` are those of all shards.
 
-    Raises UsageError where `out` is not possible, and where a library is not installed.
+    Raises UsageError for an unknown format, an `out` that is not possible, and a missing library.
     """
+    if format not in OUTPUTS:
+        raise UsageError(f"`format` must be one of {', '.join(OUTPUTS)}, not {format!r}")
     part = "" if shard is None else f"-{shard.index:05}-of-{shard.count:05}"
     make_output = import_module(OUTPUTS[format]).make_output
     output: CaptionOutput = make_output(format, out, part, sources)
