@@ -171,10 +171,12 @@ def kills(options: argparse.Namespace, scratch: Path, settings: dict[str, Any]) 
         )
         say(f"{rows[-1]}")
     assert start(killed).wait() == 3
-    ours, theirs = _results(killed), _results(undisturbed)
-    differing = [path for path in theirs.keys() | ours.keys() if ours.get(path) != theirs.get(path)]
+    found, expected = _results(killed), _results(undisturbed)
+    differing = [
+        path for path in expected.keys() | found.keys() if found.get(path) != expected.get(path)
+    ]
     notes = [
-        f"{len(theirs)} results undisturbed, {len(ours)} after {options.kills} kills, "
+        f"{len(expected)} results undisturbed, {len(found)} after {options.kills} kills, "
         f"{len(differing)} of them different"
     ]
     return Record("captioning_kills", settings, rows, [*notes, *map(ascii, differing)])
@@ -194,7 +196,7 @@ def write_clips(folder: Path, clips: int) -> None:
 
 
 def write_bad_files(folder: Path, good: Path) -> int:
-    """Thirty things with a video's name that are none, or not any more."""
+    """Thirty files with the name of a video that are not one, or not any more."""
     folder.mkdir(parents=True)
     data = good.read_bytes()
     noise = random.Random(0).randbytes

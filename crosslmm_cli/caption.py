@@ -12,7 +12,7 @@ import typer
 
 from crosslmm.captioning import MAX_NEW_TOKENS, PROMPT, Shard, Summary
 from crosslmm.captioning import caption as caption_videos
-from crosslmm.captioning.options import MAX_FRAMES, Engine, Format
+from crosslmm.captioning.options import MAX_FRAMES, EngineName, Format
 from crosslmm.checkpoints import catalog
 from crosslmm.errors import UsageError, VideoError
 from crosslmm.options import DEADLINE, Sampling
@@ -109,7 +109,7 @@ def caption(
         typer.Option("--shard", metavar="I/N", help="Only the I-th of N parts, for N machines."),
     ] = None,
     engine: Annotated[
-        Engine, typer.Option("--engine", help="This process, or a Ray cluster (extra ray).")
+        EngineName, typer.Option("--engine", help="This process, or a Ray cluster (extra ray).")
     ] = "local",
     workers: Annotated[
         int | None,

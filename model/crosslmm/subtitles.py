@@ -1,52 +1,37 @@
-"""A video's record as text: a caption, SubRip subtitles, WebVTT subtitles.
+"""SubRip (SRT) and WebVTT subtitles, written from cues."""
 
-Functions of the record alone, so that a lost file is written again from the manifest.
-"""
+from collections.abc import Iterable, Iterator
 
-from collections.abc import Callable, Iterator
-
-from crosslmm.captioning.results import Record
+# Start and end in seconds, and text.
+Cue = tuple[float, float, str]
 
 
-def caption_text(record: Record) -> str:
-    """The caption, as trainers of image and video generators read it."""
-    return f"{record['caption']}\n"
-
-
-def subrip(record: Record) -> str:
+def format_srt(cues: Iterable[Cue]) -> str:
     """SRT: numbered cues, with commas in their times."""
-    cues = [
+    return "\n".join(
         f"{number}\n{_clock(start, ',')} --> {_clock(end, ',')}\n{text}\n"
-        for number, (start, end, text) in enumerate(_cues(record), start=1)
-    ]
-    return "\n".join(cues)
+        for number, (start, end, text) in enumerate(_normalize(cues), start=1)
+    )
 
 
-def webvtt(record: Record) -> str:
-    """WebVTT: its text is markup, so its special characters are escaped."""
-    cues = [
+def format_vtt(cues: Iterable[Cue]) -> str:
+    """WebVTT: its text is markup, so special characters are escaped."""
+    blocks = [
         f"{_clock(start, '.')} --> {_clock(end, '.')}\n{_escape(text)}\n"
-        for start, end, text in _cues(record)
+        for start, end, text in _normalize(cues)
     ]
-    return "\n".join(["WEBVTT\n", *cues])
+    return "\n".join(["WEBVTT\n", *blocks])
 
 
-SIDECARS: dict[str, Callable[[Record], str]] = {
-    "txt": caption_text,
-    "srt": subrip,
-    "vtt": webvtt,
-}
-
-
-def _cues(record: Record) -> Iterator[tuple[int, int, str]]:
-    """Start and end in milliseconds and text, none of them empty or overlapping."""
-    for part in record["segments"]:
+def _normalize(cues: Iterable[Cue]) -> Iterator[tuple[int, int, str]]:
+    """Cues with times in milliseconds; empty ones are dropped, and none lasts no time."""
+    for start, end, text in cues:
         # A blank line or an arrow in the text would end the cue.
-        lines = [line.strip() for line in (part["caption"] or "").splitlines()]
+        lines = [line.strip() for line in text.splitlines()]
         text = "\n".join(line for line in lines if line).replace("-->", "→")
-        start, end = round(part["start"] * 1000), round(part["end"] * 1000)
+        first, last = round(start * 1000), round(end * 1000)
         if text:
-            yield start, max(end, start + 1), text
+            yield first, max(last, first + 1), text
 
 
 def _clock(milliseconds: int, point: str) -> str:

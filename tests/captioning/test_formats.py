@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from crosslmm.captioning.outputs.sidecar import FORMATTERS
 from crosslmm.captioning.segments import equal_spans
-from crosslmm.subtitles import caption_text, subrip, webvtt
 
 pysrt = pytest.importorskip("pysrt")
 vtt = pytest.importorskip("webvtt")
@@ -20,12 +20,15 @@ AWKWARD = [
 ]
 
 
+subrip, webvtt, caption_text = FORMATTERS["srt"], FORMATTERS["vtt"], FORMATTERS["txt"]
+
+
 def as_record(parts: list[tuple[float, float, str | None]]) -> dict[str, Any]:
     segments = [{"start": start, "end": end, "caption": text} for start, end, text in parts]
     return {"caption": "one\ntwo", "segments": segments}
 
 
-def test_srt_is_parsed_whole() -> None:
+def test_srt_is_parsed_completely() -> None:
     cues = pysrt.from_string(subrip(as_record(AWKWARD)), error_handling=pysrt.ERROR_RAISE)
     assert [cue.index for cue in cues] == [1, 2, 3, 4]
     assert [(cue.start.ordinal, cue.end.ordinal) for cue in cues] == [
@@ -35,7 +38,7 @@ def test_srt_is_parsed_whole() -> None:
     assert cues[0].text == "A red circle & a <b>square</b>."
 
 
-def test_vtt_is_parsed_whole() -> None:
+def test_vtt_is_parsed_completely() -> None:
     text = webvtt(as_record(AWKWARD))
     cues = vtt.from_string(text).captions
     assert [(cue.start, cue.end) for cue in cues] == [

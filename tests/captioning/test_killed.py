@@ -20,7 +20,8 @@ import psutil, torch
 import crosslmm
 from crosslmm import captioning
 from crosslmm.inference import assistant
-from crosslmm.captioning import engine, run
+from crosslmm.captioning import run
+from crosslmm.captioning.engines import local
 
 folder, checkpoint, out, kills, seed = sys.argv[1:]
 moment = random.Random(int(seed))
@@ -44,7 +45,7 @@ def lines():
 
 began, readers, torn = time.monotonic(), [], 0
 assert os.waitpid(begin(), 0)[1] == 0
-whole = lines()
+complete = lines()
 seconds = time.monotonic() - began
 os.remove(out)
 
@@ -67,7 +68,7 @@ for kill in range(int(kills)):
     counts.append(len(paths))
 assert os.waitpid(begin(), 0)[1] == 0
 gone, alive = psutil.wait_procs(readers, timeout=20)
-print(json.dumps({"whole": whole.decode(), "killed": lines().decode(), "counts": counts,
+print(json.dumps({"complete": complete.decode(), "killed": lines().decode(), "counts": counts,
                   "readers": len(readers), "alive": len(alive)}))
 """
 
@@ -92,7 +93,7 @@ def kill(stage):
         except psutil.NoSuchProcess:
             pass
 
-def open_video():
+def kill_reader():
     while not killed:
         kill("_Reader")
         time.sleep(0.05)
@@ -107,7 +108,7 @@ run = crosslmm.caption(
     folder, assistant=checkpoint, engine="ray", workers=2, readers=2, batch_size=2, out=out,
     frames=2, max_new_tokens=24, model_options={"dtype": "float32", "device": "cpu"},
 )
-threading.Thread(target=watch, daemon=True).start()
+threading.Thread(target=kill_reader, daemon=True).start()
 for result in run:
     paths.append(result.path)
     if len(paths) == 4:
@@ -150,8 +151,8 @@ def test_killed_runs_end_where_an_undisturbed_one_does(
     folder: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
     got = python(KILLED, folder, checkpoint, tmp_path / "captions.jsonl", 4, 7)
-    assert results(got["killed"]) == results(got["whole"])
-    assert len(results(got["whole"])) == CLIPS + 2
+    assert results(got["killed"]) == results(got["complete"])
+    assert len(results(got["complete"])) == CLIPS + 2
     assert got["counts"] == sorted(got["counts"])
     assert 0 < got["counts"][-1] < CLIPS + 2
     assert got["readers"] > 0

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ def record(path: str, caption: str | None = "ein Café", **changes: Any) -> dict
 @pytest.fixture
 def opened() -> Iterator[Callable[[Path], Manifest]]:
     with ExitStack() as stack:
-        yield lambda path: stack.enter_context(closing(Manifest(path)))
+        yield lambda path: stack.enter_context(Manifest.open(path))
 
 
 Opened = Callable[[Path], Manifest]
@@ -53,15 +53,15 @@ def test_what_is_appended_is_read_again(path: Path, opened: Opened) -> None:
     assert again.read("/a") == record("/a")
 
 
-def test_a_line_cut_at_any_byte_is_taken_off_and_the_rest_kept(path: Path, opened: Opened) -> None:
+def test_a_line_cut_at_any_byte_is_removed_and_the_rest_kept(path: Path, opened: Opened) -> None:
     manifest = opened(path)
     manifest.append([record("/a"), record("/b")])
     manifest.close()
-    whole = path.read_bytes()
-    first = whole.index(b"\n") + 1
-    cuts = [whole[:cut] for cut in range(first + 1, len(whole))]
+    complete = path.read_bytes()
+    first = complete.index(b"\n") + 1
+    cuts = [complete[:cut] for cut in range(first + 1, len(complete))]
     # A machine that loses power may leave NULs where the rest was to be.
-    cuts += [cut + bytes(5000) for cut in (whole[:first], whole[: first + 1], whole[:-9])]
+    cuts += [cut + bytes(5000) for cut in (complete[:first], complete[: first + 1], complete[:-9])]
     for cut in cuts:
         path.write_bytes(cut)
         repaired = opened(path)
@@ -69,7 +69,7 @@ def test_a_line_cut_at_any_byte_is_taken_off_and_the_rest_kept(path: Path, opene
         assert repaired.repaired
         repaired.append([record("/b")])
         repaired.close()
-        assert path.read_bytes() == whole
+        assert path.read_bytes() == complete
 
 
 @pytest.mark.parametrize(
@@ -79,10 +79,12 @@ def test_a_line_cut_at_any_byte_is_taken_off_and_the_rest_kept(path: Path, opene
         *(b"{}", b'{"pat\n', b"notes\0\0", b'{"path": "/a.mp4", "text": "x"}'),
     ],
 )
-def test_a_file_that_is_not_ours_is_refused_and_left_alone(path: Path, content: bytes) -> None:
+def test_a_file_that_crosslmm_did_not_write_is_refused_and_left_alone(
+    path: Path, content: bytes
+) -> None:
     path.write_bytes(content)
-    with pytest.raises(CrossLMMError, match=r"line 1.*choose another --out"):
-        Manifest(path)
+    with pytest.raises(CrossLMMError, match=r"line 1.*choose another `out`"):
+        Manifest.open(path)
     assert path.read_bytes() == content
 
 
@@ -113,7 +115,7 @@ def test_dropped_captions_are_kept_beside_but_not_failures(path: Path, opened: O
     assert [r["path"] for r in lines(beside)] == ["/a", "/c"]
 
 
-def test_a_name_that_is_no_text_survives(path: Path, opened: Opened) -> None:
+def test_a_name_that_is_not_text_survives(path: Path, opened: Opened) -> None:
     manifest = opened(path)
     manifest.append([record("/\udcff.mp4")])
     assert list(opened(path).entries) == ["/\udcff.mp4"]
@@ -121,7 +123,7 @@ def test_a_name_that_is_no_text_survives(path: Path, opened: Opened) -> None:
 
 def test_identity_is_of_the_content_alone(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
-    data = bytes(range(256)) * 20_000  # 5 MB: too large to be hashed whole
+    data = bytes(range(256)) * 20_000  # 5 MB: too large to be hashed completely
     one.write_bytes(data)
     two.write_bytes(data)
     assert content_identity(one) == content_identity(two)

@@ -1,14 +1,15 @@
-"""What is put into the prompt for its placeholders, and seconds in words."""
+"""What is put into the prompt for its placeholders, and seconds as text."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from crosslmm.captioning import Segment
+from crosslmm.captioning.engines import InProgress, Results
 from crosslmm.captioning.options import CaptionOptions
-from crosslmm.captioning.outcomes import Outcome, Outcomes, Stopping
+from crosslmm.captioning.reading import Clip
 from tests.support.parrot import Parrot, begin, make, parrot  # noqa: F401
 
 
@@ -20,7 +21,7 @@ def test_seconds_in_a_prompt_are_plain_numbers(seconds: float, text: str) -> Non
     assert options.render("a.mp4", start=seconds, duration=seconds) == f"{text}|{text}"
 
 
-def test_a_name_that_is_no_text_becomes_some() -> None:
+def test_a_name_that_is_not_text_becomes_text() -> None:
     name = os.fsdecode(b"caf\xe9.mp4")
     for options in (
         CaptionOptions(prompt="{filename}, été"),
@@ -33,12 +34,17 @@ def test_a_name_that_is_no_text_becomes_some() -> None:
 def test_seconds_in_a_warning_are_plain_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run(self: Parrot, paths: Sequence[str], *, stopping: Stopping) -> Outcomes:
+    def run(self: Parrot, paths: Sequence[str], *, stopping: Callable[[], bool]) -> Results:
         parts = (
             Segment(start=0.0, end=1234.5, caption="a circle"),
             Segment(start=1234.5, end=12340.0, problem="damaged"),
         )
-        yield [Outcome(path, duration=12340.0, segments=parts) for path in paths]
+        videos = InProgress()
+        for path in paths:
+            for number, part in enumerate(parts):
+                clip = Clip(path=path, number=number, count=2, duration=12340.0)
+                result = videos.add(clip, part)
+                yield [] if result is None else [result]
 
     monkeypatch.setattr(Parrot, "run", run)
     make(tmp_path, "a.mp4")

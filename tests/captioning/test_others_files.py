@@ -1,4 +1,4 @@
-"""Tables and shards that are not ours, or that lie without our record, are left alone."""
+"""Tables and shards that crosslmm did not write, or without a record of it, are left alone."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from tests.support.parrot import begin, make, parrot, run  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("parrot")
 
-REFUSED = "no record beside it says .* choose another --out, or give --overwrite"
+REFUSED = "no record beside it says .* choose another `out`, or use `overwrite`"
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_a_table_without_a_record_is_replaced_on_request_only(clips: Path, tmp_p
     assert run(clips, format="parquet", out=out) == ([], [])
 
 
-def test_a_run_stopped_before_its_first_caption_is_taken_up(clips: Path, tmp_path: Path) -> None:
+def test_a_run_stopped_before_its_first_caption_is_resumed(clips: Path, tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     out = tmp_path / "captions.parquet"
     stopped = begin(clips, format="parquet", out=out)
@@ -72,7 +72,7 @@ def test_shards_copied_without_their_record_are_kept(clips: Path, tmp_path: Path
     assert samples(out) == {"a.mp4": "B a.mp4", "b.mp4": "A b.mp4", "c.mp4": "A c.mp4"}
 
 
-def test_samples_of_others_are_kept_among_ours(clips: Path, tmp_path: Path) -> None:
+def test_samples_of_others_are_kept(clips: Path, tmp_path: Path) -> None:
     out = tmp_path / "shards"
     run(clips, format="webdataset", out=out)
     (tmp_path / "a-b.json").write_text('{"path": "/theirs.mp4"}', "utf-8")
@@ -85,7 +85,7 @@ def test_samples_of_others_are_kept_among_ours(clips: Path, tmp_path: Path) -> N
     assert (out / "captions-000007.tar").read_bytes() == theirs
 
 
-def test_a_shard_that_is_no_tar_is_named_and_left_alone(clips: Path, tmp_path: Path) -> None:
+def test_a_shard_that_is_not_a_tar_is_named_and_left_alone(clips: Path, tmp_path: Path) -> None:
     out = tmp_path / "shards"
     run(clips, format="webdataset", out=out)
     broken = out / "captions-000001.tar"

@@ -1,4 +1,4 @@
-"""What the Ray engine asks of a cluster, without one; `test_caption_killed.py` starts one."""
+"""What the Ray engine asks of a cluster, without one; `test_killed.py` starts one."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -47,25 +47,26 @@ def make_engine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., RayEngine]:
     sent.clear()
 
     def make(model: str, **options: Any) -> RayEngine:
-        return RayEngine(
+        return ray_engine.start(
             model,
             {},
             options=CaptionOptions(),
             run_options=RunOptions(**options),
             workers=None,
+            on_notice=None,
         )
 
     return make
 
 
 @pytest.mark.parametrize(("given", "expected"), [(None, 100), (0, 1), (7, 7)])
-def test_readers_on_a_cluster_are_reckoned_by_its_cpus(
+def test_readers_on_a_cluster_are_half_its_cpus(
     checkpoint: Path, make_engine: Callable[..., RayEngine], given: int | None, expected: int
 ) -> None:
     assert make_engine(str(checkpoint), readers=given).readers == expected
 
 
-def test_a_model_s_folder_is_told_to_workers_in_full(
+def test_a_model_s_folder_reaches_workers_as_an_absolute_path(
     checkpoint: Path, make_engine: Callable[..., RayEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(checkpoint.parent)

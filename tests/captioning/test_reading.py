@@ -1,4 +1,4 @@
-"""A video's clips: read as each part alone would be, the file looked through once."""
+"""A video's clips: read as each part alone would be, the file scanned once."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from tests.support.clips import write_clip
 
 
 @pytest.mark.parametrize("parts", [{"segments": 0.5}, {"scenes": True}])
-def test_a_video_is_looked_through_once_however_many_its_parts(
+def test_a_video_is_scanned_once_however_many_its_parts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: dict[str, Any]
 ) -> None:
     if "scenes" in parts:
@@ -28,14 +28,14 @@ def test_a_video_is_looked_through_once_however_many_its_parts(
         return scan(*arguments, **options)
 
     monkeypatch.setattr(probe, "scan", counted)
-    order = read_request(
+    request = read_request(
         str(path),
         CaptionOptions(sampling=Sampling(frames=3), **parts),
         size=(32, 48),
         resample=2,
         default_frames=4,
     )
-    clips = list(read_clips(order))
+    clips = list(read_clips(request))
     assert len(scans) == 1
     for clip in clips:
         alone = crosslmm.sample(

@@ -4,11 +4,7 @@ import gc
 import json
 import os
 import shutil
-import signal
-import time
 import warnings
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +12,18 @@ import pytest
 
 import crosslmm
 from crosslmm.captioning import Segment
-from crosslmm.captioning.captioner import Captioner, Task
 from crosslmm.captioning.options import CaptionOptions
-from crosslmm.captioning.pool import AHEAD_BYTES, EndOfVideo, Read, ReaderPool, ReaderProcess
-from crosslmm.captioning.reading import ReadRequest, read_clips, read_request
-from crosslmm.errors import CrossLMMError, UsageError, VideoError
-from crosslmm.inference.assistant import Assistant, load
+from crosslmm.captioning.outputs.webdataset import WebDatasetOutput
+from crosslmm.errors import CrossLMMError, UsageError
+from crosslmm.inference.assistant import Assistant
 from crosslmm.options import Sampling
-from crosslmm.video import Frames
+from tests.support.captioning import LENGTHS, caption, run
 from tests.support.clips import write_clip, write_sound
 
-REMEDY = "move it away and give --retry-failed, or --overwrite to do everything anew"
-LENGTHS = {"a.mp4": 3, "b.mp4": 30, "c.mkv": 12, "deep/d.mp4": 1}
-
-
-@pytest.fixture(scope="module")
-def assistant(checkpoint: Path) -> Assistant:
-    return load(checkpoint, dtype="float32", device="cpu")
-
-
-@pytest.fixture(scope="session")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("captioned")
-    for place, (name, frames) in enumerate(LENGTHS.items()):
-        (folder / name).parent.mkdir(exist_ok=True)
-        write_clip(folder / name, frames=frames, first_number=100 * place)
-    return folder
+REMEDY = (
+    "`exclude` the video, or move the file away and use `retry_failed`, or use `overwrite` to discard "
+    "existing results and start over"
+)
 
 
 @pytest.fixture
@@ -50,220 +32,8 @@ def folder(clips: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(clips, tmp_path / "clips"))
 
 
-def caption(paths: Any, assistant: Assistant, **options: Any) -> Any:
-    return crosslmm.caption(
-        paths, assistant=assistant, **{"readers": 0, "frames": 4, "max_new_tokens": 6} | options
-    )
-
-
-def run(*arguments: Any, **options: Any) -> list[tuple[str, str | None]]:
-    results = caption(*arguments, **options)
-    return [(Path(result.path).name, result.caption) for result in results]
-
-
 def rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-
-
-def order(path: Path | str, **options: Any) -> ReadRequest:
-    return read_request(
-        str(path),
-        CaptionOptions(sampling=Sampling(frames=4, deadline=10), **options),
-        size=(30, 30),
-        resample=3,
-        default_frames=4,
-    )
-
-
-# The model's side
-
-
-@pytest.mark.parametrize("readers", [0, 1])
-def test_captions_are_those_of_asking_one_by_one(
-    clips: Path, assistant: Assistant, readers: int
-) -> None:
-    got = dict(run(clips, assistant, readers=readers, batch_size=3))
-    expected = {
-        Path(name).name: assistant.ask(
-            clips / name, "Describe the video.", frames=4, max_new_tokens=6
-        ).text
-        for name in LENGTHS
-    }
-    assert got == expected
-    assert len(set(got.values())) == len(LENGTHS)
-
-
-def test_a_batch_equals_its_rows_for_unequal_videos_and_questions(
-    clips: Path, assistant: Assistant
-) -> None:
-    frames = [crosslmm.sample(clips / name, frames=count) for name, count in
-              zip(LENGTHS, (2, 7, 5, 1), strict=True)]  # fmt: skip
-    questions = ["what?", "what happens in the long, long film?", "", "a"]
-    together = assistant.answer_batch(frames, questions, max_new_tokens=16)
-    alone = [
-        assistant.answer_batch([clip], [question], max_new_tokens=16)[0]
-        for clip, question in zip(frames, questions, strict=True)
-    ]
-    assert together == alone
-
-
-def tasks(clips: Path, count: int) -> list[Task]:
-    """A question for each of so many videos."""
-    clip = next(read_clips(order(clips / "b.mp4")))
-    assert clip.frames is not None
-    return [
-        Task(replace(clip, frames=_renamed(clip.frames, f"{number}.mp4")), f"question {number}")
-        for number in range(count)
-    ]
-
-
-def _renamed(frames: Frames, path: str) -> Frames:
-    return replace(frames, source=replace(frames.source, path=path))
-
-
-def test_out_of_memory_halves_the_batch_then_the_frames(
-    clips: Path, assistant: Assistant, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The real encoder, with a device that holds three frames of a batch and no more."""
-    encode, notices = assistant.model.model.encode_frames, []
-    monkeypatch.setattr(assistant, "on_notice", notices.append)
-
-    def limited(pixels: Any, tokens: int) -> Any:
-        held[0] += len(pixels)
-        if held[0] > 3:
-            held[0] = 0
-            raise MemoryError("the test's device is full")
-        return encode(pixels, tokens)
-
-    captioner = Captioner(assistant, batch_size=4, max_new_tokens=4)
-    answer = captioner._answer
-
-    def fresh(*arguments: Any) -> Any:
-        held[0] = 0
-        return answer(*arguments)
-
-    held = [0]
-    monkeypatch.setattr(captioner, "_answer", fresh)
-    monkeypatch.setattr(assistant.model.model, "encode_frames", limited)
-    monkeypatch.setattr(type(assistant.model.model), "frames_per_chunk", 1)
-    segments = captioner.caption(tasks(clips, 4))
-    assert captioner.batch_size == 1
-    assert [len(segment.frames) for segment in segments] == [2] * 4
-    assert all(segment.caption for segment in segments)
-    assert segments[0].warnings == ("out of memory with 4 frames: fewer were used",)
-    assert notices == [
-        "out of memory with 4 videos at once; 2 from here on",
-        "out of memory with 2 videos at once; 1 from here on",
-    ]
-
-
-def test_one_clip_that_the_model_cannot_take_fails_alone(
-    clips: Path, assistant: Assistant, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    prompt = assistant.processor.prompt
-
-    def choosy(question: str, **rest: Any) -> str:
-        if question.endswith(" 1"):
-            raise ValueError("not that one")
-        return prompt(question, **rest)
-
-    monkeypatch.setattr(assistant.processor, "prompt", choosy)
-    segments = Captioner(assistant, batch_size=4, max_new_tokens=4).caption(tasks(clips, 4))
-    assert [segment.problem for segment in segments] == [
-        None, "the model failed: ValueError: not that one", None, None,
-    ]  # fmt: skip
-
-
-def test_a_model_that_fails_at_everything_ends_the_run(
-    clips: Path, assistant: Assistant, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(*arguments: Any, **rest: Any) -> str:
-        raise RuntimeError("no device")
-
-    monkeypatch.setattr(assistant.processor, "prompt", broken)
-    with pytest.raises(CrossLMMError, match="RuntimeError: no device"):
-        Captioner(assistant, batch_size=2, max_new_tokens=4).caption(tasks(clips, 20))
-    one = tasks(clips, 1) * 20  # one film in many parts does not speak for the others
-    segments = Captioner(assistant, batch_size=2, max_new_tokens=4).caption(one)
-    assert [segment.problem for segment in segments] == [
-        "the model failed: RuntimeError: no device"
-    ] * 20
-
-
-# The readers' side
-
-
-@pytest.fixture
-def process() -> Iterator[ReaderProcess]:
-    process = ReaderProcess(timeout=2.5)
-    yield process
-    process.close()
-
-
-def test_a_reading_process_that_hangs_is_ended_and_the_next_video_read(
-    clips: Path, process: ReaderProcess
-) -> None:
-    assert len(list(process.read(order(clips / "a.mp4")))) == 1
-    assert process._process is not None
-    os.kill(process._process.pid, signal.SIGSTOP)
-    with pytest.raises(VideoError, match=r"b\.mp4: its reading hung for 2.5 s"):
-        list(process.read(order(clips / "b.mp4")))
-    assert len(list(process.read(order(clips / "b.mp4")))) == 1
-
-
-def test_a_reading_process_that_dies_fails_its_video_alone(
-    clips: Path, process: ReaderProcess
-) -> None:
-    reading = process.read(order(clips / "b.mp4", segments=0.5))
-    next(reading)
-    assert process._process is not None
-    process._process.send_signal(signal.SIGKILL)
-    with pytest.raises(VideoError, match=r"b\.mp4: the process that read it died \(signal 9\)"):
-        list(reading)
-    assert len(list(process.read(order(clips / "a.mp4")))) == 1
-
-
-def test_readers_stay_a_bounded_way_ahead_and_end_when_closed(clips: Path) -> None:
-    asked: list[int] = []
-
-    def orders() -> Iterator[tuple[int, ReadRequest]]:
-        for number in range(40):
-            asked.append(number)
-            yield number, order(clips / "a.mp4")
-
-    pool = ReaderPool(orders(), readers=1, ahead=3, deadline=10)
-    first = pool.gather(1)
-    assert [event.item for event in first] == [0]
-    with pool._changed:
-        assert pool._changed.wait_for(lambda: pool._clips == 3, timeout=100)
-    time.sleep(1.0)  # in which one that is not bounded would read on
-    assert pool._clips == 3
-    assert len(asked) <= 6
-    assert pool._bytes <= AHEAD_BYTES
-    processes = [p._process for p in pool._processes]
-    pool.close()
-    assert all(p is None or p.poll() is not None for p in processes)
-    assert len(asked) <= 6
-
-
-def test_a_pool_gives_every_clip_and_every_end(clips: Path, tmp_path: Path) -> None:
-    bad = tmp_path / "bad.mp4"
-    bad.write_bytes(b"nothing")
-    paths = [clips / "a.mp4", bad, clips / "b.mp4"]
-    pool = ReaderPool(
-        ((p.name, order(p, segments=1)) for p in paths), readers=2, ahead=4, deadline=10
-    )
-    events: list[Any] = []
-    while got := pool.gather(2):
-        events += got
-    pool.close()
-    ends = {event.item: event.error for event in events if isinstance(event, EndOfVideo)}
-    assert ends == {"a.mp4": None, "b.mp4": None, "bad.mp4": f"{bad}: this is text, not a video"}
-    clips_of_b = [e.clip for e in events if isinstance(e, Read) and e.item == "b.mp4"]
-    assert [(clip.number, clip.start, clip.end) for clip in clips_of_b] == [
-        (0, 0.0, 1.0), (1, 1.0, 2.0), (2, 2.0, 3.0),
-    ]  # fmt: skip
-    assert all(1.0 <= time < 2.0 for time in clips_of_b[1].frames.times)
 
 
 # What is done, and what is done again
@@ -337,7 +107,7 @@ def test_a_second_run_does_nothing_and_a_third_what_changed(
     assert [name for name, text in run(folder, assistant, out=out) if text] == ["bad.mp4"]
 
 
-def test_other_settings_caption_anew_and_keep_the_old_captions_beside(
+def test_other_settings_give_new_captions_and_keep_the_old_ones_beside(
     folder: Path, assistant: Assistant, tmp_path: Path
 ) -> None:
     out = tmp_path / "captions.jsonl"
@@ -363,7 +133,7 @@ def test_failures_are_tried_again_on_request_only(
     assert len(rows(out)) == 5
 
 
-def test_overwrite_does_everything_anew(folder: Path, assistant: Assistant, tmp_path: Path) -> None:
+def test_overwrite_starts_over(folder: Path, assistant: Assistant, tmp_path: Path) -> None:
     out = tmp_path / "captions.jsonl"
     first = run(folder, assistant, out=out)
     assert sorted(run(folder, assistant, out=out, overwrite=True)) == sorted(first)
@@ -400,7 +170,7 @@ def test_a_prompt_with_the_file_name_is_asked_of_each_copy(
         assert texts[name] == asked.text
 
 
-def test_stopping_finishes_what_is_under_way_and_the_rest_is_done_later(
+def test_stopping_finishes_what_has_begun_and_the_rest_is_done_later(
     folder: Path, assistant: Assistant, tmp_path: Path
 ) -> None:
     out = tmp_path / "captions.jsonl"
@@ -442,13 +212,18 @@ def test_a_record_says_what_made_it(clips: Path, assistant: Assistant, tmp_path:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"segments": 0}, "segments is in seconds"),
-        ({"segments": 5, "scenes": True}, "segments and scenes exclude"),
+        ({"segments": 0}, "`segments` must be in seconds"),
+        ({"segments": 5, "scenes": True}, "`segments` and `scenes` exclude"),
         ({"frames": 2, "fps": 1}, "frames and fps exclude"),
         ({"prompt": "  "}, "the prompt is empty"),
-        ({"prompt": "{title}?"}, "{title} is none of its placeholders"),
+        ({"prompt": "{title}?"}, "{title} is not one of its placeholders"),
         ({"batch_size": 0}, "batch_size"),
         ({"readers": -1}, "readers"),
+        ({"engine": "spark"}, "`engine` must be one of local, ray, not 'spark'"),
+        (
+            {"format": "doc"},
+            "`format` must be one of jsonl, txt, srt, vtt, parquet, webdataset, not 'doc'",
+        ),
         ({"deadline": 0}, "deadline"),
         ({"deadline": float("inf")}, "deadline"),
     ],
@@ -506,7 +281,7 @@ def test_scenes_end_at_cuts(tmp_path: Path, assistant: Assistant) -> None:
     assert result.segments[-1].end == pytest.approx(4.5)
 
 
-def test_a_picture_is_a_video_of_one_segment(tmp_path: Path, assistant: Assistant) -> None:
+def test_an_image_is_a_video_of_one_segment(tmp_path: Path, assistant: Assistant) -> None:
     from PIL import Image
 
     from tests.support.clips import picture
@@ -557,17 +332,19 @@ def test_two_videos_of_one_name_get_two_sidecars(folder: Path, assistant: Assist
     assert (folder / "a.mp4.txt").exists()
 
 
-def test_files_that_are_not_ours_or_were_edited_are_left_alone(
+def test_files_that_crosslmm_did_not_write_or_that_were_edited_are_left_alone(
     folder: Path, assistant: Assistant
 ) -> None:
     (folder / "a.srt").write_text("real subtitles")
     first = caption(folder, assistant, format="srt")
     errors = [result.error for result in first if result.error]
-    assert errors == [f"{folder}/a.mp4: a.srt is there already and was not written by us; {REMEDY}"]
+    assert errors == [
+        f"{folder}/a.mp4: a.srt already exists and was not written by a run on {folder}; {REMEDY}"
+    ]
     (folder / "b.srt").write_text("edited by hand")
     second = caption(folder, assistant, format="srt", prompt="What?")
     errors = sorted(result.error for result in second if result.error)
-    assert errors[1] == f"{folder}/b.mp4: b.srt was changed since we wrote it; {REMEDY}"
+    assert errors[1] == f"{folder}/b.mp4: b.srt was changed after crosslmm wrote it; {REMEDY}"
     assert (folder / "a.srt").read_text() == "real subtitles"
     assert (folder / "b.srt").read_text() == "edited by hand"
     run(folder, assistant, format="srt", overwrite=True)
@@ -593,9 +370,7 @@ def test_webdataset_shards_hold_what_counts_once(
     folder: Path, assistant: Assistant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     webdataset = pytest.importorskip("webdataset")
-    from crosslmm.captioning import webdataset as ours
-
-    monkeypatch.setattr(ours, "SHARD_SAMPLES", 3)
+    monkeypatch.setattr(WebDatasetOutput, "shard_samples", 3)
     out = tmp_path / "shards"
 
     def samples() -> dict[str, Any]:

@@ -130,57 +130,85 @@ def test_the_third_video_of_one_name_fails_alone(tmp_path: Path, overwrite: bool
         make(path.parent, path.name)
         path.write_text(f"{day}", "utf-8")
     _, errors = run(videos, out=tmp_path / "out", overwrite=overwrite)
-    assert errors == [f"{videos[2]}: another video's caption would have the same file"]
+    assert errors == [f"{videos[2]}: the caption of another video would have the same file"]
     assert texts(tmp_path / "out") == {"G.txt": "A 0", "G.mp4.txt": "A 1"}
 
 
 # Whose caption it holds
 
 
-def test_a_folder_knows_what_was_done_in_those_below_it(clips: Path) -> None:
+def test_sidecars_of_a_run_on_a_folder_below_are_left_alone(clips: Path) -> None:
     assert run(clips / "day1") == (["a.mp4", "b.mp4"], [])
-    assert run(clips) == (["c.mp4"], [])
-    # Whatever was done last is what counts.
-    assert run(clips / "day1", "B") == (["a.mp4", "b.mp4"], [])
-    assert run(clips, "B") == (["c.mp4"], [])
-    assert run(clips, "A") == (["a.mp4", "b.mp4", "c.mp4"], [])
+    assert run(clips, "B") == (["c.mp4"], _not_written(clips, "a", "b"))
+    assert texts(clips) == {
+        "day1/a.txt": "A a.mp4",
+        "day1/b.txt": "A b.mp4",
+        "day2/c.txt": "B c.mp4",
+    }
+    # As the error says.
+    assert run(clips, "B", exclude=["day1"], retry_failed=True) == ([], [])
+    (clips / "day1" / "a.txt").unlink()
+    assert run(clips, "B", retry_failed=True) == (["a.mp4"], _not_written(clips, "b"))
+    assert run(clips, "B", overwrite=True) == (["a.mp4", "b.mp4", "c.mp4"], [])
+    # Both have a record of them now; the run on the folder below sees that it is not up to date.
+    _, errors = run(clips / "day1", "C")
+    assert [error.partition("; ")[0] for error in errors] == [
+        f"{clips}/day1/{name}.mp4: {name}.txt was changed after crosslmm wrote it" for name in "ab"
+    ]
+    assert run(clips, "C") == (["a.mp4", "b.mp4", "c.mp4"], [])
     (clips / "day1" / "a.txt").write_text("edited by hand", "utf-8")
     _, errors = run(clips, "B")
     assert [error.partition("; ")[0] for error in errors] == [
-        f"{clips}/day1/a.mp4: a.txt was changed since we wrote it"
+        f"{clips}/day1/a.mp4: a.txt was changed after crosslmm wrote it"
     ]
 
 
 def test_records_in_folders_above_are_not_believed(clips: Path) -> None:
     run(clips)
-    assert run(clips / "day1") == ([], _not_ours(clips, "a", "b"))
+    assert run(clips / "day1") == ([], _not_written(clips, "a", "b", home=clips / "day1"))
     assert run(clips / "day1", "B", overwrite=True) == (["a.mp4", "b.mp4"], [])
     assert texts(clips)["day1/a.txt"] == "B a.mp4"
-    assert run(clips, "B") == (["c.mp4"], [])
+    names, errors = run(clips, "B")
+    assert names == ["c.mp4"]
+    assert [error.partition("; ")[0] for error in errors] == [
+        f"{clips}/day1/{name}.mp4: {name}.txt was changed after crosslmm wrote it" for name in "ab"
+    ]
+    assert texts(clips)["day1/a.txt"] == "B a.mp4"
 
 
-def _not_ours(clips: Path, *names: str) -> list[str]:
+def _not_written(clips: Path, *names: str, home: Path | None = None) -> list[str]:
     return [
-        f"{clips}/day1/{name}.mp4: {name}.txt is there already and was not written by us; move it away "
-        "and give --retry-failed, or --overwrite to do everything anew"
+        f"{clips}/day1/{name}.mp4: {name}.txt already exists and was not written by a run on "
+        f"{home or clips}; `exclude` the video, or move the file away and use `retry_failed`, or use "
+        "`overwrite` to discard existing results and start over"
         for name in names
     ]
 
 
-def test_runs_on_a_folder_and_one_that_holds_it_refuse_each_other(clips: Path) -> None:
-    run(clips / "day1")
-    run(clips / "day2")
-    run(clips)
+def test_runs_on_a_folder_and_one_that_holds_it_leave_each_other_s_sidecars_alone(
+    clips: Path,
+) -> None:
+    with begin(clips / "day1", "B") as inner:
+        assert next(inner).path.endswith("a.mp4")
+        assert run(clips) == (["b.mp4", "c.mp4"], _not_written(clips, "a"))
+        (error,) = [result.error for result in inner]
+    assert [error] == _not_written(clips, "b", home=clips / "day1")
+    assert texts(clips) == {
+        "day1/a.txt": "B a.mp4",
+        "day1/b.txt": "A b.mp4",
+        "day2/c.txt": "A c.mp4",
+    }
+
+
+def test_two_runs_on_a_folder_refuse_each_other(clips: Path) -> None:
     refusal = "another run is writing to it"
-    with begin(clips / "day1", "B", overwrite=True) as inner:
-        next(inner)
+    with begin(clips, "B") as first:
+        next(first)
         with pytest.raises(CrossLMMError, match=refusal):
-            next(begin(clips, "B"))
-        assert run(clips / "day2", "B", overwrite=True) == (["c.mp4"], [])
-    with begin(clips, "C") as outer:
-        next(outer)
+            next(begin(clips, "C", overwrite=True))
         with pytest.raises(CrossLMMError, match=refusal):
-            next(begin(clips / "day1", "C"))
+            next(begin([clips / "day1", clips / "day2"], "C"))
+        assert run(clips / "day2", "C", overwrite=True) == (["c.mp4"], [])
 
 
 def test_a_moved_folder_keeps_its_sidecars(clips: Path) -> None:
@@ -191,7 +219,7 @@ def test_a_moved_folder_keeps_its_sidecars(clips: Path) -> None:
     assert run(moved, "B") == (["a.mp4", "b.mp4", "c.mp4"], [])
 
 
-def test_a_failure_leaves_the_old_sidecar_ours(clips: Path) -> None:
+def test_a_failure_keeps_the_record_of_the_old_sidecar(clips: Path) -> None:
     run(clips)
     assert len(run(clips, "fail")[1]) == 3
     assert texts(clips)["day1/a.txt"] == "A a.mp4"
@@ -210,7 +238,9 @@ def test_a_sidecar_written_by_hand_during_a_run_is_left_alone(clips: Path, earli
     results, by_hand = begin(clips, "B"), clips / "day1" / "b.txt"
     next(results)
     by_hand.write_text("by hand", "utf-8")
-    what = "was changed since we wrote it" if earlier else "is there already and was not written"
+    what = (
+        "was changed after crosslmm wrote it" if earlier else "already exists and was not written"
+    )
     (error,) = [result.error for result in results if result.error]
     assert error.startswith(f"{clips}/day1/b.mp4: b.txt {what}")
     assert texts(clips) == {

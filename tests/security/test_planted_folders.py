@@ -40,7 +40,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def attempt(*args: Any, **options: Any) -> list[str]:
-    """What a run says against it, in words."""
+    """The errors of a run."""
     try:
         return run(*args, **options)[1]
     except CrossLMMError as error:
@@ -85,7 +85,7 @@ OUTPUTS = {
 @pytest.mark.parametrize(
     ("format", "name"), [(format, name) for format, names in OUTPUTS.items() for name in names]
 )
-def test_no_link_under_a_name_of_ours_is_written_through(
+def test_no_link_under_the_name_of_an_output_is_written_through(
     folder: Path, victim: Path, format: str, name: str, dangling: bool
 ) -> None:
     if format in ("parquet", "webdataset"):
@@ -132,7 +132,10 @@ def test_a_recorded_name_outside_of_the_folder_is_not_believed(
     )
     for options in ({}, {"overwrite": True}, {"retry_failed": True, "prompt": "B"}):
         said = attempt(folder, **options)
-        assert below or any("not to be trusted" in text or LINK in text for text in said)
+        if below:  # it is not even read
+            assert said == []
+        else:
+            assert any("not to be trusted" in text or LINK in text for text in said)
         assert untouched(victim)
         assert (folder / "a.mp4").read_text("utf-8") == "a.mp4"
 
@@ -158,6 +161,21 @@ def test_records_above_the_named_folder_are_not_read(folder: Path, victim: Path)
     assert attempt(folder / "sub") == []
     assert (folder / "sub" / "b.txt").read_text("utf-8") == "A b.mp4\n"
     assert untouched(victim)
+
+
+def test_records_below_the_named_folder_are_not_read(folder: Path, victim: Path) -> None:
+    mine = folder / "sub" / "b.txt"
+    mine.write_text("mine", "utf-8")
+    planted = folder / "sub" / ".crosslmm-captions-txt.jsonl"
+    digest = hashlib.blake2b(b"mine", digest_size=8).hexdigest()
+    data = record(str(folder / "sub" / "b.mp4"), sidecar=["b.txt", digest]) + b"not a record\n"
+    planted.write_bytes(data)
+    (said,) = attempt(folder)
+    assert said.startswith(
+        f"{folder}/sub/b.mp4: b.txt already exists and was not written by a run on"
+    )
+    assert mine.read_text("utf-8") == "mine"
+    assert planted.read_bytes() == data
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="files have no owners there")
@@ -211,20 +229,20 @@ def test_an_output_is_a_regular_file_or_a_new_one(
                 crosslmm.caption([folder], format=format, out=path)  # type: ignore[arg-type]
 
 
-def test_lines_of_a_manifest_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_of_a_manifest_are_bounded(tmp_path: Path) -> None:
     assert LONGEST_LINE == 64 << 20
-    monkeypatch.setattr("crosslmm.captioning.manifest.LONGEST_LINE", 1000)
     path = tmp_path / "captions.jsonl"
     for long in (record("/a", caption="x" * 2000), b'{"path"' + b" " * 5000, b"\0" * 3000):
         path.write_bytes(record("/b") + long)
         with pytest.raises(CrossLMMError, match="line 2 was not written by"):
-            Manifest(path)
+            Manifest.open(path, longest_line=1000)
         assert path.read_bytes() == record("/b") + long
     path.unlink()
-    manifest = Manifest(path)
-    with pytest.raises(OSError, match="longer than"):
+    with (
+        Manifest.open(path, longest_line=1000) as manifest,
+        pytest.raises(OSError, match="longer than"),
+    ):
         manifest.check(json.loads(record("/a", caption="x" * 2000)))
-    manifest.close()
 
 
 @pytest.mark.parametrize(
@@ -239,11 +257,11 @@ def test_lines_of_a_manifest_are_bounded(tmp_path: Path, monkeypatch: pytest.Mon
         record("/a", settings_hash={}),
     ],
 )
-def test_records_of_wrong_types_are_refused_in_words(tmp_path: Path, line: bytes) -> None:
+def test_records_of_wrong_types_are_refused_with_a_message(tmp_path: Path, line: bytes) -> None:
     path = tmp_path / "captions.jsonl"
     path.write_bytes(line)
     with pytest.raises(CrossLMMError, match="line 1 was not written by"):
-        Manifest(path)
+        Manifest.open(path)
     assert path.read_bytes() == line
 
 

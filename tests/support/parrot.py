@@ -1,17 +1,16 @@
 """Captioning without a model: an engine that repeats what is in the files, which are text."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import crosslmm
-from crosslmm import captioning
-from crosslmm.captioning import Segment, TimeBreakdown
+from crosslmm.captioning import CaptionResult, Segment, TimeBreakdown
+from crosslmm.captioning.engines import ENGINES, Results
 from crosslmm.captioning.options import CaptionOptions
-from crosslmm.captioning.outcomes import Outcome, Outcomes, Stopping
 
 captioned: list[str] = []
 
@@ -26,28 +25,30 @@ class Parrot:
         self.settings: dict[str, str] = {}
         self.versions: dict[str, str] = {}
 
-    def run(self, paths: Sequence[str], *, stopping: Stopping) -> Outcomes:
+    def run(self, paths: Sequence[str], *, stopping: Callable[[], bool]) -> Results:
         for path in paths:
             if stopping():
                 return
             captioned.append(os.path.basename(path))
             if self.prompt == "fail":
-                yield [Outcome(path, error=f"{path}: failed")]
+                yield [CaptionResult(path=path, error=f"{path}: failed")]
             else:
                 caption = f"{self.prompt} {Path(path).read_text('utf-8')}"
                 part = Segment(start=0.0, end=1.0, caption=caption)
-                yield [Outcome(path, duration=1.0, segments=(part,))]
+                yield [CaptionResult(path=path, duration=1.0, segments=(part,))]
 
-    def shares(self) -> TimeBreakdown | None:
+    def time_breakdown(self) -> TimeBreakdown | None:
         return None
+
+
+def start(assistant: Any, model_options: Any, *, options: CaptionOptions, **rest: Any) -> Parrot:
+    """As every engine is started."""
+    return Parrot(options)
 
 
 @pytest.fixture
 def parrot(monkeypatch: pytest.MonkeyPatch) -> None:
-    def engine(kind: str, assistant: Any, model_options: Any, options: Any, *rest: Any) -> Parrot:
-        return Parrot(options)
-
-    monkeypatch.setattr(captioning, "_engine", engine)
+    monkeypatch.setitem(ENGINES, "local", __name__)
 
 
 def make(folder: Path, *names: str) -> None:

@@ -1,4 +1,4 @@
-"""Captions for many videos, in bulk: resumable, honest about failures, in the formats of others.
+"""Captions for many videos: resumable, with an error for each failure, in common formats.
 
     for result in crosslmm.caption(["clips/"], assistant=assistant):
         print(result.path, result.caption or result.error)
@@ -15,17 +15,16 @@ from crosslmm.captioning.options import (
     MAX_NEW_TOKENS,
     PROMPT,
     CaptionOptions,
-    Engine,
+    EngineName,
     Format,
     RunOptions,
 )
 from crosslmm.captioning.results import CaptionResult, Segment, Summary, TimeBreakdown
-from crosslmm.captioning.worklist import Shard, find
-from crosslmm.errors import UsageError
+from crosslmm.captioning.sources import Shard, find
 from crosslmm.options import Sampling, SamplingOptions
 
 if TYPE_CHECKING:
-    from crosslmm.captioning.run import Captioning
+    from crosslmm.captioning.run import CaptionRun
     from crosslmm.inference.assistant import Assistant
 
 __all__ = ["CaptionResult", "Segment", "Shard", "Summary", "TimeBreakdown", "caption"]
@@ -49,18 +48,18 @@ def caption(
     readers: int | None = None,
     retry_failed: bool = False,
     overwrite: bool = False,
-    engine: Engine = "local",
+    engine: EngineName = "local",
     workers: int | None = None,
     model_options: Mapping[str, Any] | None = None,
     on_notice: Callable[[str], None] | None = None,
     **sampling_options: Unpack[SamplingOptions],
-) -> "Captioning":
-    """Caption videos, lazily: iterate what is returned for a `CaptionResult` each, as they come.
+) -> "CaptionRun":
+    """Caption videos, lazily: iterate the run for a `CaptionResult` each, as they come.
 
-    - paths: files, and folders to be searched; `include`, `exclude` are globs for files in folders.
+    - paths: files, and folders to search; `include`, `exclude` are globs for files in folders.
     - assistant: a loaded one, or a name to load with `model_options`, as in `crosslmm.load`.
     - format, out: what is written, and where; with neither, nothing is. With them a later call does
-      only what is missing, and only its results are given.
+      only what is missing, and only its results are returned.
     - prompt to sampling (or its fields): see `CaptionOptions`; batch_size to overwrite: see
       `RunOptions`.
     - engine: "ray" spreads the work over a Ray cluster, with `workers` models.
@@ -68,8 +67,9 @@ def caption(
     A video that cannot be captioned gives a result with an `error`. Raises UsageError at once, and
     while iterating CrossLMMError where the run itself cannot go on.
     """
-    from crosslmm.captioning.outputs import make_output
-    from crosslmm.captioning.run import Captioning
+    from crosslmm.captioning.engines import engine_starter
+    from crosslmm.captioning.outputs import open_output
+    from crosslmm.captioning.run import CaptionRun
     from crosslmm.captioning.segments import require_scenedetect
     from crosslmm.video.readers import candidates
 
@@ -96,45 +96,22 @@ def caption(
     sources = [source for source in found if shard is None or shard.holds(source)]
     output = None
     if format is not None or out is not None:
-        output = make_output(
+        output = open_output(
             format or "jsonl", None if out is None else Path(out), sources=found, shard=shard
         )
-    return Captioning(
+    return CaptionRun(
         sources,
-        _engine(engine, assistant, model_options or {}, options, run_options, workers, on_notice),
+        engine_starter(engine)(
+            assistant,
+            model_options or {},
+            options=options,
+            run_options=run_options,
+            workers=workers,
+            on_notice=on_notice,
+        ),
         options=options,
         run_options=run_options,
         output=output,
         unreadable=unreadable,
         on_notice=on_notice,
     )
-
-
-def _engine(
-    kind: Engine,
-    assistant: "Assistant | str | os.PathLike[str] | None",
-    model_options: Mapping[str, Any],
-    options: CaptionOptions,
-    run_options: RunOptions,
-    workers: int | None,
-    on_notice: Callable[[str], None] | None,
-) -> Any:
-    named = assistant is None or isinstance(assistant, str | os.PathLike)
-    if kind == "ray":
-        from crosslmm.captioning.engines.ray import RayEngine
-
-        if not named:
-            raise UsageError("Ray's workers load the model themselves: give its name")
-        name = None if assistant is None else os.fspath(assistant)  # type: ignore[arg-type]
-        return RayEngine(
-            name, model_options, options=options, run_options=run_options, workers=workers
-        )
-    from crosslmm.captioning.engines.local import LocalEngine
-
-    if named:
-        from crosslmm.inference.assistant import load
-
-        assistant = load(assistant, on_notice=on_notice, **model_options)  # type: ignore[arg-type]
-    elif model_options:
-        raise UsageError("model_options are for a model that is given by name")
-    return LocalEngine(assistant, options=options, run_options=run_options)  # type: ignore[arg-type]

@@ -1,13 +1,14 @@
-"""The model's side: clips to captions in batches, whatever videos they are of.
+"""The model's side: clips to captions in batches, whichever videos they belong to.
 
-When memory runs out the batch is halved, for good; with one clip, its frames. What goes wrong with a
-batch is tried again clip by clip, so that one odd clip fails alone.
+When memory runs out the batch is halved, for the rest of the run; with one clip, its frames. A batch
+that fails is tried again clip by clip, so that one odd clip fails alone.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from crosslmm.captioning.options import CaptionOptions
 from crosslmm.captioning.reading import Clip
 from crosslmm.captioning.results import Segment
 from crosslmm.errors import CrossLMMError, OutOfMemory
@@ -19,77 +20,74 @@ from crosslmm.video import Frames
 if TYPE_CHECKING:
     from crosslmm.inference.assistant import Assistant
 
-# Videos that fail in a row after which the model, not the videos, is at fault.
-_MOST_FAILURES = 8
-
-
-@dataclass(frozen=True, eq=False)
-class Task:
-    """A clip and what is asked about it."""
-
-    clip: Clip
-    prompt: str
-
 
 class Captioner:
-    """Captions clips with one model. `encode_seconds` and `generate_seconds` add up as it goes."""
+    """Captions clips with one model. `encode_seconds` and `generate_seconds` add up as it goes.
 
-    def __init__(self, assistant: "Assistant", *, batch_size: int, max_new_tokens: int) -> None:
+    max_failures: videos that fail in a row after which the model, not the videos, is at fault.
+    """
+
+    def __init__(
+        self,
+        assistant: "Assistant",
+        options: CaptionOptions,
+        *,
+        batch_size: int,
+        max_failures: int = 8,
+    ) -> None:
         self.assistant = assistant
+        self.options = options
         self.batch_size = batch_size
-        self.max_new_tokens = max_new_tokens
+        self.max_failures = max_failures
         self.encode_seconds = self.generate_seconds = 0.0
         self._failing: set[str] = set()
         self._notice = assistant.on_notice or (lambda text: None)
 
-    def caption(self, tasks: Sequence[Task]) -> list[Segment]:
-        """A segment per task, with its caption or its problem.
+    def caption(self, clips: Sequence[Clip]) -> list[Segment]:
+        """A segment for each clip, with its caption or its problem.
 
         Raises CrossLMMError when the model fails at everything.
         """
-        done = [
-            None if task.clip.frames is not None else _failed(task.clip, task.clip.problem)
-            for task in tasks
-        ]
-        left = [place for place, segment in enumerate(done) if segment is None]
+        done = [None if clip.frames is not None else _failed(clip, clip.problem) for clip in clips]
+        left = [index for index, segment in enumerate(done) if segment is None]
         while left:
-            places, left = left[: self.batch_size], left[self.batch_size :]
-            segments = self._caption([tasks[place] for place in places])
-            for place, segment in zip(places, segments, strict=True):
-                done[place] = segment
+            batch, left = left[: self.batch_size], left[self.batch_size :]
+            segments = self._caption([clips[index] for index in batch])
+            for index, segment in zip(batch, segments, strict=True):
+                done[index] = segment
         return [segment for segment in done if segment is not None]
 
-    def _caption(self, tasks: list[Task]) -> list[Segment]:
-        frames = [task.clip.frames for task in tasks]
+    def _caption(self, clips: list[Clip]) -> list[Segment]:
         try:
-            segments = self._answer(tasks, [clip for clip in frames if clip is not None])
+            frames = [clip.frames for clip in clips if clip.frames is not None]
+            segments = self._answer(clips, frames)
         except OutOfMemory as error:
             release_memory()
-            if len(tasks) == 1:
-                return [self._thinned(tasks[0], error)]
-            self.batch_size = max(1, len(tasks) // 2)
+            if len(clips) == 1:
+                return [self._caption_fewer_frames(clips[0], error)]
+            self.batch_size = max(1, len(clips) // 2)
             self._notice(
-                f"out of memory with {len(tasks)} videos at once; {self.batch_size} from here on"
+                f"out of memory with {len(clips)} videos at once; {self.batch_size} from here on"
             )
-            return self.caption(tasks)
+            return self.caption(clips)
         except Exception as error:
-            if len(tasks) > 1:
-                return [self._caption([task])[0] for task in tasks]
-            self._failing.update(clip.source.path for clip in frames if clip is not None)
+            if len(clips) > 1:
+                return [self._caption([clip])[0] for clip in clips]
+            self._failing.add(clips[0].path)
             reason = f"the model failed: {type(error).__name__}: {error}"
-            if len(self._failing) >= _MOST_FAILURES:
+            if len(self._failing) >= self.max_failures:
                 raise CrossLMMError(
                     f"{reason}\nso did the {len(self._failing) - 1} videos before it"
                 ) from error
-            return [_failed(tasks[0].clip, reason)]
+            return [_failed(clips[0], reason)]
         self._failing.clear()
         return segments
 
-    def _thinned(self, task: Task, error: OutOfMemory) -> Segment:
+    def _caption_fewer_frames(self, clip: Clip, error: OutOfMemory) -> Segment:
         """One clip with every other frame, where all of them do not fit."""
-        frames = task.clip.frames
+        frames = clip.frames
         if frames is None or len(frames) == 1:
-            return _failed(task.clip, str(error))
+            return _failed(clip, str(error))
         fewer = replace(
             frames,
             pixels=frames.pixels[::2],
@@ -100,25 +98,28 @@ class Captioner:
                 f"out of memory with {len(frames)} frames: fewer were used",
             ),
         )
-        return self._caption([replace(task, clip=replace(task.clip, frames=fewer))])[0]
+        return self._caption([replace(clip, frames=fewer)])[0]
 
-    def _answer(self, tasks: list[Task], frames: list[Frames]) -> list[Segment]:
+    def _answer(self, clips: list[Clip], frames: list[Frames]) -> list[Segment]:
         batch = answer_batch(
             self.assistant.runtime,
             frames,
-            [task.prompt for task in tasks],
-            max_new_tokens=self.max_new_tokens,
+            [self._prompt_for(clip) for clip in clips],
+            max_new_tokens=self.options.max_new_tokens,
         )
         self.encode_seconds += batch.encode_seconds
         self.generate_seconds += batch.generate_seconds
         return [
-            _captioned(task.clip, clip, batch, place)
-            for place, (task, clip) in enumerate(zip(tasks, frames, strict=True))
+            _captioned(clip, used, batch, index)
+            for index, (clip, used) in enumerate(zip(clips, frames, strict=True))
         ]
 
+    def _prompt_for(self, clip: Clip) -> str:
+        return self.options.render(clip.path, start=clip.start, duration=clip.end - clip.start)
 
-def _captioned(clip: Clip, frames: Frames, batch: BatchAnswers, place: int) -> Segment:
-    answer = batch.answers[place]
+
+def _captioned(clip: Clip, frames: Frames, batch: BatchAnswers, index: int) -> Segment:
+    answer = batch.answers[index]
     share = 1 / len(batch.answers)
     return Segment(
         start=clip.start,

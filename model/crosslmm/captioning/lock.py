@@ -3,7 +3,6 @@
 import os
 import socket
 from pathlib import Path
-from types import TracebackType
 from typing import IO
 
 from filelock import lock_descriptor
@@ -11,7 +10,7 @@ from filelock import lock_descriptor
 from crosslmm.errors import CrossLMMError
 from crosslmm.files import open_regular
 
-_LONGEST_NAME = 300  # bytes read of what a holder wrote of itself
+_LONGEST_NAME = 300  # bytes; of the name of a holder
 
 
 class Lock:
@@ -26,12 +25,7 @@ class Lock:
         self.acquire()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.release()
 
     def acquire(self) -> None:
@@ -43,7 +37,7 @@ class Lock:
         except OSError as error:
             raise CrossLMMError(
                 f"{self._path}: this file cannot be used as a lock ({error.strerror}), which keeps two "
-                "runs apart; remove it, or choose another --out"
+                "runs apart; remove it, or choose another `out`"
             ) from error
         self._file.truncate(0)
         self._file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
@@ -51,9 +45,9 @@ class Lock:
 
     def release(self) -> None:
         if self._file is not None:
-            if os.name != "nt":  # there an open file stays
+            if os.name != "nt":  # where an open file cannot be removed
                 self._path.unlink(missing_ok=True)
-            self._file.close()  # which lets go of it
+            self._file.close()  # which unlocks it
             self._file = None
 
     def _try(self) -> None:
@@ -64,7 +58,7 @@ class Lock:
             file.close()
             raise CrossLMMError(
                 f"{self._path}: files cannot be locked there ({error.strerror}), which keeps two runs "
-                "apart; choose an --out on another disk"
+                "apart; choose an `out` on another disk"
             ) from error
         if not held:
             try:
@@ -74,7 +68,7 @@ class Lock:
             file.close()
             raise CrossLMMError(
                 f"{self._output}: another run is writing to it "
-                f"({holder or 'a process that did not say which'}); wait for it, or choose another --out"
+                f"({holder or 'an unknown process'}); wait for it, or choose another `out`"
             )
         if _is_at(file, self._path):
             self._file = file

@@ -1,13 +1,13 @@
-"""What has been captioned: one line of JSON per video, appended whole and flushed to the disk.
+"""What has been captioned: one line of JSON per video, appended and flushed to the disk.
 
-The last line of a path counts. A line torn by a kill is taken off when the file is next opened, so
-that nothing more than it is lost. For JSONL output this is the output itself.
+The last line of a path counts. A line that a kill cut off is removed when the file is next opened, so
+that nothing else is lost. For JSONL output the manifest is the output itself.
 """
 
 import errno
 import json
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,9 +23,12 @@ LONGEST_LINE = 64 << 20  # bytes
 
 
 @dataclass(frozen=True)
-class Entry:
-    """Where a video's line is, and what tells whether it still holds; `sidecar` is the name of the
-    file made of it, from the manifest's folder, and the digest of what was written there."""
+class ManifestEntry:
+    """Where the line of a video is, and what decides whether it is current.
+
+    sidecar: the name of the file made from it, relative to the folder of the manifest, and the digest
+    of what was written there.
+    """
 
     offset: int
     content: str | None
@@ -35,32 +38,50 @@ class Entry:
 
 
 class Manifest:
-    """The lines of one file. Only its index is held in memory."""
+    """The lines of one file, of which only an index is held in memory; `open` makes one.
 
-    def __init__(self, path: Path, *, own: bool = False) -> None:
-        """own: only a file of this process's user counts. Raises CrossLMMError for a file that holds
-        anything else, or that is none."""
+    repaired: whether a line that was cut off has been removed.
+    """
+
+    def __init__(self, path: Path, file: IO[bytes], *, longest_line: int) -> None:
         self.path = path
-        self.entries: dict[str, Entry] = {}
+        self.entries: dict[str, ManifestEntry] = {}
         self.repaired = False
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._superseded = 0
+        self._file = file
+        self._longest_line = longest_line
+        self._size = self._superseded = 0
+
+    @classmethod
+    def open(cls, path: Path, *, own: bool = False, longest_line: int = LONGEST_LINE) -> "Manifest":
+        """Open the file, a new one where there is none, and read its index.
+
+        own: only a file of this process's user counts. longest_line: in bytes. Raises CrossLMMError
+        for a file that holds anything else, or that is not a regular file.
+        """
         try:
-            self._file = open_regular(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, own=own)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = open_regular(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, own=own)
         except OSError as error:
             raise CrossLMMError(
-                f"{path}: cannot be written to ({error.strerror}); choose another --out"
+                f"{path}: cannot be written to ({error.strerror}); choose another `out`"
             ) from error
+        manifest = cls(path, file, longest_line=longest_line)
         try:
-            self._load()
+            manifest._load()
         except BaseException:
-            self._file.close()
+            manifest.close()
             raise
-        self._size = self._file.seek(0, os.SEEK_END)
+        return manifest
+
+    def __enter__(self) -> "Manifest":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def append(self, records: Sequence[Record]) -> None:
-        """Add lines and see them on the disk."""
-        lines = [encode(record) for record in records]
+        """Add lines and flush them to the disk."""
+        lines = [_encode(record) for record in records]
         if not lines:
             return
         _write_all(self._file, b"".join(lines))
@@ -71,8 +92,9 @@ class Manifest:
 
     def check(self, record: Record) -> None:
         """Raises OSError for a record that is too long for a line."""
-        if len(encode(record)) > LONGEST_LINE:
-            reason = f"its record is longer than {LONGEST_LINE >> 20} MiB; ask for fewer segments"
+        if len(_encode(record)) > self._longest_line:
+            size = f"{self._longest_line >> 20} MiB"
+            reason = f"its record is longer than {size}; ask for fewer segments"
             raise OSError(errno.EFBIG, reason)
 
     def read(self, path: str) -> Record:
@@ -84,38 +106,38 @@ class Manifest:
 
     def records(self) -> Iterator[Record]:
         """Every video's record, in the order in which they were made."""
-        places = sorted(entry.offset for entry in self.entries.values())
+        offsets = sorted(entry.offset for entry in self.entries.values())
         with open_regular(self.path, os.O_RDONLY) as file:
-            for place in places:
-                file.seek(place)
+            for offset in offsets:
+                file.seek(offset)
                 yield json.loads(file.readline())
 
     def drop(self, paths: Collection[str], *, keep_in: Path | None = None) -> int:
-        """Take videos' lines out; those with captions are kept in a file beside, if one is named.
+        """Remove the lines of videos; those with captions are moved to `keep_in`, if it is given.
 
-        Returns how many lines it kept there.
+        Returns how many lines have captions.
         """
         gone = [entry for path, entry in self.entries.items() if path in paths]
-        good = sorted(entry.offset for entry in gone if not entry.failed)
-        if keep_in is not None and good:
+        captioned = sorted(entry.offset for entry in gone if not entry.failed)
+        if keep_in is not None and captioned:
             appending = os.O_RDWR | os.O_CREAT | os.O_APPEND
             with (
                 open_regular(self.path, os.O_RDONLY) as file,
                 closing(open_regular(keep_in, appending)) as kept,
             ):
-                _take_off_half_line(kept)
-                for place in good:
-                    file.seek(place)
+                self._remove_torn_line(kept)
+                for offset in captioned:
+                    file.seek(offset)
                     _write_all(kept, file.readline())
                 os.fsync(kept.fileno())
         for path in paths:
             if self.entries.pop(path, None) is not None:
                 self._superseded += 1
         self.compact()
-        return len(good)
+        return len(captioned)
 
     def compact(self) -> None:
-        """Leave out the lines that no longer count; nothing is done where there are none."""
+        """Remove the lines that no longer count, if there are any."""
         if not self._superseded:
             return
         entries = sorted(self.entries.items(), key=lambda pair: pair[1].offset)
@@ -135,14 +157,14 @@ class Manifest:
     def _load(self) -> None:
         offset = 0
         with open_regular(self.path, os.O_RDONLY) as file:
-            for number, line in enumerate(_lines(file), start=1):
-                record = parse(line)
+            for number, line in enumerate(_read_lines(file, self._longest_line), start=1):
+                record = parse_record(line)
                 if record is None:
-                    if _is_torn(line):
+                    if self._is_torn(line):
                         break
                     raise CrossLMMError(
-                        f"{self.path}: line {number} was not written by `crosslmm caption`; "
-                        "choose another --out"
+                        f"{self.path}: line {number} was not written by crosslmm; "
+                        "choose another `out`"
                     )
                 if line.endswith(b"\n"):
                     self._enter(record, offset)
@@ -150,11 +172,33 @@ class Manifest:
         if offset < os.fstat(self._file.fileno()).st_size:
             os.ftruncate(self._file.fileno(), offset)
             self.repaired = True
+        self._size = offset
+
+    def _remove_torn_line(self, file: IO[bytes]) -> None:
+        """Remove what a kill has left at the end of a file that lines are appended to."""
+        end, line = 0, b""
+        file.seek(0)
+        for line in _read_lines(file, self._longest_line):
+            end += len(line)
+        if line and self._is_torn(line):
+            os.ftruncate(file.fileno(), end - len(line))
+
+    def _is_torn(self, line: bytes) -> bool:
+        """Whether this last line is the beginning of a record; a machine that died may have left NULs
+        in place of the rest."""
+        left = line.rstrip(b"\0")
+        if len(line) > self._longest_line:
+            return False
+        if _is_json(left) and parse_record(left) is None:
+            return False  # complete, and not a record
+        return not line.endswith(b"\n") and (
+            left.startswith(_BEGINNING) or _BEGINNING.startswith(left)
+        )
 
     def _enter(self, record: Record, offset: int) -> None:
         self._superseded += record["path"] in self.entries
         sidecar = record.get("sidecar")
-        self.entries[record["path"]] = Entry(
+        self.entries[record["path"]] = ManifestEntry(
             offset,
             record["content"],
             record["settings_hash"],
@@ -163,64 +207,43 @@ class Manifest:
         )
 
 
-def encode(record: Record) -> bytes:
-    """One line. A file name that is no valid text is escaped, as JSON allows."""
+def _encode(record: Record) -> bytes:
+    """One line. A file name that is not valid text is escaped, as JSON allows."""
     try:
         return json.dumps(record, ensure_ascii=False).encode() + b"\n"
     except UnicodeEncodeError:
         return json.dumps(record, ensure_ascii=True).encode() + b"\n"
 
 
-def recorded(path: Path) -> Iterator[Record]:
-    """The lines of a manifest of this process's user that another run may be writing to; what is none
-    is passed over."""
+def read_records(path: Path) -> Iterator[Record]:
+    """The records of a manifest of this process's user that another run may be writing to; other
+    lines are skipped."""
     with suppress(OSError), open_regular(path, os.O_RDONLY, own=True) as file:
-        yield from filter(None, map(parse, _lines(file)))
+        yield from filter(None, map(parse_record, _read_lines(file, LONGEST_LINE)))
 
 
-def by_content(entries: Iterable[tuple[str, Entry]]) -> dict[tuple[str, str], str]:
+def index_by_content(entries: Mapping[str, ManifestEntry]) -> dict[tuple[str, str], str]:
     """Captioned paths by content and settings."""
     return {
         (entry.content, entry.settings_hash): path
-        for path, entry in entries
+        for path, entry in entries.items()
         if entry.content is not None and not entry.failed
     }
 
 
-def _lines(file: IO[bytes]) -> Iterator[bytes]:
-    """The lines of a file, the last one given short where it is longer than a record may be."""
-    while line := file.readline(LONGEST_LINE + 1):
+def _read_lines(file: IO[bytes], longest: int) -> Iterator[bytes]:
+    """The lines of a file; one that is longer than a record may be is cut and is the last."""
+    while line := file.readline(longest + 1):
         yield line
-        if len(line) > LONGEST_LINE:
+        if len(line) > longest:
             return
 
 
 def _write_all(file: IO[bytes], data: bytes) -> None:
-    """Write to a file without a buffer, which may take less than it is given."""
+    """Write to an unbuffered file, which may write less than it is given."""
     left = memoryview(data)
     while left:
         left = left[file.write(left) :]
-
-
-def _take_off_half_line(file: IO[bytes]) -> None:
-    """As a kill leaves it at the end of a file that lines are added to."""
-    end, line = 0, b""
-    file.seek(0)
-    for line in _lines(file):
-        end += len(line)
-    if line and _is_torn(line):
-        os.ftruncate(file.fileno(), end - len(line))
-
-
-def _is_torn(line: bytes) -> bool:
-    """Whether this last line is the beginning of one of ours; a machine that died may have left NULs
-    in place of the rest."""
-    left = line.rstrip(b"\0")
-    if len(line) > LONGEST_LINE:
-        return False
-    if _is_json(left) and parse(left) is None:
-        return False  # somebody else's, whole
-    return not line.endswith(b"\n") and (left.startswith(_BEGINNING) or _BEGINNING.startswith(left))
 
 
 def _is_json(line: bytes) -> bool:
@@ -231,8 +254,8 @@ def _is_json(line: bytes) -> bool:
     return True
 
 
-def parse(line: bytes) -> Record | None:
-    """The record in a line, None where there is none of ours."""
+def parse_record(line: bytes) -> Record | None:
+    """The record in a line, None where it holds anything else."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):

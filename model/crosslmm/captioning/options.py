@@ -1,4 +1,4 @@
-"""What is asked of every video, and the prompt's placeholders."""
+"""The options of captioning, and the placeholders of its prompt."""
 
 import os
 import re
@@ -13,7 +13,7 @@ MAX_NEW_TOKENS = 256
 MAX_FRAMES = 256
 
 Format = Literal["jsonl", "txt", "srt", "vtt", "parquet", "webdataset"]
-Engine = Literal["local", "ray"]
+EngineName = Literal["local", "ray"]
 
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 _FIELDS = ("filename", "start", "duration")
@@ -21,13 +21,13 @@ _FIELDS = ("filename", "start", "duration")
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionOptions:
-    """What a caption depends on, beside the video and the model; a change captions anew.
+    """What a caption depends on besides the video and the model; a change means new captions.
 
-    - prompt: `{filename}`, `{start}` and `{duration}` stand for the file's name without its folder
-      and ending, and for where the captioned part begins and how long it is, in seconds.
-    - segments: seconds of each captioned part; scenes: parts end at cuts; neither: the whole video.
-    - sampling: of each part; fps takes MAX_FRAMES at most where max_frames is not given, since a part
-      is held in memory.
+    - prompt: `{filename}`, `{start}` and `{duration}` stand for the name of the file without folder
+      and extension, and for the start and the length of the captioned part, in seconds.
+    - segments: seconds of each captioned part; scenes: parts end at cuts; neither: the entire video.
+    - sampling: of each part; `fps` gives at most MAX_FRAMES where `max_frames` is not given, since a
+      part is held in memory.
     """
 
     prompt: str = PROMPT
@@ -42,18 +42,20 @@ class CaptionOptions:
         for name in _PLACEHOLDER.findall(self.prompt):
             if name not in _FIELDS:
                 known = ", ".join(f"{{{field}}}" for field in _FIELDS)
-                raise UsageError(f"prompt: {{{name}}} is none of its placeholders, {known}")
+                raise UsageError(f"`prompt`: {{{name}}} is not one of its placeholders, {known}")
         if self.segments is not None and self.scenes:
-            raise UsageError("segments and scenes exclude each other: give one of them")
+            raise UsageError("`segments` and `scenes` exclude each other: give one of them")
         if self.segments is not None and not 0.1 <= self.segments < float("inf"):
-            raise UsageError(f"segments is in seconds from 0.1 up, not {self.segments!r}")
+            raise UsageError(f"`segments` must be in seconds, from 0.1 up, not {self.segments!r}")
         if self.max_new_tokens < 1:
             raise UsageError(
-                f"max_new_tokens is a whole number from 1 up, not {self.max_new_tokens}"
+                f"`max_new_tokens` must be an integer from 1 up, not {self.max_new_tokens}"
             )
         sampling = self.sampling
         if sampling.start is not None or sampling.end is not None:
-            raise UsageError("start and end are not for captioning, which takes whole videos")
+            raise UsageError(
+                "`start` and `end` are not for captioning, which takes complete videos"
+            )
         if sampling.fps is not None and sampling.max_frames is None:
             object.__setattr__(self, "sampling", replace(sampling, max_frames=MAX_FRAMES))
 
@@ -62,15 +64,15 @@ class CaptionOptions:
         name = os.path.splitext(os.path.basename(path))[0]
         values = {"filename": name, "start": plain(start), "duration": plain(duration)}
         prompt = _PLACEHOLDER.sub(lambda match: values[match[1]], self.prompt)
-        # A name, or an argument, that is no valid text is none to a tokenizer.
+        # A tokenizer refuses a name, or an argument, that is not valid text.
         return prompt.encode(errors="replace").decode()
 
     def same_for(self, path: str, other: str) -> bool:
-        """Whether two files of the same content are asked the same."""
+        """Whether two files of the same content have the same prompt."""
         return self.render(path, start=0, duration=0) == self.render(other, start=0, duration=0)
 
     def as_dict(self) -> dict[str, Any]:
-        """What decides a caption, flat: how frames are read changes none of them."""
+        """What a caption depends on, flat: how frames are read does not change it."""
         record = asdict(self)
         sampling = record.pop("sampling")
         return record | {name: sampling[name] for name in ("frames", "fps", "max_frames", "seek")}
@@ -80,9 +82,9 @@ class CaptionOptions:
 class RunOptions:
     """How the work is done; nothing here changes a caption.
 
-    - batch_size: parts of videos that the model takes together, at most.
-    - readers: processes that read ahead of the model; 0 reads in between, None chooses.
-    - retry_failed: try again what failed before; overwrite: do everything anew.
+    - batch_size: how many parts of videos the model captions together, at most.
+    - readers: processes that read ahead of the model; 0 decodes in the main process, None chooses.
+    - retry_failed: try again what failed before; overwrite: discard existing results and start over.
     """
 
     batch_size: int = 8
@@ -92,12 +94,13 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
-            raise UsageError(f"batch_size is a whole number from 1 up, not {self.batch_size}")
+            raise UsageError(f"`batch_size` must be an integer from 1 up, not {self.batch_size}")
         if self.readers is not None and self.readers < 0:
-            raise UsageError(f"readers is a whole number from 0 up, not {self.readers}")
+            raise UsageError(f"`readers` must be an integer from 0 up, not {self.readers}")
 
     @property
     def reader_count(self) -> int:
+        """`readers`, or the choice for this machine."""
         if self.readers is not None:
             return self.readers
         return max(1, min(8, (os.cpu_count() or 2) // 2))

@@ -1,15 +1,5 @@
-"""One video to the clips that are captioned, and the process that does it ahead of the model.
+"""One video to the clips that are captioned, and clips as messages between processes."""
 
-The process is an interpreter of its own, so that a decoder that hangs or crashes takes nothing with
-it. Frames come through a pipe: shared memory would be faster by little, and would outlive a kill.
-"""
-
-import contextlib
-import json
-import os
-import queue
-import sys
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -24,17 +14,15 @@ from crosslmm.options import Sampling
 from crosslmm.video import Frames, open_stream, sample
 from crosslmm.video.plan import ReadPlan
 from crosslmm.video.source import SourceInfo
-from crosslmm.video.worker import die_with_parent
-
-HEARTBEAT = 1.0  # seconds between signs of life of a reading process
+from crosslmm.video.worker import Payload
 
 _BILINEAR = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReadRequest:
-    """A video to read: frames at `size` (height, width); the rest as in `CaptionOptions`. `sampling` is
-    that of each part."""
+    """A video to read: `sampling` is that of each part, `size` (height, width) that of the frames; the
+    rest as in `CaptionOptions`."""
 
     path: str
     sampling: Sampling
@@ -52,7 +40,7 @@ def read_request(
     resample: int,
     default_frames: int,
 ) -> ReadRequest:
-    """How a video is read for captioning, every choice made."""
+    """The request to read a video for captioning, with no option left open."""
     sampling = options.sampling
     if sampling.frames is None and sampling.fps is None:
         sampling = replace(sampling, frames=default_frames)
@@ -66,63 +54,89 @@ def read_request(
     )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Clip:
-    """A part of a video, from `start` to `end` seconds, the `number`-th of `count`.
+    """A part of the video `path`, from `start` to `end` seconds, the `number`-th of `count`.
 
-    `frames` is None where no frame of it can be read, for the `problem` said. `seconds` is the time
-    that reading took.
+    - duration: of the video; seconds: the time that reading took.
+    - frames: None where no frame of the part can be read, for the `problem` given.
+
+    A `count` of 0 means that the video cannot be read, or not further, for the `problem` given.
     """
 
-    number: int
-    count: int
-    start: float
-    end: float
-    duration: float  # of the video
-    seconds: float
-    frames: Frames | None
+    path: str
+    number: int = 0
+    count: int = 0
+    start: float = 0.0
+    end: float = 0.0
+    duration: float | None = None
+    seconds: float = 0.0
+    frames: Frames | None = None
     problem: str | None = None
 
 
-def read_clips(order: ReadRequest) -> Iterator[Clip]:
+def read_clips(request: ReadRequest) -> Iterator[Clip]:
     """The clips of a video, in order, one in memory at a time. Raises CrossLMMError."""
     began = time.perf_counter()
-    if order.segments is None and not order.scenes:
-        frames = sample(order.path, order.sampling, size=order.size, resample=order.resample)
+    if request.segments is None and not request.scenes:
+        frames = sample(
+            request.path, request.sampling, size=request.size, resample=request.resample
+        )
         seconds = time.perf_counter() - began
         duration = frames.source.duration
-        yield Clip(0, 1, 0.0, duration, duration, seconds, frames)
+        yield Clip(
+            path=request.path,
+            count=1,
+            end=duration,
+            duration=duration,
+            seconds=seconds,
+            frames=frames,
+        )
         return
-    with open_stream(order.path, replace(order.sampling, frames=1, fps=None)) as stream:
+    with open_stream(request.path, replace(request.sampling, frames=1, fps=None)) as stream:
         plan = stream.plan
     source = plan.source
-    spans = _spans(order, plan)
+    spans = _spans(request, plan)
     for number, (start, end) in enumerate(spans):
         part: Frames | None = None
         problem = None
         try:
-            sampling = order.sampling
-            if source.duration > 0:  # an image lasts no time
+            sampling = request.sampling
+            if source.duration > 0:  # an image has no duration
                 sampling = replace(sampling, start=start, end=end)
-            part = sample(order.path, sampling, size=order.size, resample=order.resample, plan=plan)
+            part = sample(
+                request.path, sampling, size=request.size, resample=request.resample, plan=plan
+            )
         except VideoError as error:
             if len(spans) == 1:
                 raise
             problem = str(error)
         seconds = time.perf_counter() - began
-        yield Clip(number, len(spans), start, end, source.duration, seconds, part, problem)
+        yield Clip(
+            path=request.path,
+            number=number,
+            count=len(spans),
+            start=start,
+            end=end,
+            duration=source.duration,
+            seconds=seconds,
+            frames=part,
+            problem=problem,
+        )
         began = time.perf_counter()
 
 
-def _spans(order: ReadRequest, plan: ReadPlan) -> list[Span]:
+def _spans(request: ReadRequest, plan: ReadPlan) -> list[Span]:
     source = plan.source
     if source.duration <= 0:
         return [(0.0, 0.0)]
-    if order.segments is not None:
-        return equal_spans(source.duration, order.segments)
+    if request.segments is not None:
+        return equal_spans(source.duration, request.segments)
     with open_stream(
-        order.path,
-        replace(order.sampling, frames=source.frame_count, fps=None, max_frames=None, seek="exact"),
+        request.path,
+        replace(
+            request.sampling, frames=source.frame_count, fps=None, max_frames=None, seek="exact"
+        ),
         size=scene_size(source.size),
         resample=_BILINEAR,
         plan=plan,
@@ -131,7 +145,7 @@ def _spans(order: ReadRequest, plan: ReadPlan) -> list[Span]:
 
 
 def explain(error: BaseException, path: str) -> str:
-    """An error of reading in words that name the file; what should not happen names its kind."""
+    """An error of reading, as a message that names the file; one that is unexpected names its type."""
     if isinstance(error, CrossLMMError):
         return str(error)
     if isinstance(error, MemoryError):
@@ -139,56 +153,24 @@ def explain(error: BaseException, path: str) -> str:
     return f"{path}: {type(error).__name__}: {str(error).strip() or 'no reason was given'}"
 
 
-def main() -> None:
-    """The process: orders as lines of JSON on stdin, clips on stdout, until stdin ends."""
-    out = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever a library prints must not get between the clips
-    die_with_parent(os.getppid())
-    sending = threading.Lock()
-    lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-
-    def listen() -> None:
-        for line in sys.stdin.buffer:
-            lines.put(line)
-        os._exit(0)
-
-    def send(head: dict[str, Any], payload: Any = b"") -> None:
-        with sending:
-            out.write(json.dumps(head).encode() + b"\n")
-            out.write(payload)
-            out.flush()
-
-    def heartbeat() -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                send({"kind": "beat"})
-                time.sleep(HEARTBEAT)
-
-    for work in (listen, heartbeat):
-        threading.Thread(target=work, daemon=True).start()
-    while True:
-        given = _tuples(json.loads(lines.get()), "size")
-        order = ReadRequest(**given | {"sampling": Sampling(**given["sampling"])})
-        try:
-            for clip in read_clips(order):
-                send(*pack(clip))
-            send({"kind": "end"})
-        except OSError as error:
-            if isinstance(error, BrokenPipeError):
-                os._exit(0)
-            send({"kind": "error", "error": explain(error, order.path)})
-        except Exception as error:
-            send({"kind": "error", "error": explain(error, order.path)})
+def read_packed(job: dict[str, Any]) -> Iterator[tuple[dict[str, Any], Payload]]:
+    """The clips of a video, packed: what a worker does with a `ReadRequest` as a job."""
+    request = ReadRequest(
+        **job | {"size": tuple(job["size"]), "sampling": Sampling(**job["sampling"])}
+    )
+    try:
+        yield from map(pack, read_clips(request))
+    except Exception as error:
+        raise VideoError(explain(error, request.path)) from error
 
 
-def pack(clip: Clip) -> tuple[dict[str, Any], Any]:
+def pack(clip: Clip) -> tuple[dict[str, Any], Payload]:
     """A clip as JSON and the bytes of its frames."""
     head = {name: value for name, value in vars(clip).items() if name != "frames"}
-    head["kind"] = "clip"
-    if clip.frames is None:
-        return head, b""
     frames = clip.frames
-    head |= {
+    if frames is None:
+        return head, b""
+    head["frames"] = {
         "shape": frames.pixels.shape,
         "indices": frames.indices,
         "times": frames.times,
@@ -198,20 +180,17 @@ def pack(clip: Clip) -> tuple[dict[str, Any], Any]:
     return head, np.ascontiguousarray(frames.pixels).data
 
 
-def unpack(head: dict[str, Any], pixels: np.ndarray | None) -> Clip:
-    """The clip again, around its frames (T, H, W, 3)."""
-    frames = None
-    if pixels is not None:
-        frames = Frames(
-            pixels=pixels,
-            indices=tuple(head["indices"]),
-            times=tuple(head["times"]),
-            source=SourceInfo(**_tuples(head["source"], "size")),
-            warnings=tuple(head["warnings"]),
-        )
-    names = ("number", "count", "start", "end", "duration", "seconds", "problem")
-    return Clip(**{name: head[name] for name in names}, frames=frames)
-
-
-def _tuples(record: dict[str, Any], *names: str) -> dict[str, Any]:
-    return record | {name: tuple(record[name]) for name in names}
+def unpack(head: dict[str, Any], payload: np.ndarray) -> Clip:
+    """The clip again, around its frames in `payload`, (N,) uint8."""
+    packed = head.get("frames")
+    if packed is None:
+        return Clip(**head)
+    source = packed["source"]
+    frames = Frames(
+        pixels=payload.reshape(packed["shape"]),
+        indices=tuple(packed["indices"]),
+        times=tuple(packed["times"]),
+        source=SourceInfo(**source | {"size": tuple(source["size"])}),
+        warnings=tuple(packed["warnings"]),
+    )
+    return Clip(**head | {"frames": frames})

@@ -1,6 +1,5 @@
-"""What captioning gives: a result per video, and how the whole run went."""
+"""What captioning gives: a result for each video, and how the run went."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +11,11 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """A captioned part of a video, `start` to `end` in seconds; `caption` is None where `problem`
-    says why. `finish` is "length" where max_new_tokens cut the caption."""
+    """A captioned part of a video, from `start` to `end` in seconds.
+
+    - caption: None where there is none, for the `problem` given.
+    - finish: "length" where `max_new_tokens` cut the caption.
+    """
 
     start: float
     end: float
@@ -38,27 +40,34 @@ class Segment:
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionResult:
-    """One video's caption, or the `error` for which it has none; `as_dict` is its line of JSONL.
+    """The caption of one video, or the `error` for which it has none; `as_dict` is its line of JSONL.
 
-    - caption: of the whole video, or its segments' captions, a line each.
-    - content: identifies the file's content; settings_hash: all that a caption depends on beside it.
+    - content: identifies the content of the file; settings_hash: everything else that the caption
+      depends on.
     - same_as: another file of the same content, from which the caption was taken.
-    - timing: seconds of decode, encode and generate, this video's share of its batches.
+
+    An engine fills in the first five fields; the run fills in the rest.
     """
 
     path: str
-    caption: str | None = None
-    error: str | None = None
     duration: float | None = None
     segments: tuple[Segment, ...] = ()
-    model: str
-    prompt: str
-    settings_hash: str
-    settings: dict[str, Any] = field(repr=False)
-    content: str | None
-    same_as: str | None = None
+    error: str | None = None
     warnings: tuple[str, ...] = ()
-    versions: dict[str, str] = field(repr=False)
+    content: str | None = None
+    same_as: str | None = None
+    model: str = ""
+    prompt: str = ""
+    settings_hash: str = ""
+    settings: dict[str, Any] = field(default_factory=dict, repr=False)
+    versions: dict[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def caption(self) -> str | None:
+        """The caption of the video, or those of its segments, a line each."""
+        if self.error is not None:
+            return None
+        return "\n".join(part.caption for part in self.segments if part.caption)
 
     @property
     def frames(self) -> "tuple[FrameUsed, ...]":
@@ -66,6 +75,7 @@ class CaptionResult:
 
     @property
     def timing(self) -> dict[str, float]:
+        """Seconds of decode, encode and generate: this video's share of its batches."""
         return {
             stage: round(sum(getattr(part, f"{stage}_seconds") for part in self.segments), 4)
             for stage in ("decode", "encode", "generate")
@@ -100,19 +110,15 @@ class CaptionResult:
         }
 
 
-def join_captions(segments: Sequence[Segment]) -> str:
-    """The captions of the segments, a line each."""
-    return "\n".join(part.caption for part in segments if part.caption)
-
-
 @dataclass
 class Summary:
-    """How a run went, complete when it has ended.
+    """How a run went; complete when it has ended.
 
-    - total: files to look at; captioned and failed: in this run; kept and kept_failures: done by an
-      earlier one; copies: captioned by another file of the same content (part of captioned);
-      no_videos: files in folders that are none.
+    - total: files found; captioned and failed: in this run; kept and kept_failures: done by an earlier
+      one; copies: captioned through another file of the same content (part of captioned);
+      no_videos: files in folders that are not videos.
     - stopped: it was asked to stop before the end.
+    - shares: where the time went.
     """
 
     total: int = 0
@@ -129,12 +135,12 @@ class Summary:
 
     @property
     def fresh(self) -> int:
-        """Files that this run is done with."""
+        """Files that this run has done."""
         return self.captioned + self.failed + self.no_videos
 
     @property
     def to_do(self) -> int:
-        """Files that no earlier run was done with; known once the first result has come."""
+        """Files that no earlier run has done; known once the first result has come."""
         return self.total - self.kept - self.kept_failures
 
     def as_dict(self) -> Record:
@@ -145,11 +151,11 @@ class Summary:
 
 @dataclass(frozen=True)
 class TimeBreakdown:
-    """Where the time went, each a share of the wall time (0 to 1).
+    """Where the time went, each as a share of the wall time (0 to 1).
 
     - encode, generate: the model; idle: it waited for clips; other: writing, and the caller's time.
-    - decode: reading, in all reading processes together (above 1 where several were busy); it is
-      part of the wall time only with no reading process, where the model waits for it.
+    - decode: reading, in all reader processes together (above 1 where several were busy). It is part
+      of the wall time only without reader processes, where the model waits for it.
     """
 
     encode: float

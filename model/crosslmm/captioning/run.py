@@ -1,7 +1,7 @@
-"""A captioning run: what is to be done, doing it, and writing it down as it is done.
+"""A captioning run: what has to be done, doing it, and recording it as it is done.
 
-A video's line is in the manifest before anything else says that it is done, so a run that is killed
-at any moment is taken up where it was.
+The line of a video is in the manifest before anything else says that it is done, so that a run that is
+killed at any moment can be resumed.
 """
 
 import os
@@ -10,39 +10,36 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from types import TracebackType
 from typing import Any
 
+from crosslmm.captioning.engines import Engine
 from crosslmm.captioning.lock import Lock
 from crosslmm.captioning.manifest import Manifest
-from crosslmm.captioning.options import CaptionOptions, RunOptions, plain
-from crosslmm.captioning.outcomes import Engine, Outcome
-from crosslmm.captioning.outputs import Output
-from crosslmm.captioning.plan import Item, Plan, identify, make_plan, unwritten
-from crosslmm.captioning.results import CaptionResult, Record, Segment, Summary, join_captions
-from crosslmm.captioning.worklist import Source, looks_like_video
+from crosslmm.captioning.options import CaptionOptions, RunOptions
+from crosslmm.captioning.outputs import CaptionOutput
+from crosslmm.captioning.results import CaptionResult, Record, Segment, Summary
+from crosslmm.captioning.sources import Source, identify, looks_like_video
+from crosslmm.captioning.worklist import Worklist, explain_unwritten, make_worklist
 from crosslmm.fingerprint import settings_hash
 
-Notice = Callable[[str], None]
 
-
-class Captioning:
+class CaptionRun:
     """Iterate it for the results of this run, as they come; `summary` says how it goes. Folders in
-    `unreadable` are failures that are given out, but not written down.
+    `unreadable` are failures that are reported, but not recorded.
 
-    `stop` lets it finish what is under way; `close`, or leaving a `with`, stops at once.
+    `stop` lets it finish what has begun; `close`, or leaving a `with` block, stops at once.
     """
 
     def __init__(
         self,
-        sources: list[Source],
+        sources: Sequence[Source],
         engine: Engine,
         *,
         options: CaptionOptions,
         run_options: RunOptions,
-        output: Output | None,
+        output: CaptionOutput | None,
         unreadable: Sequence[OSError] = (),
-        on_notice: Notice | None = None,
+        on_notice: Callable[[str], None] | None = None,
     ) -> None:
         self.summary = Summary(total=len(sources) + len(unreadable))
         self._sources = sources
@@ -67,83 +64,81 @@ class Captioning:
     def __next__(self) -> CaptionResult:
         return next(self._results)
 
-    def __enter__(self) -> "Captioning":
+    def __enter__(self) -> "CaptionRun":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     @property
     def name(self) -> str | None:
-        """Where the captions are written, None where they are only given out."""
+        """Where the captions are written, None where they are only returned."""
         return None if self._output is None else self._output.name
 
     def stop(self) -> None:
-        """Begin no further video. What has been begun is finished, and the iteration then ends."""
+        """Begin no further video. What has begun is finished, and the iteration then ends."""
         self._stopping.set()
 
     def close(self) -> None:
-        """Stop at once; what is under way is lost, what is written stays."""
+        """Stop at once; what has begun is lost, what is written stays."""
         self._results.close()
 
     def _run(self) -> Generator[CaptionResult, None, None]:
         began = time.perf_counter()
+        output = self._output
         try:
             with ExitStack() as stack:
                 manifest = None
-                if self._output is not None:
-                    for path in self._output.locks:
-                        stack.enter_context(Lock(path, output=self._output.name))
-                    manifest = Manifest(self._output.manifest_path, own=self._output.hides_manifest)
-                    stack.callback(manifest.close)
+                if output is not None:
+                    stack.enter_context(Lock(output.lock_path, output=output.name))
+                    manifest = stack.enter_context(
+                        Manifest.open(output.manifest_path, own=not output.is_manifest)
+                    )
                     if manifest.repaired:
-                        self._notice(f"{manifest.path}: a half-written last line was taken off")
+                        self._notice(f"{manifest.path}: an incomplete last line was removed")
                 for result in self._work(manifest):
                     self.summary.seconds = time.perf_counter() - began
                     yield result
-                if manifest is not None and self._output is not None:
+                if manifest is not None and output is not None:
                     manifest.compact()
-                    self._output.finish(manifest)
+                    output.finish(manifest)
         finally:
             self.summary.seconds = time.perf_counter() - began
             self.summary.stopped = self._stopping.is_set()
-            self.summary.shares = self._engine.shares()
+            self.summary.shares = self._engine.time_breakdown()
 
     def _work(self, manifest: Manifest | None) -> Iterator[CaptionResult]:
-        plan = self._plan(manifest)
-        for item, reason in (*map(_unsearched, self._unreadable), *plan.unwritten):
-            yield from self._finish([(item, self._result(item, error=reason))], None)
-        for item, reason in plan.conflicts:
-            yield from self._finish([(item, self._result(item, error=reason))], manifest)
-        for item, record in plan.copies:
+        work = self._plan(manifest)
+        yield from self._count([*map(self._unsearched, self._unreadable)])
+        yield from self._count([self._failed(*pair) for pair in work.unwritten])
+        for source, reason in work.conflicts:
+            yield from self._finish([self._failed(source, reason)], manifest)
+        for source, record in work.copies:
             self.summary.copies += 1
-            yield from self._finish([(item, self._copied(item, record))], manifest)
-        todo = {group[0].path: group for group in plan.todo}
-        outcomes = self._engine.run(list(todo), stopping=self._stopping.is_set)
+            yield from self._finish([self._copied(source, record)], manifest)
+        todo = {group[0].path: group for group in work.todo}
+        results = self._engine.run(list(todo), stopping=self._stopping.is_set)
         try:
-            for batch in outcomes:
+            for batch in results:
                 done = [
-                    pair
-                    for outcome in batch
-                    for pair in self._results_of(outcome, todo.pop(outcome.path, []))
+                    finished
+                    for result in batch
+                    for finished in self._complete(result, todo.pop(result.path, []))
                 ]
                 yield from self._finish(done, manifest)
         finally:
-            outcomes.close()
+            results.close()
 
-    def _plan(self, manifest: Manifest | None) -> Plan:
+    def _plan(self, manifest: Manifest | None) -> Worklist:
         sources, output = self._sources, self._output
         if manifest is not None and output is not None:
             sources = [
-                s for s in sources if not (output.writes(s) if s.named else output.is_own(s))
+                source
+                for source in sources
+                if not (output.writes if source.named else output.recognizes)(source.path)
             ]
             output.begin(sources, manifest, overwrite=self._run_options.overwrite)
-        plan = make_plan(
+        work = make_worklist(
             identify(sources),
             manifest,
             output,
@@ -152,131 +147,125 @@ class Captioning:
             settings_hash=self.settings_hash,
         )
         self.summary.total = len(sources) + len(self._unreadable)
-        self.summary.kept, self.summary.kept_failures = plan.kept, plan.kept_failures
-        if manifest is not None and output is not None and output.keeps_superseded:
-            moved = manifest.drop(plan.paths, keep_in=output.superseded_path)
+        self.summary.kept, self.summary.kept_failures = work.kept, work.kept_failures
+        if manifest is not None and output is not None and output.superseded_path is not None:
+            moved = manifest.drop(work.replaced, keep_in=output.superseded_path)
             if moved:
                 self._notice(
                     f"{moved:,} captions of other settings or files moved to "
                     f"{output.superseded_path}"
                 )
-        return plan
+        return work
 
-    def _results_of(
-        self, outcome: Outcome, items: list[Item]
-    ) -> Iterator[tuple[Item, CaptionResult]]:
-        """The result of a video and of its copies."""
-        segments = outcome.segments
-        for place, item in enumerate(items):
-            error = outcome.error
-            if error is not None:
-                error = error.replace(outcome.path, item.path)
-                unread = outcome.duration is None
-                if unread and not item.source.named and not looks_like_video(item.path):
+    def _complete(self, result: CaptionResult, sources: list[Source]) -> Iterator[CaptionResult]:
+        """The result of a video, and of its copies."""
+        for number, source in enumerate(sources):
+            own = self._described(result, source)
+            if result.error is not None:
+                is_unread = result.duration is None
+                if is_unread and not source.named and not looks_like_video(source.path):
                     self.summary.no_videos += 1
                     continue
-            elif place:
+                own = replace(own, error=result.error.replace(result.path, source.path))
+            elif number:
                 self.summary.copies += 1
-            yield (
-                item,
-                self._result(
-                    item,
-                    error=error,
-                    duration=outcome.duration,
-                    segments=tuple(map(_free, segments)) if place else segments,
-                    same_as=outcome.path if place and error is None else None,
-                ),
-            )
+                segments = tuple(map(_without_cost, result.segments))
+                own = replace(own, segments=segments, same_as=result.path)
+            yield own
 
-    def _copied(self, item: Item, record: Record) -> CaptionResult:
+    def _copied(self, source: Source, record: Record) -> CaptionResult:
         """The result of a file whose content was captioned under another name."""
-        return self._result(
-            item,
+        result = CaptionResult(
+            path=record["path"],
             duration=record["duration"],
             segments=tuple(map(Segment.from_dict, record["segments"])),
-            same_as=record["path"],
             warnings=tuple(record["warnings"]),
+            same_as=record["path"],
+        )
+        return self._described(result, source)
+
+    def _unsearched(self, error: OSError) -> CaptionResult:
+        """The result of a folder that could not be searched."""
+        folder = os.fsdecode(error.filename)
+        reason = f"{folder}: this folder cannot be searched: {error.strerror}"
+        return self._failed(Source(folder, folder, named=True), reason)
+
+    def _failed(self, source: Source, reason: str) -> CaptionResult:
+        return self._described(CaptionResult(path=source.path, error=reason), source)
+
+    def _described(self, result: CaptionResult, source: Source) -> CaptionResult:
+        """The result as one of this file and of this run."""
+        return replace(
+            result,
+            path=source.path,
+            content=source.content,
+            model=self._engine.model,
+            prompt=self._options.prompt,
+            settings_hash=self.settings_hash,
+            settings=self.settings,
+            versions=self._engine.versions,
         )
 
     def _finish(
-        self, done: list[tuple[Item, CaptionResult]], manifest: Manifest | None
+        self, done: list[CaptionResult], manifest: Manifest | None
     ) -> Iterator[CaptionResult]:
-        """Write results down, then give them out."""
+        """Write results, then give them out."""
         if manifest is not None and self._output is not None:
             done = self._write(done, manifest, self._output)
-        for _, result in done:
+        yield from self._count(done)
+
+    def _count(self, done: list[CaptionResult]) -> list[CaptionResult]:
+        for result in done:
             if result.error is None:
                 self.summary.captioned += 1
             else:
                 self.summary.failed += 1
                 self.summary.failures.append((result.path, result.error))
-        for _, result in done:
-            yield result
+        return done
 
     def _write(
-        self, done: list[tuple[Item, CaptionResult]], manifest: Manifest, output: Output
-    ) -> list[tuple[Item, CaptionResult]]:
-        """The results as they are once written down: what cannot be is an error of this run, which
-        the manifest does not keep, since it is not the video's."""
+        self, done: list[CaptionResult], manifest: Manifest, output: CaptionOutput
+    ) -> list[CaptionResult]:
+        """The results as they are once written. What cannot be written is an error of this run, which
+        the manifest does not keep, since it is not the fault of the video."""
+        done = [self._checked(result, output) for result in done]
         records: dict[str, Record] = {}
-        errors: dict[str, str] = {}
-        done = [(item, self._checked(item, result, output)) for item, result in done]
-        for item, result in done:
+        errors: dict[str, OSError] = {}
+        for result in done:
             try:
                 if result.error is None:
-                    output.prepare(item.source)
-                record = output.note(item.source, result.as_dict(), manifest)
+                    output.prepare(result.path)
+                record = output.note(result.as_dict(), manifest)
                 manifest.check(record)
-                records[item.path] = record
+                records[result.path] = record
             except OSError as error:
-                errors[item.path] = unwritten(item, error)
+                errors[result.path] = error
         manifest.append(list(records.values()))
-        for item, result in done:
+        for path, record in records.items():
             try:
-                if result.error is None and item.path in records:
-                    output.write(item.source, records[item.path])
+                if record["error"] is None:
+                    output.write(record)
             except OSError as error:
-                errors[item.path] = unwritten(item, error)
+                errors[path] = error
         return [
-            (item, self._result(item, error=errors[item.path]) if item.path in errors else result)
-            for item, result in done
+            _with_error(result, explain_unwritten(result.path, errors[result.path]))
+            if result.path in errors
+            else result
+            for result in done
         ]
 
-    def _checked(self, item: Item, result: CaptionResult, output: Output) -> CaptionResult:
+    def _checked(self, result: CaptionResult, output: CaptionOutput) -> CaptionResult:
         """The result, or a failure where somebody has written its file since the run began."""
-        reason = None
-        if result.error is None:
-            reason = output.conflict(item.source, overwrite=self._run_options.overwrite)
-        return result if reason is None else self._result(item, error=reason)
-
-    def _result(self, item: Item, **what: Any) -> CaptionResult:
-        segments: tuple[Segment, ...] = what.get("segments", ())
-        problems = [
-            f"{plain(part.start)}-{plain(part.end)} s: {part.problem}"
-            for part in segments
-            if part.problem
-        ]
-        warnings = dict.fromkeys(warning for part in segments for warning in part.warnings)
-        return CaptionResult(
-            **{"warnings": (*warnings, *problems)} | what,
-            path=item.path,
-            caption=join_captions(segments) if what.get("error") is None else None,
-            model=self._engine.model,
-            prompt=self._options.prompt,
-            settings_hash=self.settings_hash,
-            settings=self.settings,
-            content=item.content,
-            versions=self._engine.versions,
-        )
+        if result.error is not None:
+            return result
+        reason = output.conflict(result.path, overwrite=self._run_options.overwrite)
+        return result if reason is None else _with_error(result, reason)
 
 
-def _unsearched(error: OSError) -> tuple[Item, str]:
-    """A folder that could not be searched, and why."""
-    folder = os.fsdecode(error.filename)
-    reason = f"{folder}: this folder cannot be searched: {error.strerror}"
-    return Item(Source(folder, folder, named=True), None), reason
+def _with_error(result: CaptionResult, reason: str) -> CaptionResult:
+    return replace(result, error=reason, duration=None, segments=(), warnings=(), same_as=None)
 
 
-def _free(part: Segment) -> Segment:
-    """A segment that cost nothing, since another's was taken."""
+def _without_cost(part: Segment) -> Segment:
+    """A segment whose caption was taken from another's."""
     return replace(part, decode_seconds=0.0, encode_seconds=0.0, generate_seconds=0.0)

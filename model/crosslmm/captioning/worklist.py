@@ -1,145 +1,110 @@
-"""Which files to caption: named ones, and those found in folders.
+"""What a run has to do, decided from the files and the manifest before anything is decoded."""
 
-A file is judged by its content, when it is read; its ending only decides what is said of one that
-no reader opens. The same file under several names (links, overlapping folders) is found once.
-"""
-
-import hashlib
 import os
-import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from fnmatch import fnmatch
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-from crosslmm.errors import UsageError
-
-_ENDINGS = (
-    *(".3g2", ".3gp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".m2ts", ".m4v", ".mjpeg"),
-    *(".mkv", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".ogm", ".ogv", ".rm"),
-    *(".rmvb", ".ts", ".vob", ".webm", ".wmv", ".y4m"),
-)
-_BEGINNINGS = (b"\x1aE\xdf\xa3", b"FLV\x01", b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3", b"YUV4MPEG")
+from crosslmm.captioning.manifest import Manifest, ManifestEntry, index_by_content
+from crosslmm.captioning.options import CaptionOptions, RunOptions
+from crosslmm.captioning.outputs import CaptionOutput
+from crosslmm.captioning.results import Record
+from crosslmm.captioning.sources import Source
 
 
-@dataclass(frozen=True)
-class Source:
-    """A file to caption: `path` absolute; `root` the folder it was found under, or its own;
-    `named` when it was given itself and not found in a folder."""
+@dataclass
+class Worklist:
+    """- todo: videos to caption, each followed by its copies;
+    - copies: videos whose content was captioned before, with the record of it;
+    - conflicts: videos whose caption must not be written, with the reason;
+    - unwritten: videos that are done, whose lost file could not be written again, with the reason;
+    - kept, kept_failures: how many videos an earlier run has done.
+    """
 
-    path: str
-    root: str
-    named: bool
+    todo: list[list[Source]] = field(default_factory=list)
+    copies: list[tuple[Source, Record]] = field(default_factory=list)
+    conflicts: list[tuple[Source, str]] = field(default_factory=list)
+    unwritten: list[tuple[Source, str]] = field(default_factory=list)
+    kept: int = 0
+    kept_failures: int = 0
 
     @property
-    def relative(self) -> str:
-        return os.path.relpath(self.path, self.root)
+    def replaced(self) -> set[str]:
+        """Paths of which this run writes a new record."""
+        settled = [source for source, _ in (*self.copies, *self.conflicts)]
+        return {source.path for group in (*self.todo, settled) for source in group}
 
 
-@dataclass(frozen=True)
-class Shard:
-    """The `index`-th (from 1) of `count` parts; a file's part depends on its own name alone."""
-
-    index: int
-    count: int
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.index <= self.count:
-            raise UsageError(
-                f"shard {self.index}/{self.count}: the first number goes from 1 to the second"
-            )
-
-    @classmethod
-    def parse(cls, text: str) -> "Shard":
-        index, slash, count = text.partition("/")
-        if not (slash and index.isdecimal() and count.isdecimal()):
-            raise UsageError(f"shard {text!r} is not of the form I/N, such as 1/8")
-        return cls(int(index), int(count))
-
-    def holds(self, source: Source) -> bool:
-        name = source.relative.replace(os.sep, "/").encode(errors="surrogateescape")
-        digest = hashlib.blake2b(name, digest_size=8).digest()
-        return int.from_bytes(digest, "big") % self.count == self.index - 1
-
-
-def find(
-    paths: Iterable[str | os.PathLike[str]],
+def make_worklist(
+    sources: Sequence[Source],
+    manifest: Manifest | None,
+    output: CaptionOutput | None,
     *,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    on_unreadable: Callable[[OSError], object] | None = None,
-) -> Iterator[Source]:
-    """The files at `paths`, folders searched through, each file once, in a stable order.
-
-    Hidden files and folders are passed over. `include` and `exclude` are globs for files in folders:
-    one with a slash is matched with the path below the folder, one without with the name alone.
-    `on_unreadable` is told of each folder that cannot be searched.
-    """
-    seen: set[tuple[int, int]] = set()
-    for given in paths:
-        path = os.path.abspath(os.fsdecode(given))
-        if os.path.isdir(path):
-            found: Iterable[Source] = _walk(path, include, exclude, on_unreadable)
+    options: CaptionOptions,
+    run_options: RunOptions,
+    settings_hash: str,
+) -> Worklist:
+    """What has to be done with `sources`, which are identified; lost files of videos that are done
+    are written again on the way."""
+    work = Worklist()
+    if manifest is None or output is None:
+        work.todo = _group_copies(sources, options)
+        return work
+    known = index_by_content(manifest.entries)
+    overwrite, retry_failed = run_options.overwrite, run_options.retry_failed
+    missing: list[Source] = []
+    for source in sources:
+        entry = manifest.entries.get(source.path)
+        if (
+            not overwrite
+            and entry is not None
+            and _is_current(entry, source, settings_hash, retry_failed=retry_failed)
+        ):
+            if entry.failed:
+                work.kept_failures += 1
+                continue
+            try:
+                output.restore(source.path, manifest)
+                work.kept += 1
+            except OSError as error:
+                work.unwritten.append((source, explain_unwritten(source.path, error)))
+        elif (reason := output.conflict(source.path, overwrite=overwrite)) is not None:
+            work.conflicts.append((source, reason))
+        elif overwrite:
+            missing.append(source)
         else:
-            found = [Source(path, os.path.dirname(path), named=True)]
-        for source in found:
-            identity = _identity(source.path)
-            if identity is None or identity not in seen:
-                yield source
-            if identity is not None:
-                seen.add(identity)
+            twin = known.get((source.content or "", settings_hash))
+            if twin is not None and options.same_for(twin, source.path):
+                work.copies.append((source, manifest.read(twin)))
+            else:
+                missing.append(source)
+    work.todo = _group_copies(missing, options)
+    return work
 
 
-def looks_like_video(path: str) -> bool:
-    """Whether a file that could not be read was probably meant to be a video."""
-    if path.lower().endswith(_ENDINGS):
-        return True
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            return False
-        with open(path, "rb") as file:
-            head = file.read(16)
-    except OSError:
+def explain_unwritten(path: str, error: OSError) -> str:
+    """Why a video that has a caption fails all the same."""
+    where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+    return f"{path}: its caption could not be written: {where}{error.strerror or error}"
+
+
+def _is_current(
+    entry: ManifestEntry, source: Source, settings_hash: str, *, retry_failed: bool
+) -> bool:
+    if entry.failed and retry_failed:
         return False
-    in_riff = head.startswith(b"RIFF") and head[8:12] == b"AVI "
-    return in_riff or head[4:8] == b"ftyp" or head.startswith(_BEGINNINGS)
+    return (entry.content, entry.settings_hash) == (source.content, settings_hash)
 
 
-def _walk(
-    root: str,
-    include: Sequence[str],
-    exclude: Sequence[str],
-    on_unreadable: Callable[[OSError], object] | None,
-) -> Iterator[Source]:
-    visited = {_identity(root)}
-    for folder, folders, files in os.walk(root, followlinks=True, onerror=on_unreadable):
-        kept = []
-        for name in sorted(folders):
-            path = os.path.join(folder, name)
-            identity = _identity(path)
-            # A link back to a folder that was seen would be followed for ever.
-            if name.startswith(".") or identity in visited or _matches(path, root, exclude):
-                continue
-            visited.add(identity)
-            kept.append(name)
-        folders[:] = kept
-        for name in sorted(files):
-            path = os.path.join(folder, name)
-            if name.startswith(".") or _matches(path, root, exclude):
-                continue
-            if not include or _matches(path, root, include):
-                yield Source(path, root, named=False)
-
-
-def _matches(path: str, root: str, patterns: Sequence[str]) -> bool:
-    below = os.path.relpath(path, root).replace(os.sep, "/")
-    name = os.path.basename(path)
-    bare = (pattern.rstrip("/") for pattern in patterns)  # `drafts/` is the folder, too
-    return any(fnmatch(below if "/" in pattern else name, pattern) for pattern in bare)
-
-
-def _identity(path: str) -> tuple[int, int] | None:
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError):
-        return None
-    return status.st_dev, status.st_ino
+def _group_copies(sources: Sequence[Source], options: CaptionOptions) -> list[list[Source]]:
+    """Files of the same content together, unless their prompts differ."""
+    groups: list[list[Source]] = []
+    by_content: dict[str, list[Source]] = {}
+    for source in sources:
+        group = by_content.get(source.content or "")
+        if group and options.same_for(group[0].path, source.path):
+            group.append(source)
+            continue
+        groups.append([source])
+        if source.content is not None:
+            by_content.setdefault(source.content, groups[-1])
+    return groups

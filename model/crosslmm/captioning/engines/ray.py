@@ -1,29 +1,33 @@
 """The same stages on a Ray cluster: CPU actors read, GPU actors caption, Ray Data streams between them.
 
-What is done is decided by our own manifest, written by the process that called: Ray's checkpointing
-does the work of finished rows again and writes them twice. A worker that dies is replaced and what it
-held is done again; its rows come here once, and one that came twice would be passed over.
+The manifest, written by the calling process, decides what is done: Ray's checkpointing repeats the
+work of finished rows and writes them twice. A worker that dies is replaced and what it held is done
+again; its rows come here once, and one that came twice would be ignored.
 """
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from crosslmm.captioning.engines import InProgress, Results
 from crosslmm.captioning.options import CaptionOptions, RunOptions
-from crosslmm.captioning.outcomes import InProgress, Outcome, Outcomes, Stopping
-from crosslmm.captioning.pool import ReaderProcess
-from crosslmm.captioning.reading import HEARTBEAT, ReadRequest, explain, pack, read_request, unpack
-from crosslmm.captioning.results import Segment, TimeBreakdown
+from crosslmm.captioning.pool import ClipReader
+from crosslmm.captioning.reading import Clip, ReadRequest, pack, read_request, unpack
+from crosslmm.captioning.results import CaptionResult, Segment, TimeBreakdown
 from crosslmm.checkpoints import catalog
 from crosslmm.errors import CrossLMMError, UsageError
 from crosslmm.fingerprint import folder_fingerprint
 
-# Rows of Ray's tables: `path` in bytes, since names need not be text; `head`, JSON of a clip or of
-# what came of it; `pixels`, the clip's frames.
+if TYPE_CHECKING:
+    from crosslmm.inference.assistant import Assistant
+
+# Rows of Ray's tables. To readers: `path` in bytes, since names need not be text. To workers: `head`,
+# the JSON of a clip (null for a video that is not begun any more), and `pixels`, its frames. From
+# workers: `result`, the JSON of a clip without frames and its segment, or null.
 Columns = dict[str, Any]
 
 _BLOCKS = 10_000
@@ -46,30 +50,39 @@ class RayEngine:
         run_options: RunOptions,
         workers: int | None,
     ) -> None:
-        from crosslmm.checkpoints.loading import load_config, load_processor
-
         if workers is not None and workers < 1:
-            raise UsageError(f"workers is a whole number from 1 up, not {workers}")
-        ray = _started_ray()
+            raise UsageError(f"`workers` must be an integer from 1 up, not {workers}")
+        self.model = model if model is not None else catalog.default_model().name
         self.options = options
         self.run_options = run_options
-        self.model = model if model is not None else catalog.default_model().name
+        self.workers = workers
         self._model_options = dict(model_options)
+
+    def start(self) -> None:
+        """Connect to the cluster, and see what it has and how it will run the model."""
+        from crosslmm.checkpoints.loading import load_config, load_processor
+
+        ray = _started_ray()
         folder = catalog.resolve(self.model).absolute()
-        # A worker's working folder is another.
+        # The working folder of a worker is a different one.
         self._loaded = str(folder) if os.path.isdir(self.model) else self.model
-        config, processor = load_config(folder), load_processor(folder)
+        processor = load_processor(folder)
         resources = ray.cluster_resources()
         gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
-        readers = run_options.readers
+        readers = self.run_options.readers
         self.readers = max(1, cpus // 2 if readers is None else readers)
-        self._workers = workers or gpus or 1
+        self.workers = self.workers or gpus or 1
         self._resources = {"num_gpus": 1} if gpus else {"num_cpus": 1}
         self.fingerprint = folder_fingerprint(folder)
-        self.default_frames = config.default_frames
-        self._size = processor.frame_size
-        self._resample = int(processor.image_processor.resample)
-        tokens = model_options.get("tokens_per_frame") or processor.tokens_per_frame
+        self.default_frames = load_config(folder).default_frames
+        self._request = read_request(
+            "",
+            self.options,
+            size=processor.frame_size,
+            resample=int(processor.image_processor.resample),
+            default_frames=self.default_frames,
+        )
+        tokens = self._model_options.get("tokens_per_frame") or processor.tokens_per_frame
         describe = ray.remote(_describe_worker).options(**self._resources)
         dtype, quantization, self.versions = ray.get(
             describe.remote(str(folder), self._model_options)
@@ -80,57 +93,48 @@ class RayEngine:
             "tokens_per_frame": str(tokens),
         }
 
-    def run(self, paths: Sequence[str], *, stopping: Stopping) -> Outcomes:
+    def run(self, paths: Sequence[str], *, stopping: Callable[[], bool]) -> Results:
         if not paths:
             return
         ray = _started_ray()
         pool = ray.data.ActorPoolStrategy
-        orders = [{"path": os.fsencode(path)} for path in paths]
+        rows = [{"path": os.fsencode(path)} for path in paths]
         stop: Any = ray.remote(_Stop).options(num_cpus=0).remote()
         # Small blocks, so that rows come as they are done and little is done again.
-        dataset = ray.data.from_items(orders, override_num_blocks=min(len(orders), _BLOCKS))
+        dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), _BLOCKS))
         dataset = dataset.map_batches(
             _Reader,
             batch_size=1,
             num_cpus=1,
             compute=pool(min_size=1, max_size=self.readers),
-            fn_constructor_args=(self._reading(), stop),
+            fn_constructor_args=(self._request, stop),
         ).map_batches(
             _Worker,
             batch_size=self.run_options.batch_size,
-            compute=pool(min_size=1, max_size=self._workers),
+            compute=pool(min_size=1, max_size=self.workers),
             fn_constructor_args=(self._loaded, self._model_options, self.options, self.run_options),
             **self._resources,
         )
         told = False
-        videos: dict[str, InProgress | None] = {path: InProgress(path) for path in paths}
+        videos = InProgress()
         try:
-            for rows in dataset.iter_batches(batch_size=None, prefetch_batches=0):
+            for batch in dataset.iter_batches(batch_size=None, prefetch_batches=0):
                 if stopping() and not told:
                     ray.get(stop.set.remote())
                     told = True
-                yield list(_outcomes(rows, videos))
+                yield list(_results(batch, videos))
         except ray.exceptions.RayError as error:
             raise CrossLMMError(f"Ray gave up: {_first_line(error)}") from error
         finally:
             with suppress(Exception):
                 ray.kill(stop)
 
-    def shares(self) -> TimeBreakdown | None:
+    def time_breakdown(self) -> TimeBreakdown | None:
         return None
-
-    def _reading(self) -> ReadRequest:
-        return read_request(
-            "",
-            self.options,
-            size=self._size,
-            resample=self._resample,
-            default_frames=self.default_frames,
-        )
 
 
 class _Stop:
-    """Told by the calling process that no further video is to be begun; an actor."""
+    """An actor that the calling process tells that no further video is to be begun."""
 
     def __init__(self) -> None:
         self.is_set = False
@@ -145,10 +149,10 @@ class _Stop:
 class _Reader:
     """Reads videos; an actor, with a process of its own that can be killed over a bad file."""
 
-    def __init__(self, order: ReadRequest, stop: Any) -> None:
-        self._order = order
+    def __init__(self, request: ReadRequest, stop: Any) -> None:
+        self._request = request
         self._stop = stop
-        self._process = ReaderProcess(timeout=order.sampling.deadline + 5 * HEARTBEAT)
+        self._reader = ClipReader(deadline=request.sampling.deadline)
 
     def __call__(self, batch: Columns) -> Iterator[Columns]:
         import ray
@@ -156,15 +160,13 @@ class _Reader:
         for name in batch["path"]:
             path = os.fsdecode(bytes(name))
             if ray.get(self._stop.get.remote()):
-                yield _row(path, {"kind": "stopped"})
+                yield _row(None)
                 continue
-            order = ReadRequest(**{**vars(self._order), "path": path})
             try:
-                for clip in self._process.read(order):
-                    head, pixels = pack(clip)
-                    yield _row(path, head, bytes(pixels))
+                for clip in self._reader.read(replace(self._request, path=path)):
+                    yield _row(clip)
             except CrossLMMError as error:
-                yield _row(path, {"kind": "error", "error": explain(error, path)})
+                yield _row(Clip(path=path, problem=str(error)))
 
 
 class _Worker:
@@ -180,54 +182,29 @@ class _Worker:
         from crosslmm.captioning.captioner import Captioner
         from crosslmm.inference.assistant import load
 
-        self._options = options
         self._captioner = Captioner(
-            load(model, **model_options),
-            batch_size=run_options.batch_size,
-            max_new_tokens=options.max_new_tokens,
+            load(model, **model_options), options, batch_size=run_options.batch_size
         )
 
     def __call__(self, batch: Columns) -> Columns:
-        from crosslmm.captioning.captioner import Task
-
-        rows = list(
-            zip(map(_path, batch["path"]), map(_json, batch["head"]), batch["pixels"], strict=True)
-        )
-        tasks: dict[int, Task] = {}
-        for place, (path, head, pixels) in enumerate(rows):
-            if head["kind"] == "clip":
-                clip = unpack(head, _array(pixels, head))
-                prompt = self._options.render(
-                    path, start=clip.start, duration=clip.end - clip.start
-                )
-                tasks[place] = Task(clip, prompt)
-        segments = self._captioner.caption(list(tasks.values()))
-        results = dict(zip(tasks, segments, strict=True))
-        kept = ("kind", "number", "count", "duration", "error")
-        heads = []
-        for place, (_, head, _) in enumerate(rows):
-            short = {name: head[name] for name in kept if name in head}
-            if place in results:
-                short["segment"] = asdict(results[place])
-            heads.append(json.dumps(short))
-        return {"path": list(batch["path"]), "head": heads}
+        rows = zip(batch["head"], batch["pixels"], strict=True)
+        clips = [_clip(*row) for row in rows]
+        segments = iter(self._captioner.caption([clip for clip in clips if clip is not None]))
+        done = [
+            clip and {"clip": vars(replace(clip, frames=None)), "segment": asdict(next(segments))}
+            for clip in clips
+        ]
+        return {"result": list(map(json.dumps, done))}
 
 
-def _outcomes(rows: Columns, videos: dict[str, InProgress | None]) -> Iterator[Outcome]:
-    """Videos that these rows make whole; None in `videos` marks those that were given out."""
-    for name, text in zip(rows["path"], rows["head"], strict=True):
-        path, head = _path(name), _json(text)
-        video = videos.get(path)
-        if video is None or head["kind"] == "stopped":
-            continue
-        if head["kind"] == "error":
-            video.error = head["error"]
-        else:
-            video.duration, video.count = head["duration"], head["count"]
-            video.segments[head["number"]] = Segment.from_dict(head["segment"])
-        if video.is_complete:
-            videos[path] = None
-            yield video.outcome()
+def _results(batch: Columns, videos: InProgress) -> Iterator[CaptionResult]:
+    """The results of the videos that these rows complete."""
+    for text in batch["result"]:
+        row = json.loads(str(text))
+        if row is not None:
+            result = videos.add(Clip(**row["clip"]), Segment.from_dict(row["segment"]))
+            if result is not None:
+                yield result
 
 
 def _describe_worker(folder: str, model_options: dict[str, Any]) -> tuple[str, str, dict[str, str]]:
@@ -237,7 +214,7 @@ def _describe_worker(folder: str, model_options: dict[str, Any]) -> tuple[str, s
     from crosslmm.checkpoints.headers import read_headers
     from crosslmm.checkpoints.quantization import resolve_quantization
     from crosslmm.device import resolve_device, resolve_dtype
-    from crosslmm.inference.assistant import library_versions
+    from crosslmm.versions import library_versions
 
     device = resolve_device(model_options.get("device"))
     dtype = resolve_dtype(model_options.get("dtype"), device)
@@ -267,26 +244,36 @@ def _started_ray() -> Any:
     return ray
 
 
-def _row(path: str, head: dict[str, Any], pixels: bytes = b"") -> Columns:
-    return {"path": [os.fsencode(path)], "head": [json.dumps(head)], "pixels": [pixels]}
+def _row(clip: Clip | None) -> Columns:
+    head, pixels = (None, b"") if clip is None else pack(clip)
+    return {"head": [json.dumps(head)], "pixels": [bytes(pixels)]}
 
 
-def _path(name: Any) -> str:
-    return os.fsdecode(bytes(name))
-
-
-def _json(text: Any) -> dict[str, Any]:
-    record: dict[str, Any] = json.loads(str(text))
-    return record
-
-
-def _array(pixels: Any, head: dict[str, Any]) -> Any:
+def _clip(text: Any, pixels: bytes) -> Clip | None:
     import numpy as np
 
-    if "shape" not in head:
-        return None
-    return np.frombuffer(bytes(pixels), dtype=np.uint8).reshape(head["shape"])
+    head = json.loads(str(text))
+    return None if head is None else unpack(head, np.frombuffer(bytes(pixels), dtype=np.uint8))
 
 
 def _first_line(error: BaseException) -> str:
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def start(
+    assistant: "Assistant | str | os.PathLike[str] | None",
+    model_options: Mapping[str, Any],
+    *,
+    options: CaptionOptions,
+    run_options: RunOptions,
+    workers: int | None,
+    on_notice: Callable[[str], None] | None,
+) -> RayEngine:
+    if assistant is not None and not isinstance(assistant, str | os.PathLike):
+        raise UsageError("the workers of Ray load the model themselves: give its name")
+    name = None if assistant is None else os.fspath(assistant)
+    engine = RayEngine(
+        name, model_options, options=options, run_options=run_options, workers=workers
+    )
+    engine.start()
+    return engine

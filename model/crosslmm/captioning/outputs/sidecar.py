@@ -1,170 +1,168 @@
-"""A text file for each video, beside it or in a folder that mirrors the videos'.
+"""A text file for each video, beside it or in a folder that mirrors the folders of the videos.
 
-Each record names its sidecar and the digest of what was written there. A sidecar is ours while it has
-that digest, whichever run recorded it: this one's manifest counts, and those of other shards and of
-runs over the videos' own folders. Records in folders above are not believed, and none may name a file
-outside of its own folder: a folder may come from somebody else.
+A record names its sidecar and the digest of what was written there. A sidecar was written by crosslmm
+while it has that digest; any other file is left alone. Only this output's manifest and those of other
+shards of it are believed, which lie in one folder, and none may name a file outside of that folder: it
+may come from somebody else.
 """
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from crosslmm.captioning.manifest import Manifest, recorded
-from crosslmm.captioning.outputs import Output, lock_of
+from crosslmm.captioning.manifest import Manifest, read_records
+from crosslmm.captioning.outputs import CaptionOutput, output_folder
 from crosslmm.captioning.results import Record
-from crosslmm.captioning.worklist import Source, looks_like_video
+from crosslmm.captioning.sources import Source, looks_like_video
 from crosslmm.errors import CrossLMMError
 from crosslmm.files import atomic_write, open_regular, remove_file, remove_scratch
-from crosslmm.subtitles import SIDECARS
+from crosslmm.subtitles import Cue, format_srt, format_vtt
 
-_ADOPTED_AT_ONCE = 1000
 _LONGEST = 64 << 20  # bytes read of a sidecar
+_BATCH = 1000  # records of other shards that are taken over at once
 
 
-class SidecarOutput(Output):
+def format_text(record: Record) -> str:
+    """The caption, as trainers of image and video generators read it."""
+    return f"{record['caption']}\n"
+
+
+def record_cues(record: Record) -> list[Cue]:
+    """A cue for each segment."""
+    return [(part["start"], part["end"], part["caption"] or "") for part in record["segments"]]
+
+
+FORMATTERS: dict[str, Callable[[Record], str]] = {
+    "txt": format_text,
+    "srt": lambda record: format_srt(record_cues(record)),
+    "vtt": lambda record: format_vtt(record_cues(record)),
+}
+
+
+class SidecarOutput(CaptionOutput):
     """- folder: where the sidecars go, None for beside the videos;
-    - sources: all there are, with those of other shards, since together they decide the names.
+    - sources: those of all shards, since together they decide the names.
     """
 
-    keeps_superseded = False
-    hides_manifest = True
-
     def __init__(
-        self, folder: Path | None, ending: str, shard: str, *, sources: list[Source]
+        self, folder: Path | None, format: str, part: str, *, sources: Sequence[Source]
     ) -> None:
-        self._home = folder or _common(sources)
-        hidden = f".crosslmm-captions-{ending}"
-        super().__init__(self._home / f"{hidden}{shard}.jsonl")
-        self.name = str(self._home)
+        self._home = folder or _common_folder(sources)
+        self._manifests = f".crosslmm-captions-{format}*.jsonl"
+        super().__init__(self._home, self._home / self._manifests.replace("*", part))
         self._folder = folder
-        self._ending = ending
-        self._render = SIDECARS[ending]
-        self._sources = [source for source in sources if source.named or not self.is_own(source)]
-        searched = {self._home}
-        if folder is None:
-            searched |= {Path(os.path.dirname(source.path)) for source in sources}
-        found = {path for place in searched for path in place.glob(f"{hidden}*.jsonl")}
-        self._others = sorted(found - {self.manifest_path})
-        self._paths: dict[str, Path] = {}
-        self._ours: dict[str, str] = {}
+        self._extension = f".{format}"
+        self._format = FORMATTERS[format]
+        self._sources = [
+            source for source in sources if source.named or not self.recognizes(source.path)
+        ]
+        # Of each video its sidecar, and of each sidecar its recorded digest; both below the home.
+        self._names: dict[str, str] = {}
+        self._digests: dict[str, str] = {}
+        self._written: set[str] = set()
 
-    @property
-    def locks(self) -> list[Path]:
-        same = (other for other in self._others if other.name == self.manifest_path.name)
-        return [*super().locks, *map(lock_of, same)]
+    def recognizes(self, path: str) -> bool:
+        return path.lower().endswith(self._extension)
 
-    def is_own(self, source: Source) -> bool:
-        return source.path.lower().endswith(f".{self._ending}")
-
-    def begin(self, sources: Iterable[Source], manifest: Manifest, *, overwrite: bool) -> None:
+    def begin(self, sources: Sequence[Source], manifest: Manifest, *, overwrite: bool) -> None:
         super().begin(sources, manifest, overwrite=overwrite)
-        names: dict[str, str] = {}
-        adopted = self._read_others({source.path for source in sources}, manifest, names)
-        while some := list(islice(adopted, _ADOPTED_AT_ONCE)):
-            manifest.append(some)
+        recorded: dict[str, str] = {}
+        newer = self._read_other_shards({source.path for source in sources}, manifest, recorded)
+        while batch := list(islice(newer, _BATCH)):
+            manifest.append(batch)
         for video, entry in manifest.entries.items():
             if entry.sidecar is not None:
                 name, digest = entry.sidecar
-                if not self._may_be_ours(name):
+                if not self._is_inside(name):
                     raise CrossLMMError(
-                        f"{self.manifest_path}: names {name!r}, which `crosslmm caption` did not write; "
+                        f"{self.manifest_path}: names {name!r}, which crosslmm did not write; "
                         "this record is not to be trusted, remove it"
                     )
-                names[video] = os.path.join(self._home, name)
-                self._ours[names[video]] = digest
-        self._digests = set(self._ours.values())
-        self._assign(names)
-        for folder in {path.parent for path in self._paths.values()}:
+                recorded[video] = name
+                self._digests[name] = digest
+        self._written = set(self._digests.values())
+        self._assign_names(recorded)
+        for folder in {(self._home / name).parent for name in self._names.values()}:
             remove_scratch(folder, root=self._home)
 
-    def conflict(self, source: Source, *, overwrite: bool) -> str | None:
-        path = self._paths.get(source.path)
-        if path is None:
-            return f"{source.path}: another video's caption would have the same file"
-        # One of another name is ours too: it was moved with its video.
-        if overwrite or not os.path.exists(path) or _digest_of(path) in self._digests:
+    def conflict(self, path: str, *, overwrite: bool) -> str | None:
+        name = self._names.get(path)
+        if name is None:
+            return f"{path}: the caption of another video would have the same file"
+        sidecar = self._home / name
+        # A digest recorded for another name counts: the sidecar was moved with its video.
+        if overwrite or not os.path.exists(sidecar) or _digest_of(sidecar) in self._written:
             return None
-        what = "is there already and was not written by us"
-        if str(path) in self._ours:
-            what = "was changed since we wrote it"
+        what = f"already exists and was not written by a run on {self._home}"
+        if name in self._digests:
+            what = "was changed after crosslmm wrote it"
         return (
-            f"{source.path}: {path.name} {what}; move it away and give --retry-failed, "
-            "or --overwrite to do everything anew"
+            f"{path}: {sidecar.name} {what}; `exclude` the video, or move the file away and use "
+            "`retry_failed`, or use `overwrite` to discard existing results and start over"
         )
 
-    def note(self, source: Source, record: Record, manifest: Manifest) -> Record:
+    def prepare(self, path: str) -> None:
+        # With the old file gone, a kill from here on leaves nothing that is out of date.
+        remove_file(self._home / self._names[path], root=self._home)
+
+    def note(self, record: Record, manifest: Manifest) -> Record:
         if record["error"] is None:
-            name = os.path.relpath(self._paths[source.path], self._home)
-            return record | {"sidecar": [name, _digest(self._data(record))]}
-        # The sidecar of a caption that other settings made stays, and stays ours.
-        entry = manifest.entries.get(source.path)
+            return record | {"sidecar": [self._names[record["path"]], _digest(self._data(record))]}
+        # The sidecar of a caption with other settings stays, and so does its digest.
+        entry = manifest.entries.get(record["path"])
         return record | {"sidecar": entry and entry.sidecar}
 
-    def prepare(self, source: Source) -> None:
-        # With the old file gone, a kill from here on leaves nothing that is out of date.
-        remove_file(self._paths[source.path], root=self._home)
-
-    def write(self, source: Source, record: Record) -> None:
-        path = self._paths[source.path]
+    def write(self, record: Record) -> None:
         self._home.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, self._data(record), root=self._home)
+        atomic_write(self._home / self._names[record["path"]], self._data(record), root=self._home)
 
-    def restore(self, source: Source, manifest: Manifest) -> None:
-        path = self._paths.get(source.path)
-        if path is not None and not os.path.exists(path):
-            self.write(source, manifest.read(source.path))
+    def restore(self, path: str, manifest: Manifest) -> None:
+        name = self._names.get(path)
+        if name is not None and not os.path.exists(self._home / name):
+            self.write(manifest.read(path))
 
-    def _read_others(
-        self, wanted: set[str], manifest: Manifest, names: dict[str, str]
+    def _read_other_shards(
+        self, wanted: set[str], manifest: Manifest, recorded: dict[str, str]
     ) -> Iterator[Record]:
-        """Note what other manifests record; gives the records that count in place of our own, being
-        those that agree with the sidecar that is there."""
-        for other in self._others:
-            for record in recorded(other):
-                if not record.get("sidecar"):
+        """Enter the sidecars that other shards have recorded; gives the records that count in place of
+        this manifest's, which are those that agree with the sidecar that is there."""
+        for path in sorted(set(self._home.glob(self._manifests)) - {self.manifest_path}):
+            for record in read_records(path):
+                name, digest = sidecar = tuple(record.get("sidecar") or ("", ""))
+                if not self._is_inside(name):
                     continue
-                name, digest = record["sidecar"]
-                if not self._may_be_ours(name):
-                    continue
-                path = os.path.join(other.parent, name)
-                names[record["path"]] = path
-                self._ours[path] = digest
-                if record["path"] in wanted:
-                    entry = manifest.entries.get(record["path"])
-                    sidecar = (os.path.relpath(path, self._home), digest)
-                    if not (entry and entry.sidecar == sidecar) and _digest_of(path) == digest:
-                        yield record | {"sidecar": sidecar}
+                recorded[record["path"]] = name
+                self._digests[name] = digest
+                entry = manifest.entries.get(record["path"])
+                is_news = record["path"] in wanted and not (entry and entry.sidecar == sidecar)
+                if is_news and _digest_of(self._home / name) == digest:
+                    yield record
 
-    def _may_be_ours(self, name: str) -> bool:
-        """Whether a recorded name is one that we give: below the folder of the record."""
-        parts = Path(name).parts
-        inside = not os.path.isabs(name) and ".." not in parts and "\0" not in name
-        return inside and name.endswith(f".{self._ending}")
+    def _is_inside(self, name: str) -> bool:
+        """Whether a recorded name is one that this output gives: below the folder of the record."""
+        inside = not os.path.isabs(name) and ".." not in Path(name).parts and "\0" not in name
+        return inside and name.endswith(self._extension)
 
-    def _assign(self, names: dict[str, str]) -> None:
+    def _assign_names(self, recorded: dict[str, str]) -> None:
         """Give each video its sidecar: the one it has, else one that no other video has."""
         several = len({source.root for source in self._sources if not source.named}) > 1
-        owners = {path: video for video, path in names.items()}
-        # A movie.jpg's comes after those of videos.
+        owners = {name: video for video, name in recorded.items()}
+        # The sidecar of movie.jpg is named after those of videos.
         for source in sorted(self._sources, key=lambda source: not looks_like_video(source.path)):
-            base = self._base(source, several=several)
-            choice = [
-                base.with_suffix(f".{self._ending}"),
-                base.with_name(f"{base.name}.{self._ending}"),
-            ]
-            if source.path in names:
-                choice = [Path(names[source.path])]
-            for path in choice:
-                owner = owners.setdefault(str(path), source.path)
+            base = Path(os.path.relpath(self._mirrored(source, several=several), self._home))
+            choice = [str(base.with_suffix(self._extension)), f"{base}{self._extension}"]
+            if source.path in recorded:
+                choice = [recorded[source.path]]
+            for name in choice:
+                owner = owners.setdefault(name, source.path)
                 if owner == source.path or not os.path.lexists(owner):
-                    owners[str(path)] = source.path
-                    self._paths[source.path] = path
+                    owners[name] = source.path
+                    self._names[source.path] = name
                     break
 
-    def _base(self, source: Source, *, several: bool) -> Path:
+    def _mirrored(self, source: Source, *, several: bool) -> Path:
         if self._folder is None:
             return Path(source.path)
         if source.named or not several:
@@ -172,23 +170,29 @@ class SidecarOutput(Output):
         return self._folder / os.path.basename(source.root) / source.relative
 
     def _data(self, record: Record) -> bytes:
-        return self._render(record).encode(errors="replace")
+        return self._format(record).encode(errors="replace")
+
+
+def make_output(
+    format: str, out: Path | None, part: str, sources: Sequence[Source]
+) -> SidecarOutput:
+    return SidecarOutput(out and output_folder(format, out), format, part, sources=sources)
 
 
 def _digest(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=8).hexdigest()
 
 
-def _digest_of(path: str | Path) -> str:
-    """Of a file's content; empty where it is not a regular file, or cannot be read."""
+def _digest_of(path: Path) -> str:
+    """Of the content of a file; empty where it is not a regular file, or cannot be read."""
     try:
-        with open_regular(Path(path), os.O_RDONLY) as file:
+        with open_regular(path, os.O_RDONLY) as file:
             return _digest(file.read(_LONGEST))
     except OSError:
         return ""
 
 
-def _common(sources: list[Source]) -> Path:
+def _common_folder(sources: Sequence[Source]) -> Path:
     """The folder that holds all the videos, where their hidden manifest goes."""
     if not sources:
         return Path.cwd()
@@ -196,5 +200,5 @@ def _common(sources: list[Source]) -> Path:
         return Path(os.path.commonpath([source.root for source in sources]))
     except ValueError as error:
         raise CrossLMMError(
-            "the videos have no folder in common to keep the record of what is done; give --out"
+            "the videos have no folder in common to keep the record of what is done; give `out`"
         ) from error

@@ -1,20 +1,48 @@
-"""Captions as one Parquet file, made of the manifest and put in place whole."""
+"""Captions as one Parquet file, made from the manifest at the end of a run."""
 
 import json
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from crosslmm.captioning.manifest import Manifest
+from crosslmm.captioning.outputs import CaptionOutput, output_file, unknown_file
 from crosslmm.captioning.results import Record
+from crosslmm.captioning.sources import Source
 from crosslmm.errors import UsageError
 from crosslmm.files import atomic_file
 
 _ROWS = 1000  # of a row group
 
 
-def write_parquet(path: Path, records: Iterable[Record]) -> None:
-    """One row per record; `settings` and `versions` are JSON in text, since their keys vary."""
+class TableOutput(CaptionOutput):
+    """A row for each video; `settings` and `versions` are JSON in text, since their keys vary."""
+
+    def begin(self, sources: Sequence[Source], manifest: Manifest, *, overwrite: bool) -> None:
+        super().begin(sources, manifest, overwrite=overwrite)
+        if not (overwrite or manifest.entries) and os.path.lexists(self.name):
+            raise unknown_file(Path(self.name))
+
+    def finish(self, manifest: Manifest) -> None:
+        # The next run would refuse an empty table, of which there is no record.
+        if manifest.entries:
+            _write_parquet(Path(self.name), manifest.records())
+
+
+def make_output(format: str, out: Path | None, part: str, sources: Sequence[Source]) -> TableOutput:
+    path = output_file(format, out, part)
+    try:
+        import pyarrow.parquet  # noqa: F401
+    except ImportError as error:
+        raise UsageError(
+            "writing Parquet needs pyarrow, which is not installed: pip install 'crosslmm[parquet]'"
+        ) from error
+    return TableOutput(path, path.with_name(f".{path.name}.manifest.jsonl"))
+
+
+def _write_parquet(path: Path, records: Iterable[Record]) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -28,16 +56,6 @@ def write_parquet(path: Path, records: Iterable[Record]) -> None:
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))
 
 
-def require_pyarrow() -> None:
-    """UsageError where Parquet cannot be written here."""
-    try:
-        import pyarrow.parquet  # noqa: F401
-    except ImportError as error:
-        raise UsageError(
-            "writing Parquet needs pyarrow, which is not installed: pip install 'crosslmm[parquet]'"
-        ) from error
-
-
 def _rows(records: Iterator[Record]) -> Iterator[Record]:
     for record in records:
         texts = {name: json.dumps(record[name]) for name in ("settings", "versions")}
@@ -45,7 +63,7 @@ def _rows(records: Iterator[Record]) -> Iterator[Record]:
 
 
 def _valid(value: Any) -> Any:
-    """The same without what is no valid text, as in some file names."""
+    """The same with what is not valid text escaped, as in some file names."""
     if isinstance(value, str):
         return value.encode(errors="backslashreplace").decode()
     if isinstance(value, list):

@@ -1,7 +1,7 @@
 """Captions and their videos as WebDataset shards: tar files with a video, a text and a JSON each.
 
-What a shard holds is told from the shard itself, so nothing can disagree with it: at the end of a run
-shards hold what the manifest says, once, whatever was killed before.
+What a shard holds is read from the shard itself, so that no record can disagree with it: at the end of
+a run the shards hold what the manifest says, once, whatever was killed before.
 """
 
 import io
@@ -9,47 +9,43 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from crosslmm.captioning.manifest import LONGEST_LINE, Manifest, parse
-from crosslmm.captioning.outputs import Output, foreign
+from crosslmm.captioning.manifest import LONGEST_LINE, Manifest, parse_record
+from crosslmm.captioning.outputs import CaptionOutput, output_folder, unknown_file
 from crosslmm.captioning.results import Record
-from crosslmm.captioning.worklist import Source
+from crosslmm.captioning.sources import Source
 from crosslmm.errors import CrossLMMError
 from crosslmm.files import atomic_file, open_regular, remove_scratch
 
-SHARD_SAMPLES = 1000
-SHARD_BYTES = 1 << 30
-
 _NUMBER = "[0-9]" * 6  # of a shard, as a pattern
-_NAME = re.compile(r"(\w+-\w+)\.")  # as of `sample_key`
+_NAME = re.compile(r"(\w+-\w+)\.")  # as of `_sample_key`
 
 
-class ShardOutput(Output):
-    """Shards in a folder, a new one as soon as there is enough for it."""
+class WebDatasetOutput(CaptionOutput):
+    """Shards in a folder, a new one as soon as there are enough samples or bytes for it."""
 
-    keeps_superseded = False
-    hides_manifest = True
+    shard_samples = 1000
+    shard_bytes = 1 << 30
 
     def __init__(self, folder: Path, part: str) -> None:
-        super().__init__(folder / f".crosslmm-captions{part}.jsonl")
-        self.name = str(folder)
+        super().__init__(folder, folder / f".crosslmm-captions{part}.jsonl")
         self._folder = folder
         self._prefix = f"captions{part}-"
         self._held: dict[str, Path] = {}
         self._pending: dict[str, str] = {}
         self._bytes = 0
 
-    def is_own(self, source: Source) -> bool:
-        return Path(source.path).parent == self._folder and source.path.endswith(".tar")
+    def recognizes(self, path: str) -> bool:
+        return Path(path).parent == self._folder and path.endswith(".tar")
 
-    def begin(self, sources: Iterable[Source], manifest: Manifest, *, overwrite: bool) -> None:
+    def begin(self, sources: Sequence[Source], manifest: Manifest, *, overwrite: bool) -> None:
         shards = self._shards()
         if shards and not (overwrite or manifest.entries):
-            raise foreign(shards[0])
+            raise unknown_file(shards[0])
         self._manifest = manifest
         remove_scratch(self._folder)
         for shard in shards:
@@ -59,23 +55,23 @@ class ShardOutput(Output):
             except (tarfile.TarError, OSError) as error:
                 raise CrossLMMError(
                     f"{shard}: this shard cannot be read ({error}); move it away, "
-                    "or choose another --out"
+                    "or choose another `out`"
                 ) from error
         # A record of a file that nobody named must not put that file into a shard.
         named = {source.path for source in sources}
         for path, entry in manifest.entries.items():
             if path in named and not entry.failed:
-                self._add(path, f"{entry.content}-{entry.settings_hash}")
+                self._add(path, _sample_key(entry.content, entry.settings_hash))
 
-    def write(self, source: Source, record: Record) -> None:
-        self._add(source.path, sample_key(record))
-        if len(self._pending) >= SHARD_SAMPLES or self._bytes >= SHARD_BYTES:
+    def write(self, record: Record) -> None:
+        self._add(record["path"], _sample_key(record["content"], record["settings_hash"]))
+        if len(self._pending) >= self.shard_samples or self._bytes >= self.shard_bytes:
             self._flush()
 
     def finish(self, manifest: Manifest) -> None:
         self._flush()
         wanted = {
-            f"{entry.content}-{entry.settings_hash}"
+            _sample_key(entry.content, entry.settings_hash)
             for entry in manifest.entries.values()
             if not entry.failed
         }
@@ -108,15 +104,15 @@ class ShardOutput(Output):
         shard = self._folder / f"{self._prefix}{self._next_number():06}.tar"
         try:
             _write_tar(shard, fill)
-        except OSError as error:  # of many videos, so that no single one's result could say it
+        except OSError as error:  # of many videos, so that the result of none could say it
             raise CrossLMMError(f"{shard}: {error.strerror or error}") from error
         self._manifest.append(lost)
         gone = {record["path"] for record in lost}
         self._held |= {key: shard for key, path in pending.items() if path not in gone}
 
     def _rewrite(self, shard: Path, wanted: set[str]) -> None:
-        """The shard without the samples that no longer count; those of videos that the manifest
-        does not know are not ours, and stay."""
+        """Remove the samples that no longer count; those of videos that the manifest does not know
+        stay."""
         with _open_tar(shard) as old:
             stale = {
                 key
@@ -144,9 +140,15 @@ class ShardOutput(Output):
         return int(shards[-1].stem[-6:]) + 1 if shards else 0
 
 
-def sample_key(record: Record) -> str:
-    """A sample's name: the same content with the same settings is the same sample."""
-    return f"{record['content']}-{record['settings_hash']}"
+def make_output(
+    format: str, out: Path | None, part: str, sources: Sequence[Source]
+) -> WebDatasetOutput:
+    return WebDatasetOutput(output_folder(format, out or Path("captions")), part)
+
+
+def _sample_key(content: str | None, settings_hash: str) -> str:
+    """The name of a sample: the same content with the same settings is the same sample."""
+    return f"{content}-{settings_hash}"
 
 
 def _add_sample(tar: tarfile.TarFile, key: str, record: Record, video: IO[bytes]) -> None:
@@ -177,14 +179,14 @@ def _write_tar(path: Path, fill: Callable[[tarfile.TarFile], object]) -> None:
 
 
 def _video_of(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str | None:
-    """The path of the sample's video, where this is its JSON."""
+    """The path of the video of the sample, where this is its JSON."""
     readable = member.name.endswith(".json") and member.size <= LONGEST_LINE
     file = tar.extractfile(member) if readable else None
-    record = None if file is None else parse(file.read())
+    record = None if file is None else parse_record(file.read())
     return None if record is None else str(record["path"])
 
 
 def _key_of(name: str) -> str:
-    """The key of the sample that a file of that name belongs to, empty where it is none of ours."""
+    """The key of the sample that a file of that name belongs to, empty where it has another name."""
     match = _NAME.match(name)
     return match[1] if match else ""

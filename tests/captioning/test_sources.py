@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from crosslmm.captioning.worklist import Shard, Source, find, looks_like_video
+from crosslmm.captioning.sources import Shard, Source, find, looks_like_video
 from crosslmm.errors import UsageError
 
 
@@ -49,7 +49,7 @@ def test_loops_of_links_end_and_the_same_file_comes_once(tree: Path) -> None:
     assert names(find([tree, tree / "sub", tree / "b.mp4"])) == expected
 
 
-def test_a_folder_that_cannot_be_searched_is_told(
+def test_a_folder_that_cannot_be_searched_is_reported(
     tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scandir = os.scandir
@@ -60,9 +60,9 @@ def test_a_folder_that_cannot_be_searched_is_told(
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", guarded)
-    told: list[OSError] = []
-    assert names(find([tree], on_unreadable=told.append)) == ["a.MKV", "b.mp4"]
-    assert [error.filename for error in told] == [str(tree / "sub")]
+    reported: list[OSError] = []
+    assert names(find([tree], on_unreadable=reported.append)) == ["a.MKV", "b.mp4"]
+    assert [error.filename for error in reported] == [str(tree / "sub")]
 
 
 def test_a_dangling_link_is_found_so_that_it_can_be_reported(tree: Path) -> None:
@@ -84,7 +84,7 @@ def test_shards_part_the_files_by_name_alone() -> None:
 
 
 @pytest.mark.parametrize("text", ["0/4", "5/4", "4", "a/b", "1/0", "-1/4", "1/4/2"])
-def test_a_shard_that_is_none_is_refused(text: str) -> None:
+def test_what_is_not_a_shard_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         Shard.parse(text)
 
