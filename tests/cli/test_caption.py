@@ -123,8 +123,16 @@ def test_shards_together_are_complete(run: Run, folder: Path, options: tuple[str
         (["CLIPS", "--shard", "3/2"], 2, "shard 3/2"),
         (["CLIPS", "--workers", "2"], 2, "--workers needs --engine ray"),
         (["CLIPS", "--out", "-", "--format", "srt"], 2, "--out - writes JSONL, not srt"),
-        (["CLIPS", "--out", "-", "--overwrite"], 2, "--retry-failed and --overwrite need an output file, not --out -"),
-        (["CLIPS", "--out", "-", "--retry-failed"], 2, "--retry-failed and --overwrite need an output file, not --out -"),
+        (
+            ["CLIPS", "--out", "-", "--overwrite"],
+            2,
+            "--retry-failed and --overwrite need an output file, not --out -",
+        ),
+        (
+            ["CLIPS", "--out", "-", "--retry-failed"],
+            2,
+            "--retry-failed and --overwrite need an output file, not --out -",
+        ),
         (["CLIPS", "--out", "CLIPS"], 2, "a folder; give the jsonl file to write"),
         (["CLIPS", "--out", "CLIPS/0.mp4"], 1, "line 1 was not written by `crosslmm caption`"),
         (["CLIPS", "--prompt", "x", "--prompt-file", "y"], 2, "exclude each other"),

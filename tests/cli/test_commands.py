@@ -66,7 +66,10 @@ class TestWrongUsage:
             (["ask", "clip.mp4", "q", "--fps", "0"], "is not greater than 0"),
             (["ask", "clip.mp4", "q", "--fps", "nan"], "is not greater than 0"),
             (["ask", "clip.mp4", "q", "--reader", "vlc"], "'pyav'"),
-            (["ask", "clip.mp4", "q", "--start", "1:99"], "'1:99' is not a time: use seconds, M:SS or H:MM:SS"),
+            (
+                ["ask", "clip.mp4", "q", "--start", "1:99"],
+                "'1:99' is not a time: use seconds, M:SS or H:MM:SS",
+            ),
             (["ask", "clip.mp4", "q", "--frames", "4", "--fps", "2"], "exclude each other"),
             (["ask", "clip.mp4", " "], "a question is empty"),
             (["ask", "clip.mp4", "-", "-"], "one question only"),
@@ -376,6 +379,36 @@ class TestOutput:
         for done in range(5):
             output.progress("encode", done, 4)
         assert capsys.readouterr() == ("", "")
+
+    def test_a_table_is_plain_aligned_text_without_a_terminal(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        rows = [
+            ("NAME", "SIZE", "PATH"),
+            ("a", "1 kB", "/x"),
+            ("long name", "12 kB", "/" + "y" * 99),
+        ]
+        Output().table(rows, right=(1,))
+        assert capsys.readouterr().out.splitlines() == [
+            "NAME        SIZE  PATH",
+            "a           1 kB  /x",
+            "long name  12 kB  /" + "y" * 99,
+        ]
+
+    def test_a_table_wraps_within_its_columns_on_a_terminal(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("crosslmm_cli.output.supports_ansi", lambda stream: True)
+        monkeypatch.setenv("COLUMNS", "40")
+        Output().table([("NAME", "PATH"), ("[red]", "/" + "y" * 50 + "\x1b[2J")])
+        out = capsys.readouterr().out
+        lines = [line.rstrip() for line in out.splitlines()]
+        assert len(lines) == 3
+        assert all(len(line) <= 40 for line in lines)
+        assert lines[1].startswith("[red]")
+        assert lines[2].startswith(" " * 7)
+        assert out.count("y") == 50
+        assert "\x1b[2J" not in out
 
     def test_sizes(self) -> None:
         sizes = [0, 999, 1000, 851_234, 1_730_000_000, 2.5e13]
