@@ -9,7 +9,7 @@ from crosslmm_cli.flags import flags_of, with_flags
 from crosslmm_cli.output import Output
 
 _MARKS = {"ok": "ok", "note": "note", "warning": "WARN", "failure": "FAIL"}
-_WIDTH = 21  # of the marks and names: each check is shown as soon as it is done
+_WIDTH = 22  # of marks and names, fixed because each check is printed as soon as it is done
 
 
 def doctor(as_json: options.JsonOption = False) -> None:
