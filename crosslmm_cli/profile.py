@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 
@@ -146,7 +146,12 @@ def profile(
     Only a configuration is read, unless --measure is given.
     """
     output = Output(as_json=as_json, quiet=quiet)
-    _check(as_json, as_csv, measure, interval, batch)
+    if as_json and as_csv:
+        raise UsageError("--json and --csv exclude each other: give one of them")
+    if measure and (interval or batch > 1):
+        raise UsageError(
+            "--measure runs the unmodified model on one video: it excludes --interval and --batch"
+        )
     if not measure and (video is not None or repeats is not None or device is not None):
         raise UsageError("--video, --repeats and --device need --measure")
     if as_csv and (measure or fits or compare == "paper"):
@@ -171,7 +176,7 @@ def profile(
         check_picture(plot)
     if video is not None:
         regular_file(video)
-    first, other, paper = _estimates(name, compare, shape=shape, settings=settings, **counts)
+    estimates = _estimate(name, compare, shape=shape, settings=settings, **counts)
     measured: list[Measured] = []
     if measure:
         assistant = load_assistant(
@@ -182,23 +187,19 @@ def profile(
             quantize=quantize,
         )
         settings = replace(settings, dtype=assistant.settings["dtype"])
-        first, other, paper = _estimates(name, compare, shape=shape, settings=settings, **counts)
+        estimates = _estimate(name, compare, shape=shape, settings=settings, **counts)
         measured = measure_profile(
-            assistant, first, video, repeats=repeats or 3, on_progress=output.progress
+            assistant, estimates.first, video, repeats=repeats or 3, on_progress=output.progress
         )
         output.finish_progress()
 
+    first, other, paper = estimates
     if as_json:
         output.record(as_record(first, other or paper, measured, budget))
     elif as_csv:
         output.text(csv_text([first, *([other] if other else [])]), end="")
     else:
-        blocks = [text(first)]
-        blocks += [comparison_text(first, other)] if other else []
-        blocks += [paper_text(first, paper)] if paper else []
-        blocks += [measured_text(measured)] if measured else []
-        blocks += [fits_text(first, budget)] if budget is not None else []
-        output.text("\n\n".join(blocks))
+        output.text(_text(estimates, measured, budget))
     for note in [*first.notes, *(other.notes if other else [])]:
         output.notice(note)
     if plot:
@@ -206,20 +207,26 @@ def profile(
         output.notice(f"wrote {plot}")
 
 
-def _estimates(
-    name: str, compare: str | None, **options: Any
-) -> tuple[cost.Profile, cost.Profile | None, PublishedComparison | None]:
+class _Estimates(NamedTuple):
     """The model's cost and, where requested, another model's or the paper's."""
+
+    first: cost.Profile
+    other: cost.Profile | None
+    paper: PublishedComparison | None
+
+
+def _estimate(name: str, compare: str | None, **options: Any) -> _Estimates:
     first = cost.profile(name, **options)
     if compare == "paper":
-        return first, None, compared_with_paper(first)
-    return first, compared(first, compare) if compare else None, None
+        return _Estimates(first, None, compared_with_paper(first))
+    return _Estimates(first, compared(first, compare) if compare else None, None)
 
 
-def _check(as_json: bool, as_csv: bool, measure: bool, interval: int | None, batch: int) -> None:
-    if as_json and as_csv:
-        raise UsageError("--json and --csv exclude each other: give one of them")
-    if measure and (interval or batch > 1):
-        raise UsageError(
-            "--measure runs the unmodified model on one video: it excludes --interval and --batch"
-        )
+def _text(estimates: _Estimates, measured: list[Measured], budget: int | None) -> str:
+    first, other, paper = estimates
+    blocks = [text(first)]
+    blocks += [comparison_text(first, other)] if other else []
+    blocks += [paper_text(first, paper)] if paper else []
+    blocks += [measured_text(measured)] if measured else []
+    blocks += [fits_text(first, budget)] if budget is not None else []
+    return "\n\n".join(blocks)
