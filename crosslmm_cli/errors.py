@@ -27,6 +27,7 @@ def explain(error: BaseException) -> int:
             return FAILED
         case ParsingError():
             message = error.format_message() if hasattr(error, "format_message") else str(error)
+            message = message.replace(": Value error, ", ": ")  # pydantic's, of a wrong choice
             context = getattr(error, "ctx", None)
             path = context.command_path if context else "crosslmm"
             if type(error).__name__ == "NoArgsIsHelpError":

@@ -54,7 +54,7 @@ class TestHelp:
 
 class TestWrongUsage:
     @pytest.mark.parametrize(
-        ("arguments", "words"),
+        ("arguments", "message"),
         [
             (["nosuch"], "No such command 'nosuch'"),
             (["asc"], "Did you mean 'ask'"),
@@ -65,7 +65,7 @@ class TestWrongUsage:
             (["ask", "clip.mp4", "q", "--frames", "few"], "--frames"),
             (["ask", "clip.mp4", "q", "--fps", "0"], "is not greater than 0"),
             (["ask", "clip.mp4", "q", "--fps", "nan"], "is not greater than 0"),
-            (["ask", "clip.mp4", "q", "--reader", "vlc"], "'pyav'"),
+            (["ask", "clip.mp4", "q", "--reader", "vlc"], ": 'vlc' is not one of 'auto', 'pyav'"),
             (
                 ["ask", "clip.mp4", "q", "--start", "1:99"],
                 "'1:99' is not a time: use seconds, M:SS or H:MM:SS",
@@ -79,10 +79,10 @@ class TestWrongUsage:
             (["models", "rm", "demo"], "stays"),
         ],
     )
-    def test_two_lines_and_code_2(self, run: Run, arguments: list[str], words: str) -> None:
+    def test_two_lines_and_code_2(self, run: Run, arguments: list[str], message: str) -> None:
         finished = run(*arguments)
         assert (finished.code, finished.out) == (2, "")
-        assert words in finished.err
+        assert message in finished.err
         assert finished.err.startswith("crosslmm: ")
         assert len(finished.err.splitlines()) <= 2
 
@@ -135,7 +135,7 @@ class TestFailures:
         assert "Traceback" in shown.err
         assert "KeyError: 'a bug'" in shown.err
 
-    def test_a_closed_pipe_is_no_error_with_debug_either(
+    def test_a_closed_pipe_is_not_an_error_even_with_debug(
         self, run: Run, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def gone() -> None:
@@ -208,7 +208,7 @@ class TestAsk:
         finished = run("ask", clip, "-", "--model", checkpoint, "--json", "--max-new-tokens", 2)
         assert json.loads(finished.out)["question"] == "what is\nthis?"
 
-    def test_a_question_from_stdin_that_is_no_text(
+    def test_a_question_from_stdin_that_is_not_text(
         self, run: Run, checkpoint: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         import io
@@ -269,7 +269,7 @@ class TestModels:
         assert not (home / "models" / "pet").exists()
         assert (checkpoint / "config.json").exists()
 
-    def test_a_default_that_is_gone_is_said(
+    def test_a_default_that_is_gone_is_reported(
         self, run: Run, home: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("CROSSLMM_MODEL", "org/gone")
@@ -346,13 +346,13 @@ class TestTimes:
         assert options.seconds(text) == expected
 
     @pytest.mark.parametrize("text", ["", "x", "-1", "1:60", "1:60:00", "1:2:3:4", "1e3", "inf"])
-    def test_no_times(self, text: str) -> None:
+    def test_what_is_not_a_time(self, text: str) -> None:
         with pytest.raises(typer.BadParameter):
             options.seconds(text)
 
 
 class TestOutput:
-    def test_a_terminal_is_not_steered(
+    def test_text_cannot_control_the_terminal(
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         output = Output()
