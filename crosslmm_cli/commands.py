@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from crosslmm_cli.errors import BROKEN_PIPE
-from crosslmm_cli.flags import Command
+from crosslmm_cli.flags import flags_of, set_flags
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,14 @@ COMMANDS: Mapping[str, CommandInfo] = {
     "synth": CommandInfo("synth", "Write synthetic clips with questions and answers."),
     "doctor": CommandInfo("doctor", "Check what is installed, what works and what would fail."),
 }
+
+
+class Command(TyperCommand):
+    """A command whose own flags are named in what is printed while it runs, and when it fails."""
+
+    def invoke(self, ctx: Any) -> Any:
+        set_flags(flags_of(self))
+        return super().invoke(ctx)
 
 
 class LazyGroup(TyperGroup):

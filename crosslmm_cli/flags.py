@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any
 
-from typer.core import TyperCommand
-
 # Parameters of the library that have another name on the command line.
 ALIASES = {
     "cross_attention_interval": "--interval",
@@ -26,21 +24,13 @@ _PARAMETER = re.compile(r"`([a-z_][a-z0-9_]*)`")
 _current: ContextVar[Mapping[str, str]] = ContextVar("flags")
 
 
-class Command(TyperCommand):
-    """A command whose own flags stand in what is printed while it runs, and when it fails."""
-
-    def invoke(self, ctx: Any) -> Any:
-        _current.set(flags_of(self))
-        return super().invoke(ctx)
-
-
-def reset_flags() -> None:
-    """Forget the last command's flags, before a command line is parsed."""
-    _current.set({})
+def set_flags(flags: Mapping[str, str]) -> None:
+    """Name these flags in everything that is printed from now on."""
+    _current.set(flags)
 
 
 def current_flags() -> Mapping[str, str]:
-    """The flags of the command that runs, by parameter; empty outside one."""
+    """The flags of the command that runs, by parameter; empty before one runs."""
     return _current.get({})
 
 

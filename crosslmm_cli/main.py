@@ -14,7 +14,7 @@ from crosslmm import __version__
 from crosslmm_cli import interrupt
 from crosslmm_cli.commands import LazyGroup
 from crosslmm_cli.errors import ParsingError, explain
-from crosslmm_cli.flags import reset_flags
+from crosslmm_cli.flags import set_flags
 from crosslmm_cli.output import Output, supports_ansi
 
 
@@ -47,7 +47,7 @@ def execute(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code. Errors are one or two lines on stderr."""
     arguments, debug = _take_debug(arguments)
     arguments = arguments or ["--help"]
-    reset_flags()
+    set_flags({})
     if "--version" in arguments[:1]:
         Output().text(f"crosslmm {__version__}")
         return 0

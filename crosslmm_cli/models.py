@@ -10,7 +10,7 @@ from crosslmm.checkpoints import catalog
 from crosslmm.errors import CheckpointError, UsageError
 from crosslmm.files import check_empty
 from crosslmm_cli import options
-from crosslmm_cli.flags import Command
+from crosslmm_cli.commands import Command
 from crosslmm_cli.output import Output, size_text
 
 app = typer.Typer(no_args_is_help=True, help="List, download, assemble, choose and delete models.")

@@ -8,7 +8,7 @@ import pytest
 import typer
 
 from crosslmm.errors import CheckpointError, OutOfMemory, UsageError, VideoError
-from crosslmm_cli.commands import COMMANDS, load
+from crosslmm_cli.commands import COMMANDS, Command, load
 from crosslmm_cli.errors import explain
 from crosslmm_cli.flags import ALIASES, flags_of, with_flags
 from tests.conftest import Finished
@@ -66,6 +66,7 @@ def test_the_flag_of_each_alias_exists(alias: str) -> None:
 
 def test_every_command_names_its_own_flags() -> None:
     for command in commands():
+        assert isinstance(command, Command), command.name
         flags = flags_of(command)
         for parameter in command.params:
             if parameter.param_type_name == "option":
