@@ -1,4 +1,4 @@
-"""The console script: ready for Ctrl-C before anything slow is imported."""
+"""The console script: handles Ctrl-C before anything slow is imported."""
 
 import logging
 import os
@@ -18,15 +18,17 @@ def main() -> int:
             _silence_libraries()
         code = execute(sys.argv[1:])
     except KeyboardInterrupt:
-        print("crosslmm: interrupted", file=sys.stderr)
+        from crosslmm_cli.output import Output
+
+        Output().error("interrupted")
         code = interrupt.EXIT_CODE
-    if code:  # something may still be running
+    if code:  # threads or processes may still be running
         interrupt.force_exit(code)
     return 0
 
 
 def _silence_libraries() -> None:
-    """Libraries' own talk is for --debug; what users need to know, crosslmm says itself."""
+    """Hide other libraries' warnings and logs; with --debug they are shown."""
     warnings.simplefilter("ignore")
     logging.disable(logging.ERROR)
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -12,11 +12,12 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-BROKEN_PIPE = 141  # what a shell reports for a command that wrote to a closed pipe
+from crosslmm_cli.errors import BROKEN_PIPE
+from crosslmm_cli.flags import flags_of, set_flags
 
 
 @dataclass(frozen=True)
-class Entry:
+class CommandInfo:
     """A command's module and one-line help; `function` where its name is not the module's."""
 
     module: str
@@ -25,32 +26,32 @@ class Entry:
     examples: tuple[str, ...] = ()
 
 
-COMMANDS: Mapping[str, Entry] = {
-    "ask": Entry(
+COMMANDS: Mapping[str, CommandInfo] = {
+    "ask": CommandInfo(
         "ask",
-        "Ask questions about a video or a picture.",
+        "Ask questions about a video or an image.",
         examples=(
             'crosslmm ask movie.mp4 "what happens?"',
             'crosslmm ask movie.mp4 "who comes in?" "and then?" --start 1:30 --end 2:00',
             'crosslmm ask movie.mp4 "what happens?" --frames 128 --json | jq -r .answer',
-            "crosslmm ask picture.jpg - < question.txt",
+            "crosslmm ask image.jpg - < question.txt",
         ),
     ),
-    "caption": Entry(
+    "caption": CommandInfo(
         "caption",
-        "Caption many videos, files or folders.",
+        "Caption many videos: files, folders or lists.",
         examples=(
             "crosslmm caption clips/ --out captions.jsonl",
             "crosslmm caption film.mkv --scenes --format srt",
-            "crosslmm caption clips/ --format txt --prompt 'Describe {filename}.' --retry-failed",
+            "crosslmm caption clips/ --format txt --prompt 'Describe {filename}.'",
             "find . -name '*.mp4' -print0 | crosslmm caption - --format parquet",
         ),
     ),
-    "demo": Entry("demo", "Write a sample clip and ask the built-in model about it."),
-    "models": Entry("models", "See, fetch, make and choose models."),
-    "profile": Entry(
+    "demo": CommandInfo("demo", "Write a sample clip and ask the built-in model about it."),
+    "models": CommandInfo("models", "List, download, assemble, choose and delete models."),
+    "profile": CommandInfo(
         "profile",
-        "Tokens, FLOPs, memory and time, per stage and frame count.",
+        "Estimate tokens, compute and memory per stage, or measure them.",
         examples=(
             "crosslmm profile --frames 64,256 --compare unmerged",
             "crosslmm profile --model crosslmm-7b --quantize 4bit --fits 24GB",
@@ -58,11 +59,35 @@ COMMANDS: Mapping[str, Entry] = {
             "crosslmm profile --measure --plot cost.png",
         ),
     ),
-    "train": Entry("train", "Train a model."),
-    "eval": Entry("evaluate", "Measure a model on a file of questions.", function="evaluate"),
-    "synth": Entry("synth", "Write synthetic clips with questions and answers."),
-    "doctor": Entry("doctor", "What is installed, what works, what would fail."),
+    "train": CommandInfo(
+        "train",
+        "Train a model.",
+        examples=(
+            "crosslmm train align-2b --model start --data mix.yaml --out runs/align",
+            "crosslmm train recipe.yaml --model start --data mix.yaml --out run --set epochs=2",
+            "crosslmm train demo --out runs/demo",
+        ),
+    ),
+    "eval": CommandInfo(
+        "evaluate",
+        "Measure a model's accuracy on a file of questions.",
+        function="evaluate",
+        examples=(
+            "crosslmm synth shapes --clips 200 --seed 7",
+            "crosslmm eval shapes/questions.jsonl --model demo",
+        ),
+    ),
+    "synth": CommandInfo("synth", "Write synthetic clips with questions and answers."),
+    "doctor": CommandInfo("doctor", "Check what is installed, what works and what would fail."),
 }
+
+
+class Command(TyperCommand):
+    """A command whose own flags are named in what is printed while it runs, and when it fails."""
+
+    def invoke(self, ctx: Any) -> Any:
+        set_flags(flags_of(self))
+        return super().invoke(ctx)
 
 
 class LazyGroup(TyperGroup):
@@ -70,14 +95,14 @@ class LazyGroup(TyperGroup):
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
-        for name, entry in COMMANDS.items():
-            if find_spec(f"crosslmm_cli.{entry.module}"):
-                self.commands[name] = TyperCommand(name, help=entry.help)
+        for name, info in COMMANDS.items():
+            if find_spec(f"crosslmm_cli.{info.module}"):
+                self.commands[name] = TyperCommand(name, help=info.help)
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except BrokenPipeError:  # the reader of our answers has gone, which is its right
+        except BrokenPipeError:  # the reader of stdout has gone, as `| head` does
             raise typer.Exit(BROKEN_PIPE) from None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
@@ -88,14 +113,14 @@ class LazyGroup(TyperGroup):
 
 def load(name: str, *, rich: bool) -> Any:
     """The real command: its module's `app` where there is one, else its function."""
-    entry = COMMANDS[name]
-    module = import_module(f"crosslmm_cli.{entry.module}")
+    info = COMMANDS[name]
+    module = import_module(f"crosslmm_cli.{info.module}")
     app = getattr(module, "app", None)
     single = app is None
     if app is None:
         app = typer.Typer(add_completion=False)
-        function = getattr(module, entry.function or entry.module)
-        app.command(name, epilog=_epilog(entry.examples, rich=rich))(function)
+        function = getattr(module, info.function or info.module)
+        app.command(name, cls=Command, epilog=_epilog(info.examples, rich=rich))(function)
     app.rich_markup_mode = "rich" if rich else None
     app.pretty_exceptions_enable = False
     command = typer.main.get_command(app) if single else typer.main.get_group(app)

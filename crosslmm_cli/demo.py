@@ -1,4 +1,4 @@
-"""`crosslmm demo`: the first thing to run."""
+"""`crosslmm demo`: the built-in model on a sample clip."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,11 +13,11 @@ from crosslmm_cli.output import Output
 def demo(
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Keep the clip here: a folder, or a file ending in .mp4."),
+        typer.Option("--out", metavar="PATH", help="Keep the clip here: a folder or an .mp4 file."),
     ] = None,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Write a sample clip and ask the built-in model about it. Needs no network."""
+    """Write a sample clip and ask the built-in model about it. Works offline."""
     import tempfile
 
     from crosslmm.synthetic.sample import SAMPLE_QUESTIONS, write_sample
@@ -25,16 +25,14 @@ def demo(
     output = Output(quiet=quiet)
     with tempfile.TemporaryDirectory(prefix="crosslmm-demo-") as scratch:
         path = write_sample(out or Path(scratch))
-        assistant = load_assistant(
-            output, model="demo", device=None, dtype="auto", quantize="none", tokens_per_frame=None
-        )
-        watched = assistant.open_video(path, on_progress=output.progress)
+        assistant = load_assistant(output, model="demo", device=None, dtype="auto", quantize="none")
+        session = assistant.open_video(path, on_progress=output.progress)
         output.finish_progress()
-        output.notice(f"{path.name}: {watched.summary}")
+        output.notice(f"{path.name}: {session.summary}")
         for question in SAMPLE_QUESTIONS:
             output.text(f"> {question}")
-            for piece in watched.stream(question):
+            for piece in session.stream(question):
                 output.text(piece, end="")
             output.text("")
     if out is not None:
-        output.notice(f'kept {path}; try: crosslmm ask {path} "what happens?"')
+        output.notice(f'wrote {path}; try: crosslmm ask {path} "what happens?"')

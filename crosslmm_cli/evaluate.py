@@ -1,4 +1,4 @@
-"""`crosslmm eval`: how many questions of a file a model answers rightly, by type."""
+"""`crosslmm eval`: a model's accuracy on a file of questions, by question type."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -7,8 +7,9 @@ import typer
 
 from crosslmm.files import check_writable
 from crosslmm_cli import options
+from crosslmm_cli.errors import SOME_FAILED
 from crosslmm_cli.loading import load_assistant
-from crosslmm_cli.output import SOME_FAILED, Output
+from crosslmm_cli.output import Output
 
 if TYPE_CHECKING:
     from crosslmm.evaluation.runner import Report
@@ -18,12 +19,17 @@ def evaluate(
     questions: Annotated[
         Path,
         typer.Argument(
-            metavar="QUESTIONS", help="JSON lines as `crosslmm synth` writes them.", exists=True
+            metavar="QUESTIONS", help="JSON lines as written by `crosslmm synth`.", exists=True
         ),
     ],
     video_folder: Annotated[
         Path | None,
-        typer.Option("--video-folder", help="Where the videos are; default: beside it."),
+        typer.Option(
+            "--video-folder",
+            metavar="DIR",
+            help="Folder of the videos.",
+            show_default="the folder of QUESTIONS",
+        ),
     ] = None,
     model: options.ModelOption = None,
     frames: options.FramesOption = None,
@@ -31,14 +37,15 @@ def evaluate(
     device: options.DeviceOption = None,
     dtype: options.DtypeOption = "auto",
     answers: Annotated[
-        Path | None, typer.Option("--answers", help="Write every answer here, as JSON lines.")
+        Path | None,
+        typer.Option("--answers", metavar="FILE", help="Write every answer to this JSONL file."),
     ] = None,
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Ask a file's questions and count the right answers, by question type.
+    """Measure a model's accuracy on a file of questions, by question type.
 
-    A video that cannot be read costs its own questions, and the exit code is 3.
+    Questions about a video that cannot be decoded count as wrong; the exit code is then 3.
     """
     output = Output(as_json=as_json, quiet=quiet)
     if answers is not None:
@@ -48,28 +55,29 @@ def evaluate(
     from crosslmm.evaluation.tasks.questions import read_questions
 
     rows = read_questions(questions)
-    assistant = load_assistant(
-        output, model=model, device=device, dtype=dtype, quantize=quantize, tokens_per_frame=None
-    )
+    assistant = load_assistant(output, model=model, device=device, dtype=dtype, quantize=quantize)
     done = 0
 
-    def count(_: object) -> None:
+    def on_row(_: object) -> None:
         nonlocal done
         done += 1
-        output.progress("asking", done, len(rows))
+        output.progress("evaluating", done, len(rows))
 
-    report = run(rows, assistant, video_folder or questions.parent, frames=frames, on_row=count)
+    report = run(rows, assistant, video_folder or questions.parent, frames=frames, on_row=on_row)
     output.finish_progress()
     for video, why in report.failures.items():
         output.notice(f"{video}: {why}")
     if as_json:
-        how = {**assistant.settings, "frames": frames or assistant.default_frames,
-               "tokens_per_frame": assistant.tokens_per_frame}  # fmt: skip
+        settings = {
+            **assistant.settings,
+            "frames": frames or assistant.default_frames,
+            "tokens_per_frame": assistant.tokens_per_frame,
+        }
         output.record(
             {
                 **report.summary(),
                 "model": assistant.name,
-                "settings": how,
+                "settings": settings,
                 "versions": assistant.versions,
             }
         )
@@ -78,12 +86,14 @@ def evaluate(
     if answers is not None:
         write_answers(report, answers)
     if report.failures:
-        output.notice(f"{len(report.failures)} videos failed; their questions count as not right")
+        count = len(report.failures)
+        videos = "1 video" if count == 1 else f"{count:,} videos"
+        output.notice(f"{videos} could not be decoded; those questions count as wrong")
         raise typer.Exit(SOME_FAILED)
 
 
 def _table(report: "Report") -> list[tuple[str, ...]]:
-    table: list[tuple[str, ...]] = [("type", "right", "count")]
+    table: list[tuple[str, ...]] = [("type", "accuracy", "questions")]
     parts = sorted(report.types.items())
     table += [(name, f"{part.accuracy:.1%}", f"{part.count:,}") for name, part in parts]
     table.append(("all", f"{report.accuracy:.1%}", f"{report.count:,}"))

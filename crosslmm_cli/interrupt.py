@@ -1,9 +1,9 @@
 """Ctrl-C that always works.
 
 Python runs its signal handler between two bytecodes, so a long call into C (an import of torch, a
-matrix product, a decoder) holds Ctrl-C back until it returns, and a thread that does not end holds
-the exit back. The signal therefore also wakes a watching thread, which ends the process when it is
-still there a moment later, or at once at a second Ctrl-C.
+matrix product, a decoder) delays Ctrl-C until it returns, and a thread that does not end delays the
+exit. The signal therefore also wakes a watcher thread, which ends the process if it is still running
+a moment later, or at once at a second Ctrl-C.
 """
 
 import os
@@ -24,19 +24,19 @@ _requested = threading.Event()
 
 
 @dataclass
-class _Spared:
-    """A Ctrl-C that ends nothing: not yet told by the handler, not yet seen by the watcher."""
+class _Deferral:
+    """A Ctrl-C that ends nothing; both the handler and the watcher thread see the signal."""
 
-    notice: Callable[[], None] | None = None
-    unseen: bool = False
+    callback: Callable[[], None] | None = None
+    pending: bool = False  # the watcher has not seen it yet
 
-    def seen(self) -> bool:
-        """Whether the signal that the watcher has seen is that one."""
-        spared, self.unseen = self.unseen, False
-        return spared
+    def take(self) -> bool:
+        """Whether the signal that the watcher has just seen is the deferred one."""
+        deferred, self.pending = self.pending, False
+        return deferred
 
 
-_spared = _Spared()
+_deferral = _Deferral()
 
 
 def install() -> None:
@@ -52,24 +52,24 @@ def install() -> None:
 
 
 @contextmanager
-def defer_first_interrupt(notice: Callable[[], None]) -> Iterator[None]:
-    """Inside, the first Ctrl-C only calls `notice`; the second ends the process as ever."""
-    _spared.notice, _spared.unseen = notice, True
+def defer_first_interrupt(callback: Callable[[], None]) -> Iterator[None]:
+    """Inside, the first Ctrl-C only calls `callback`; the second ends the process as usual."""
+    _deferral.callback, _deferral.pending = callback, True
     try:
         yield
     finally:
-        _spared.notice, _spared.unseen = None, False
+        _deferral.callback, _deferral.pending = None, False
 
 
 def requested() -> bool:
-    """Whether Ctrl-C was pressed: what is raised while unwinding may be another error."""
+    """Whether Ctrl-C was pressed; unwinding from it may raise another error."""
     return _requested.is_set()
 
 
 def force_exit(code: int) -> NoReturn:
-    """End the process now, its reading processes with it, the terminal's cursor shown.
+    """End the process and its children now, and show the terminal's cursor again.
 
-    Without Python's own ending, which waits for threads that are busy, or aborts over them.
+    Python's own exit would wait for busy threads, or abort on them.
     """
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
@@ -90,15 +90,15 @@ def _end(code: int) -> NoReturn:
 
 
 def _handle(number: int, frame: object) -> None:
-    notice, _spared.notice = _spared.notice, None
-    if notice is not None:
-        return notice()
+    callback, _deferral.callback = _deferral.callback, None
+    if callback is not None:
+        return callback()
     _requested.set()
     raise KeyboardInterrupt
 
 
 def _watch(reader: socket.socket) -> None:
-    while reader.recv(1)[0] != signal.SIGINT or _spared.seen():
+    while reader.recv(1)[0] != signal.SIGINT or _deferral.take():
         pass
     select.select([reader], [], [], GRACE)
     with suppress(OSError):

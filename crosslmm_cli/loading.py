@@ -1,4 +1,4 @@
-"""Choosing and loading the model, the same for every command that asks one."""
+"""Choosing and loading the model, the same for every command that runs one."""
 
 from typing import Any
 
@@ -14,33 +14,44 @@ def load_assistant(
     device: str | None,
     dtype: options.Dtype,
     quantize: options.Quantization,
-    tokens_per_frame: int | None,
+    tokens_per_frame: int | None = None,
     frames: int | None = None,
 ) -> Any:
-    """The model to use, found before the heavy imports begin and loaded with its notices shown."""
+    """The chosen model, found before the heavy imports begin and loaded with its notices shown."""
     choice = catalog.default_model(model)
     catalog.resolve(choice.name)
     notice_of_demo(output, choice)
     output.progress("load", 0, 0)
     from crosslmm.inference.assistant import load
 
-    assistant = load(
-        choice.name,
-        device=device,
-        dtype=None if dtype == "auto" else dtype,
-        quantization=quantize,
-        tokens_per_frame=tokens_per_frame,
-        frames=frames,
-        on_notice=output.notice,
+    chosen = model_options(
+        device=device, dtype=dtype, quantize=quantize, tokens_per_frame=tokens_per_frame
     )
+    assistant = load(choice.name, frames=frames, on_notice=output.notice, **chosen)
     output.progress("load", 1, 1)
     return assistant
+
+
+def model_options(
+    *,
+    device: str | None,
+    dtype: options.Dtype,
+    quantize: options.Quantization,
+    tokens_per_frame: int | None,
+) -> dict[str, Any]:
+    """The flags about the model as `crosslmm.load` takes them."""
+    return {
+        "device": device,
+        "dtype": None if dtype == "auto" else dtype,
+        "quantization": quantize,
+        "tokens_per_frame": tokens_per_frame,
+    }
 
 
 def notice_of_demo(output: Output, choice: catalog.Choice) -> None:
     """Say what the built-in model is, where nobody chose it."""
     if choice.origin == "built-in":
         output.notice(
-            "the built-in demo model knows synthetic shape clips and cannot describe real footage; "
-            f"`crosslmm models pull {catalog.SUGGESTED}` gets one that can"
+            "using the built-in demo model, which knows synthetic shape clips and cannot describe "
+            f"real footage; `crosslmm models pull {catalog.SUGGESTED}` downloads one that can"
         )

@@ -1,4 +1,4 @@
-"""`crosslmm models`: what is on disk, and how more gets there."""
+"""`crosslmm models`: the models on disk, and getting more of them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +10,10 @@ from crosslmm.checkpoints import catalog
 from crosslmm.errors import CheckpointError, UsageError
 from crosslmm.files import check_empty
 from crosslmm_cli import options
+from crosslmm_cli.commands import Command
 from crosslmm_cli.output import Output, size_text
 
-app = typer.Typer(no_args_is_help=True, help="See, fetch, make and choose models.")
+app = typer.Typer(no_args_is_help=True, help="List, download, assemble, choose and delete models.")
 
 NameArgument = Annotated[
     str,
@@ -22,9 +23,9 @@ NameArgument = Annotated[
 ]
 
 
-@app.command("list")
+@app.command("list", cls=Command)
 def list_models(as_json: options.JsonOption = False) -> None:
-    """Show the models on disk: where, how large, what they are."""
+    """List the models on disk with their kind, size and location."""
     output = Output(as_json=as_json)
     models = catalog.stored_models()
     if as_json:
@@ -32,9 +33,11 @@ def list_models(as_json: options.JsonOption = False) -> None:
             output.record({**vars(model), "path": str(model.path)})
         return
     if not models:
-        output.notice(f"no models on disk; `crosslmm models pull {catalog.SUGGESTED}` gets one")
+        output.notice(
+            f"no models on disk; `crosslmm models pull {catalog.SUGGESTED}` downloads one"
+        )
         return
-    rows = [("", "NAME", "WHAT", "SIZE", "WHERE")]
+    rows = [("", "NAME", "KIND", "SIZE", "PATH")]
     rows += [
         (
             "*" if model.default else "",
@@ -48,11 +51,11 @@ def list_models(as_json: options.JsonOption = False) -> None:
     output.table(rows, right=(3,))
     choice = catalog.default_model()
     if any(model.default for model in models):
-        output.notice(f"* the default, {_ORIGINS[choice.origin]}")
+        output.notice(f"* default model, {_ORIGINS[choice.origin]}")
     else:
         output.notice(
-            f"the default, {choice.name} ({_ORIGINS[choice.origin]}), is not among these; "
-            "choose another"
+            f"the default model {choice.name} ({_ORIGINS[choice.origin]}) is not on disk; pull it, "
+            "or choose another with `crosslmm models use`"
         )
     for model in models:
         if model.problem:
@@ -60,27 +63,27 @@ def list_models(as_json: options.JsonOption = False) -> None:
 
 
 _ORIGINS: dict[catalog.Origin, str] = {
-    "option": "given",
-    "environment": f"from {catalog.ENVIRONMENT}",
+    "option": "set by --model",
+    "environment": f"set by {catalog.ENVIRONMENT}",
     "setting": "set by `crosslmm models use`",
-    "built-in": "until another is chosen with `crosslmm models use`",
+    "built-in": "built in; choose another with `crosslmm models use`",
 }
 
 
-@app.command()
+@app.command(cls=Command)
 def pull(
     model: Annotated[str, typer.Argument(metavar="ID", help="org/name or org/name@revision.")],
     quiet: options.QuietOption = False,
 ) -> None:
-    """Download a model from the Hugging Face Hub. An interrupted download goes on."""
+    """Download a model from the Hugging Face Hub. An interrupted download is resumed."""
     output = Output(quiet=quiet)
     folder = _download(output, model, on_notice=output.notice)
     output.text(str(folder))
     if catalog.validate(folder).problem is None:
-        output.notice(f"`crosslmm models use {model}` makes it the default")
+        output.notice(f"`crosslmm models use {model}` makes it the default model")
 
 
-@app.command()
+@app.command(cls=Command)
 def show(model: NameArgument, as_json: options.JsonOption = False) -> None:
     """Show a model's configuration, parts, sizes and gates."""
     from crosslmm.checkpoints.inspection import inspect
@@ -99,23 +102,23 @@ def show(model: NameArgument, as_json: options.JsonOption = False) -> None:
         return
     facts: list[tuple[str, str]] = [
         ("name", found.name),
-        ("what", found.kind),
-        ("where", str(found.path)),
+        ("kind", found.kind),
+        ("path", str(found.path)),
         ("size", size_text(found.size)),
         ("dtype", ", ".join(found.dtypes)),
     ]
-    facts += [(words, str(value)) for words, value in _settings(found.config)]
-    output.table(facts)
+    facts += [(label, str(value)) for label, value in _settings(found.config)]
+    output.table(facts, header=False)
     output.text("")
     rows: list[tuple[str, ...]] = [("PART", "PARAMETERS", "DTYPE")]
     rows += [(part.name, f"{part.parameters:,}", ", ".join(part.dtypes)) for part in found.parts]
-    rows.append(("all", f"{found.parameters:,}", ""))
+    rows.append(("total", f"{found.parameters:,}", ""))
     output.table(rows, right=(1,))
     output.text("")
     if not found.gates:
-        output.text("gates: none stored; the cross-attention starts closed")
+        output.text("gates: none in the checkpoint; the cross-attention starts closed")
         return
-    rows = [("GATE AFTER LAYER", "BRANCH", "TANH", "")]
+    rows = [("GATE AFTER LAYER", "BRANCH", "TANH", "STATE")]
     rows += [
         (
             str(gate.layer + 1),
@@ -131,49 +134,50 @@ def show(model: NameArgument, as_json: options.JsonOption = False) -> None:
 def _settings(config: dict[str, Any]) -> list[tuple[str, Any]]:
     vision, text = config.get("vision_config") or {}, config.get("text_config") or {}
     facts = [
-        ("language model", _shape(text, "num_hidden_layers", "layers", "hidden_size")),
-        ("vision encoder", _shape(vision, "num_hidden_layers", "layers", "hidden_size")),
+        ("language model", _shape(text)),
+        ("vision encoder", _shape(vision)),
         ("frame size", vision.get("image_size")),
         ("tokens per frame", config.get("tokens_per_frame")),
-        ("interval", config.get("cross_attention_interval")),
+        ("cross-attention interval", config.get("cross_attention_interval")),
         ("V2V scope", config.get("v2v_scope")),
     ]
-    return [(words, value) for words, value in facts if value is not None]
+    return [(label, value) for label, value in facts if value is not None]
 
 
-def _shape(config: dict[str, Any], layers: str, word: str, width: str) -> str | None:
-    if not config.get(layers):
-        return config.get("model_type")
-    return f"{config.get('model_type')}, {config[layers]} {word} of width {config.get(width)}"
+def _shape(config: dict[str, Any]) -> str | None:
+    kind, layers = config.get("model_type"), config.get("num_hidden_layers")
+    return f"{kind}, {layers} layers, width {config.get('hidden_size')}" if layers else kind
 
 
-@app.command()
+@app.command(cls=Command)
 def use(
-    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="The new default.")] = None,
-    reset: Annotated[bool, typer.Option("--reset", help="Go back to the built-in model.")] = False,
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="The new default model.")
+    ] = None,
+    reset: Annotated[bool, typer.Option("--reset", help="Return to the built-in model.")] = False,
 ) -> None:
-    """Choose the default model."""
+    """Set the default model."""
     output = Output()
     if (model is None) != reset:
-        raise typer.BadParameter("give a model, or --reset to go back to the built-in one")
+        raise typer.BadParameter("give a model, or --reset to return to the built-in one")
     catalog.use(model)
     choice = catalog.default_model()
-    output.notice(f"the default is now {choice.name}")
+    output.notice(f"the default model is now {choice.name}")
     if choice.origin == "environment":
-        output.notice(f"(because {catalog.ENVIRONMENT} is set, which comes first)")
+        output.notice(f"{catalog.ENVIRONMENT} is set and takes precedence")
 
 
-@app.command("rm")
+@app.command("rm", cls=Command)
 def remove(
     model: NameArgument,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask first.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """Delete a model from disk; asks first."""
+    """Delete a model from disk, after confirmation."""
     output = Output()
     removal = catalog.plan_removal(model)
     what = f"{removal.path} ({size_text(removal.size)})"
     shared = (
-        ", from the cache shared with other Hugging Face tools" if removal.source == "hub" else ""
+        " from the cache shared with other Hugging Face tools" if removal.source == "hub" else ""
     )
     if not yes and not typer.confirm(f"Delete {what}{shared}?", err=True):
         output.notice("nothing was deleted")
@@ -182,36 +186,52 @@ def remove(
     output.notice(f"deleted {what}")
 
 
-@app.command()
+@app.command(cls=Command)
 def init(
-    out: Annotated[Path, typer.Option("--out", help="The new folder.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Output folder.")],
     recipe: Annotated[
         str | None,
-        typer.Argument(metavar="RECIPE", help=f"The parts by name: {', '.join(catalog.RECIPES)}."),
+        typer.Argument(metavar="RECIPE", help=f"{' or '.join(catalog.RECIPES)}."),
     ] = None,
     vision: Annotated[
-        str | None, typer.Option("--vision", help="SigLIP or SigLIP2: a Hub id or a folder.")
+        str | None,
+        typer.Option("--vision", metavar="MODEL", help="SigLIP or SigLIP2: a Hub id or a folder."),
     ] = None,
     language: Annotated[
         str | None,
-        typer.Option("--language", help="Qwen2, Qwen3, Llama, Mistral: a Hub id or a folder."),
+        typer.Option(
+            "--language",
+            metavar="MODEL",
+            help="Qwen2, Qwen3, Llama or Mistral: a Hub id or a folder.",
+        ),
     ] = None,
     tokens_per_frame: Annotated[
-        int, typer.Option("--tokens-per-frame", min=1, help="Merged tokens per frame, a square.")
+        int,
+        typer.Option(
+            "--tokens-per-frame",
+            metavar="N",
+            min=1,
+            help="Merged tokens per frame, a square number.",
+        ),
     ] = 9,
     interval: Annotated[
         int,
-        typer.Option("--interval", min=1, help="Cross-attention after every so many layers."),
+        typer.Option(
+            "--interval", metavar="N", min=1, help="Cross-attention after every N decoder layers."
+        ),
     ] = 4,
     v2v_scope: Annotated[
         Literal["video", "frame"],
-        typer.Option("--v2v-scope", help="Merged tokens read all frames, or their own only."),
+        typer.Option("--v2v-scope", help="Merged tokens attend to all frames or to their own."),
     ] = "video",
     fetch: Annotated[
-        bool, typer.Option("--pull", help="Download the parts that are not on disk.")
+        bool, typer.Option("--pull", help="Download parts that are not on disk.")
     ] = False,
 ) -> None:
-    """Assemble a CrossLMM from its parts. Its gates are closed: it is to be trained."""
+    """Assemble an untrained CrossLMM from its parts.
+
+    The projector is random and all gates are closed until it is trained.
+    """
     output = Output()
     vision, language = _parts(recipe, vision, language)
     check_empty(out)
@@ -234,13 +254,13 @@ def init(
         v2v_scope=v2v_scope,
     )
     output.text(str(folder))
-    output.notice("untrained: its projector is random and its gates are closed; train it first")
+    output.notice("untrained: the projector is random and all gates are closed; train it first")
 
 
 def _parts(recipe: str | None, vision: str | None, language: str | None) -> tuple[str, str]:
     if recipe is not None:
         if recipe not in catalog.RECIPES:
-            raise UsageError(f"{recipe}: no such recipe; there is {' and '.join(catalog.RECIPES)}")
+            raise UsageError(f"{recipe}: no such recipe; use {' or '.join(catalog.RECIPES)}")
         vision = vision or catalog.RECIPES[recipe].vision
         language = language or catalog.RECIPES[recipe].language
     if vision is None or language is None:

@@ -12,16 +12,16 @@ _CLOCK = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?|\.\d+)")
 
 
 def seconds(text: str) -> float:
-    """A time: seconds (90, 2.5) or a clock reading ([HH:]MM:SS[.ms])."""
+    """A time in seconds from seconds (90, 2.5) or a clock time ([HH:]MM:SS[.ms])."""
     match = _CLOCK.fullmatch(text.strip())
     if match is None or (match[2] and float(match[3]) >= 60) or (match[1] and int(match[2]) >= 60):
-        raise typer.BadParameter(f"{text!r} is no time; give seconds (90, 2.5) or [HH:]MM:SS[.ms]")
+        raise typer.BadParameter(f"{text!r} is not a time: use seconds, M:SS or H:MM:SS")
     return int(match[1] or 0) * 3600 + int(match[2] or 0) * 60 + float(match[3])
 
 
 def _rate(value: float | None) -> float | None:
     if value is not None and not (math.isfinite(value) and value > 0):
-        raise typer.BadParameter(f"{value:g} is not above zero")
+        raise typer.BadParameter(f"{value:g} is not greater than 0")
     return value
 
 
@@ -37,34 +37,39 @@ ModelOption = Annotated[
 FramesOption = Annotated[
     int | None,
     typer.Option(
-        "--frames", "-n", metavar="N", min=1, help="Frames to look at, spread evenly in time."
+        "--frames", "-n", metavar="N", min=1, help="Number of frames, evenly spaced in time."
     ),
 ]
 FpsOption = Annotated[
     float | None,
     typer.Option(
-        "--fps", metavar="RATE", callback=_rate, help="Frames per second, instead of --frames."
+        "--fps", metavar="RATE", callback=_rate, help="Frames per second; replaces --frames."
     ),
 ]
 MaxFramesOption = Annotated[
     int | None,
-    typer.Option("--max-frames", metavar="N", min=1, help="At most so many frames with --fps."),
+    typer.Option("--max-frames", metavar="N", min=1, help="Maximum number of frames."),
 ]
 StartOption = Annotated[
     float | None,
     typer.Option(
-        "--start", parser=seconds, metavar="TIME", help="From here: seconds or [HH:]MM:SS[.ms]."
+        "--start", parser=seconds, metavar="TIME", help="Start time: seconds or [HH:]MM:SS[.ms]."
     ),
 ]
 EndOption = Annotated[
-    float | None, typer.Option("--end", parser=seconds, metavar="TIME", help="Up to here.")
+    float | None, typer.Option("--end", parser=seconds, metavar="TIME", help="End time.")
 ]
 ReaderOption = Annotated[
-    ReaderName, typer.Option("--reader", help="The library that decodes; auto tries one by one.")
+    ReaderName,
+    typer.Option("--reader", help="Decoding library; auto: PyAV, then the others if it fails."),
 ]
 SeekOption = Annotated[
     Seek,
-    typer.Option("--seek", help="exact frames, nearest keyframes (fast on long films), or auto."),
+    typer.Option(
+        "--seek",
+        help="exact frames, the nearest keyframes (faster on long videos), or auto: keyframes where "
+        "one is close.",
+    ),
 ]
 TokensPerFrameOption = Annotated[
     int | None,
@@ -72,39 +77,40 @@ TokensPerFrameOption = Annotated[
         "--tokens-per-frame",
         metavar="N",
         min=1,
-        help="Merged tokens per frame: 1, 4, 9, 16, … a square.",
+        help="Merged tokens per frame, a square number: 1, 4, 9, 16, …",
     ),
 ]
 QuantizeOption = Annotated[
     Quantization,
     typer.Option(
         "--quantize",
-        help="Bits of the language model's weights; auto: 4 on a GPU for models over 1B.",
+        help="Precision of the language model; auto: 4bit on a GPU for models over 1B parameters.",
     ),
 ]
 DeviceOption = Annotated[
     str | None,
     typer.Option(
-        "--device", metavar="DEVICE", help="cpu, cuda, cuda:1, mps; default: the best there is."
+        "--device",
+        metavar="DEVICE",
+        help="cpu, cuda, cuda:1 or mps.",
+        show_default="the fastest available",
     ),
 ]
 DtypeOption = Annotated[
-    Dtype, typer.Option("--dtype", help="Number format of the weights that are not quantized.")
+    Dtype, typer.Option("--dtype", help="Data type of weights that are not quantized.")
 ]
 MaxNewTokensOption = Annotated[
     int | None,
-    typer.Option("--max-new-tokens", metavar="N", min=1, help="Longest answer, in tokens."),
+    typer.Option("--max-new-tokens", metavar="N", min=1, help="Maximum tokens per answer."),
 ]
 TemperatureOption = Annotated[
     float,
     typer.Option(
-        "--temperature", metavar="T", min=0.0, help="0 answers greedily; above it, sampled."
+        "--temperature", metavar="T", min=0.0, help="Sampling temperature; 0 decodes greedily."
     ),
 ]
 SeedOption = Annotated[
-    int | None, typer.Option("--seed", metavar="N", help="Makes a sampled answer repeatable.")
+    int | None, typer.Option("--seed", metavar="N", help="Random seed for sampling.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object per result on stdout.")]
-QuietOption = Annotated[
-    bool, typer.Option("--quiet", "-q", help="No notices and no progress on stderr.")
-]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object per result.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Hide notices and progress.")]

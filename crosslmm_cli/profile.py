@@ -1,8 +1,8 @@
-"""`crosslmm profile`: what a run costs, before anything is loaded, or measured with `--measure`."""
+"""`crosslmm profile`: the cost of a run, estimated from a configuration or measured."""
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 
@@ -29,12 +29,14 @@ from crosslmm_cli.loading import load_assistant
 from crosslmm_cli.output import Output
 
 
-def numbers(given: str) -> list[int]:
+def parse_numbers(given: str) -> list[int]:
     """Whole numbers separated by commas."""
     try:
         return [int(part) for part in given.split(",")]
     except ValueError:
-        raise typer.BadParameter(f"{given!r}: give whole numbers separated by commas") from None
+        raise typer.BadParameter(
+            f"{given!r} is not a list of whole numbers, such as 64,256"
+        ) from None
 
 
 def profile(
@@ -43,95 +45,118 @@ def profile(
         typer.Option(
             "--model",
             "-m",
-            help="crosslmm-2b, crosslmm-7b, llava-onevision-0.5b, llava-onevision-7b, a folder, "
-            "a Hub id (only its config is read) or demo; default: the model that `ask` uses.",
+            metavar="MODEL",
+            help="crosslmm-2b, crosslmm-7b, llava-onevision-0.5b, llava-onevision-7b, demo, a "
+            "folder or a Hub id (only its config.json is read).",
+            show_default="the default model",
         ),
     ] = None,
     frames: Annotated[
         Any,
-        typer.Option("--frames", "-n", parser=numbers, metavar="N,N", help="Numbers of frames."),
+        typer.Option("--frames", "-n", parser=parse_numbers, metavar="N,N", help="Frame counts."),
     ] = None,
     tokens_per_frame: Annotated[
         Any,
         typer.Option(
             "--tokens-per-frame",
-            parser=numbers,
+            parser=parse_numbers,
             metavar="N,N",
-            help="Merged tokens per frame: squares; default: the model's own.",
+            help="Merged tokens per frame, square numbers.",
+            show_default="the model's own",
         ),
     ] = None,
     text_tokens: Annotated[
-        int, typer.Option("--text-tokens", min=0, help="Tokens of the prompt besides the frames'.")
+        int,
+        typer.Option("--text-tokens", metavar="N", min=0, help="Text tokens of the prompt."),
     ] = 64,
     interval: Annotated[
         int | None,
         typer.Option(
-            "--interval", min=1, help="Cross-attention after every so many decoder layers."
+            "--interval", metavar="N", min=1, help="Cross-attention after every N decoder layers."
         ),
     ] = None,
     v2v_scope: Annotated[
         Literal["video", "frame"] | None,
-        typer.Option("--v2v-scope", help="What merged tokens read: the whole video, their frame."),
+        typer.Option("--v2v-scope", help="Merged tokens attend to all frames or to their own."),
     ] = None,
     t2v_cache: Annotated[
         Literal["projected", "features"] | None,
-        typer.Option("--t2v-cache", help="What text reads: keys and values, shared features."),
+        typer.Option(
+            "--t2v-cache", help="T2V caches keys and values per layer, or shared features."
+        ),
     ] = None,
     quantize: Annotated[
         Literal["none", "4bit", "8bit"],
-        typer.Option("--quantize", help="Bits of the language model's weights."),
+        typer.Option("--quantize", help="Precision of the language model."),
     ] = "none",
     dtype: options.DtypeOption = "auto",
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Videos at once.")] = 1,
+    batch: Annotated[
+        int, typer.Option("--batch", metavar="N", min=1, help="Videos per batch.")
+    ] = 1,
     chunk: Annotated[
-        int, typer.Option("--chunk", min=1, help="Frames encoded at a time.")
+        int, typer.Option("--chunk", metavar="N", min=1, help="Frames encoded at a time.")
     ] = FRAMES_PER_CHUNK,
     compare: Annotated[
         str | None,
         typer.Option(
             "--compare",
             metavar="MODEL",
-            help="Another model, `unmerged` (this one, every patch a token) or `paper`.",
+            help="Compare with another model, with `unmerged` (this model with one token per "
+            "patch) or with `paper` (the published figures).",
         ),
     ] = None,
     fits: Annotated[
         str | None,
-        typer.Option("--fits", metavar="SIZE", help="The most frames that fit: 24GB, 16GiB."),
+        typer.Option("--fits", metavar="SIZE", help="Find how many frames fit: 24GB, 16GiB."),
     ] = None,
     measure: Annotated[
-        bool, typer.Option("--measure", help="Run it too: seconds per stage and peak memory.")
+        bool, typer.Option("--measure", help="Also run the model: seconds per stage, peak memory.")
     ] = False,
     video: Annotated[
         Path | None,
-        typer.Option("--video", help="The clip that --measure reads; default: one it makes."),
+        typer.Option(
+            "--video",
+            metavar="FILE",
+            help="Video for --measure.",
+            show_default="a generated clip",
+        ),
     ] = None,
     repeats: Annotated[
         int | None,
         typer.Option(
-            "--repeats", min=1, help="Runs that --measure takes the median of; default: 3."
+            "--repeats",
+            metavar="N",
+            min=1,
+            help="Runs per measurement, 3 by default; the median is shown.",
         ),
     ] = None,
     device: options.DeviceOption = None,
     plot: Annotated[
         Path | None,
-        typer.Option("--plot", metavar="FILE", help="Stacked bars, as .png, .svg or .pdf."),
+        typer.Option(
+            "--plot", metavar="FILE", help="Save a stacked bar chart (.png, .svg or .pdf)."
+        ),
     ] = None,
-    as_csv: Annotated[bool, typer.Option("--csv", help="One line per row, plain numbers.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Tokens, multiply-accumulates and memory of a run, per stage and number of frames.
+    """Estimate tokens, multiply-accumulates and memory of a run, per stage and frame count.
 
-    Nothing is loaded but a configuration, unless --measure is given.
+    Only a configuration is read, unless --measure is given.
     """
     output = Output(as_json=as_json, quiet=quiet)
-    _check(as_json, as_csv, measure, interval, batch)
+    if as_json and as_csv:
+        raise UsageError("--json and --csv exclude each other: give one of them")
+    if measure and (interval or batch > 1):
+        raise UsageError(
+            "--measure runs the unmodified model on one video: it excludes --interval and --batch"
+        )
     if not measure and (video is not None or repeats is not None or device is not None):
-        raise UsageError("--video, --repeats and --device are for --measure; give it too")
+        raise UsageError("--video, --repeats and --device need --measure")
     if as_csv and (measure or fits or compare == "paper"):
         raise UsageError(
-            "--csv has rows of estimates only: leave --measure, --fits and --compare paper out, "
-            "or give --json"
+            "--csv prints estimates only; use --json with --measure, --fits or --compare paper"
         )
     name = catalog.default_model(model).name
     shape = reshape(find_shape(name), interval=interval, v2v_scope=v2v_scope, t2v_cache=t2v_cache)
@@ -151,7 +176,7 @@ def profile(
         check_chart_path(plot)
     if video is not None:
         regular_file(video)
-    first, other, paper = _estimates(name, compare, shape=shape, settings=settings, **counts)
+    estimates = _estimate(name, compare, shape=shape, settings=settings, **counts)
     measured: list[Measured] = []
     if measure:
         assistant = load_assistant(
@@ -160,48 +185,48 @@ def profile(
             device=device,
             dtype=dtype,
             quantize=quantize,
-            tokens_per_frame=None,
         )
         settings = replace(settings, dtype=assistant.settings["dtype"])
-        first, other, paper = _estimates(name, compare, shape=shape, settings=settings, **counts)
+        estimates = _estimate(name, compare, shape=shape, settings=settings, **counts)
         measured = measure_profile(
-            assistant, first, video, repeats=repeats or 3, on_progress=output.progress
+            assistant, estimates.first, video, repeats=repeats or 3, on_progress=output.progress
         )
         output.finish_progress()
 
+    first, other, paper = estimates
     if as_json:
         output.record(as_record(first, other or paper, measured, budget))
     elif as_csv:
         output.text(csv_text([first, *([other] if other else [])]), end="")
     else:
-        blocks = [text(first)]
-        blocks += [comparison_text(first, other)] if other else []
-        blocks += [paper_text(first, paper)] if paper else []
-        blocks += [measured_text(measured)] if measured else []
-        blocks += [fits_text(first, budget)] if budget is not None else []
-        output.text("\n\n".join(blocks))
+        output.text(_text(estimates, measured, budget))
     for note in [*first.notes, *(other.notes if other else [])]:
         output.notice(note)
     if plot:
         draw(plot, first, other)
-        output.notice(f"drew {plot}")
+        output.notice(f"wrote {plot}")
 
 
-def _estimates(
-    name: str, compare: str | None, **options: Any
-) -> tuple[cost.Profile, cost.Profile | None, PublishedComparison | None]:
-    """The model's cost, another model's, and the paper's, as far as asked for."""
+class _Estimates(NamedTuple):
+    """The model's cost and, where requested, another model's or the paper's."""
+
+    first: cost.Profile
+    other: cost.Profile | None
+    paper: PublishedComparison | None
+
+
+def _estimate(name: str, compare: str | None, **options: Any) -> _Estimates:
     first = cost.profile(name, **options)
     if compare == "paper":
-        return first, None, compare_with_paper(first)
-    return first, cost.compare(first, compare) if compare else None, None
+        return _Estimates(first, None, compare_with_paper(first))
+    return _Estimates(first, cost.compare(first, compare) if compare else None, None)
 
 
-def _check(as_json: bool, as_csv: bool, measure: bool, interval: int | None, batch: int) -> None:
-    if as_json and as_csv:
-        raise UsageError("--json and --csv exclude each other; give one of them")
-    if measure and (interval or batch > 1):
-        raise UsageError(
-            "--measure runs the model as it is, one video at a time: "
-            "leave --interval and --batch out"
-        )
+def _text(estimates: _Estimates, measured: list[Measured], budget: int | None) -> str:
+    first, other, paper = estimates
+    blocks = [text(first)]
+    blocks += [comparison_text(first, other)] if other else []
+    blocks += [paper_text(first, paper)] if paper else []
+    blocks += [measured_text(measured)] if measured else []
+    blocks += [fits_text(first, budget)] if budget is not None else []
+    return "\n\n".join(blocks)

@@ -1,4 +1,4 @@
-"""`crosslmm synth`: synthetic clips and their questions, as files."""
+"""`crosslmm synth`: synthetic clips and questions about them, as files."""
 
 import re
 from pathlib import Path
@@ -11,44 +11,54 @@ from crosslmm_cli import options
 from crosslmm_cli.output import Output
 
 
-def _range(text: str) -> tuple[float, float]:
+def _parse_range(text: str) -> tuple[float, float]:
     """`A-B`, or one number for both."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(?:-(\d+(?:\.\d+)?))?", text.strip())
     if match is None:
-        raise UsageError(f"--seconds {text}: give a range A-B, for example 2-60")
+        raise UsageError(f"--seconds {text}: not a range; use A-B, for example 2-60")
     return float(match[1]), float(match[2] or match[1])
 
 
-def _size(text: str) -> tuple[int, int]:
+def _parse_size(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d+)x(\d+)", text.strip())
     if match is None:
-        raise UsageError(f"--size {text}: give WIDTHxHEIGHT, for example 256x256")
+        raise UsageError(f"--size {text}: not a size; use WIDTHxHEIGHT, for example 256x256")
     return int(match[1]), int(match[2])
 
 
 def synth(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where the files go.")],
-    clips: Annotated[int, typer.Option("--clips", min=1, help="How many clips.")] = 10,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed, other clips.")] = 0,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Output folder.")],
+    clips: Annotated[
+        int, typer.Option("--clips", metavar="N", min=1, help="Number of clips.")
+    ] = 10,
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="N", min=0, help="Seed of the generator.")
+    ] = 0,
     seconds: Annotated[
-        str, typer.Option("--seconds", metavar="A-B", help="Shortest and longest clip.")
+        str, typer.Option("--seconds", metavar="A-B", help="Shortest and longest clip, in seconds.")
     ] = "2-60",
     size: Annotated[
-        str, typer.Option("--size", metavar="WxH", help="Width and height in pixels.")
+        str, typer.Option("--size", metavar="WxH", help="Frame width and height in pixels.")
     ] = "256x256",
-    fps: Annotated[float, typer.Option("--fps", help="Frames per second.")] = 24.0,
+    fps: Annotated[float, typer.Option("--fps", metavar="RATE", help="Frames per second.")] = 24.0,
     codec: Annotated[
-        str, typer.Option("--codec", help="An encoder of FFmpeg: libx264, libx265, libvpx-vp9, …")
+        str,
+        typer.Option(
+            "--codec", metavar="NAME", help="FFmpeg encoder: libx264, libx265, libvpx-vp9, …"
+        ),
     ] = "libx264",
     questions: Annotated[
-        int, typer.Option("--questions", min=1, help="Questions about each clip, at most.")
+        int,
+        typer.Option(
+            "--questions", metavar="N", min=1, help="Maximum number of questions per clip."
+        ),
     ] = 8,
     quiet: options.QuietOption = False,
 ) -> None:
     """Write synthetic clips with questions and exact answers, for `crosslmm eval`.
 
-    The same seed and frame shape give the same scenes at every size, frame rate and codec. No clip
-    that this writes is ever trained on, whatever its seed.
+    A seed gives the same scenes at every frame rate and codec, and at every size of the same aspect
+    ratio. Training never uses these clips, whatever the seed.
     """
     from crosslmm.synthetic import write_clips
 
@@ -57,8 +67,8 @@ def synth(
         folder,
         clips=clips,
         seed=seed,
-        seconds=_range(seconds),
-        size=_size(size),
+        seconds=_parse_range(seconds),
+        size=_parse_size(size),
         fps=fps,
         codec=codec,
         questions_per_clip=questions,

@@ -1,4 +1,4 @@
-"""`crosslmm train`: make a better model."""
+"""`crosslmm train`: train a model by a recipe."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,53 +19,68 @@ def train(
         str,
         typer.Argument(
             metavar="RECIPE",
-            help="align-2b, tune-2b, align-7b, tune-7b, a YAML file of yours, or demo: the "
-            "built-in model, from nothing.",
+            help="align-2b, tune-2b, align-7b, tune-7b, a YAML file, or demo, which trains the "
+            "built-in model from scratch.",
         ),
     ],
     out: Annotated[
         Path,
-        typer.Option("--out", help="The run's folder; started again on it, a run goes on."),
+        typer.Option(
+            "--out", metavar="DIR", help="Folder of the run; an interrupted run resumes there."
+        ),
     ],
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="What to start from: a folder or a Hub id.")
+        str | None,
+        typer.Option(
+            "--model", "-m", metavar="MODEL", help="Model to start from: a folder or a Hub id."
+        ),
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option("--data", help="LLaVA's JSON, JSON lines, or a YAML mix of such files."),
+        typer.Option(
+            "--data", metavar="FILE", help="LLaVA JSON, JSON lines, or a YAML mix of such files."
+        ),
     ] = None,
     eval_data: Annotated[
-        Path | None, typer.Option("--eval-data", help="Measure the loss on these now and then.")
+        Path | None,
+        typer.Option("--eval-data", metavar="FILE", help="Evaluate on this data during training."),
     ] = None,
     video_folder: Annotated[
         Path | None,
-        typer.Option(help="Where the data's paths begin; default: beside the file naming them."),
+        typer.Option(
+            "--video-folder",
+            metavar="DIR",
+            help="Folder that paths in the data are relative to.",
+            show_default="the folder of the data file",
+        ),
     ] = None,
     changes: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Change an option of the recipe; of demo: seed, short.",
+            help="Override a recipe option (repeatable); demo has seed and short.",
         ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would be trained, and stop.")
+        bool, typer.Option("--dry-run", help="Show what would be trained, then exit.")
     ] = False,
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Train a model: the paper's two stages, or a recipe of your own."""
+    """Train a model with the paper's two stages or your own recipe."""
     output = Output(as_json=as_json, quiet=quiet)
     if recipe == "demo":
         if model or data or eval_data or video_folder or dry_run:
             raise UsageError(
-                "demo: starts from nothing and makes its own data; it takes only --set"
+                "demo: trains from scratch on generated data; besides --out it takes only --set"
             )
         _train_demo(output, out, changes or [])
         return
     if model is None or data is None:
-        raise UsageError(f"{recipe}: needs --model, what to start from, and --data, what to learn")
+        raise UsageError(
+            f"{recipe}: needs --model, the model to start from, and --data, the training data"
+        )
     from crosslmm.training.recipe import load_recipe
 
     chosen = load_recipe(recipe, changes or [])
@@ -87,9 +102,8 @@ def train(
     if trained is None:
         return
     if trained.skipped:
-        output.notice(
-            f"left out: {trained.skipped:,} of the data; {out / 'skipped.jsonl'} says why"
-        )
+        samples = "1 sample" if trained.skipped == 1 else f"{trained.skipped:,} samples"
+        output.notice(f"{samples} skipped; see {out / 'skipped.jsonl'}")
     if as_json:
         output.record({**vars(trained), "folder": str(trained.folder)})
     else:
@@ -100,39 +114,39 @@ def _show_plan(output: Output, plan: "RunPlan") -> None:
     output.finish_progress()
     recipe = plan.recipe
     counts = [(str(part.name), part.trained, part.total) for part in plan.parts]
-    counts.append(("all", sum(count[1] for count in counts), sum(count[2] for count in counts)))
+    counts.append(("total", sum(count[1] for count in counts), sum(count[2] for count in counts)))
     rows = [(name, f"{trained:,}", f"{total:,}") for name, trained, total in counts]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    output.notice(f"stage {recipe.stage}: parameters that learn, of all")
+    output.notice(f"stage {recipe.stage}: trainable parameters")
     for name, trained, total in rows:
         output.notice(f"  {name:<{widths[0]}}  {trained:>{widths[1]}}  of {total:>{widths[2]}}")
     output.notice(
-        f"{plan.samples:,} samples, {plan.steps:,} steps of {recipe.batch_size} "
-        f"({recipe.device_batch_size} at a time, {plan.accumulation} times, "
-        f"on {plan.devices} × {plan.device})"
+        f"{plan.samples:,} samples, {plan.steps:,} steps, batch size {recipe.batch_size} "
+        f"({recipe.device_batch_size} per device × {plan.accumulation} accumulation steps × "
+        f"{plan.devices} {plan.device})"
     )
     for note in plan.notes:
         output.notice(note)
     if plan.resumed_at >= plan.steps:
-        output.notice("every step is done already")
+        output.notice("already complete")
     elif plan.resumed_at:
-        output.notice(f"going on from step {plan.resumed_at:,}")
+        output.notice(f"resuming from step {plan.resumed_at:,}")
 
 
 def _show_progress(output: Output, progress: "TrainingProgress") -> None:
-    words = [f"step {progress.step:,} of {progress.steps:,}"]
+    line = [f"step {progress.step:,} of {progress.steps:,}"]
     if progress.loss is not None:
-        words.append(f"loss {progress.loss:.4f}")
+        line.append(f"loss {progress.loss:.4f}")
     if progress.eval_loss is not None:
-        words.append(f"evaluation loss {progress.eval_loss:.4f}")
+        line.append(f"evaluation loss {progress.eval_loss:.4f}")
     if progress.learning_rate is not None:
-        words.append(f"rate {progress.learning_rate:.2e}")
+        line.append(f"learning rate {progress.learning_rate:.2e}")
     for branch, values in progress.gates.items():
         if values:
-            words.append(f"{branch.upper()} gates up to {max(map(abs, values)):.3f}")
+            line.append(f"largest {branch.upper()} gate {max(map(abs, values)):.3f}")
     if progress.skipped:
-        words.append(f"{progress.skipped:,} skipped")
-    output.notice(", ".join(words))
+        line.append(f"{progress.skipped:,} skipped")
+    output.notice(", ".join(line))
     output.progress("training", progress.step, progress.steps)
 
 

@@ -1,4 +1,4 @@
-"""`doctor` tries things for real; here on this machine, and with things taken away."""
+"""`doctor` runs the real thing: here on this machine, and with things taken away."""
 
 import json
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from crosslmm.doctor import Check, diagnose
+from crosslmm.doctor import Check, check_readers, diagnose
 from tests.conftest import Finished
 
 Run = Callable[..., Finished]
@@ -22,16 +22,13 @@ def test_a_working_machine(run: Run, checkpoint: Path, monkeypatch: pytest.Monke
     assert checks["reader pyav"]["status"] == "ok"
     assert checks["model"]["status"] == "ok"
     assert "crosslmm" in checks["model"]["detail"]
-    assert "right on" in checks["quantization"]["detail"]
+    assert "correct on" in checks["quantization"]["detail"]
 
 
 def test_without_a_model_it_fails_and_says_what_to_do(
     run: Run, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from crosslmm import doctor
-
     monkeypatch.setenv("CROSSLMM_MODEL", "org/model")
-    monkeypatch.setattr(doctor, "_CHECKS", {"model": doctor._default_model})
     finished = run("doctor")
     assert finished.code == 1
     assert "FAIL model" in finished.out
@@ -39,7 +36,7 @@ def test_without_a_model_it_fails_and_says_what_to_do(
 
 
 def test_a_reader_that_returns_wrong_frames_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    from crosslmm import doctor, video
+    from crosslmm import video
 
     def black(*arguments: object, **options: object) -> object:
         frames = sample(*arguments, **options)
@@ -48,8 +45,7 @@ def test_a_reader_that_returns_wrong_frames_is_found_out(monkeypatch: pytest.Mon
 
     sample = video.sample
     monkeypatch.setattr(video, "sample", black)
-    monkeypatch.setattr(doctor, "_CHECKS", {"readers": doctor._readers})
-    checks = {check.name: check for check in diagnose()}
+    checks = {check.name: check for check in diagnose({"readers": check_readers})}
     assert checks["reader pyav"].status == "warning"
     assert "wrong pixels" in checks["reader pyav"].detail
     assert checks["readers"] == Check(
@@ -64,21 +60,30 @@ def test_nowhere_to_write_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
         raise FileNotFoundError("no usable temporary directory")
 
     monkeypatch.setattr(doctor.tempfile, "TemporaryDirectory", none)
-    monkeypatch.setattr(doctor, "_CHECKS", {"readers": doctor._readers})
-    assert [(check.name, check.status) for check in diagnose()] == [
+    found = diagnose({"python": doctor.check_python, "readers": check_readers})
+    assert [(check.name, check.status) for check in found] == [
         ("python", "ok"),
         ("readers", "failure"),
     ]
 
 
-def test_a_broken_installation_is_a_finding_and_no_traceback(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    from crosslmm import doctor
-
+def test_a_broken_installation_is_a_finding_and_no_traceback() -> None:
     def broken() -> Check:
         raise OSError("libcuda.so.1: cannot open shared object file")
 
-    monkeypatch.setattr(doctor, "_CHECKS", {"device": broken})
-    *_, last = diagnose()
-    assert last == Check("device", "failure", "libcuda.so.1: cannot open shared object file")
+    (found,) = diagnose({"device": broken})
+    assert found == Check("device", "failure", "libcuda.so.1: cannot open shared object file")
+
+
+def test_a_remedy_names_the_flag_of_the_command_that_takes_it(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diagnose() -> list[Check]:
+        return [Check("quantization", "warning", "bitsandbytes: no", "use `quantization` none")]
+
+    monkeypatch.setattr("crosslmm.doctor.diagnose", diagnose)
+    assert run("doctor") == Finished(
+        0,
+        f"{'WARN quantization':<24}bitsandbytes: no\n{'':<24}use --quantize none\n",
+        "",
+    )

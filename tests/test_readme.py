@@ -1,4 +1,4 @@
-"""The README tells the truth: its commands parse and run, its snippets run, its tables agree."""
+"""The README is right: its commands parse and run, its snippets run, its tables and tree agree."""
 
 import io
 import json
@@ -21,16 +21,16 @@ Run = Callable[..., Finished]
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
 
-# Parsed and not run, each for a reason; one that no longer stands in the README is an error.
+# Parsed and not run, each for a reason; one that is not in the README is an error.
 NOT_RUN = {
-    "models pull": "needs the network; tests/test_store.py pulls from a Hub of its own",
+    "models pull": "needs the network; tests/checkpoints/test_catalog.py pulls from a fake Hub",
     "models use llava-hf/": "needs what was pulled",
-    "models init": "needs gigabytes of parts; tests/test_checkpoint.py assembles tiny ones",
-    "train align": "needs a model of 2 billion parameters; tests/test_training.py trains tiny ones",
+    "models init": "needs gigabytes of parts; tests/checkpoints/test_loading.py assembles tiny ones",
+    "train align": "needs a model of 2 billion parameters; tests/training/test_run.py trains tiny ones",
     "train tune": "needs the first stage",
 }
 
-# What would take minutes here is run smaller.
+# What would take minutes is run smaller.
 SMALLER = {"--clips 200": "--clips 1 --seconds 2-2 --questions 3"}
 
 
@@ -84,7 +84,7 @@ def workplace(tmp_path: Path, clip: Path, terse: Path, monkeypatch: pytest.Monke
     from PIL import Image
 
     shutil.copy(clip, tmp_path / "movie.mp4")
-    Image.new("RGB", (64, 48), "orange").save(tmp_path / "picture.jpg")
+    Image.new("RGB", (64, 48), "orange").save(tmp_path / "image.jpg")
     (tmp_path / "clips").mkdir()
     shutil.copy(clip, tmp_path / "clips" / "one.mp4")
     (tmp_path / "question.txt").write_text("what is this?\n")
@@ -155,3 +155,44 @@ def test_ci_takes_its_commands_from_here() -> None:
     for name in ("install", "test"):
         assert f"readme_commands {name}" in script
         assert README.count(f"<!-- ci: {name} -->\n```bash\n") == 1
+
+
+def tree() -> list[Path]:
+    """The paths of the tree under "Where things are", two spaces of indentation per level."""
+    section = README.split("## Where things are\n")[1].split("\n## ")[0]
+    block = re.search(r"^```text\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+    assert block is not None
+    paths: list[Path] = []
+    parents: list[Path] = [ROOT]
+    for line in block[1].splitlines():
+        match = re.fullmatch(r"((?:  )*)(\S+)  +(\S.*)", line)
+        assert match is not None, line
+        depth = len(match[1]) // 2
+        assert len(match[3].split()) <= 7, f"{line}: a few words per file"
+        paths.append(parents[depth] / match[2])
+        parents[depth + 1 :] = [paths[-1]]
+    return paths
+
+
+def test_the_tree_is_that_of_the_repository() -> None:
+    paths = tree()
+    assert len(set(paths)) == len(paths)
+    missing = [str(path.relative_to(ROOT)) for path in paths if not path.exists()]
+    assert not missing
+    library = ROOT / "model" / "crosslmm"
+    rooms = {path.parent for path in library.rglob("__init__.py")} - {library}
+    assert rooms <= set(paths), f"not in the tree: {rooms - set(paths)}"
+    top = {path.parent for path in ROOT.glob("*/__init__.py")} | {library}
+    assert top <= set(paths)
+
+
+@pytest.mark.parametrize("folder", ["merging/", "video/readers/", "evaluation/", "inference/"])
+def test_where_to_add_things_names_folders_that_are_there(folder: str) -> None:
+    assert f"`{folder}`" in README
+    assert (ROOT / "model" / "crosslmm" / folder).is_dir()
+
+
+def test_the_reasons_for_not_running_name_tests_that_are_there() -> None:
+    for reason in NOT_RUN.values():
+        for path in re.findall(r"tests/[\w/]+\.py", reason):
+            assert (ROOT / path).exists(), path

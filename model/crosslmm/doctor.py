@@ -1,5 +1,5 @@
-"""What works on this machine, found out by trying it: a clip is written and read back by each
-reader, a layer is quantized and multiplied, the default model is looked over.
+"""Checks of this machine that run the real thing: each reader decodes a clip, a layer is quantized and
+multiplied, the default model is inspected.
 
 `failure` means that no question can be answered; `warning` that some option would fail.
 """
@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -30,8 +30,8 @@ REQUIRED = (
     "pillow",
     "safetensors",
 )
-_LEAST_MEMORY = 2e9  # bytes
-_LEAST_DISK = 5e9
+LEAST_MEMORY = 2e9  # bytes
+LEAST_DISK = 5e9
 
 
 @dataclass(frozen=True)
@@ -42,23 +42,25 @@ class Check:
     remedy: str | None = None
 
 
-def diagnose() -> Iterator[Check]:
-    """The checks, each done when it is asked for; none raises."""
-    yield _python()
-    for name, check in _CHECKS.items():
+CheckFunction = Callable[[], Check | Iterator[Check]]
+
+
+def diagnose(checks: Mapping[str, CheckFunction] | None = None) -> Iterator[Check]:
+    """Run the checks one by one, by default all of `CHECKS`; none raises."""
+    for name, check in (CHECKS if checks is None else checks).items():
         try:
             found = check()
             yield from [found] if isinstance(found, Check) else found
-        except Exception as error:  # whatever a broken installation throws is the finding
+        except Exception as error:  # whatever a broken installation raises is the finding
             yield Check(name, "failure", _line(error))
 
 
-def _python() -> Check:
+def check_python() -> Check:
     detail = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
     return Check("python", "ok", f"{detail}, {os.cpu_count()} CPU cores")
 
 
-def _packages() -> Check:
+def check_packages() -> Check:
     found, absent = [f"crosslmm {metadata.version('crosslmm')}"], []
     for name in REQUIRED:
         try:
@@ -67,12 +69,15 @@ def _packages() -> Check:
             absent.append(name)
     if absent:
         return Check(
-            "packages", "failure", f"missing: {', '.join(absent)}", "install them with pip"
+            "packages",
+            "failure",
+            f"missing: {', '.join(absent)}",
+            f"pip install {' '.join(absent)}",
         )
     return Check("packages", "ok", ", ".join(found))
 
 
-def _readers() -> Iterator[Check]:
+def check_readers() -> Iterator[Check]:
     from crosslmm.video.readers import reader_statuses
 
     working = []
@@ -94,7 +99,7 @@ def _readers() -> Iterator[Check]:
                 yield Check(name, "warning", f"{reader.version}: {_line(error)}")
                 continue
             working.append(reader.name)
-            yield Check(name, "ok", f"{reader.version}, read back a clip of {codec}")
+            yield Check(name, "ok", f"{reader.version}, decoded a clip of {codec}")
     if not working:
         yield Check("readers", "failure", "no reader works", "pip install --force-reinstall av")
 
@@ -117,10 +122,10 @@ def _read_clip(path: Path, reader: str) -> None:
     levels = frames.pixels.reshape(len(frames), -1).mean(axis=1)
     expected = [20 + 30 * index for index in frames.indices]
     if len(frames) != 4 or max(abs(levels - expected)) > 8:
-        raise ValueError(f"gave frames {frames.indices} with the wrong pixels")
+        raise ValueError(f"decoded frames {frames.indices} with wrong pixels")
 
 
-def _device() -> Check:
+def check_device() -> Check:
     import torch
 
     if torch.cuda.is_available():
@@ -129,30 +134,31 @@ def _device() -> Check:
         return Check("device", "ok", f"{name}, {_gigabytes(free)} of {_gigabytes(total)} free")
     if torch.backends.mps.is_available():
         return Check("device", "ok", "Apple GPU (mps)")
-    detail = f"CPU, {torch.get_num_threads()} threads"
-    return Check("device", "note", f"{detail}; no GPU, so large models answer slowly")
+    threads = torch.get_num_threads()
+    detail = f"CPU, {threads} {'thread' if threads == 1 else 'threads'}"
+    return Check("device", "note", f"{detail}; no GPU, large models will be slow")
 
 
-def _memory() -> Check:
+def check_memory() -> Check:
     from crosslmm.device import available_ram
 
     free = available_ram()
-    status: Status = "ok" if free >= _LEAST_MEMORY else "warning"
-    return Check("memory", status, f"{_gigabytes(free)} of main memory free")
+    status: Status = "ok" if free >= LEAST_MEMORY else "warning"
+    return Check("memory", status, f"{_gigabytes(free)} of memory free")
 
 
-def _disk() -> Check:
-    place = catalog.hub_cache()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
+def check_disk() -> Check:
+    folder = catalog.hub_cache()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
     detail = f"{_gigabytes(free)} free in {catalog.hub_cache()}"
-    if free >= _LEAST_DISK:
+    if free >= LEAST_DISK:
         return Check("disk", "ok", detail)
     return Check("disk", "warning", detail, "set HF_HOME to a folder on a larger disk")
 
 
-def _quantization() -> Check:
+def check_quantization() -> Check:
     import torch
 
     try:
@@ -166,14 +172,15 @@ def _quantization() -> Check:
         with torch.no_grad():
             difference = layer(inputs.to(device)).cpu() - dense(inputs)
         if difference.abs().max() > 0.25 * dense.weight.abs().max():
-            raise ValueError("a 4-bit product is wrong")
+            raise ValueError("wrong result of a 4-bit product")
     except Exception as error:
-        return Check("quantization", "warning", f"bitsandbytes: {_line(error)}", "--quantize none")
+        detail = f"bitsandbytes: {_line(error)}"
+        return Check("quantization", "warning", detail, "use `quantization` none")
     version = metadata.version("bitsandbytes")
-    return Check("quantization", "ok", f"bitsandbytes {version}, 4-bit product right on {device}")
+    return Check("quantization", "ok", f"bitsandbytes {version}, 4-bit product correct on {device}")
 
 
-def _default_model() -> Check:
+def check_default_model() -> Check:
     from crosslmm.checkpoints.inspection import inspect
     from crosslmm.device import available_ram
 
@@ -186,20 +193,21 @@ def _default_model() -> Check:
         return Check("model", "failure", first, " ".join(rest) or None)
     detail = f"{choice.name}: {model.kind}, {model.parameters / 1e6:,.1f} M parameters"
     if choice.origin == "built-in":
-        detail += "; built in, knows synthetic clips only"
+        detail += "; built in, for synthetic clips only"
     if model.size > available_ram():
-        return Check("model", "warning", f"{detail}; larger than the free memory")
+        return Check("model", "warning", f"{detail}; larger than free memory")
     return Check("model", "ok", detail)
 
 
-_CHECKS: dict[str, Callable[[], Check | Iterator[Check]]] = {
-    "packages": _packages,
-    "readers": _readers,
-    "device": _device,
-    "memory": _memory,
-    "disk": _disk,
-    "quantization": _quantization,
-    "model": _default_model,
+CHECKS: dict[str, CheckFunction] = {
+    "python": check_python,
+    "packages": check_packages,
+    "readers": check_readers,
+    "device": check_device,
+    "memory": check_memory,
+    "disk": check_disk,
+    "quantization": check_quantization,
+    "model": check_default_model,
 }
 
 

@@ -39,7 +39,7 @@ def rows(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_it_writes_says_where_and_exits_with_0(
+def test_it_writes_prints_the_path_and_exits_with_0(
     run: Run, folder: Path, options: tuple[str, ...]
 ) -> None:
     finished = run("caption", folder, *options)
@@ -50,7 +50,7 @@ def test_it_writes_says_where_and_exits_with_0(
     again = run("caption", folder, *options)
     assert (again.code, again.out) == (0, finished.out)
     assert "0 captioned in" in again.err
-    assert "3 were done before" in again.err
+    assert "3 already done" in again.err
 
 
 def test_failures_are_listed_and_the_exit_code_is_3_each_time(
@@ -61,7 +61,7 @@ def test_failures_are_listed_and_the_exit_code_is_3_each_time(
     finished = run("caption", folder, *options)
     assert finished.code == 3
     assert f"failed: {folder}/bad.mp4: this is text, not a video" in finished.err
-    assert "1 failed; 1 other files, which are no videos, passed over" in finished.err
+    assert "1 failed; 1 other file skipped (not a video)" in finished.err
     again = run("caption", folder, *options)
     assert again.code == 3
     assert "1 failed before (--retry-failed tries them again)" in again.err
@@ -101,7 +101,7 @@ def test_a_list_in_a_file_globs_and_a_summary_in_json(
     assert summary["failures"][0]["error"].endswith("missing.mp4: no such file")
 
 
-def test_shards_together_are_the_whole(run: Run, folder: Path, options: tuple[str, ...]) -> None:
+def test_shards_together_are_complete(run: Run, folder: Path, options: tuple[str, ...]) -> None:
     for index in (1, 2):
         assert run("caption", folder, *options, "--shard", f"{index}/2").code == 0
     parts = sorted(Path.cwd().glob("captions-*.jsonl"))
@@ -115,24 +115,32 @@ def test_shards_together_are_the_whole(run: Run, folder: Path, options: tuple[st
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["nowhere"], 1, "nowhere: there is no such file or folder"),
+        (["nowhere"], 1, "nowhere: no such file or folder"),
         (["https://host/a.mp4"], 1, "https://host/a.mp4: this is a URL; only local files"),
-        (["EMPTY"], 1, "no files to caption there"),
+        (["EMPTY"], 1, "no files to caption"),
         ([], 2, "give files or folders to caption"),
-        (["CLIPS", "--segments", "2", "--scenes"], 2, "`segments` and `scenes` exclude each other"),
+        (["CLIPS", "--segments", "2", "--scenes"], 2, "--segments and --scenes exclude each other"),
         (["CLIPS", "--shard", "3/2"], 2, "shard 3/2"),
-        (["CLIPS", "--workers", "2"], 2, "--workers is for --engine ray"),
+        (["CLIPS", "--workers", "2"], 2, "--workers needs --engine ray"),
         (["CLIPS", "--out", "-", "--format", "srt"], 2, "--out - writes JSONL, not srt"),
-        (["CLIPS", "--out", "-", "--overwrite"], 2, "--overwrite need a file to go on with"),
-        (["CLIPS", "--out", "-", "--retry-failed"], 2, "--overwrite need a file to go on with"),
+        (
+            ["CLIPS", "--out", "-", "--overwrite"],
+            2,
+            "--retry-failed and --overwrite need an output file, not --out -",
+        ),
+        (
+            ["CLIPS", "--out", "-", "--retry-failed"],
+            2,
+            "--retry-failed and --overwrite need an output file, not --out -",
+        ),
         (["CLIPS", "--out", "CLIPS"], 2, "a folder; give the jsonl file to write"),
         (["CLIPS", "--out", "CLIPS/0.mp4"], 1, "line 1 was not written by crosslmm"),
         (["CLIPS", "--prompt", "x", "--prompt-file", "y"], 2, "exclude each other"),
-        (["CLIPS", "--prompt-file", "latin.txt"], 2, "latin.txt: the prompt is not in UTF-8"),
+        (["CLIPS", "--prompt-file", "latin.txt"], 2, "latin.txt: the prompt is not UTF-8 text"),
         (["-", "--from", "-"], 2, "stdin holds one list only"),
     ],
 )
-def test_what_cannot_be_is_said(
+def test_wrong_usage_and_missing_input_are_reported(
     run: Run, folder: Path, options: tuple[str, ...], arguments: list[str], code: int, message: str
 ) -> None:
     Path("EMPTY").mkdir()
@@ -148,7 +156,7 @@ def test_what_cannot_be_is_said(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--segments", "2", "--scenes"], "`segments` and `scenes` exclude each other"),
+        (["--segments", "2", "--scenes"], "--segments and --scenes exclude each other"),
         (["--prompt", "{typo}?"], "{typo} is not one of its placeholders"),
         (["--prompt-file", "missing.txt"], "missing.txt: No such file"),
         (["--deadline", "inf"], "deadline is in seconds"),
@@ -156,7 +164,7 @@ def test_what_cannot_be_is_said(
         (["--format", "srt", "--out", "FILE"], "FILE: a file; srt files go into a folder"),
     ],
 )
-def test_options_are_looked_at_before_the_model_is_loaded(
+def test_options_are_checked_before_the_model_is_loaded(
     run: Run,
     folder: Path,
     checkpoint: Path,
@@ -175,7 +183,7 @@ def test_options_are_looked_at_before_the_model_is_loaded(
     assert message in finished.err
 
 
-def test_ctrl_c_finishes_what_is_under_way(
+def test_ctrl_c_finishes_the_current_batch(
     folder: Path, options: tuple[str, ...], tmp_path: Path
 ) -> None:
     for number in range(3, 60):
@@ -189,7 +197,7 @@ def test_ctrl_c_finishes_what_is_under_way(
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=120)
     assert process.returncode == 130, err.decode()
-    assert "finishing what is under way" in err.decode()
+    assert "finishing the current batch" in err.decode()
     assert "captioned in" in err.decode()
     data = out.read_text("utf-8")
     assert data.endswith("\n")

@@ -39,9 +39,9 @@ class TestHelp:
     def test_a_command_without_its_module_is_not_listed(
         self, run: Run, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from crosslmm_cli.commands import Entry
+        from crosslmm_cli.commands import CommandInfo
 
-        monkeypatch.setitem(COMMANDS, "later", Entry("no_such_module", "Not there yet."))
+        monkeypatch.setitem(COMMANDS, "later", CommandInfo("no_such_module", "Not there yet."))
         assert "later" not in run("--help").out
         assert run("later").code == 2
 
@@ -54,7 +54,7 @@ class TestHelp:
 
 class TestWrongUsage:
     @pytest.mark.parametrize(
-        ("arguments", "words"),
+        ("arguments", "message"),
         [
             (["nosuch"], "No such command 'nosuch'"),
             (["asc"], "Did you mean 'ask'"),
@@ -63,10 +63,13 @@ class TestWrongUsage:
             (["ask", "clip.mp4", "q", "--nosuch"], "No such option: --nosuch"),
             (["ask", "clip.mp4", "q", "--frames", "0"], "--frames"),
             (["ask", "clip.mp4", "q", "--frames", "few"], "--frames"),
-            (["ask", "clip.mp4", "q", "--fps", "0"], "not above zero"),
-            (["ask", "clip.mp4", "q", "--fps", "nan"], "not above zero"),
-            (["ask", "clip.mp4", "q", "--reader", "vlc"], "'pyav'"),
-            (["ask", "clip.mp4", "q", "--start", "1:99"], "no time"),
+            (["ask", "clip.mp4", "q", "--fps", "0"], "is not greater than 0"),
+            (["ask", "clip.mp4", "q", "--fps", "nan"], "is not greater than 0"),
+            (["ask", "clip.mp4", "q", "--reader", "vlc"], ": 'vlc' is not one of 'auto', 'pyav'"),
+            (
+                ["ask", "clip.mp4", "q", "--start", "1:99"],
+                "'1:99' is not a time: use seconds, M:SS or H:MM:SS",
+            ),
             (["ask", "clip.mp4", "q", "--frames", "4", "--fps", "2"], "exclude each other"),
             (["ask", "clip.mp4", " "], "a question is empty"),
             (["ask", "clip.mp4", "-", "-"], "one question only"),
@@ -76,10 +79,10 @@ class TestWrongUsage:
             (["models", "rm", "demo"], "stays"),
         ],
     )
-    def test_two_lines_and_code_2(self, run: Run, arguments: list[str], words: str) -> None:
+    def test_two_lines_and_code_2(self, run: Run, arguments: list[str], message: str) -> None:
         finished = run(*arguments)
         assert (finished.code, finished.out) == (2, "")
-        assert words in finished.err
+        assert message in finished.err
         assert finished.err.startswith("crosslmm: ")
         assert len(finished.err.splitlines()) <= 2
 
@@ -123,14 +126,16 @@ class TestFailures:
         monkeypatch.setattr(catalog, "stored_models", broken)
         finished = run("models", "list")
         assert finished.code == 1
-        assert "KeyError: 'a bug'" in finished.err
-        assert "Traceback" not in finished.err
+        assert finished.err == (
+            "crosslmm: internal error; please report it: KeyError: 'a bug'\n"
+            "run again with --debug for the traceback\n"
+        )
         shown = run("models", "list", "--debug")
         assert shown.code == 1
         assert "Traceback" in shown.err
         assert "KeyError: 'a bug'" in shown.err
 
-    def test_a_closed_pipe_is_no_error_with_debug_either(
+    def test_a_closed_pipe_is_not_an_error_even_with_debug(
         self, run: Run, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def gone() -> None:
@@ -203,7 +208,7 @@ class TestAsk:
         finished = run("ask", clip, "-", "--model", checkpoint, "--json", "--max-new-tokens", 2)
         assert json.loads(finished.out)["question"] == "what is\nthis?"
 
-    def test_a_question_from_stdin_that_is_no_text(
+    def test_a_question_from_stdin_that_is_not_text(
         self, run: Run, checkpoint: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         import io
@@ -212,7 +217,7 @@ class TestAsk:
         monkeypatch.setattr("sys.stdin", stdin)
         finished = run("ask", clip, "-", "--model", checkpoint)
         assert finished.code == 2
-        assert finished.err == "crosslmm: -: stdin is not text in utf-8\n"
+        assert finished.err == "crosslmm: -: stdin is not utf-8 text\n"
 
     def test_a_question_that_is_not_utf_8(self, run: Run, checkpoint: Path, clip: Path) -> None:
         finished = run(
@@ -221,12 +226,12 @@ class TestAsk:
         assert finished.code == 0, finished.err
         assert json.loads(finished.out)["question"] == "é, caf\ufffd?"
 
-    def test_a_picture(self, run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    def test_an_image(self, run: Run, checkpoint: Path, tmp_path: Path) -> None:
         from PIL import Image
 
-        picture = tmp_path / "picture.png"
-        Image.new("RGB", (40, 30), "red").save(picture)
-        finished = run("ask", picture, "q", "--model", checkpoint, "--max-new-tokens", 2)
+        image = tmp_path / "image.png"
+        Image.new("RGB", (40, 30), "red").save(image)
+        finished = run("ask", image, "q", "--model", checkpoint, "--max-new-tokens", 2)
         assert finished.code == 0
         assert finished.err == "1 of 1 frame\n"
 
@@ -244,7 +249,7 @@ class TestModels:
         (home / "models" / "pet").symlink_to(checkpoint)
         assert run("models", "use", "pet").code == 0
         rows = [line.split() for line in run("models", "list").out.splitlines()]
-        assert rows[0] == ["NAME", "WHAT", "SIZE", "WHERE"]
+        assert rows[0] == ["NAME", "KIND", "SIZE", "PATH"]
         assert ["*", "pet", "crosslmm"] in [row[:3] for row in rows]
         records = map(json.loads, run("models", "list", "--json").out.splitlines())
         (pet,) = [record for record in records if record["name"] == "pet"]
@@ -264,12 +269,12 @@ class TestModels:
         assert not (home / "models" / "pet").exists()
         assert (checkpoint / "config.json").exists()
 
-    def test_a_default_that_is_gone_is_said(
+    def test_a_default_that_is_gone_is_reported(
         self, run: Run, home: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("CROSSLMM_MODEL", "org/gone")
         shown = run("models", "list").err
-        assert "org/gone (from CROSSLMM_MODEL), is not among these" in shown
+        assert "the default model org/gone (set by CROSSLMM_MODEL) is not on disk" in shown
         assert "*" not in shown
 
     def test_parameters_agree_with_the_loaded_model(self, run: Run, checkpoint: Path) -> None:
@@ -341,13 +346,13 @@ class TestTimes:
         assert options.seconds(text) == expected
 
     @pytest.mark.parametrize("text", ["", "x", "-1", "1:60", "1:60:00", "1:2:3:4", "1e3", "inf"])
-    def test_no_times(self, text: str) -> None:
+    def test_what_is_not_a_time(self, text: str) -> None:
         with pytest.raises(typer.BadParameter):
             options.seconds(text)
 
 
 class TestOutput:
-    def test_a_terminal_is_not_steered(
+    def test_text_cannot_control_the_terminal(
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         output = Output()
@@ -374,6 +379,36 @@ class TestOutput:
         for done in range(5):
             output.progress("encode", done, 4)
         assert capsys.readouterr() == ("", "")
+
+    def test_a_table_is_plain_aligned_text_without_a_terminal(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        rows = [
+            ("NAME", "SIZE", "PATH"),
+            ("a", "1 kB", "/x"),
+            ("long name", "12 kB", "/" + "y" * 99),
+        ]
+        Output().table(rows, right=(1,))
+        assert capsys.readouterr().out.splitlines() == [
+            "NAME        SIZE  PATH",
+            "a           1 kB  /x",
+            "long name  12 kB  /" + "y" * 99,
+        ]
+
+    def test_a_table_wraps_within_its_columns_on_a_terminal(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("crosslmm_cli.output.supports_ansi", lambda stream: True)
+        monkeypatch.setenv("COLUMNS", "40")
+        Output().table([("NAME", "PATH"), ("[red]", "/" + "y" * 50 + "\x1b[2J")])
+        out = capsys.readouterr().out
+        lines = [line.rstrip() for line in out.splitlines()]
+        assert len(lines) == 3
+        assert all(len(line) <= 40 for line in lines)
+        assert lines[1].startswith("[red]")
+        assert lines[2].startswith(" " * 7)
+        assert out.count("y") == 50
+        assert "\x1b[2J" not in out
 
     def test_sizes(self) -> None:
         sizes = [0, 999, 1000, 851_234, 1_730_000_000, 2.5e13]

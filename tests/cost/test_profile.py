@@ -219,14 +219,14 @@ def test_sizes(given: str, size: float) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["-n", "0"], 2, "0: give numbers from 1"),
-        (["-n", "many"], 2, "give whole numbers separated by commas"),
+        (["-n", "0"], 2, "frames 0: give numbers from 1"),
+        (["-n", "many"], 2, "'many' is not a list of whole numbers"),
         (["--tokens-per-frame", "8"], 2, "8 is not a perfect square from 1 to 729"),
         (["--fits", "lots"], 2, "lots: not a size"),
         (["--json", "--csv"], 2, "--json and --csv exclude each other"),
         (["--plot", "bars.gif"], 2, "needs a file ending in .png, .svg, .pdf"),
         (["--plot", "nowhere/bars.png"], 2, "there is no folder"),
-        (["--measure", "--interval", "2"], 2, "leave --interval and --batch out"),
+        (["--measure", "--interval", "2"], 2, "it excludes --interval and --batch"),
         (["-m", "crosslmm-9b"], 1, "recipes need no weights: crosslmm-2b"),
         (["-m", "some/model"], 1, "HF_HUB_OFFLINE"),
         (["-m", "llava-onevision-7b", "--tokens-per-frame", "9"], 2, "always takes 196 tokens"),

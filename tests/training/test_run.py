@@ -462,7 +462,7 @@ class TestCommand:
         assert shown.code == 0
         assert shown.out == ""
         assert "T2V" in shown.err
-        assert "2 steps of 2" in shown.err
+        assert "2 steps, batch size 2" in shown.err
         assert not (tmp_path / "run").exists()
         done = run("train", tmp_path / "mine.yaml", *common)
         assert (done.code, done.out) == (0, f"{tmp_path / 'run' / 'model'}\n")

@@ -1,0 +1,93 @@
+"""What `crosslmm caption` says on stderr: how far it is, and a summary at the end."""
+
+import sys
+import time
+
+from crosslmm.captioning import Summary
+from crosslmm_cli.output import Output, supports_ansi
+
+_LISTED_FAILURES = 20
+_LINE_EVERY = 10.0  # seconds between lines of progress without a terminal
+
+
+class CaptionReport:
+    """A progress bar on a terminal, otherwise a line every few seconds; a summary at the end."""
+
+    def __init__(self, output: Output, summary: Summary) -> None:
+        self._output = output
+        self._summary = summary
+        self._supports_ansi = supports_ansi(sys.stderr)
+        self._next_line = time.monotonic() + _LINE_EVERY
+
+    def begin(self) -> None:
+        if self._supports_ansi:
+            self._output.progress("caption", 0, 0, label="scanning files")
+
+    def progress(self) -> None:
+        summary = self._summary
+        if self._supports_ansi:
+            label = ", ".join(["captioning", *self._exceptions()])
+            self._output.progress("caption", summary.fresh, summary.to_do, label=label)
+        elif time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + _LINE_EVERY
+            pace = summary.seconds / summary.fresh
+            left = (summary.to_do - summary.fresh) * pace
+            line = [f"{summary.fresh:,} of {summary.to_do:,} done", *self._exceptions()]
+            line += [f"{_rate(60 / pace)} per minute", f"about {_duration(left)} left"]
+            self._output.notice(", ".join(line))
+
+    def end(self) -> None:
+        self._output.finish_progress()
+        for line in summary_lines(self._summary):
+            self._output.notice(line)
+
+    def _exceptions(self) -> list[str]:
+        summary = self._summary
+        skipped = summary.kept + summary.kept_failures + summary.no_videos
+        counts = {"failed": summary.failed, "skipped": skipped}
+        return [f"{count:,} {what}" for what, count in counts.items() if count]
+
+
+def summary_lines(summary: Summary) -> list[str]:
+    """A run's counts, where its time went, and its failures."""
+    new = summary.captioned + summary.failed
+    rate = f", {_rate(60 * new / summary.seconds)} per minute" if new and summary.seconds else ""
+    counts = [f"{summary.captioned:,} captioned in {_duration(summary.seconds)}{rate}"]
+    if summary.copies:
+        counts.append(f"{summary.copies:,} of them copies of other files")
+    if summary.failed:
+        counts.append(f"{summary.failed:,} failed")
+    if summary.kept:
+        counts.append(f"{summary.kept:,} already done")
+    if summary.kept_failures:
+        counts.append(f"{summary.kept_failures:,} failed before (`retry_failed` tries them again)")
+    if summary.no_videos:
+        counts.append(f"{_files(summary.no_videos)} skipped (not a video)")
+    lines = ["; ".join(counts)]
+    if summary.shares is not None and new:
+        shares = summary.shares
+        lines.append(
+            f"model busy {shares.busy:.0%} of the time (encode {shares.encode:.0%}, "
+            f"generate {shares.generate:.0%}), idle {shares.idle:.0%}; "
+            f"decode {shares.decode:.0%}, summed over all readers"
+        )
+    shown = summary.failures[:_LISTED_FAILURES]
+    lines += [f"failed: {reason}" for _, reason in shown]
+    if len(summary.failures) > len(shown):
+        lines.append(f"and {len(summary.failures) - len(shown):,} more")
+    return lines
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.3g} s"
+    minutes, hours = round(seconds / 60), seconds / 3600
+    return f"{minutes} min" if minutes < 100 else f"{hours:.1f} h"
+
+
+def _rate(number: float) -> str:
+    return f"{number:.3g}" if number < 999.5 else f"{number:,.0f}"
+
+
+def _files(count: int) -> str:
+    return f"{count:,} other {'file' if count == 1 else 'files'}"

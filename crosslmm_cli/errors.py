@@ -1,0 +1,55 @@
+"""The one error table: what is printed for an error, and the exit code."""
+
+import typer
+
+from crosslmm.errors import CrossLMMError, UsageError
+from crosslmm_cli import interrupt
+from crosslmm_cli.output import Output
+
+FAILED = 1
+WRONG_USAGE = 2
+SOME_FAILED = 3
+"""A batch finished and some of its items failed."""
+BROKEN_PIPE = 141  # what a shell reports for a command that wrote to a closed pipe
+
+ParsingError: type[Exception] = typer.BadParameter.__mro__[1]  # what the parser raises, by its base
+
+
+def explain(error: BaseException) -> int:
+    """Print one or two lines about an error, on stderr, and return the exit code."""
+    output = Output()
+    match error:
+        case UsageError():
+            output.error(str(error))
+            return WRONG_USAGE
+        case CrossLMMError():
+            output.error(str(error))
+            return FAILED
+        case ParsingError():
+            message = error.format_message() if hasattr(error, "format_message") else str(error)
+            message = message.replace(": Value error, ", ": ")  # pydantic's, of a wrong choice
+            context = getattr(error, "ctx", None)
+            path = context.command_path if context else "crosslmm"
+            if type(error).__name__ == "NoArgsIsHelpError":
+                output.notice(message)
+            else:
+                output.error(f"{message}\nsee `{path} --help`")
+            return WRONG_USAGE
+        case KeyboardInterrupt() | typer.Abort():
+            output.error("interrupted")
+            return interrupt.EXIT_CODE
+        case BrokenPipeError():
+            return BROKEN_PIPE
+        case SystemExit():
+            return error.code if isinstance(error.code, int) else FAILED
+        case OSError():
+            what = error.filename if error.filename is not None else "writing failed"
+            output.error(f"{what}: {error.strerror or error}")
+            return FAILED
+        case _:
+            first = (str(error).strip().splitlines() or [""])[0]
+            output.error(
+                f"internal error; please report it: {type(error).__name__}: {first}\n"
+                "run again with --debug for the traceback"
+            )
+            return FAILED

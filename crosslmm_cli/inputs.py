@@ -1,0 +1,66 @@
+"""What commands read besides options: questions, lists of paths, a prompt; `-` is stdin."""
+
+import codecs
+import os
+import sys
+from pathlib import Path
+
+from crosslmm.errors import UsageError, VideoError
+from crosslmm.video.source import regular_file
+
+
+def read_questions(questions: list[str]) -> list[str]:
+    """The questions as text, `-` replaced by what stdin holds."""
+    if questions.count("-") > 1:
+        raise UsageError("-: stdin holds one question only")
+    try:
+        read = [sys.stdin.read() if question == "-" else question for question in questions]
+    except UnicodeDecodeError as error:
+        raise UsageError(f"-: stdin is not {error.encoding} text") from None
+    # Bytes that are not UTF-8, perhaps a file name: the tokenizer takes text only.
+    texts = [text.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for text in read]
+    stripped = [text.strip() for text in texts]
+    if not all(stripped):
+        raise UsageError("a question is empty")
+    return stripped
+
+
+def read_paths(paths: list[str], from_file: str | None) -> list[str]:
+    """The paths given, each list replaced by the paths it holds."""
+    if paths.count("-") + (from_file == "-") > 1:
+        raise UsageError("-: stdin holds one list only")
+    if not paths and from_file is None:
+        raise UsageError("give files or folders to caption, or a list of them with --from FILE")
+    found: list[str] = []
+    for path in paths:
+        if path == "-":
+            found += _split_list(sys.stdin.buffer.read())
+        elif not os.path.lexists(path):
+            if "://" in path:
+                regular_file(path)  # whose error says that it is an address
+            raise VideoError(f"{path}: no such file or folder")
+        else:
+            found.append(path)
+    if from_file is not None:
+        data = sys.stdin.buffer.read() if from_file == "-" else Path(from_file).read_bytes()
+        found += _split_list(data)
+    return found
+
+
+def read_prompt(prompt: str | None, file: Path | None) -> str | None:
+    """The prompt given as text or in a file; None where neither is."""
+    if prompt is not None and file is not None:
+        raise UsageError("--prompt and --prompt-file exclude each other: give one of them")
+    if file is None:
+        return prompt
+    try:
+        return file.read_text("utf-8").strip()
+    except UnicodeDecodeError:
+        raise UsageError(f"{file}: the prompt is not UTF-8 text; convert the file") from None
+
+
+def _split_list(data: bytes) -> list[str]:
+    """Paths one per line, or separated by NUL as `find -print0` writes them."""
+    data = data.removeprefix(codecs.BOM_UTF8)
+    names = data.split(b"\0") if b"\0" in data else data.splitlines()
+    return [os.fsdecode(name) for name in names if name.strip()]
