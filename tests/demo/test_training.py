@@ -1,5 +1,6 @@
 """The demo's training: the same prompts as at inference, resumable, repeatable, and it learns."""
 
+import copy
 import json
 import re
 from collections.abc import Callable
@@ -13,23 +14,31 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import SiglipVisionModel
 
-from crosslmm.demo.attention import PLAIN
-from crosslmm.demo.clips import ClipOptions, QuestionedClips
-from crosslmm.demo.encoder import DenseReader, Stills, lay_out_positions
+from crosslmm.demo.attention_supervision import AttentionSupervision, frame_targets
+from crosslmm.demo.batches import ClipBatches, ClipOptions
+from crosslmm.demo.encoder import ImageBatches, PatchClassifier, init_position_embeddings
+from crosslmm.demo.exercises import draw_verdicts, take_notes
 from crosslmm.demo.loss import AnswerLoss
 from crosslmm.demo.model import demo_config, demo_processor
-from crosslmm.demo.muon import MuonAdamW, orthogonalise
-from crosslmm.demo.reading import draw_verdicts, take_notes
+from crosslmm.demo.optimizer import MuonAdamW, Rates, make_optimizer
+from crosslmm.demo.packing import MARK, find_spans, pack_turns, pad_rows, turn_mask
+from crosslmm.demo.plain_attention import PLAIN
 from crosslmm.demo.run import SHORT, demo_recipe, train_demo
 from crosslmm.demo.stage import StageOptions, run_stage
-from crosslmm.demo.supervision import AttentionSupervision, pointed_frames, pointed_things, telling
-from crosslmm.demo.targets import IGNORED, seen_in_cells
-from crosslmm.demo.turns import MARK, packed_turns, padded, turn_mask
+from crosslmm.demo.targets import IGNORED, dense_targets
 from crosslmm.errors import CheckpointError, UsageError
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.processing_crosslmm import CrossLMMProcessor
-from crosslmm.synthetic.questions import Asker, Question, ask_about
-from crosslmm.synthetic.scenes import make_clip
+from crosslmm.synthetic.asker import Asker, ask_about
+from crosslmm.synthetic.phrasing import (
+    check_options,
+    describe_clip,
+    describe_event,
+    describe_frames,
+)
+from crosslmm.synthetic.questions import Question
+from crosslmm.synthetic.scenes import SyntheticClip, make_clip
+from crosslmm.synthetic.spans import Phrase, SpanKind
 from crosslmm.synthetic.vocabulary import COLOUR_NAMES, SHAPES
 from crosslmm.training.checkpoints import latest_checkpoint
 from tests.support.tiny import open_gates
@@ -93,7 +102,7 @@ def _shown(processor: CrossLMMProcessor) -> str:
 def test_packed_turns_are_the_processors_own_prompts(
     processor: CrossLMMProcessor, questions: list[Question]
 ) -> None:
-    row = packed_turns(processor.tokenizer, _shown(processor), questions)
+    row = pack_turns(processor.tokenizer, _shown(processor), questions)
     prompt = row["input_ids"][row["turns"] == 0]
     for turn, question in enumerate(questions, start=1):
         mine = row["turns"] == turn
@@ -118,7 +127,7 @@ def test_a_turn_among_others_is_that_turn_alone(
     processor: CrossLMMProcessor, questions: list[Question], model: CrossLMMForConditionalGeneration
 ) -> None:
     pixels = torch.randn(1, 3, 3, 96, 96)
-    together = padded([packed_turns(processor.tokenizer, _shown(processor), questions)])
+    together = pad_rows([pack_turns(processor.tokenizer, _shown(processor), questions)])
 
     def states(row: dict[str, torch.Tensor], mask: torch.Tensor | None) -> torch.Tensor:
         with torch.no_grad():
@@ -131,61 +140,84 @@ def test_a_turn_among_others_is_that_turn_alone(
 
     packed = states(together, turn_mask(together["turns"], torch.float32))
     for turn, question in enumerate(questions, start=1):
-        alone = padded([packed_turns(processor.tokenizer, _shown(processor), [question])])
+        alone = pad_rows([pack_turns(processor.tokenizer, _shown(processor), [question])])
         expected = states(alone, None)[alone["turns"][0] == 1]
         torch.testing.assert_close(
             packed[together["turns"][0] == turn], expected, atol=1e-4, rtol=0
         )
 
 
+def _words_by_index(processor: CrossLMMProcessor, phrase: Phrase, kind: SpanKind) -> dict[int, str]:
+    """The text of the tokens in spans of a kind, by the index of the span."""
+    encoded = processor.tokenizer(phrase.text, return_offsets_mapping=True)
+    found = find_spans(phrase, kind, encoded["offset_mapping"])
+    words = dict.fromkeys(found, "")
+    for index, token in zip(found, encoded["input_ids"], strict=True):
+        words[index] += processor.tokenizer.decode([token])
+    return words
+
+
+def _clip_with(kind: str) -> SyntheticClip:
+    """A clip whose only event is of this kind."""
+    drawn = (make_clip("train", 0, index, duration=6.0) for index in range(1000))
+    return next(clip for clip in drawn if [event.kind for event in clip.events] == [kind])
+
+
 def test_a_word_on_a_frame_points_at_it(processor: CrossLMMProcessor) -> None:
-    text = "1: nothing at 0.25s, 2: the star appears at 12.75s, so 7: A. at 12.75 seconds"
-    encoded = processor.tokenizer(text, return_offsets_mapping=True)
-    points = pointed_frames(text, encoded["offset_mapping"])
-    said = dict.fromkeys(points, "")
-    for point, token in zip(points, encoded["input_ids"], strict=True):
-        said[point] += processor.tokenizer.decode([token])
-    assert (said[0], said[1]) == (": nothing", ": the star appears")
-    assert set(said) == {0, 1, IGNORED}
+    clip = _clip_with("appears")
+    moment = clip.events[0].time * clip.duration
+    event = describe_event(clip, clip.events[0]).text
+    phrase = describe_frames(clip, [moment - 0.5, moment + 0.5]) + ", so 7: A. at 12.75 seconds"
+    words = _words_by_index(processor, phrase, "frame")
+    assert (words[0], words[1]) == (": nothing", f": {event}")
+    assert set(words) == {0, 1, IGNORED}
 
 
 def test_a_word_on_a_thing_points_at_it(processor: CrossLMMProcessor) -> None:
-    text = (
-        "a small red circle marked K moves left; an orange star stays still: A. the red circle no"
+    clip = _clip_with("meets")
+    phrase = describe_clip(clip, clip.things) + check_options(("the red circle", "x"), "x")
+    parts = phrase.text.split(": A. ")[0].split("; ")
+    words = _words_by_index(processor, phrase, "thing")
+    assert {index: said.strip() for index, said in words.items() if index != IGNORED} == dict(
+        enumerate(parts)
     )
-    encoded = processor.tokenizer(text, return_offsets_mapping=True)
-    names = [["the orange star", "the star"], ["the blue cross"], ["the red circle"]]
-    points = pointed_things(text, encoded["offset_mapping"], names)
-    said = dict.fromkeys(points, "")
-    for point, token in zip(points, encoded["input_ids"], strict=True):
-        said[point] += processor.tokenizer.decode([token])
-    assert said[2] == "a small red circle marked K moves left"
-    assert said[0].strip() == "an orange star stays still"
-    assert set(said) == {0, 2, IGNORED}
-    text = "the red circle meets the orange star"
-    encoded = processor.tokenizer(text, return_offsets_mapping=True)
-    points = pointed_things(text, encoded["offset_mapping"], names)
-    assert points == [2] * 4 + [0] * 3
+    event = clip.events[0]
+    phrase = describe_event(clip, event)
+    words = _words_by_index(processor, phrase, "thing")
+    subject, other = phrase.text.split(" meets ")
+    assert words == {event.subject: f"{subject} meets", event.other: f" {other}"}
 
 
-def test_an_answer_that_reads_frames_points_at_nothing_else(
-    processor: CrossLMMProcessor, questions: list[Question]
-) -> None:
-    read = replace(
-        questions[0], taught="1: the red circle appears at 1.00s, so the red circle appears"
+def test_a_motion_in_a_circle_is_no_circle(processor: CrossLMMProcessor) -> None:
+    drawn = (make_clip("train", 0, index, duration=6.0) for index in range(1000))
+    clip = next(
+        clip
+        for clip in drawn
+        if [thing.shape for thing in clip.things].count("circle") == 1
+        and any(t.motion == "in a circle" and t.shape != "circle" for t in clip.things)
     )
-    plain = replace(questions[0], taught="the circle is red", answer="red")
+    words = _words_by_index(processor, describe_clip(clip, clip.things), "thing")
+    for index, thing in enumerate(clip.things):
+        assert words[index].endswith(" circle") == (thing.motion == "in a circle")
+
+
+def test_an_answer_that_reads_frames_points_at_nothing_else(processor: CrossLMMProcessor) -> None:
+    clip = _clip_with("appears")
+    asker = Asker(clip, np.random.default_rng(0), frame_times=[1.0, 3.0, 5.0], frame_period=0.1)
+    read, plain = asker.ask("events"), asker.ask("shape")
+    assert read is not None
+    assert plain is not None
     for question, on_frames, on_things in ((read, True, False), (plain, False, True)):
-        row = packed_turns(processor.tokenizer, _shown(processor), [question], [["the circle"]])
+        row = pack_turns(processor.tokenizer, _shown(processor), [question])
         assert bool((row["frames"] != IGNORED).any()) == on_frames
         assert bool((row["things"] != IGNORED).any()) == on_things
-    whole = row["input_ids"][row["things"] == 0]
-    assert processor.tokenizer.decode(whole) == "the circle is red"
+    pointing = row["input_ids"][row["things"] != IGNORED]
+    assert processor.tokenizer.decode(pointing) == plain.taught
 
 
-def test_where_a_frame_has_news_only_that_is_pointed_at() -> None:
-    news = torch.tensor([[0, 0, 0, 5]])  # two frames of two tokens
-    assert telling(news, 2).tolist() == [[0, 0, IGNORED, 1]]
+def test_where_a_frame_has_an_event_only_that_is_pointed_at() -> None:
+    events = torch.tensor([[0, 0, 0, 5]])  # two frames of two tokens
+    assert frame_targets(events, 2).tolist() == [[0, 0, IGNORED, 1]]
 
 
 def test_attention_learns_to_point(model: CrossLMMForConditionalGeneration) -> None:
@@ -215,18 +247,18 @@ def test_attention_learns_to_point(model: CrossLMMForConditionalGeneration) -> N
 
 
 def test_more_happens_in_busy_clips(processor: CrossLMMProcessor) -> None:
-    def frames_with_news(busy: float) -> int:
+    def frames_with_events(busy: float) -> int:
         options = ClipOptions(clips=16, questions=1, busy=busy)
-        news = QuestionedClips(processor, options, seed=0, name="t").at(0)["seen_news"]
-        return int((news.unflatten(1, (-1, processor.tokens_per_frame)) > 0).any(dim=-1).sum())
+        events = ClipBatches(processor, options, seed=0, name="t").at(0)["dense_event"]
+        return int((events.unflatten(1, (-1, processor.tokens_per_frame)) > 0).any(dim=-1).sum())
 
-    assert frames_with_news(1.0) > 1.2 * frames_with_news(0.0)
+    assert frames_with_events(1.0) > 1.2 * frames_with_events(0.0)
 
 
 def test_plain_attention_is_attention(
     processor: CrossLMMProcessor, questions: list[Question], model: CrossLMMForConditionalGeneration
 ) -> None:
-    batch = QuestionedClips(processor, ClipOptions(2, 3, frames=(2, 2)), seed=0, name="t").at(0)
+    batch = ClipBatches(processor, ClipOptions(2, 3, frames=(2, 2)), seed=0, name="t").at(0)
     answering, losses = AnswerLoss(model), []
     for implementation in ("sdpa", PLAIN):
         model.set_attn_implementation(implementation)
@@ -236,8 +268,8 @@ def test_plain_attention_is_attention(
 
 
 def test_a_clip_that_is_told_answers_what_is_asked_of_it(processor: CrossLMMProcessor) -> None:
-    options = ClipOptions(1, 8, told_every=2)
-    source = QuestionedClips(processor, options, seed=0, name="t")
+    options = ClipOptions(1, 8, text_only_every=2)
+    source = ClipBatches(processor, options, seed=0, name="t")
     told, shown = source.at(0), source.at(1)  # 2 is of verdicts
     assert "pixel_values_videos" in shown
     assert "pixel_values_videos" not in told
@@ -281,21 +313,21 @@ def test_verdicts_follow_from_their_reasons(processor: CrossLMMProcessor) -> Non
 def test_visual_tokens_are_told_what_is_in_their_cells() -> None:
     clip = make_clip("train", 0, 6, duration=10.0)
     moments = (np.arange(8) + 0.5) / 8
-    truth = seen_in_cells(clip, moments, side=3)
+    truth = dense_targets(clip, moments, side=3)
     visible, centres = clip.visible(moments), clip.centres(moments)
     for index, thing in enumerate(clip.things):
         for frame in np.flatnonzero(visible[:, index]):
             x, y = (centres[frame, index] * 3).astype(int)
             assert truth["shape"][frame, y * 3 + x] == SHAPES.index(thing.shape)
     assert int((truth["shape"] != IGNORED).sum()) == int(visible.sum())
-    assert int((truth["news"] > 0).sum()) == len(clip.events)
+    assert int((truth["event"] > 0).sum()) == len(clip.events)
 
 
 def test_visual_tokens_are_told_of_a_frame_ago_and_of_what_is_near() -> None:
     moments, still, pairs = (np.arange(8) + 0.5) / 8, 0, 0
     for number in range(60):
         clip = make_clip("train", 0, number, duration=10.0)
-        truth, visible = seen_in_cells(clip, moments, side=3), clip.visible(moments)
+        truth, visible = dense_targets(clip, moments, side=3), clip.visible(moments)
         assert bool((truth["before"][0] == IGNORED).all())
         cells = (clip.centres(moments) * 3).astype(int) @ np.array([1, 3])  # (T, O)
         for index, thing in enumerate(clip.things):
@@ -318,7 +350,7 @@ def test_visual_tokens_are_told_of_a_frame_ago_and_of_what_is_near() -> None:
 
 
 def test_batches_are_a_function_of_their_number(processor: CrossLMMProcessor) -> None:
-    source = QuestionedClips(processor, ClipOptions(1, 3, frames=(2, 3)), seed=0, name="t")
+    source = ClipBatches(processor, ClipOptions(1, 3, frames=(2, 3)), seed=0, name="t")
     first, again, other = source.at(4), source.at(4), source.at(5)
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert first["input_ids"].shape != other["input_ids"].shape or not torch.equal(
@@ -329,7 +361,7 @@ def test_batches_are_a_function_of_their_number(processor: CrossLMMProcessor) ->
 def test_notes_begin_with_what_picks_a_thing_out(processor: CrossLMMProcessor) -> None:
     clip = make_clip("train", 0, 5, duration=10.0)
     notes = take_notes(clip, np.random.default_rng(0), [1.0, 5.0, 9.0])
-    row = packed_turns(processor.tokenizer, MARK, [notes])
+    row = pack_turns(processor.tokenizer, MARK, [notes])
     assert row["label_weights"].unique().tolist() == [0.0, 1.0]  # they are not what is asked for
     text = notes.taught
     assert len(text.split("; ")) == len(clip.things)
@@ -340,30 +372,118 @@ def test_notes_begin_with_what_picks_a_thing_out(processor: CrossLMMProcessor) -
         assert thing.glyph is None or thing.glyph in part.split()
 
 
-def test_orthogonalised_matrices_have_singular_values_near_one() -> None:
+def test_a_matrix_step_moves_all_singular_values_alike() -> None:
     generator = torch.Generator().manual_seed(0)
     for shape in ((32, 64), (64, 32)):
-        values = torch.linalg.svdvals(orthogonalise(torch.randn(shape, generator=generator)))
+        matrix, bias = torch.nn.Parameter(torch.zeros(shape)), torch.nn.Parameter(torch.zeros(1))
+        optimizer = MuonAdamW(
+            [{"params": [matrix], "lr": 0.1, "weight_decay": 0.0}], [{"params": [bias]}]
+        )
+        matrix.grad = torch.randn(shape, generator=generator)
+        optimizer.step()
+        values = torch.linalg.svdvals(matrix.detach()) / 0.1 / max(1, shape[0] / shape[1]) ** 0.5
         assert float(values.min()) > 0.3
         assert float(values.max()) < 1.5
 
 
-def test_both_kinds_of_step_lower_a_loss() -> None:
+def _regression() -> tuple[MuonAdamW, Callable[[], float], torch.nn.Parameter]:
+    """An optimizer of a matrix and a bias, and a step of it that returns the loss."""
     torch.manual_seed(0)
     target, inputs = torch.randn(8, 8), torch.randn(64, 8)
     matrix, bias = torch.nn.Parameter(torch.zeros(8, 8)), torch.nn.Parameter(torch.ones(8))
     optimizer = MuonAdamW(
-        [{"params": [matrix], "muon": True, "lr": 0.05}, {"params": [bias], "lr": 0.02}]
+        [{"params": [matrix], "lr": 0.05, "weight_decay": 0.0}],
+        [{"params": [bias], "lr": 0.02, "weight_decay": 0.0}],
     )
-    losses = []
-    for _ in range(120):
+
+    def step() -> float:
         loss = (inputs @ matrix + bias - inputs @ target).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss.detach()))
+        return float(loss.detach())
+
+    return optimizer, step, bias
+
+
+def test_both_kinds_of_step_lower_a_loss() -> None:
+    _, step, bias = _regression()
+    losses = [step() for _ in range(120)]
     assert losses[-1] < losses[0] / 20
     assert float(bias.detach().abs().max()) < 0.5
+
+
+def test_both_parts_of_the_optimizer_resume() -> None:
+    optimizer, step, _ = _regression()
+    for _ in range(3):
+        step()
+    parameters = [group["params"][0].detach().clone() for group in optimizer.param_groups]
+    state = copy.deepcopy(optimizer.state_dict())
+    expected = [step() for _ in range(3)]
+    resumed, step, _ = _regression()
+    resumed.load_state_dict(state)
+    with torch.no_grad():
+        for group, value in zip(resumed.param_groups, parameters, strict=True):
+            group["params"][0].copy_(value)
+    assert [step() for _ in range(3)] == expected
+
+
+def test_a_schedule_reaches_both_parts_of_the_optimizer() -> None:
+    optimizer, step, bias = _regression()
+    optimizer.load_state_dict(optimizer.state_dict())  # as resuming does
+    torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.0)
+    matrix = optimizer.param_groups[0]["params"][0]
+    step()
+    assert [group["lr"] for group in optimizer.param_groups] == [0.0, 0.0]
+    assert not matrix.detach().any()
+    assert bool((bias == 1).all())
+
+
+def test_parameters_are_grouped_by_what_they_are(model: CrossLMMForConditionalGeneration) -> None:
+    rates = Rates(learning_rate=1.0, matrix_rate=0.5, embedding_factor=2.0, gate_factor=3.0)
+    matrix, embedding, gate = (0.5, 0.05), (2.0, 0.0), (3.0, 0.0)
+    head, vector = (1.0, 0.05), (1.0, 0.0)
+
+    def found(module: torch.nn.Module) -> dict[str, tuple[float, float]]:
+        names = {parameter: name for name, parameter in module.named_parameters()}
+        optimizer = make_optimizer(module, rates)
+        return {
+            names[parameter]: (group["lr"], group["weight_decay"])
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+        }
+
+    encoder = "encoder.encoder.layers.0."
+    linears = ("mlp.fc1", "mlp.fc2", *(f"self_attn.{x}_proj" for x in ("q", "k", "v", "out")))
+    heads = ("heads.colour", "heads.shape", "heads.glyph", "position")
+    norms = (f"{encoder}layer_norm1", f"{encoder}layer_norm2", "encoder.post_layernorm", "norm")
+    vectors = [*norms, *(encoder + linear for linear in linears), *heads]
+    assert found(PatchClassifier(model.model.vision_tower)) == {
+        **{f"encoder.embeddings.patch_embedding.{x}": embedding for x in ("weight", "bias")},
+        "encoder.embeddings.position_embedding.weight": embedding,
+        **{f"{encoder}{linear}.weight": matrix for linear in linears},
+        **{f"{name}.weight": head for name in heads},
+        **{f"{name}.bias": vector for name in vectors},
+        **{f"{name}.weight": vector for name in norms},
+    }
+    model.model.vision_tower.requires_grad_(False)
+    answer_loss = AnswerLoss(model)
+    groups = found(answer_loss)
+    assert groups["model.model.language_model.embed_tokens.weight"] == embedding
+    assert sum(rate == embedding for rate in groups.values()) == 1
+    gates = {name for name, rate in groups.items() if rate == gate}
+    assert gates == {
+        f"model.model.cross_attention_layers.{index}.{branch}.gate"
+        for index in (1, 3)
+        for branch in ("v2v", "t2v")
+    }
+    weights = {name for name, rate in groups.items() if rate == head}
+    assert weights == {f"dense_heads.heads.{name}.weight" for name in answer_loss.dense_heads.heads}
+    for name, parameter in answer_loss.named_parameters():
+        if not parameter.requires_grad:
+            assert name not in groups
+        elif groups[name] not in (embedding, gate, head):
+            assert groups[name] == (matrix if parameter.ndim == 2 else vector)
 
 
 def test_the_encoder_learns_what_covers_a_patch(tmp_path: Path) -> None:
@@ -371,17 +491,17 @@ def test_the_encoder_learns_what_covers_a_patch(tmp_path: Path) -> None:
     config = demo_config(demo_processor()).vision_config
     config.num_hidden_layers = 1
     encoder = SiglipVisionModel(config)
-    lay_out_positions(encoder)
+    init_position_embeddings(encoder)
     log = run_stage(
-        DenseReader(encoder),
-        Stills(batch=4, image_size=96, patch_size=8, seed=0),
+        PatchClassifier(encoder),
+        ImageBatches(batch=4, image_size=96, patch_size=8, seed=0),
         StageOptions(steps=30, warmup_steps=5, log_steps=5, save_steps=100),
         folder=tmp_path,
     )
     losses = [record["loss"] for record in log if "loss" in record]
     assert losses[-1] < 0.85 * losses[0]
-    place = [record["place"] for record in log if "place" in record]
-    assert place[-1] < 0.5 * place[0]
+    position = [record["position"] for record in log if "position" in record]
+    assert position[-1] < 0.5 * position[0]
 
 
 def _losses(out: Path, stage: str) -> list[float]:

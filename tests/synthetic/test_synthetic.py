@@ -1,4 +1,4 @@
-"""Scenes, their pictures and files, and what is asked about them."""
+"""Scenes, their frames and files, and what is asked about them."""
 
 import collections
 import itertools
@@ -16,13 +16,14 @@ from crosslmm.evaluation.scoring import facts_f1
 from crosslmm.evaluation.scoring import is_right as score
 from crosslmm.evaluation.tasks.questions import read_questions
 from crosslmm.synthetic import write_clips
+from crosslmm.synthetic.asker import Asker, ask_about
 from crosslmm.synthetic.clips import clip_rows, frames_of, plan_clip, write_video
-from crosslmm.synthetic.film import film
-from crosslmm.synthetic.images import random_stills
+from crosslmm.synthetic.frames import render_clips
+from crosslmm.synthetic.images import random_images
 from crosslmm.synthetic.phrasing import HELD_OUT, QUESTIONS, YES_NO
-from crosslmm.synthetic.questions import QUESTION_TYPES, Asker, ask_about
+from crosslmm.synthetic.questions import QUESTION_TYPES
 from crosslmm.synthetic.rendering import Sprites, paint
-from crosslmm.synthetic.scenes import FRAMES_MEANT, Clip, make_clip
+from crosslmm.synthetic.scenes import FRAMES_MEANT, SyntheticClip, make_clip
 from crosslmm.synthetic.seeds import derive_seed
 from crosslmm.synthetic.vocabulary import COLOURS, GLYPHS, MOTIONS, SHAPES
 
@@ -30,12 +31,12 @@ MIDDLES = (np.arange(FRAMES_MEANT) + 0.5) / FRAMES_MEANT
 
 
 @pytest.fixture(scope="module")
-def clips() -> list[Clip]:
+def clips() -> list[SyntheticClip]:
     lengths = np.geomspace(2, 60, 60)
     return [make_clip("eval", 3, i, duration=float(d)) for i, d in enumerate(lengths)]
 
 
-def test_a_clip_is_a_function_of_its_seed(clips: list[Clip]) -> None:
+def test_a_clip_is_a_function_of_its_seed(clips: list[SyntheticClip]) -> None:
     assert make_clip("eval", 3, 0, duration=clips[0].duration) == clips[0]
     assert make_clip("eval", 4, 0, duration=clips[0].duration) != clips[0]
 
@@ -47,7 +48,7 @@ def test_training_and_evaluation_never_draw_the_same_seed() -> None:
     assert not train & held
 
 
-def test_the_clips_cover_what_can_be_in_them(clips: list[Clip]) -> None:
+def test_the_clips_cover_what_can_be_in_them(clips: list[SyntheticClip]) -> None:
     things = [thing for clip in clips for thing in clip.things]
     assert {len(clip.things) for clip in clips} == {1, 2, 3, 4, 5}
     assert {thing.motion for thing in things} == set(MOTIONS)
@@ -58,7 +59,7 @@ def test_the_clips_cover_what_can_be_in_them(clips: list[Clip]) -> None:
     assert any(len(clip.cuts) == 2 for clip in clips)
 
 
-def test_things_stay_in_the_frame_and_are_told_apart(clips: list[Clip]) -> None:
+def test_things_stay_in_the_frame_and_are_told_apart(clips: list[SyntheticClip]) -> None:
     times = np.linspace(0, 1, 200, endpoint=False)
     for clip in clips:
         centres = clip.centres(times)
@@ -71,14 +72,14 @@ def test_things_stay_in_the_frame_and_are_told_apart(clips: list[Clip]) -> None:
         assert len(set(glyphs)) == len(glyphs)
 
 
-def test_eight_frames_tell_events_apart(clips: list[Clip]) -> None:
+def test_eight_frames_tell_events_apart(clips: list[SyntheticClip]) -> None:
     for clip in clips:
         frames = [int(np.searchsorted(MIDDLES, event.time)) for event in clip.events]
         assert all(later > sooner for sooner, later in itertools.pairwise(frames))
         assert all(2 <= frame <= FRAMES_MEANT - 2 for frame in frames)
 
 
-def test_who_meets_touches_and_who_passes_goes_by(clips: list[Clip]) -> None:
+def test_who_meets_touches_and_who_passes_goes_by(clips: list[SyntheticClip]) -> None:
     met = [(clip, event) for clip in clips for event in clip.events if event.kind == "meets"]
     passed = [(clip, event) for clip in clips for event in clip.events if event.kind == "passes"]
     assert met
@@ -108,17 +109,17 @@ def test_every_shape_and_glyph_is_drawn_and_differs() -> None:
 
     bare = [drawn(shape, -1) for shape in range(len(SHAPES))]
     marked = [drawn(0, glyph) for glyph in range(len(GLYPHS))]
-    for pictures in (bare, marked):
-        for index, picture in enumerate(pictures):
-            assert 0.03 < float(picture.mean()) < 0.2
-            for other in pictures[:index]:
-                assert float((picture - other).abs().sum()) > 12
+    for images in (bare, marked):
+        for index, image in enumerate(images):
+            assert 0.03 < float(image.mean()) < 0.2
+            for other in images[:index]:
+                assert float((image - other).abs().sum()) > 12
 
 
-def test_a_batch_is_its_clips_one_by_one(clips: list[Clip]) -> None:
-    together = film(clips[:6], [MIDDLES] * 6, (48, 64))
+def test_a_batch_is_its_clips_one_by_one(clips: list[SyntheticClip]) -> None:
+    together = render_clips(clips[:6], [MIDDLES] * 6, (48, 64))
     for clip, frames in zip(clips[:6], together, strict=True):
-        alone = film([clip], [MIDDLES], (48, 64))[0]
+        alone = render_clips([clip], [MIDDLES], (48, 64))[0]
         torch.testing.assert_close(frames, alone, atol=1e-5, rtol=0)
 
 
@@ -159,7 +160,7 @@ def test_a_file_shows_what_the_renderer_drew(
         [i / fps for i in range(count)], abs=1e-3
     )
     pixels = np.stack([frame.to_ndarray(format="rgb24") for frame in decoded])
-    drawn = film([clip], [np.arange(count) / count], (size[1], size[0]))[0].numpy() * 255
+    drawn = render_clips([clip], [np.arange(count) / count], (size[1], size[0]))[0].numpy() * 255
     difference = np.abs(pixels - drawn)
     assert difference.mean() < 4  # grain and compression
     # An object in another place would be far off: hold against the frames in reverse, too.
@@ -167,9 +168,9 @@ def test_a_file_shows_what_the_renderer_drew(
     assert not moving or difference.mean() < np.abs(pixels - drawn[::-1]).mean() / 1.3
 
 
-def test_stills_know_what_covers_each_patch() -> None:
+def test_images_know_what_covers_each_patch() -> None:
     generator = torch.Generator().manual_seed(0)
-    frames, truth = random_stills(16, image_size=96, patch_size=8, generator=generator)
+    frames, truth = random_images(16, image_size=96, patch_size=8, generator=generator)
     assert frames.shape == (16, 3, 96, 96)
     assert truth.colour.shape == (16, 144)
     assert bool(((truth.colour > 0) == truth.covered).all())
@@ -181,7 +182,7 @@ def test_stills_know_what_covers_each_patch() -> None:
     assert mean[0] > mean[2] + 0.3
 
 
-def _questions(clips: list[Clip], held_out: float) -> list:
+def _questions(clips: list[SyntheticClip], held_out: float) -> list:
     asked = []
     for index, clip in enumerate(clips):
         times = (MIDDLES * clip.duration).tolist()
@@ -192,7 +193,7 @@ def _questions(clips: list[Clip], held_out: float) -> list:
     return asked
 
 
-def test_every_type_is_asked_and_yes_is_half_of_it(clips: list[Clip]) -> None:
+def test_every_type_is_asked_and_yes_is_half_of_it(clips: list[SyntheticClip]) -> None:
     asked = _questions(clips, 0.3)
     assert {question.type for question in asked} == set(QUESTION_TYPES)
     said = collections.Counter(q.answer for q in asked if q.type == "yes_no")
@@ -201,7 +202,7 @@ def test_every_type_is_asked_and_yes_is_half_of_it(clips: list[Clip]) -> None:
     assert min(letters[letter] for letter in "ABCD") > letters.total() / 8
 
 
-def test_held_out_wordings_are_never_trained_on(clips: list[Clip]) -> None:
+def test_held_out_wordings_are_never_trained_on(clips: list[SyntheticClip]) -> None:
     for wordings in (*QUESTIONS.values(), *YES_NO.values()):
         assert len(set(wordings)) == len(wordings)
         assert len(wordings) > HELD_OUT + 1
@@ -222,7 +223,7 @@ def test_held_out_wordings_are_never_trained_on(clips: list[Clip]) -> None:
         assert not any(one.fullmatch(text) for one in open_ended), question
 
 
-def test_training_and_held_out_questions_differ_in_wording(clips: list[Clip]) -> None:
+def test_training_and_held_out_questions_differ_in_wording(clips: list[SyntheticClip]) -> None:
     trained = {q.text for q in _questions(clips, 0.0) if q.type in ("describe", "events")}
     held = {q.text for q in _questions(clips, 1.0) if q.type in ("describe", "events")}
     assert trained
@@ -230,7 +231,7 @@ def test_training_and_held_out_questions_differ_in_wording(clips: list[Clip]) ->
     assert not trained & held
 
 
-def test_right_answers_score_and_wrong_ones_do_not(clips: list[Clip]) -> None:
+def test_right_answers_score_and_wrong_ones_do_not(clips: list[SyntheticClip]) -> None:
     rows = [row for i, clip in enumerate(clips)
             for row in clip_rows(clip, "eval", 3, i, video="x.mp4", fps=24, count=20)]  # fmt: skip
     assert all(score(row, row["answer"]) for row in rows)
@@ -243,7 +244,7 @@ def test_right_answers_score_and_wrong_ones_do_not(clips: list[Clip]) -> None:
         assert not score(row, wrong), (row, wrong)
 
 
-def test_what_is_taught_for_a_time_is_within_its_tolerance(clips: list[Clip]) -> None:
+def test_what_is_taught_for_a_time_is_within_its_tolerance(clips: list[SyntheticClip]) -> None:
     timed = [q for q in _questions(clips, 0.0) if q.tolerance is not None]
     assert timed
     for question in timed:
@@ -251,7 +252,7 @@ def test_what_is_taught_for_a_time_is_within_its_tolerance(clips: list[Clip]) ->
         assert 0 <= taught - truth + 0.011 <= question.tolerance + 0.011
 
 
-def test_counts_are_those_of_the_scene(clips: list[Clip]) -> None:
+def test_counts_are_those_of_the_scene(clips: list[SyntheticClip]) -> None:
     shapes = collections.Counter[str]()
     for clip in clips:
         rng = np.random.default_rng(0)
@@ -267,7 +268,7 @@ def test_counts_are_those_of_the_scene(clips: list[Clip]) -> None:
     assert all(shapes[shape] for shape in SHAPES)
 
 
-def test_what_is_counted_is_found_first_then_chosen(clips: list[Clip]) -> None:
+def test_what_is_counted_is_found_first_then_chosen(clips: list[SyntheticClip]) -> None:
     parts = 0
     for clip in clips:
         for question in _questions([clip], 0.0):
@@ -288,7 +289,7 @@ def test_what_is_counted_is_found_first_then_chosen(clips: list[Clip]) -> None:
     assert parts
 
 
-def test_what_is_taught_scores(clips: list[Clip]) -> None:
+def test_what_is_taught_scores(clips: list[SyntheticClip]) -> None:
     asked = _questions(clips, 0.0)
     assert {question.type for question in asked} == set(QUESTION_TYPES)
     for question in asked:

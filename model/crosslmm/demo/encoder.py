@@ -1,6 +1,6 @@
-"""The demo model's vision encoder, pretrained densely: every patch is told what covers it.
+"""Dense pretraining of the demo's vision encoder: every patch predicts what covers it.
 
-The heads are thrown away afterwards; what stays is an encoder whose every patch knows the colour,
+The heads are thrown away afterwards; what remains is an encoder whose every patch knows the colour,
 shape, glyph, size and centre of its object, so that the language model has only to look it up.
 """
 
@@ -11,16 +11,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import SiglipVisionModel
 
+from crosslmm.demo.optimizer import OutputHead
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
-from crosslmm.synthetic.images import UNKNOWN, random_stills
+from crosslmm.synthetic.images import UNKNOWN, random_images
 from crosslmm.synthetic.seeds import derive_seed
 from crosslmm.synthetic.vocabulary import COLOURS, GLYPHS, SHAPES
 
 _CLASSES = {"colour": len(COLOURS) + 1, "shape": len(SHAPES), "glyph": len(GLYPHS) + 1}
 
 
-class Stills:
-    """Batches of fresh stills."""
+class ImageBatches:
+    """Batches of fresh images, by number."""
 
     def __init__(self, *, batch: int, image_size: int, patch_size: int, seed: int):
         self.batch, self.image_size, self.patch_size = batch, image_size, patch_size
@@ -28,7 +29,7 @@ class Stills:
 
     def at(self, number: int) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(derive_seed("train", "stills", self.seed, number))
-        frames, truth = random_stills(
+        frames, truth = random_images(
             self.batch,
             image_size=self.image_size,
             patch_size=self.patch_size,
@@ -37,16 +38,16 @@ class Stills:
         return {"pixels": frames, **vars(truth)}
 
 
-class DenseReader(nn.Module):
-    """An encoder under linear heads, one answer per patch."""
+class PatchClassifier(nn.Module):
+    """An encoder under linear heads, one prediction per patch."""
 
     def __init__(self, encoder: SiglipVisionModel):
         super().__init__()
         width = encoder.config.hidden_size
         self.encoder = encoder
         self.norm = nn.LayerNorm(width)
-        self.heads = nn.ModuleDict({name: nn.Linear(width, n) for name, n in _CLASSES.items()})
-        self.place = nn.Linear(width, 3)
+        self.heads = nn.ModuleDict({name: OutputHead(width, n) for name, n in _CLASSES.items()})
+        self.position = OutputHead(width, 3)
 
     def forward(
         self,
@@ -54,7 +55,7 @@ class DenseReader(nn.Module):
         colour: Tensor,
         shape: Tensor,
         glyph: Tensor,
-        place: Tensor,
+        position: Tensor,
         covered: Tensor,
     ) -> dict[str, Tensor]:
         """`pixels: (F, 3, S, S)`, the truth as in `PatchTruth`; returns the loss and accuracies."""
@@ -68,14 +69,16 @@ class DenseReader(nn.Module):
                                           ignore_index=UNKNOWN))  # fmt: skip
             right = (logits.argmax(-1) == target)[covered]
             output[name] = right.float().mean().detach()
-        distance = F.smooth_l1_loss(self.place(features).float(), place, reduction="none", beta=0.1)
+        distance = F.smooth_l1_loss(
+            self.position(features).float(), position, reduction="none", beta=0.1
+        )
         losses.append(4 * distance[covered].mean())
-        output["place"] = distance[covered].mean().detach()
+        output["position"] = distance[covered].mean().detach()
         return {"loss": torch.stack(losses).sum(), **output}
 
 
 @torch.no_grad()
-def lay_out_positions(encoder: SiglipVisionModel) -> None:
+def init_position_embeddings(encoder: SiglipVisionModel) -> None:
     """Start the position embeddings as two-dimensional sines: near patches look alike, so attending
     to neighbours, which shapes and glyphs need, is not something to be learned first."""
     table = encoder.embeddings.position_embedding.weight
@@ -88,16 +91,18 @@ def lay_out_positions(encoder: SiglipVisionModel) -> None:
 
 
 @torch.no_grad()
-def read_like(model: CrossLMMForConditionalGeneration, reader: DenseReader, pixels: Tensor) -> None:
-    """Let everything that reads the encoder start from the directions its dense heads found.
+def init_from_heads(
+    model: CrossLMMForConditionalGeneration, classifier: PatchClassifier, pixels: Tensor
+) -> None:
+    """Let everything that reads the encoder start from the directions its heads found.
 
     Keys, values and the projector's first rows become the heads' logits; the language model then has
     to learn which logit is called `red`, not that there is one. `pixels: (F, 3, S, S)` shows how large
     the features are that the projector takes un-normalised.
     """
-    weights = [cast(Tensor, head.weight) for head in reader.heads.values()]
-    weights.append(6 * reader.place.weight)  # places go from 0 to 1, logits much further
-    rows = torch.cat(weights) * reader.norm.weight
+    weights = [cast(Tensor, head.weight) for head in classifier.heads.values()]
+    weights.append(6 * classifier.position.weight)  # positions go from 0 to 1, logits much further
+    rows = torch.cat(weights) * classifier.norm.weight
     rows = rows - rows.mean(dim=1, keepdim=True)  # the heads read features freed of their mean
     count = len(rows)
     for layer in model.model.cross_attention_layers.values():
@@ -106,7 +111,7 @@ def read_like(model: CrossLMMForConditionalGeneration, reader: DenseReader, pixe
                 here = slice(head * branch.head_dim, head * branch.head_dim + count)
                 branch.k_proj.weight[here] = rows
                 branch.v_proj.weight[here] = 0.3 * rows
-    states = reader.encoder(pixels, output_hidden_states=True).hidden_states[-1]
+    states = classifier.encoder(pixels, output_hidden_states=True).hidden_states[-1]
     rows = rows * (0.3 / states.float().std(dim=-1).mean())
     first = model.model.multi_modal_projector.linear_1
     first.weight[:count] = rows

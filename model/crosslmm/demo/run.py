@@ -1,10 +1,10 @@
 """`crosslmm train demo`: the built-in model from nothing, by one command, from a seed.
 
 First the encoder learns what covers each patch (`encoder.py`), then it is frozen and the language
-model, projector and cross-attention learn: to look things up, on glimpses of two or three frames; then
-to answer everything, on the eight they will be used with (`clips.py`, `targets.py`). There is
-no pretrained language model to keep intact, so nothing else is frozen and both branches of the
-cross-attention are on from the start. `recipe.yaml` holds the numbers.
+model, projector and cross-attention are trained: to look things up, on two or three frames; then to
+answer everything, on the eight they will be used with (`batches.py`, `loss.py`). There is no pretrained
+language model to preserve, so nothing else is frozen and both branches of the cross-attention are on
+from the start. `recipe.yaml` holds the numbers.
 """
 
 import json
@@ -18,11 +18,16 @@ import torch
 import yaml
 from accelerate import PartialState
 
-from crosslmm.demo.attention import PLAIN
-from crosslmm.demo.clips import ClipOptions, QuestionedClips
-from crosslmm.demo.encoder import DenseReader, Stills, lay_out_positions, read_like
+from crosslmm.demo.batches import ClipBatches, ClipOptions
+from crosslmm.demo.encoder import (
+    ImageBatches,
+    PatchClassifier,
+    init_from_heads,
+    init_position_embeddings,
+)
 from crosslmm.demo.loss import AnswerLoss
 from crosslmm.demo.model import IMAGE_SIZE, PATCH_SIZE, demo_config, demo_processor
+from crosslmm.demo.plain_attention import PLAIN
 from crosslmm.demo.stage import StageOptions, run_stage
 from crosslmm.errors import UsageError
 from crosslmm.files import atomic_folder, atomic_write, holds_run
@@ -33,23 +38,23 @@ SETTINGS = "settings.json"
 
 @dataclass(frozen=True)
 class ClipStage:
-    """A stage of the language model's training: its clips, and how it learns from them.
+    """A stage of the language model's training: its clips, and how it is trained on them.
 
-    `lessons_weight`: see `AnswerLoss`.
+    `auxiliary_weight`: see `AnswerLoss`.
     """
 
     name: str
     clips: ClipOptions
     options: StageOptions
-    lessons_weight: float = 0.5
+    auxiliary_weight: float = 0.5
 
 
 @dataclass(frozen=True)
 class DemoRecipe:
-    """Everything the result depends on beside the seed. `stills`: frames of a batch of the encoder's;
+    """Everything the result depends on beside the seed. `images`: per batch of the encoder's stage;
     batches are per process."""
 
-    stills: int
+    images: int
     encoder: StageOptions
     stages: tuple[ClipStage, ...]
 
@@ -64,11 +69,11 @@ def demo_recipe() -> DemoRecipe:
         }
         options = StageOptions(**stage["options"])
         stages.append(ClipStage(**{**stage, "clips": ClipOptions(**clips), "options": options}))
-    return DemoRecipe(values["stills"], StageOptions(**values["encoder"]), tuple(stages))
+    return DemoRecipe(values["images"], StageOptions(**values["encoder"]), tuple(stages))
 
 
 SHORT = DemoRecipe(
-    stills=2,
+    images=2,
     encoder=StageOptions(steps=4, warmup_steps=1, save_steps=2, log_steps=1),
     stages=(
         ClipStage(
@@ -104,25 +109,27 @@ def train_demo(
     processor = demo_processor()
     model = CrossLMMForConditionalGeneration(demo_config(processor))
     encoder = model.model.vision_tower
-    lay_out_positions(encoder)
+    init_position_embeddings(encoder)
     model.set_attn_implementation(PLAIN)
-    reader = DenseReader(encoder)
-    stills = Stills(batch=recipe.stills, image_size=IMAGE_SIZE, patch_size=PATCH_SIZE, seed=seed)
+    classifier = PatchClassifier(encoder)
+    images = ImageBatches(
+        batch=recipe.images, image_size=IMAGE_SIZE, patch_size=PATCH_SIZE, seed=seed
+    )
     run_stage(
-        reader,
-        stills,
+        classifier,
+        images,
         replace(recipe.encoder, seed=seed),
         folder=out / "1-encoder",
         report=report,
     )
-    read_like(model, reader, stills.at(0)["pixels"].to(encoder.device))
+    init_from_heads(model, classifier, images.at(0)["pixels"].to(encoder.device))
     encoder.requires_grad_(False)
     model.model.frames_per_chunk = 64
-    answering = AnswerLoss(model)
+    answer_loss = AnswerLoss(model)
     for stage in recipe.stages:
-        source = QuestionedClips(processor, stage.clips, seed=seed, name=stage.name)
-        answering.lessons_weight = stage.lessons_weight
-        run_stage(answering, source, replace(stage.options, seed=seed), folder=out / stage.name,
+        source = ClipBatches(processor, stage.clips, seed=seed, name=stage.name)
+        answer_loss.auxiliary_weight = stage.auxiliary_weight
+        run_stage(answer_loss, source, replace(stage.options, seed=seed), folder=out / stage.name,
                   report=report)  # fmt: skip
     folder = out / "demo"
     state = PartialState()

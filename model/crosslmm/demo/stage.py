@@ -1,15 +1,15 @@
 """One stage of the demo's training on the transformers `Trainer`: resumable at any moment.
 
-A stage is a module that returns its loss, and a source of ready-made batches by number. As batch i is
-the same in every run, resuming skips no data. What travels through the data loader is only the
-number; the collator makes the batch, so each process of a distributed run draws only its own.
+A stage is a module that returns its loss, and a source of complete batches by number. As batch i is
+the same in every run, resuming skips no data. Only the number passes through the data loader; the
+collator makes the batch, so each process of a distributed run draws only its own.
 """
 
 import itertools
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
-from crosslmm.demo.muon import MuonAdamW
+from crosslmm.demo.optimizer import Rates, make_optimizer
 from crosslmm.training.checkpoints import AtomicCheckpoints, check_loaded, latest_checkpoint
 
 
@@ -29,22 +29,16 @@ class BatchSource(Protocol):
     def at(self, number: int) -> dict[str, Any]: ...
 
 
-@dataclass(frozen=True)
-class StageOptions:
-    """How long and how fast a stage learns, both rates under one cosine with warm-up.
+@dataclass(frozen=True, kw_only=True)
+class StageOptions(Rates):
+    """How long and how fast a stage trains, all rates under one cosine with warm-up.
 
     - `final_rate`: what part of the rates is left at the end of the cosine.
-    - `matrix_rate` is Muon's, `learning_rate` AdamW's; `rate_factors` multiplies them for parameters
-      whose name holds a word.
     """
 
     steps: int
-    learning_rate: float = 2e-3
-    matrix_rate: float = 0.02
-    rate_factors: dict[str, float] = field(default_factory=dict)
     final_rate: float = 0.02
     warmup_steps: int = 100
-    weight_decay: float = 0.05
     save_steps: int = 50
     log_steps: int = 25
     max_grad_norm: float = 1.0
@@ -69,7 +63,7 @@ class _StageTrainer(AtomicCheckpoints):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
-            self.optimizer = MuonAdamW(parameter_groups(cast(nn.Module, self.model), self.options))
+            self.optimizer = make_optimizer(cast(nn.Module, self.model), self.options)
         return self.optimizer
 
     def compute_loss(
@@ -92,7 +86,7 @@ class _StageTrainer(AtomicCheckpoints):
         super().log(logs, *args, **kwargs)
 
 
-class _Reporter(TrainerCallback):
+class _ProgressReporter(TrainerCallback):
     def __init__(self, stage: str, report: Callable[[str], None]):
         self.stage, self.report = stage, report
 
@@ -103,25 +97,6 @@ class _Reporter(TrainerCallback):
         self.report(f"{self.stage} {state.global_step}/{state.max_steps} {values}")
 
 
-def parameter_groups(module: nn.Module, options: StageOptions) -> list[dict[str, Any]]:
-    """Trainable parameters by how they step. Matrices between hidden layers go to Muon; embeddings,
-    heads, norms, biases and gates to AdamW, of which only the heads decay."""
-    groups: dict[tuple[bool, float, float], list[nn.Parameter]] = {}
-    for name, parameter in module.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        outer = any(word in name for word in ("embed", "head", "place"))
-        muon = parameter.ndim == 2 and not outer
-        rate = options.matrix_rate if muon else options.learning_rate
-        rate *= next((r for word, r in options.rate_factors.items() if word in name), 1.0)
-        decay = 0.0 if parameter.ndim < 2 or "embed" in name else options.weight_decay
-        groups.setdefault((muon, rate, decay), []).append(parameter)
-    return [
-        {"params": parameters, "muon": muon, "lr": rate, "weight_decay": decay}
-        for (muon, rate, decay), parameters in groups.items()
-    ]
-
-
 def run_stage(
     module: nn.Module,
     source: BatchSource,
@@ -130,7 +105,7 @@ def run_stage(
     folder: Path,
     report: Callable[[str], None] | None = None,
 ) -> list[dict[str, float]]:
-    """Train `module` on `source`, going on from the last whole checkpoint in `folder`.
+    """Train `module` on `source`, resuming from the latest checkpoint in `folder`.
 
     Returns the log, one record per `log_steps`. A stage that has finished is only loaded.
     """
@@ -138,7 +113,7 @@ def run_stage(
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=options.steps,
-        per_device_train_batch_size=1,  # one ready-made batch
+        per_device_train_batch_size=1,  # a number, which stands for a batch
         learning_rate=options.learning_rate,
         lr_scheduler_type="cosine_with_min_lr",
         lr_scheduler_kwargs={"min_lr_rate": options.final_rate},
@@ -175,6 +150,6 @@ def run_stage(
     )
     trainer.remove_callback(PrinterCallback)
     if report is not None and trainer.is_world_process_zero():
-        trainer.add_callback(_Reporter(folder.name, report))
+        trainer.add_callback(_ProgressReporter(folder.name, report))
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     return list(trainer.state.log_history)

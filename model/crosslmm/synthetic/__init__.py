@@ -1,4 +1,4 @@
-"""Synthetic clips with a ground truth: scenes, a renderer, questions with exact answers, real files.
+"""Synthetic clips with a ground truth: scenes, a renderer, questions with exact answers, video files.
 
 They train the built-in demo model and measure it. Training and evaluation scenes come from different
 domains of seeds and never meet (`seeds.py`).
@@ -8,13 +8,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from crosslmm.evaluation.scoring import is_right
     from crosslmm.synthetic.clips import write_clips
     from crosslmm.synthetic.sample import SAMPLE_QUESTIONS, write_sample
 
 _HOMES = {
     "SAMPLE_QUESTIONS": "sample",
-    "is_right": "answers",
     "write_clips": "clips",
     "write_sample": "sample",
 }

@@ -16,9 +16,10 @@ import torch
 
 from crosslmm.errors import UsageError
 from crosslmm.files import atomic_write
-from crosslmm.synthetic.film import film
-from crosslmm.synthetic.questions import QUESTION_TYPES, Question, ask_about
-from crosslmm.synthetic.scenes import FRAMES_MEANT, Clip, make_clip
+from crosslmm.synthetic.asker import ask_about
+from crosslmm.synthetic.frames import render_clips
+from crosslmm.synthetic.questions import QUESTION_TYPES, Question
+from crosslmm.synthetic.scenes import FRAMES_MEANT, SyntheticClip, make_clip
 from crosslmm.synthetic.seeds import Domain, derive_seed
 from crosslmm.video.writing import write_frames
 
@@ -123,7 +124,7 @@ def _check_questions(path: Path, seed: int, clips: int, per_clip: int) -> None:
 
 def plan_clip(
     domain: Domain, seed: int, index: int, *, seconds: tuple[float, float], aspect: float
-) -> Clip:
+) -> SyntheticClip:
     """The scene of the `index`-th clip of a seed, its length drawn between two bounds."""
     low, high = seconds
     rng = np.random.default_rng(derive_seed(domain, "length", seed, index))
@@ -132,7 +133,14 @@ def plan_clip(
 
 
 def clip_rows(
-    clip: Clip, domain: Domain, seed: int, index: int, *, video: str, fps: float, count: int
+    clip: SyntheticClip,
+    domain: Domain,
+    seed: int,
+    index: int,
+    *,
+    video: str,
+    fps: float,
+    count: int,
 ) -> list[dict[str, Any]]:
     """The JSONL rows of one clip; the same questions at every size and frame rate."""
     rng = np.random.default_rng(derive_seed(domain, "questions", seed, index))
@@ -163,14 +171,14 @@ def question_row(question: Question, name: str, video: str) -> dict[str, Any]:
 
 
 def write_video(
-    clip: Clip, path: Path, *, size: tuple[int, int], fps: float, codec: str = "libx264"
+    clip: SyntheticClip, path: Path, *, size: tuple[int, int], fps: float, codec: str = "libx264"
 ) -> None:
     """One clip as a video file, complete or not there at all."""
     frames = frames_of(clip, size=size, fps=fps)
     write_frames(path, frames, fps=fps, codec=codec, options=_CODEC_OPTIONS.get(codec))
 
 
-def frames_of(clip: Clip, *, size: tuple[int, int], fps: float) -> Iterator[np.ndarray]:
+def frames_of(clip: SyntheticClip, *, size: tuple[int, int], fps: float) -> Iterator[np.ndarray]:
     """`(H, W, 3)` uint8, one after another, with the grain of a camera."""
     width, height = size
     count = max(2, round(clip.duration * fps))
@@ -182,7 +190,9 @@ def frames_of(clip: Clip, *, size: tuple[int, int], fps: float) -> Iterator[np.n
         height + _GRAIN_ROOM, width + _GRAIN_ROOM, 3, generator=generator
     )
     for start in range(0, count, _FRAMES_AT_ONCE):
-        for frame in film([clip], [times[start : start + _FRAMES_AT_ONCE]], (height, width))[0]:
+        for frame in render_clips(
+            [clip], [times[start : start + _FRAMES_AT_ONCE]], (height, width)
+        )[0]:
             top, left = torch.randint(_GRAIN_ROOM, (2,), generator=generator).tolist()
             seen = grain[top : top + height, left : left + width]
             yield torch.add(seen, frame, alpha=255).round_().clamp_(0, 255).byte().numpy()

@@ -1,4 +1,4 @@
-"""Single random frames with a truth for every patch: what the vision encoder learns from.
+"""Single random images with a truth for every patch: what the vision encoder learns from.
 
 A small encoder does not learn shapes and glyphs from captions in any affordable time; told for each
 patch what covers it, it does within minutes (the part that SigLIP's pretraining plays elsewhere).
@@ -15,9 +15,9 @@ from crosslmm.synthetic.rendering import (
     BACKDROPS,
     Backdrops,
     Sprites,
-    filmed,
     paint,
     paint_backdrops,
+    simulate_camera,
 )
 from crosslmm.synthetic.vocabulary import COLOURS, DARK_INK, GLYPHS, SHAPES
 
@@ -36,7 +36,7 @@ class PatchTruth:
     colour: Tensor  # 0 background, then COLOURS
     shape: Tensor  # SHAPES; UNKNOWN on the background
     glyph: Tensor  # 0 none, then GLYPHS; UNKNOWN on the background
-    place: Tensor  # (F, patches, 3): centre x and y of the object, log2 of its radius over 0.13
+    position: Tensor  # (F, patches, 3): centre x and y of the object, log2 of its radius over 0.13
     covered: Tensor  # bool: an object covers the patch
 
 
@@ -60,7 +60,7 @@ def random_backdrops(count: int, generator: torch.Generator) -> Backdrops:
     )
 
 
-def random_stills(
+def random_images(
     count: int, *, image_size: int, patch_size: int, generator: torch.Generator
 ) -> tuple[Tensor, PatchTruth]:
     """Frames `(F, 3, S, S)` in -1..1, as the model takes them, and their truth."""
@@ -88,7 +88,7 @@ def random_stills(
     canvas = paint_backdrops(random_backdrops(count, generator), (image_size, image_size))
     frames, owner = paint(canvas, sprites, aspect)
     truth = _patch_truth(sprites, colour, owner, patch_size)
-    return filmed(frames, generator=generator).permute(0, 3, 1, 2) * 2 - 1, truth
+    return simulate_camera(frames, generator=generator).permute(0, 3, 1, 2) * 2 - 1, truth
 
 
 def _patch_truth(sprites: Sprites, colour: Tensor, owner: Tensor, patch_size: int) -> PatchTruth:
@@ -102,11 +102,11 @@ def _patch_truth(sprites: Sprites, colour: Tensor, owner: Tensor, patch_size: in
         return torch.where(covered, values.gather(1, who), otherwise)
 
     background = torch.where(free, 0, UNKNOWN)
-    place = torch.stack([sprites.x, sprites.y, (sprites.radius / 0.13).log2()], -1)
+    position = torch.stack([sprites.x, sprites.y, (sprites.radius / 0.13).log2()], -1)
     return PatchTruth(
         colour=torch.where(covered, (colour + 1).gather(1, who), background),
         shape=of(sprites.shape, otherwise=UNKNOWN),
         glyph=of(sprites.glyph + 1, otherwise=UNKNOWN),
-        place=place.gather(1, who.unsqueeze(-1).expand(-1, -1, 3)),
+        position=position.gather(1, who.unsqueeze(-1).expand(-1, -1, 3)),
         covered=covered,
     )

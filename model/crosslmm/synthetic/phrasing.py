@@ -1,13 +1,15 @@
-"""How things are said: every question in many wordings, and the one canonical wording of an answer.
+"""How things are said: every question in many wordings, every answer in one.
 
 The last two wordings of every list are held out: training never shows them, evaluation uses them for
-every third question. They recombine words that training does show.
+every third question. They recombine words that training does show. Answers are phrases with spans:
+what trains attention or draws conclusions reads the spans, not the text.
 """
 
 from collections.abc import Iterable, Sequence
 
-from crosslmm.synthetic.scenes import Clip, Event, Thing
-from crosslmm.synthetic.vocabulary import MOTIONS, SIZES
+from crosslmm.synthetic.scenes import Event, SyntheticClip, Thing
+from crosslmm.synthetic.spans import Phrase, join
+from crosslmm.synthetic.vocabulary import MOTIONS
 
 HELD_OUT = 2
 
@@ -259,91 +261,100 @@ LETTERS = "ABCD"
 assert set(DOES) == set(DO) == set(MOTIONS)
 
 
-def named(thing: Thing) -> str:
+def name_thing(thing: Thing) -> str:
     """By colour (the first, where it changes) and shape: unique in every clip."""
     return f"the {thing.colour} {thing.shape}"
 
 
-def described(thing: Thing) -> str:
+def describe_thing(thing: Thing) -> str:
     words = ["a", thing.size, thing.colour, thing.shape]
     if thing.glyph is not None:
         words += ["marked", thing.glyph]
-    return with_article(" ".join([*filter(None, words), DOES[thing.motion]]))
+    return fix_article(" ".join([*filter(None, words), DOES[thing.motion]]))
 
 
-def group_listed(group: str, things: Sequence[Thing], members: Sequence[Thing]) -> str:
-    """`the red star, the blue star, the blue circle; blue objects: the blue star, the blue circle`, with
-    sizes where they decide. The group `objects` is all there is: only the things."""
+def list_things(clip: SyntheticClip, things: Sequence[Thing], *, sizes: bool = False) -> Phrase:
+    """`the red star, the blue circle`, or with sizes, `the small red star, the large blue circle`."""
+    if not things:
+        return Phrase("none")
 
-    def name(thing: Thing) -> str:
-        sized = group.startswith(tuple(SIZES))
-        return f"the {thing.size} {thing.colour} {thing.shape}" if sized else named(thing)
+    def name(thing: Thing) -> Phrase:
+        said = f"the {thing.size} {thing.colour} {thing.shape}" if sizes else name_thing(thing)
+        return Phrase(said).mark("thing", clip.things.index(thing))
 
-    def listed(some: Sequence[Thing]) -> str:
-        return ", ".join(map(name, some)) or "none"
-
-    return listed(things) if group == "objects" else f"{listed(things)}; {group}: {listed(members)}"
+    return join(", ", map(name, things))
 
 
-def with_article(phrase: str) -> str:
+def fix_article(phrase: str) -> str:
     """`a orange …` → `an orange …`"""
     return "an" + phrase[1:] if phrase.startswith("a o") else phrase
 
 
-def answered(called: str, kind: str, answer: str) -> str:
-    """The sentence that gives a colour, shape, size, mark or motion of what is `called` so."""
+def state_attribute(name: str, kind: str, value: str) -> Phrase:
+    """The sentence that gives a colour, shape, size, mark or motion of what has this name."""
     verb = {"new_colour": "turns ", "shape": "is a ", "glyph": "is marked ", "motion": ""}
-    return f"{called} {verb.get(kind, 'is ')}{answer}"
+    return Phrase(f"{name} {verb.get(kind, 'is ')}{value}").mark_end(value, "value")
 
 
-def chosen(reason: str, options: Sequence[str], right: str) -> str:
-    """`the star is blue: A. red no, B. blue yes, so B`: option by option up to the right one."""
+def check_options(options: Sequence[str], right: str) -> Phrase:
+    """`: A. red no, B. blue yes, so B`: option by option up to the right one."""
     checked = []
     for letter, option in zip(LETTERS, options, strict=True):
         checked.append(f"{letter}. {option} {'yes' if option == right else 'no'}")
         if option == right:
             break
-    return f"{reason}: {', '.join(checked)}, so {letter}"
+    return Phrase(f": {', '.join(checked)}, so {letter}").mark_end(f" {letter}", "asked")
 
 
-def event_said(clip: Clip, event: Event, *, infinitive: bool = False) -> str:
+def describe_event(clip: SyntheticClip, event: Event, *, infinitive: bool = False) -> Phrase:
     """`the red circle appears`, or after does/do, `the red circle appear`."""
     if event.kind == "cut":
-        return "the scene change" if infinitive else "the scene changes"
-    subject = named(clip.things[event.subject])
-    verb = event.kind.removesuffix("es" if event.kind == "passes" else "s")
-    words = [subject, verb if infinitive else event.kind]
+        return Phrase("the scene change" if infinitive else "the scene changes")
+    subject = clip.things[event.subject]
+    stem = event.kind.removesuffix("es" if event.kind == "passes" else "s")
+    said = Phrase(f"{name_thing(subject)} {stem if infinitive else event.kind}")
+    if event.other >= 0:
+        other = clip.things[event.other]
+        named = Phrase(name_thing(other)).mark("thing", event.other)
+        return said.mark("thing", event.subject) + " " + named.mark_end(other.shape, "value")
     if event.kind == "turns":
-        words.append(str(clip.things[event.subject].turns_to))
-    elif event.other >= 0:
-        words.append(named(clip.things[event.other]))
-    return " ".join(words)
+        colour = str(subject.turns_to)
+        said = (said + f" {colour}").mark_end(colour, "value")
+    return said.mark("thing", event.subject)
 
 
-def events_said(clip: Clip) -> str:
+def describe_events(clip: SyntheticClip) -> str:
     """All events in order."""
     if not clip.events:
         return f"{NOTHING} changes"
-    return ", then ".join(event_said(clip, event) for event in clip.events)
+    return ", then ".join(describe_event(clip, event).text for event in clip.events)
 
 
-def frames_said(clip: Clip, times: Sequence[float]) -> str:
+def describe_frames(clip: SyntheticClip, times: Sequence[float]) -> Phrase:
     """`1: nothing at 0.50s, 2: the red circle appears at 1.50s …`: each frame's number, what it is the
     first to show, and its time."""
-    news: dict[float, list[str]] = {time: [] for time in times}
+    events: dict[float, list[str]] = {time: [] for time in times}
     for event in clip.events:
-        news[seen_at(event.time * clip.duration, times)].append(event_said(clip, event))
-    return ", ".join(
-        f"{number}: {' and '.join(said) or NOTHING} at {time:.2f}s"
-        for number, (time, said) in enumerate(news.items(), start=1)
+        shown = first_frame_time(event.time * clip.duration, times)
+        events[shown].append(describe_event(clip, event).text)
+    return join(
+        ", ",
+        (
+            f"{index + 1}"
+            + Phrase(f": {' and '.join(said) or NOTHING}").mark("frame", index)
+            + f" at {time:.2f}s"
+            for index, (time, said) in enumerate(events.items())
+        ),
     )
 
 
-def seen_at(moment: float, frame_times: Sequence[float]) -> float:
+def first_frame_time(moment: float, frame_times: Sequence[float]) -> float:
     """The time of the first frame that shows what happened at `moment`, both in seconds."""
     return next((time for time in frame_times if time >= moment - 1e-6), frame_times[-1])
 
 
-def clip_described(things: Iterable[Thing]) -> str:
+def describe_clip(clip: SyntheticClip, things: Iterable[Thing]) -> Phrase:
     """Each thing with its size, colour, shape, mark and motion."""
-    return "; ".join(map(described, things))
+    return join(
+        "; ", (Phrase(describe_thing(t)).mark("thing", clip.things.index(t)) for t in things)
+    )

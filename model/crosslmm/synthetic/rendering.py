@@ -109,7 +109,7 @@ def paint(canvas: Tensor, sprites: Sprites, aspect: Tensor) -> tuple[Tensor, Ten
     return padded[inside], owner[inside]
 
 
-def filmed(frames: Tensor, *, generator: torch.Generator) -> Tensor:
+def simulate_camera(frames: Tensor, *, generator: torch.Generator) -> Tensor:
     """What a camera and a codec do to `frames: (F, H, W, 3)`: soft or sharpened edges, coarser
     colour than brightness (4:2:0), a little noise and a change of exposure. For training only."""
     count, height, width, _ = frames.shape

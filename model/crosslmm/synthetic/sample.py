@@ -10,7 +10,7 @@ from typing import Any
 from crosslmm.errors import UsageError
 from crosslmm.synthetic import phrasing
 from crosslmm.synthetic.clips import plan_clip, write_video
-from crosslmm.synthetic.scenes import Clip
+from crosslmm.synthetic.scenes import SyntheticClip
 
 SAMPLE_QUESTIONS = (
     "How many objects are there?",
@@ -21,7 +21,7 @@ _SEED, _INDEX = 7, 48
 _SIZE, _FPS, _SECONDS = (256, 256), 24.0, 6.0
 
 
-def sample_clip() -> Clip:
+def sample_clip() -> SyntheticClip:
     return plan_clip("eval", _SEED, _INDEX, seconds=(_SECONDS, _SECONDS), aspect=1.0)
 
 
@@ -30,8 +30,8 @@ def sample_answers() -> list[dict[str, Any]]:
     clip = sample_clip()
     answers = (
         ("count", str(len(clip.things))),
-        ("events", phrasing.events_said(clip)),
-        ("describe", phrasing.clip_described(clip.things)),
+        ("events", phrasing.describe_events(clip)),
+        ("describe", phrasing.describe_clip(clip, clip.things).text),
     )
     return [
         {"type": kind, "question": question, "answer": answer}

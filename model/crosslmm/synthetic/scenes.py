@@ -92,7 +92,7 @@ class Event:
 
 
 @dataclass(frozen=True)
-class Clip:
+class SyntheticClip:
     """A whole clip: `cuts` are the times at which a new scene begins; `aspect` is width over height."""
 
     things: tuple[Thing, ...]
@@ -148,7 +148,7 @@ class Clip:
 
 def make_clip(
     domain: Domain, seed: int, index: int, *, duration: float, aspect: float = 1.0
-) -> Clip:
+) -> SyntheticClip:
     """The `index`-th clip of a seed: the same for the same arguments on every machine."""
     rng = np.random.default_rng(derive_seed(domain, "clip", seed, index))
     cuts = _draw_cuts(rng, duration)
@@ -203,7 +203,9 @@ def _draw_times(rng: np.random.Generator, count: int) -> list[float]:
     return [float(low + offset + gap * i) for i, offset in enumerate(offsets)]
 
 
-def _one_scene(layout: "_Layout", count: int, moments: int, duration: float) -> Clip | None:
+def _one_scene(
+    layout: "_Layout", count: int, moments: int, duration: float
+) -> SyntheticClip | None:
     rng = layout.rng
     layout.identities = _identities(rng, count)
     free = list(range(count))
@@ -227,10 +229,14 @@ def _one_scene(layout: "_Layout", count: int, moments: int, duration: float) -> 
         if not layout.place(index, _FREE_MOTIONS):
             return None
     things = tuple(layout.things[index] for index in range(count))
-    return Clip(things, tuple(events), (), duration, layout.aspect, int(rng.integers(2**31)))
+    return SyntheticClip(
+        things, tuple(events), (), duration, layout.aspect, int(rng.integers(2**31))
+    )
 
 
-def _many_scenes(layout: "_Layout", cuts: tuple[float, ...], duration: float) -> Clip | None:
+def _many_scenes(
+    layout: "_Layout", cuts: tuple[float, ...], duration: float
+) -> SyntheticClip | None:
     rng = layout.rng
     per_scene = [int(rng.integers(1, 3)) for _ in range(len(cuts) + 1)]
     per_scene[0] -= int(sum(per_scene) == 6)
@@ -244,7 +250,7 @@ def _many_scenes(layout: "_Layout", cuts: tuple[float, ...], duration: float) ->
             return None
     things = tuple(layout.things[index] for index in range(len(scenes)))
     events = tuple(Event("cut", cut) for cut in cuts)
-    return Clip(things, events, cuts, duration, layout.aspect, int(rng.integers(2**31)))
+    return SyntheticClip(things, events, cuts, duration, layout.aspect, int(rng.integers(2**31)))
 
 
 class _Layout:

@@ -1,41 +1,40 @@
-"""Batches of clips with their questions, as the demo model's video stages take them.
+"""Batches of clips with their questions, for the video stages of the demo's training.
 
-All questions about a clip share its frames (`turns.py`): one encoding of a video so teaches several
+All questions about a clip share its frames (`packing.py`): one encoding of a video thus teaches several
 answers. Some clips are told in words instead of shown, which costs no encoding at all.
 """
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from crosslmm.demo.reading import draw_verdicts, take_notes, tell
-from crosslmm.demo.targets import batched, seen_in_cells
-from crosslmm.demo.turns import MARK, concluded_turns, packed_turns, padded
+from crosslmm.demo.exercises import draw_verdicts, take_notes, tell
+from crosslmm.demo.packing import MARK, pack_conclusions, pack_turns, pad_rows
+from crosslmm.demo.targets import dense_targets, stack_targets
 from crosslmm.processing_crosslmm import CrossLMMProcessor
-from crosslmm.synthetic.film import film
-from crosslmm.synthetic.phrasing import named
-from crosslmm.synthetic.questions import QUESTION_TYPES, Asker, Question, QuestionType, ask_about
-from crosslmm.synthetic.references import by_looks
-from crosslmm.synthetic.rendering import filmed
-from crosslmm.synthetic.scenes import FRAMES_MEANT, Clip, make_clip
+from crosslmm.synthetic.asker import Asker, ask_about
+from crosslmm.synthetic.frames import render_clips
+from crosslmm.synthetic.questions import QUESTION_TYPES, Question, QuestionType
+from crosslmm.synthetic.rendering import simulate_camera
+from crosslmm.synthetic.scenes import FRAMES_MEANT, SyntheticClip, make_clip
 from crosslmm.synthetic.seeds import derive_seed
 
-TOLD_ROWS = 12  # a batch of clips that are told costs about as much as one of half as many shown
+TEXT_ONLY_ROWS = 12  # costs about as much as half as many clips that are shown
 _RATES = (10.0, 12.0, 15.0, 24.0, 25.0, 30.0, 50.0)
 
 
 @dataclass(frozen=True)
 class ClipOptions:
     """- `clips`: per batch; `questions`, `notes`: per clip (see `take_notes`); `timed_notes`: with what
-      happens and when, which a glimpse of two or three frames does not show.
-    - `told_every`: each batch with a number that this divides is of reading: clips told in words (see
-      `tell`) and, by turns, verdicts on given reasons (see `draw_verdicts`); 0 for none.
-    - `roundabout`: see `Asker`.
+      happens and when, which two or three frames do not show.
+    - `text_only_every`: each batch whose number this divides has no frames, but clips told in words (see
+      `tell`) and, in turn, verdicts on given reasons (see `draw_verdicts`); 0 for none.
+    - `indirect`: see `Asker`.
     - `busy`: the share of clips that are the more eventful of two.
     - `frames`: of every clip of a batch, as many as one number drawn from this range.
     """
@@ -43,17 +42,17 @@ class ClipOptions:
     clips: int = 8
     questions: int = 12
     notes: int = 0
-    told_every: int = 0
+    text_only_every: int = 0
     timed_notes: bool = True
-    roundabout: float | None = None
+    indirect: float | None = None
     busy: float = 0.0
     frames: tuple[int, int] = (8, 8)
     seconds: tuple[float, float] = (2.0, 60.0)
     types: tuple[QuestionType, ...] = QUESTION_TYPES
 
 
-class QuestionedClips:
-    """Batches of fresh clips with questions about them."""
+class ClipBatches:
+    """Batches of fresh clips with questions about them, by number."""
 
     def __init__(self, processor: CrossLMMProcessor, options: ClipOptions, *, seed: int, name: str):
         self.processor, self.options = processor, options
@@ -64,64 +63,63 @@ class QuestionedClips:
         options = self.options
         seed = derive_seed("train", self.name, self.seed, number)
         rng = np.random.default_rng(seed)
-        if options.told_every and number % options.told_every == 0:
-            drilled = number // options.told_every % 2
-            return self._drilled(seed, rng) if drilled else self._told(seed, rng)
+        if options.text_only_every and number % options.text_only_every == 0:
+            verdicts = number // options.text_only_every % 2
+            return self._verdicts(seed, rng) if verdicts else self._clips_in_words(seed, rng)
         count = int(rng.integers(options.frames[0], options.frames[1] + 1))
-        clips, moments, rows, seen = [], [], [], []
+        clips, moments, rows, targets = [], [], [], []
         side = math.isqrt(self.processor.tokens_per_frame)
         for index in range(options.clips):
             clip, times, period = self._draw(seed, index, rng, count)
             clips.append(clip)
             moments.append(times / clip.duration)
-            seen.append(seen_in_cells(clip, moments[-1], side))
+            targets.append(dense_targets(clip, moments[-1], side))
             asked = ask_about(
                 clip, rng, count=options.questions, frame_times=times.tolist(),
-                frame_period=period, types=options.types, roundabout=options.roundabout,
+                frame_period=period, types=options.types, indirect=options.indirect,
             )  # fmt: skip
-            asked = [_loosened(question, rng) for question in asked]
+            asked = [_vary_typing(question, rng) for question in asked]
             noted = times.tolist() if options.timed_notes else None
             asked += [take_notes(clip, rng, noted) for _ in range(options.notes)]
             prompt = self.processor.prompt(MARK, times=times.tolist(), duration=clip.duration)
             prompt = self.processor.expand(prompt, count)
-            names = [[named(thing), *by_looks(clip, thing)] for thing in clip.things]
-            rows.append(packed_turns(self.processor.tokenizer, prompt, asked, names))
+            rows.append(pack_turns(self.processor.tokenizer, prompt, asked))
         generator = torch.Generator().manual_seed(seed)
-        pictures = torch.cat(film(clips, moments, (self._height, self._width)))
-        pictures = (filmed(pictures, generator=generator) * 255).round().byte()
-        pixels = self.processor.normalise(pictures).unflatten(0, (options.clips, count))
-        return {"pixel_values_videos": pixels, **padded(rows), **batched(seen)}
+        frames = torch.cat(render_clips(clips, moments, (self._height, self._width)))
+        frames = (simulate_camera(frames, generator=generator) * 255).round().byte()
+        pixels = self.processor.normalise(frames).unflatten(0, (options.clips, count))
+        return {"pixel_values_videos": pixels, **pad_rows(rows), **stack_targets(targets)}
 
-    def _told(self, seed: int, rng: np.random.Generator) -> dict[str, Any]:
+    def _clips_in_words(self, seed: int, rng: np.random.Generator) -> dict[str, Any]:
         rows = []
-        for index in range(TOLD_ROWS):
+        for index in range(TEXT_ONLY_ROWS):
             clip, times, period = self._draw(seed, index, rng, FRAMES_MEANT)
             asked = ask_about(
                 clip, rng, count=self.options.questions, frame_times=times.tolist(),
-                frame_period=period, types=self.options.types, roundabout=self.options.roundabout,
+                frame_period=period, types=self.options.types, indirect=self.options.indirect,
             )  # fmt: skip
             told = tell(clip, rng, times.tolist())
-            asked = [q for q in asked if "object at the start" not in q.text]  # places are not told
+            asked = [question for question in asked if not question.by_position]  # `tell` has none
             prompt = self.processor.prompt(f"{told}\n{MARK}", text_only=True)
-            rows.append(packed_turns(self.processor.tokenizer, prompt, asked))
-        return padded(rows)
+            rows.append(pack_turns(self.processor.tokenizer, prompt, asked, shown=False))
+        return pad_rows(rows)
 
-    def _drilled(self, seed: int, rng: np.random.Generator) -> dict[str, Any]:
+    def _verdicts(self, seed: int, rng: np.random.Generator) -> dict[str, Any]:
         rows: list[dict[str, Tensor]] = []
         for index in itertools.count():
-            if len(rows) == 2 * TOLD_ROWS:
+            if len(rows) == 2 * TEXT_ONLY_ROWS:
                 break
             clip, times, period = self._draw(seed, index, rng, FRAMES_MEANT)
             asker = Asker(clip, rng, frame_times=times.tolist(), frame_period=period)
             verdicts = draw_verdicts(asker)
             if verdicts is not None:
                 prompt = self.processor.prompt(verdicts.question, text_only=True)
-                rows.append(concluded_turns(self.processor.tokenizer, prompt, verdicts.answers))
-        return padded(rows)
+                rows.append(pack_conclusions(self.processor.tokenizer, prompt, verdicts.answers))
+        return pad_rows(rows)
 
     def _draw(
         self, seed: int, index: int, rng: np.random.Generator, count: int
-    ) -> tuple[Clip, np.ndarray, float]:
+    ) -> tuple[SyntheticClip, np.ndarray, float]:
         """A clip, the times of its frames in seconds as sampling a file gives them, and how long a
         frame of that file lasts."""
         low, high = self.options.seconds
@@ -137,16 +135,16 @@ class QuestionedClips:
         return max(drawn, key=_eventfulness), times, 1 / rate
 
 
-def _eventfulness(clip: Clip) -> tuple[int, int]:
+def _eventfulness(clip: SyntheticClip) -> tuple[int, int]:
     """Events, those of two things counted twice; then things."""
     return sum(1 + (event.other >= 0) for event in clip.events), len(clip.things)
 
 
-def _loosened(question: Question, rng: np.random.Generator) -> Question:
-    """Sometimes as people type it: without a capital, without the mark at the end."""
+def _vary_typing(question: Question, rng: np.random.Generator) -> Question:
+    """Sometimes as people type: without a capital, without the mark at the end."""
     text = question.text
     if rng.random() < 0.15:
         text = text[0].lower() + text[1:]
     if rng.random() < 0.15 and text[-1] in "?.":
         text = text[:-1]
-    return Question(**{**vars(question), "text": text})
+    return replace(question, text=text)

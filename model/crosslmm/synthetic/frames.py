@@ -1,4 +1,4 @@
-"""Clips as pictures: scenes through the renderer, many frames of many clips at once."""
+"""Clips as frames: scenes through the renderer, many frames of many clips at once."""
 
 from collections.abc import Sequence
 
@@ -8,11 +8,13 @@ from torch import Tensor
 
 from crosslmm.synthetic.images import INKS, PALETTE, random_backdrops
 from crosslmm.synthetic.rendering import Backdrops, Sprites, paint, paint_backdrops
-from crosslmm.synthetic.scenes import Clip
+from crosslmm.synthetic.scenes import SyntheticClip
 from crosslmm.synthetic.vocabulary import GLYPHS, SHAPES
 
 
-def film(clips: Sequence[Clip], times: Sequence[np.ndarray], size: tuple[int, int]) -> list[Tensor]:
+def render_clips(
+    clips: Sequence[SyntheticClip], times: Sequence[np.ndarray], size: tuple[int, int]
+) -> list[Tensor]:
     """The frames of each clip at its own times (0 to 1), `(T, H, W, 3)` float in 0..1, no noise."""
     counts = [len(moments) for moments in times]
     sprites, backdrops = zip(*map(_cast, clips, times), strict=True)
@@ -33,7 +35,7 @@ def film(clips: Sequence[Clip], times: Sequence[np.ndarray], size: tuple[int, in
     return list(frames.split(counts))
 
 
-def _cast(clip: Clip, times: np.ndarray) -> tuple[Sprites, Backdrops]:
+def _cast(clip: SyntheticClip, times: np.ndarray) -> tuple[Sprites, Backdrops]:
     """One clip's objects at these times, and the background of each of its scenes."""
     generator = torch.Generator().manual_seed(clip.style_seed)
     backdrops = random_backdrops(len(clip.cuts) + 1, generator)

@@ -7,82 +7,64 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from crosslmm.demo.supervision import pointed_frames, pointed_things, tells_frames
 from crosslmm.demo.targets import IGNORED
 from crosslmm.synthetic.questions import Question
+from crosslmm.synthetic.spans import Phrase, SpanKind
 
 MARK = "\0"  # stands for the question in a prompt
 ASKED_WEIGHT = 4.0
 
 
-def packed_turns(
+def pack_turns(
     tokenizer: PreTrainedTokenizerBase,
     prompt: str,
     questions: Sequence[Question],
-    names: Sequence[Sequence[str]] = (),
+    *,
+    shown: bool = True,
 ) -> dict[str, Tensor]:
     """One row of a prompt and its turns, each a question and what training teaches to say to it.
 
     - `prompt`: as the processor makes it, with MARK for the question.
-    - `names`: what answers may call each thing of the clip.
+    - `shown`: the prompt shows the clip, so that words about a thing can point at it.
 
     All of the result are `(L,)`: token ids, labels, what each label weighs in the loss (what was asked
     for, and the list behind a number, weighs more than what leads to it and than notes), positions,
     each token's turn (0: the prompt), and the frame and the thing that it points at.
     """
     before, after = prompt.split(MARK)
-    turns = []
-    for question in questions:
-        taught = question.taught
-        lead = taught.removesuffix(question.answer).rstrip()
-        if not question.answer:
-            said = [(taught, 1.0)]
-        elif not lead or question.type == "count":  # a number is as right as the list before it
-            said = [(taught, ASKED_WEIGHT)]
-        else:
-            if lead == taught:  # which says it in other words: a frame's time, a thing's whole name
-                lead = "".join(taught.rpartition(", so")[:2])
-            said = [(lead, 1.0), (taught[len(lead) :], ASKED_WEIGHT)]
-        turns.append([(question.text + after, 0.0), *said])
-    return _row(tokenizer, before, turns, names)
+    taught = [q.phrase if shown else q.phrase.drop("thing") for q in questions]
+    turns = [(q.text + after, phrase) for q, phrase in zip(questions, taught, strict=True)]
+    return _pack(tokenizer, before, turns)
 
 
-def concluded_turns(
+def pack_conclusions(
     tokenizer: PreTrainedTokenizerBase, prompt: str, answers: Sequence[tuple[str, str]]
 ) -> dict[str, Tensor]:
-    """As `packed_turns`, one question with several answers: reasons, which are given, and what follows
+    """As `pack_turns`, one question with several answers: reasons, which are given, and what follows
     from them, which is to be learned."""
-    return _row(tokenizer, prompt, [[(reason, 0.0), (end, 1.0)] for reason, end in answers])
+    return _pack(tokenizer, prompt, [(reason, Phrase(end)) for reason, end in answers])
 
 
-def _row(
-    tokenizer: PreTrainedTokenizerBase,
-    prompt: str,
-    turns: Sequence[Sequence[tuple[str, float]]],
-    names: Sequence[Sequence[str]] = (),
+def _pack(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, turns: Sequence[tuple[str, Phrase]]
 ) -> dict[str, Tensor]:
-    """`turns`: texts with what their tokens weigh in the loss, nothing where they are given."""
+    """`turns`: what is given, and what is to be learned."""
     shared = tokenizer(prompt).input_ids
     ids, weights, numbers = [*shared], [0.0] * len(shared), [0] * len(shared)
     frames, things = [IGNORED] * len(shared), [IGNORED] * len(shared)
     positions = list(range(len(shared)))
-    for number, texts in enumerate(turns, start=1):
-        start, said, offsets = len(ids), "", []
-        for text, weight in texts:
-            encoded = tokenizer(text, return_offsets_mapping=True)
-            tokens = encoded["input_ids"]
-            ids += tokens
-            weights += [weight] * len(tokens)
-            if weight:
-                offsets += [tuple(len(said) + at for at in o) for o in encoded["offset_mapping"]]
-                said += text
-        given = [IGNORED] * (len(ids) - start - len(offsets))
-        ids.append(tokenizer.eos_token_id)
-        weights.append(1.0)
-        # What is said after the frames was read there.
-        pointed = pointed_things(said, offsets, () if tells_frames(said) else names)
-        things += [*given, *pointed, IGNORED]
-        frames += [*given, *pointed_frames(said, offsets), IGNORED]
+    for number, (given, taught) in enumerate(turns, start=1):
+        start = len(ids)
+        ids += tokenizer(given).input_ids
+        ignored = [IGNORED] * (len(ids) - start)
+        encoded = tokenizer(taught.text, return_offsets_mapping=True)
+        offsets = encoded["offset_mapping"]
+        asked = find_spans(taught, "asked", offsets)
+        ids += [*encoded["input_ids"], tokenizer.eos_token_id]
+        weights += [0.0] * len(ignored)
+        weights += [1.0 if index == IGNORED else ASKED_WEIGHT for index in asked] + [1.0]
+        frames += [*ignored, *find_spans(taught, "frame", offsets), IGNORED]
+        things += [*ignored, *find_spans(taught, "thing", offsets), IGNORED]
         numbers += [number] * (len(ids) - start)
         positions += range(len(shared), len(shared) + len(ids) - start)
     row, weighed = torch.tensor(ids), torch.tensor(weights)
@@ -97,7 +79,17 @@ def _row(
     }
 
 
-def padded(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+def find_spans(phrase: Phrase, kind: SpanKind, offsets: Sequence[tuple[int, int]]) -> list[int]:
+    """For each token the index of the span of this kind that it is in, IGNORED for none. `offsets`:
+    where in the text each token begins and ends."""
+    spans = [span for span in phrase.spans if span.kind == kind]
+    return [
+        next((span.index for span in spans if first < span.end and last > span.start), IGNORED)
+        for first, last in offsets
+    ]
+
+
+def pad_rows(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Rows as one batch `(B, L)`; padding forms a turn of its own (-1), which nothing attends to."""
     fill = {"input_ids": 0, "labels": IGNORED, "label_weights": 0.0, "position_ids": 0, "turns": -1,
             "frames": IGNORED, "things": IGNORED}  # fmt: skip
@@ -113,8 +105,6 @@ def turn_mask(turns: Tensor, dtype: torch.dtype) -> Tensor:
     query, key = turns[:, :, None], turns[:, None, :]
     length = turns.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=turns.device).tril()
-    seen = causal & ((key == 0) | (key == query))
-    lowest = torch.finfo(dtype).min
-    return torch.zeros(seen.shape, dtype=dtype, device=turns.device).masked_fill(~seen, lowest)[
-        :, None
-    ]
+    visible = causal & ((key == 0) | (key == query))
+    mask = torch.zeros(visible.shape, dtype=dtype, device=turns.device)
+    return mask.masked_fill(~visible, torch.finfo(dtype).min)[:, None]

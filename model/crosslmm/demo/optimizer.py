@@ -1,0 +1,110 @@
+"""Muon for hidden matrices, AdamW for everything else, in one optimizer.
+
+With minutes of two CPU cores to spend, steps are what is scarce. Orthogonalized momentum (Jordan et
+al., 2024) gets out of the plateau before shapes and glyphs are told apart in a fraction of the steps
+that AdamW takes; its own cost, a few small matrix products per step, is negligible here.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from crosslmm.cross_attention import GatedCrossAttention
+
+
+class OutputHead(nn.Linear):
+    """A linear head that serves a loss only and is thrown away with it; AdamW trains it."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Learning rates by kind of parameter.
+
+    - `matrix_rate` is Muon's: all singular values of a matrix move by it, of tall ones by more
+      (√(rows/columns)); 0.02 is usual. `learning_rate` is AdamW's.
+    - `embedding_factor`, `gate_factor`: what the latter is multiplied by for embeddings and gates.
+    """
+
+    learning_rate: float = 2e-3
+    matrix_rate: float = 0.02
+    embedding_factor: float = 1.0
+    gate_factor: float = 1.0
+    weight_decay: float = 0.05
+
+
+class MuonAdamW(torch.optim.Optimizer):
+    """`torch.optim.Muon` and `torch.optim.AdamW` on the same step, sharing groups and state: what a
+    scheduler changes or a checkpoint restores reaches both."""
+
+    def __init__(
+        self,
+        matrices: Sequence[dict[str, Any]],
+        others: Sequence[dict[str, Any]],
+        *,
+        momentum: float = 0.95,
+        betas: tuple[float, float] = (0.9, 0.98),
+    ):
+        self._muon = torch.optim.Muon(matrices, momentum=momentum)
+        self._adamw = torch.optim.AdamW(others, betas=betas)
+        self._matrix_groups = len(matrices)
+        super().__init__([*self._muon.param_groups, *self._adamw.param_groups], {})
+        self._share()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self._share()
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        loss = self._muon.step(closure)
+        self._adamw.step()
+        return loss
+
+    def _share(self) -> None:
+        self._muon.param_groups = self.param_groups[: self._matrix_groups]
+        self._adamw.param_groups = self.param_groups[self._matrix_groups :]
+        self._muon.state = self._adamw.state = self.state
+
+
+def make_optimizer(module: nn.Module, rates: Rates) -> MuonAdamW:
+    """Steps the trainable parameters of a module: its hidden matrices by Muon, embeddings, heads, norms,
+    biases and gates by AdamW. Of the latter only heads decay."""
+    matrices, embeddings, gates, heads, vectors = split_parameters(module)
+    rate, decay = rates.learning_rate, rates.weight_decay
+    others = [
+        {"params": embeddings, "lr": rate * rates.embedding_factor, "weight_decay": 0.0},
+        {"params": gates, "lr": rate * rates.gate_factor, "weight_decay": 0.0},
+        {"params": heads, "lr": rate, "weight_decay": decay},
+        {"params": vectors, "lr": rate, "weight_decay": 0.0},
+    ]
+    return MuonAdamW(
+        [{"params": matrices, "lr": rates.matrix_rate, "weight_decay": decay}],
+        [group for group in others if group["params"]],
+    )
+
+
+def split_parameters(module: nn.Module) -> tuple[list[nn.Parameter], ...]:
+    """The trainable parameters: hidden matrices, embeddings (the patches' among them), gates, the
+    matrices of heads, and vectors (norms, biases). Each once, as its first owner has it."""
+    groups: dict[str, list[nn.Parameter]] = {
+        kind: [] for kind in ("matrix", "embedding", "gate", "head", "vector")
+    }
+    seen: set[nn.Parameter] = set()
+    for owner in module.modules():
+        for parameter in owner.parameters(recurse=False):
+            if parameter.requires_grad and parameter not in seen:
+                seen.add(parameter)
+                groups[_kind(owner, parameter)].append(parameter)
+    return tuple(groups.values())
+
+
+def _kind(owner: nn.Module, parameter: nn.Parameter) -> str:
+    if isinstance(owner, nn.Embedding | nn.Conv2d):  # the convolution embeds patches
+        return "embedding"
+    if isinstance(owner, GatedCrossAttention) and parameter is owner.gate:
+        return "gate"
+    if parameter.ndim < 2:
+        return "vector"
+    return "head" if isinstance(owner, OutputHead) else "matrix"
