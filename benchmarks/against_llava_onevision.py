@@ -262,7 +262,7 @@ def measure(folder: Path, contender: Contender, frames: int, device: str) -> tup
     """A run and the bytes that it takes above the loaded model, None where that is not known."""
     import torch
 
-    from crosslmm.cost.measurement import peak_memory
+    from crosslmm.inference.measurement import peak_memory
 
     model = load(folder, contender, device)
     if not contender.is_peer:

@@ -54,7 +54,7 @@ def run(
     """Seconds of every repeat, the peak of memory above the start, and what went wrong, if anything."""
     import torch
 
-    from crosslmm.cost.measurement import peak_memory
+    from crosslmm.inference.measurement import peak_memory
 
     seconds = []
     try:
@@ -131,7 +131,7 @@ def write_long_clip(
     """So many frames encoded once, whose packets are written `copies` times in a row."""
     import av
 
-    from crosslmm.cost.measurement import write_clip
+    from crosslmm.inference.measurement import write_clip
 
     with tempfile.TemporaryDirectory() as scratch:
         encoded = Path(scratch) / "encoded.mp4"

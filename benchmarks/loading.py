@@ -47,7 +47,7 @@ def load(folder: Path, precision: str, device: str) -> tuple[float, int, int | N
     import torch
 
     import crosslmm
-    from crosslmm.cost.measurement import peak_memory
+    from crosslmm.inference.measurement import peak_memory
 
     with peak_memory(torch.device(device)) as peak:
         assistant = crosslmm.load(

@@ -34,7 +34,7 @@ def main() -> None:
 
 def measure_rows(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
     import crosslmm
-    from crosslmm.cost.measurement import measure, sample_clip
+    from crosslmm.inference.measurement import measure, sample_clip
 
     assistant = crosslmm.load(
         folder, device=options.device, dtype="bfloat16", quantization="none", tokens_per_frame=9

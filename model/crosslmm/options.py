@@ -61,21 +61,25 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if self.frames is not None and self.fps is not None:
-            raise UsageError("frames and fps exclude each other: give one of them")
+            raise UsageError("`frames` and `fps` exclude each other: give one of them")
         for name in ("frames", "max_frames"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
-                raise UsageError(f"{name} is a whole number from 1 up, not {value!r}")
+                raise UsageError(f"`{name}` must be a whole number of at least 1, not {value!r}")
         if self.fps is not None and not 0 < self.fps < float("inf"):
-            raise UsageError(f"fps is a number above 0, not {self.fps!r}")
+            raise UsageError(f"`fps` must be a number above 0, not {self.fps!r}")
         for name in ("start", "end"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < float("inf"):
-                raise UsageError(f"{name} is in seconds from 0 up, not {value!r}")
+                raise UsageError(f"`{name}` must be a time in seconds of at least 0, not {value!r}")
         if self.end is not None and (self.start or 0) >= self.end:
-            raise UsageError(f"start ({self.start or 0:g} s) must lie before end ({self.end:g} s)")
+            raise UsageError(
+                f"`start` ({self.start or 0:g} s) must be before `end` ({self.end:g} s)"
+            )
         if not 0 < self.deadline < float("inf"):
-            raise UsageError(f"deadline is in seconds, above 0, not {self.deadline!r}")
+            raise UsageError(
+                f"`deadline` must be a number of seconds above 0, not {self.deadline!r}"
+            )
         _check_choice("seek", self.seek, get_args(Seek))
         _check_choice("reader", self.reader, get_args(ReaderName))
 
@@ -84,7 +88,7 @@ class Sampling:
         """A whole one, or one from keyword arguments; UsageError for both, and for unknown names."""
         if sampling is not None and options:
             raise UsageError(
-                f"sampling and {next(iter(options))} exclude each other: give one of them"
+                f"`sampling` and `{next(iter(options))}` exclude each other: give one of them"
             )
         if unknown := sorted(set(options) - {field.name for field in fields(cls)}):
             raise TypeError(f"{unknown[0]!r} is not an option of sampling")
@@ -99,4 +103,4 @@ class Sampling:
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise UsageError(f"{name} is one of {', '.join(choices)}, not {value!r}")
+        raise UsageError(f"`{name}` must be one of {', '.join(choices)}, not {value!r}")

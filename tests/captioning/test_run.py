@@ -214,7 +214,7 @@ def test_a_record_says_what_made_it(clips: Path, assistant: Assistant, tmp_path:
     [
         ({"segments": 0}, "`segments` must be in seconds"),
         ({"segments": 5, "scenes": True}, "`segments` and `scenes` exclude"),
-        ({"frames": 2, "fps": 1}, "frames and fps exclude"),
+        ({"frames": 2, "fps": 1}, "`frames` and `fps` exclude"),
         ({"prompt": "  "}, "the prompt is empty"),
         ({"prompt": "{title}?"}, "{title} is not one of its placeholders"),
         ({"batch_size": 0}, "batch_size"),

@@ -159,8 +159,8 @@ def test_wrong_usage_and_missing_input_are_reported(
         (["--segments", "2", "--scenes"], "--segments and --scenes exclude each other"),
         (["--prompt", "{typo}?"], "{typo} is not one of its placeholders"),
         (["--prompt-file", "missing.txt"], "missing.txt: No such file"),
-        (["--deadline", "inf"], "deadline is in seconds"),
-        (["--frames", "2", "--fps", "1"], "frames and fps exclude each other"),
+        (["--deadline", "inf"], "--deadline must be a number of seconds above 0"),
+        (["--frames", "2", "--fps", "1"], "--frames and --fps exclude each other"),
         (["--format", "srt", "--out", "FILE"], "FILE: a file; srt files go into a folder"),
     ],
 )

@@ -365,7 +365,7 @@ def test_measuring_more_frames_than_there_are(run, checkpoint: Path, clip: Path)
 def test_peak_memory_sees_what_is_taken_and_given_back() -> None:
     import torch
 
-    from crosslmm.cost.measurement import peak_memory
+    from crosslmm.inference.measurement import peak_memory
 
     with peak_memory(torch.device("cpu")) as peak:
         block = torch.ones(64, 2**20, dtype=torch.uint8)

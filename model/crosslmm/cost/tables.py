@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from textwrap import fill
 from typing import Any
 
-from crosslmm.cost.measurement import Measured, Spread
+from crosslmm.cost.measured import Measured, Spread
 from crosslmm.cost.profile import Profile, Row, most_frames
 from crosslmm.cost.published import PublishedComparison
 from crosslmm.files import gigabytes

@@ -9,66 +9,29 @@ import ctypes
 import gc
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from crosslmm.cost.memory import Memory, memory_needed
+from crosslmm.cost.measured import Measured, Measurement, Spread
+from crosslmm.cost.memory import memory_needed
 from crosslmm.cost.profile import Profile
 from crosslmm.errors import UsageError, VideoError
+from crosslmm.inference.answer import Answer
+from crosslmm.inference.assistant import Assistant
 
 if TYPE_CHECKING:
     import torch
-
-    from crosslmm.inference.answer import Answer
-    from crosslmm.inference.assistant import Assistant
 
 QUESTION = "What happens in this video?"
 NEW_TOKENS = 16
 MEASURED_FRAMES = (8, 16, 32, 64)
 
 
-@dataclass(frozen=True)
-class Spread:
-    """The median of several timings, the fastest and the slowest, in seconds."""
-
-    median: float
-    fastest: float
-    slowest: float
-
-    @classmethod
-    def of(cls, seconds: Sequence[float]) -> "Spread":
-        return cls(median(seconds), min(seconds), max(seconds))
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """One number of frames, run `repeats` times.
-
-    - decode, encode, prefill: of the first question; first_token: all of these together.
-    - second_question: to the first token of another question about the same video.
-    - per_token: None where no answer had a second token.
-    - peak: bytes above the loaded model; None where the system does not tell.
-    """
-
-    frames: int
-    tokens_per_frame: int
-    text_tokens: int
-    repeats: int
-    decode: Spread
-    encode: Spread
-    prefill: Spread
-    first_token: Spread
-    second_question: Spread
-    per_token: Spread | None
-    peak: int | None
-
-
 def measure(
-    assistant: "Assistant",
+    assistant: Assistant,
     video: str | os.PathLike[str],
     *,
     frames: int,
@@ -85,7 +48,7 @@ def measure(
     if repeats < 1:
         raise UsageError(f"`repeats` {repeats}: give at least 1")
 
-    def run() -> "tuple[Answer, Answer]":
+    def run() -> tuple[Answer, Answer]:
         session = assistant.open_video(video, frames=frames, tokens_per_frame=tokens_per_frame)
         first = session.ask(question, max_new_tokens=NEW_TOKENS)
         second = session.ask(question, max_new_tokens=1)
@@ -122,24 +85,8 @@ def measure(
     )
 
 
-@dataclass(frozen=True)
-class Measured:
-    """A measurement, the estimate of the same run, and what it ran on."""
-
-    run: Measurement
-    estimate: Memory
-    settings: Mapping[str, Any]
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            **asdict(self.run),
-            "estimated_peak": self.estimate.above_weights,
-            "settings": dict(self.settings),
-        }
-
-
 def measure_profile(
-    assistant: "Assistant",
+    assistant: Assistant,
     profile: Profile,
     video: Path | None = None,
     *,
@@ -183,7 +130,7 @@ def measure_profile(
     return measured
 
 
-def _configure(assistant: "Assistant", profile: Profile) -> None:
+def _configure(assistant: Assistant, profile: Profile) -> None:
     model = assistant.model.model
     model.frames_per_chunk = profile.settings.frames_per_chunk
     model.config.t2v_cache = profile.shape.t2v_cache

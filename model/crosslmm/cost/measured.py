@@ -1,0 +1,60 @@
+"""What was measured of a run, beside what the cost model estimates for it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any
+
+from crosslmm.cost.memory import Memory
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The median of several timings, the fastest and the slowest, in seconds."""
+
+    median: float
+    fastest: float
+    slowest: float
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> "Spread":
+        return cls(median(seconds), min(seconds), max(seconds))
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One number of frames, run `repeats` times.
+
+    - decode, encode, prefill: of the first question; first_token: all of these together.
+    - second_question: to the first token of another question about the same video.
+    - per_token: None where no answer had a second token.
+    - peak: bytes above the loaded model; None where the system does not tell.
+    """
+
+    frames: int
+    tokens_per_frame: int
+    text_tokens: int
+    repeats: int
+    decode: Spread
+    encode: Spread
+    prefill: Spread
+    first_token: Spread
+    second_question: Spread
+    per_token: Spread | None
+    peak: int | None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A measurement, the estimate of the same run, and what it ran on."""
+
+    run: Measurement
+    estimate: Memory
+    settings: Mapping[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            **asdict(self.run),
+            "estimated_peak": self.estimate.above_weights,
+            "settings": dict(self.settings),
+        }
