@@ -177,6 +177,16 @@ class TestLocate:
         with pytest.raises(CheckpointError, match="models pull org/half@v1` resumes"):
             catalog.resolve("org/half@v1")
 
+    def test_a_download_is_resumed_only_where_files_are_missing(
+        self, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        cache = tmp_path / "no room"  # whatever words are in its path
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+        write_cached(cache, "org/other", kind="qwen2")
+        with pytest.raises(CheckpointError, match="its model_type is 'qwen2'") as refusal:
+            catalog.resolve("org/other")
+        assert "models pull" not in str(refusal.value)
+
 
 class TestList:
     def test_everything_on_disk(self, home: Path, tmp_path: Path) -> None:

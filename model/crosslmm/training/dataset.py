@@ -5,12 +5,13 @@ and ends the run beyond the recipe's limit.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch.utils.data import Dataset
 
 from crosslmm.errors import VideoError
+from crosslmm.options import Sampling
 from crosslmm.processing_crosslmm import CrossLMMProcessor
 from crosslmm.training.conversation import ConversationFormat, LabelledTokens
 from crosslmm.training.recipe import Recipe
@@ -81,17 +82,13 @@ class VideoDataset(Dataset[Example | Skipped]):
     def _sample_media(self, chosen: Sample) -> list[Frames]:
         recipe, size = self.recipe, self.processor.frame_size
         resample = int(self.processor.image_processor.resample)
+        span = Sampling(start=chosen.start, end=chosen.end)
+        sampling = replace(span, frames=recipe.frames, fps=recipe.fps, max_frames=recipe.max_frames)
+        fewest = min(recipe.min_frames or 0, recipe.max_frames or recipe.min_frames or 0)
         clips = []
         for path in chosen.media:
-            clip = sample(
-                path, frames=recipe.frames, fps=recipe.fps, max_frames=recipe.max_frames,
-                start=chosen.start, end=chosen.end, size=size, resample=resample,
-            )  # fmt: skip
-            fewest = min(recipe.min_frames or 0, recipe.max_frames or recipe.min_frames or 0)
+            clip = sample(path, sampling, size=size, resample=resample)
             if len(clip) < min(fewest, clip.source.frame_count):
-                clip = sample(
-                    path, frames=fewest,
-                    start=chosen.start, end=chosen.end, size=size, resample=resample,
-                )  # fmt: skip
+                clip = sample(path, replace(span, frames=fewest), size=size, resample=resample)
             clips.append(clip)
         return clips
