@@ -7,28 +7,27 @@ from typing import Any
 import numpy as np
 
 from crosslmm.synthetic import phrasing
+from crosslmm.synthetic.narrator import Narrator
 from crosslmm.synthetic.phrasing import DO, DOES, HELD_OUT, LETTERS, NOTHING, QUESTIONS, YES_NO
 from crosslmm.synthetic.questions import QUESTION_TYPES, Question, QuestionType
 from crosslmm.synthetic.references import (
-    Group,
     Reference,
     answer_name,
     draw_group,
     find_members,
     group_by,
-    refer,
     sort_things,
 )
 from crosslmm.synthetic.scenes import FRAMES_MEANT, Event, SyntheticClip, Thing
 from crosslmm.synthetic.spans import Phrase
-from crosslmm.synthetic.vocabulary import COLOUR_NAMES, GLYPHS, MOTIONS, SHAPES, SIZES
+from crosslmm.synthetic.vocabulary import COLOUR_NAMES, GLYPHS, MOTIONS, SHAPES
 
 
-class Asker:
-    """Draws questions about one clip.
+class Asker(Narrator):
+    """Draws questions about one clip, with the arguments of a `Narrator` and:
 
+    - `frame_period`: how long a frame of the video lasts, in seconds.
     - `held_out`: use only the wordings kept from training.
-    - `indirect`: see `refer`.
     """
 
     def __init__(
@@ -41,10 +40,8 @@ class Asker:
         held_out: bool = False,
         indirect: float | None = None,
     ):
-        """`frame_times`: of the frames shown, in seconds, for what `when` is taught to say."""
-        self.clip, self.rng = clip, rng
-        self.frame_times, self.frame_period = frame_times, frame_period
-        self.held_out, self.indirect = held_out, indirect
+        super().__init__(clip, rng, frame_times=frame_times, indirect=indirect)
+        self.frame_period, self.held_out = frame_period, held_out
         self.makers: dict[QuestionType, Callable[[], Question | None]] = {
             "describe": self.describe,
             "events": self.events,
@@ -70,27 +67,27 @@ class Asker:
 
     def events(self) -> Question:
         said = phrasing.describe_events(self.clip)
-        return self._make("events", "events", said, taught=self._conclude(said))
+        return self._make("events", "events", said, taught=self.conclude(said))
 
     def colour(self) -> Question | None:
-        thing = self._pick()
+        thing = self.pick_thing()
         if thing.turns_to is not None:
             if self.rng.random() < 0.5:
-                name = self._name(thing, but="colour")
+                name = self.refer_to(thing, but="colour")
                 return self._about(thing, name, "colour", "new_colour", thing.turns_to)
-            name = self._name(thing, but="colour", plain=True)
+            name = self.refer_to(thing, but="colour", plain=True)
             first = self.rng.random() < 0.5
             moment, answer = ("start", thing.colour) if first else ("end", thing.turns_to)
             if name is None or (thing.scene, thing.seen_from, thing.seen_until) != (0, 0.0, 1.0):
                 return None
             name = replace(name, text=f"{name.text} at the {moment}")
             return self._about(thing, name, "colour", "colour", answer)
-        name = self._name(thing, but="colour")
+        name = self.refer_to(thing, but="colour")
         return self._about(thing, name, "colour", "colour", thing.colour)
 
     def shape(self) -> Question | None:
-        thing = self._pick()
-        name = self._name(thing, but="shape")
+        thing = self.pick_thing()
+        name = self.refer_to(thing, but="shape")
         return self._about(thing, name, "shape", "shape", thing.shape)
 
     def size(self) -> Question | None:
@@ -98,26 +95,26 @@ class Asker:
         if not sized:
             return None
         thing = sized[self.rng.integers(len(sized))]
-        name = self._name(thing, but="size")
+        name = self.refer_to(thing, but="size")
         return self._about(thing, name, "size", "size", str(thing.size))
 
     def glyph(self) -> Question | None:
-        thing = self._pick()
+        thing = self.pick_thing()
         if thing.glyph is None and self.rng.random() < 0.5:
             return None
-        name = self._name(thing, but="glyph")
+        name = self.refer_to(thing, but="glyph")
         return self._about(thing, name, "glyph", "glyph", thing.glyph or NOTHING)
 
     def count(self) -> Question | None:
         group = draw_group(self.clip, self.rng)
         number = str(len(find_members(self.clip, group)))
         # A number is as right as the list before it, so all of it is asked for.
-        taught = (self._list(group) + f": {number}").mark_end(number, "value").mark("asked")
+        taught = (self.list_group(group) + f": {number}").mark_end(number, "value").mark("asked")
         return self._make("count", "count", number, taught=taught, things=group.text)
 
     def motion(self) -> Question | None:
-        thing = self._pick()
-        name = self._name(thing, but="motion")
+        thing = self.pick_thing()
+        name = self.refer_to(thing, but="motion")
         return self._about(thing, name, "motion", "motion", DOES[thing.motion])
 
     def order(self) -> Question | None:
@@ -138,7 +135,7 @@ class Asker:
         index = int(rng.integers(len(events) - 1))
         answer = events[{"first": 0, "last": -1, "after": index + 1, "before": index}[kind]]
         event = events[index if kind == "after" else index + 1]
-        taught = self._read_events() + f", so {answer}"
+        taught = self.read_events() + f", so {answer}"
         taught = taught.mark_end(answer, "value").mark_end(f" {answer}", "asked")
         return self._make("order", kind, answer, taught=taught, event=event)
 
@@ -154,7 +151,7 @@ class Asker:
             "when",
             "when",
             f"at {seconds:.2f} seconds",
-            taught=self._conclude(f"{said} at {shown:.2f} seconds"),
+            taught=self.conclude(f"{said} at {shown:.2f} seconds"),
             tolerance=round(clip.duration / FRAMES_MEANT + self.frame_period, 3),
             event=said,
             happen=phrasing.describe_event(clip, event, infinitive=True).text,
@@ -171,7 +168,7 @@ class Asker:
         base = self.ask(kind)
         if base is None or base.answer == NOTHING:
             return None
-        wrong = [other for other in self._alternatives(kind) if other != base.answer]
+        wrong = [other for other in self.list_alternatives(kind) if other != base.answer]
         if len(wrong) < 3:
             return None
         options = [base.answer, *(wrong[i] for i in self.rng.permutation(len(wrong))[:3])]
@@ -189,7 +186,7 @@ class Asker:
         # In the clip's order: a set's would differ from run to run.
         pairs = [(c, thing.shape) for thing in clip.things for c in (thing.colour, thing.turns_to)]
         if yes:
-            thing = self._pick()
+            thing = self.pick_thing()
             wanted = (thing.colour, thing.shape)
         else:
             # Near misses: half of them share a colour and a shape with what is there.
@@ -205,10 +202,10 @@ class Asker:
             mark = thing.glyph if yes else str(rng.choice(list(GLYPHS)))
             if mark is None or (not yes and mark in marks):
                 return None
-            said = self._state(thing, phrasing.name_thing(thing), "glyph", mark) if yes else None
+            said = self.state(thing, phrasing.name_thing(thing), "glyph", mark) if yes else None
             return self._yes_no("exists", yes, because=said, a_thing=f"an object marked {mark}")
         group = group_by(wanted[0])
-        because = self._list(group)
+        because = self.list_group(group)
         alike = find_members(clip, group)
         if len(alike) == 1:
             because = because.mark_end(alike[0].shape, "value")
@@ -216,22 +213,22 @@ class Asker:
         return self._yes_no("exists", yes, because=because, a_thing=a_thing)
 
     def _is_it(self, yes: bool) -> Question | None:
-        thing = self._pick()
+        thing = self.pick_thing()
         kind = str(self.rng.choice(["colour", "shape", "size"]))
         value = getattr(thing, kind)
-        name = self._name(thing, but=kind)
+        name = self.refer_to(thing, but=kind)
         if value is None or name is None or (kind == "colour" and thing.turns_to):
             return None
-        because = self._state(thing, answer_name(thing, name), kind, value)
+        because = self.state(thing, answer_name(thing, name), kind, value)
         if not yes:
-            wrong = [v for v in self._alternatives(kind) if v != value]
+            wrong = [v for v in self.list_alternatives(kind) if v != value]
             value = wrong[self.rng.integers(len(wrong))]
         value = f"a {value}" if kind == "shape" else value
         return self._yes_no("is", yes, because=because, by=name, thing=name.text, value=value)
 
     def _does_it_move(self, yes: bool) -> Question | None:
-        thing = self._pick()
-        name = self._name(thing, but="motion")
+        thing = self.pick_thing()
+        name = self.refer_to(thing, but="motion")
         motion = thing.motion
         if not yes:
             wrong = [m for m in (*MOTIONS, "left", "right", "up", "down") if m != motion]
@@ -241,7 +238,7 @@ class Asker:
         return self._yes_no(
             "does",
             yes,
-            because=self._state(thing, answer_name(thing, name), "motion", DOES[thing.motion]),
+            because=self.state(thing, answer_name(thing, name), "motion", DOES[thing.motion]),
             by=name,
             happen=f"{name.text} {DO[motion]}",
             event=f"{name.text} {DOES[motion]}",
@@ -267,7 +264,7 @@ class Asker:
             event = Event(kind, 0.0, subject)  # type: ignore[arg-type]
             real = [phrasing.describe_event(clip, e) for e in clip.events if e.subject == subject]
             name, does = phrasing.name_thing(thing), DOES[thing.motion]
-            because = real[0] if real else self._state(thing, name, "motion", does)
+            because = real[0] if real else self.state(thing, name, "motion", does)
         return self._yes_no(
             "does",
             yes,
@@ -285,7 +282,7 @@ class Asker:
                 return None
         if number < 2:
             return None
-        because = self._list(group) + f": {there}"
+        because = self.list_group(group) + f": {there}"
         return self._yes_no("counts", yes, because=because, number=str(number), things=group.text)
 
     def _comes_before(self, yes: bool) -> Question | None:
@@ -300,7 +297,7 @@ class Asker:
         return self._yes_no(
             "does",
             yes,
-            because=self._read_events(),
+            because=self.read_events(),
             happen=f"{phrasing.describe_event(clip, one, infinitive=True)} before {other}",
             event=f"{phrasing.describe_event(clip, one)} before {other}",
         )
@@ -336,22 +333,9 @@ class Asker:
                 return self._make(kind, key, answer, taught=taught, by=name, thing=name.text)
             taught = taught.mark_end(answer, "value")
         else:
-            taught = self._state(thing, answer_name(thing, name), key, answer)
+            taught = self.state(thing, answer_name(thing, name), key, answer)
         taught = taught.mark_end(f" {answer}", "asked")
         return self._make(kind, key, answer, taught=taught, by=name, thing=name.text)
-
-    def _state(self, thing: Thing, name: str, key: str, value: str) -> Phrase:
-        said = phrasing.state_attribute(name, key, value)
-        return said.mark("thing", self.clip.things.index(thing))
-
-    def _read_events(self) -> Phrase:
-        """All events in order, after what happens frame by frame."""
-        return self._conclude(phrasing.describe_events(self.clip)).drop("asked")
-
-    def _conclude(self, end: str) -> Phrase:
-        """What follows from what happens frame by frame, after that."""
-        frames = phrasing.describe_frames(self.clip, self.frame_times)
-        return frames + ", so" + Phrase(f" {end}").mark("asked")
 
     def _make(
         self,
@@ -379,50 +363,6 @@ class Asker:
     def _wording(self, wordings: Sequence[str]) -> str:
         allowed = wordings[-HELD_OUT:] if self.held_out else wordings[:-HELD_OUT]
         return allowed[int(self.rng.integers(len(allowed)))]
-
-    def _pick(self) -> Thing:
-        return self.clip.things[self.rng.integers(len(self.clip.things))]
-
-    def _name(self, thing: Thing, *, but: str, plain: bool = False) -> Reference | None:
-        return refer(self.clip, thing, self.rng, but=but, plain=plain, indirect=self.indirect)
-
-    def _list(self, group: Group) -> Phrase:
-        """The things of a group, after all things where it is a part of them: finding them and choosing
-        among them are steps of their own."""
-        clip, sizes = self.clip, group.value in SIZES
-        everything = phrasing.list_things(clip, sort_things(clip), sizes=sizes)
-        if group.value is None:
-            return everything
-        members = phrasing.list_things(clip, find_members(clip, group), sizes=sizes)
-        return everything + f"; {group.text}: " + members
-
-    def _alternatives(self, kind: str) -> list[str]:
-        """Answers of a kind, the right one maybe among them."""
-        if kind == "order":
-            return self._other_events()
-        values: dict[str, Sequence[str]] = {
-            "colour": COLOUR_NAMES,
-            "shape": SHAPES,
-            "size": ("small", "large"),
-            "glyph": tuple(GLYPHS),
-            "motion": tuple(DOES.values()),
-            "count": tuple("012345"),
-        }
-        return list(values[kind])
-
-    def _other_events(self) -> list[str]:
-        """What happens in the clip, and what could have but does not."""
-        clip = self.clip
-        if clip.cuts:
-            names = [phrasing.name_thing(thing) for thing in clip.things]
-            colours, shapes = self.rng.permutation(COLOUR_NAMES), self.rng.permutation(SHAPES)
-            extra = [f"the {c} {s}" for c, s in zip(colours, shapes, strict=False)]
-            return list(dict.fromkeys([*names, *extra]))[:5]
-        said = [phrasing.describe_event(clip, event).text for event in clip.events]
-        for index in range(len(clip.things)):
-            for kind in ("appears", "disappears"):
-                said.append(phrasing.describe_event(clip, Event(kind, 0.0, index)).text)
-        return list(dict.fromkeys(said))
 
 
 def ask_about(
