@@ -86,12 +86,12 @@ def measure(
 
 def soak(options: argparse.Namespace, scratch: Path, settings: dict[str, Any]) -> Record:
     """Memory as results come."""
-    rows, notes = fresh(watch_memory, scratch, options)
+    rows, notes = fresh(track_memory, scratch, options)
     files = len(list((scratch / "bad").iterdir()))
     return Record("captioning_soak", settings | {"bad_files": files}, rows, notes)
 
 
-def watch_memory(
+def track_memory(
     scratch: Path, options: argparse.Namespace
 ) -> tuple[list[dict[str, Any]], list[str]]:
     import psutil

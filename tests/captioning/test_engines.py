@@ -7,6 +7,7 @@ from crosslmm.captioning.engines import ENGINES, InProgress
 from crosslmm.captioning.options import EngineName, Format
 from crosslmm.captioning.outputs import OUTPUTS
 from crosslmm.captioning.reading import Clip
+from crosslmm.fingerprint import weights_fingerprint
 
 
 def clip(number: int, count: int = 2, **changes: object) -> Clip:
@@ -48,3 +49,13 @@ def test_a_video_whose_reading_ends_early_is_a_failure_of_known_duration() -> No
     result = videos.add(end, segment(0.0, None))
     assert result is not None
     assert (result.error, result.duration, result.segments) == (end.problem, 2.0, ())
+
+
+def test_weights_in_memory_are_identified_by_their_shapes_and_values() -> None:
+    import torch
+
+    weights = {"a": torch.ones(3, 2), "b": torch.zeros(500)}
+    known = weights_fingerprint(weights)
+    assert weights_fingerprint(dict(reversed(weights.items()))) == known
+    for change in ({"a": torch.ones(2, 3)}, {"b": torch.full((500,), 0.5)}, {"c": torch.ones(1)}):
+        assert weights_fingerprint(weights | change) != known

@@ -52,10 +52,10 @@ class RayEngine:
     ) -> None:
         if workers is not None and workers < 1:
             raise UsageError(f"`workers` must be an integer from 1 up, not {workers}")
-        self.model = model if model is not None else catalog.default_model().name
         self.options = options
         self.run_options = run_options
         self.workers = workers
+        self._named = model
         self._model_options = dict(model_options)
 
     def start(self) -> None:
@@ -63,6 +63,7 @@ class RayEngine:
         from crosslmm.checkpoints.loading import load_config, load_processor
 
         ray = _started_ray()
+        self.model = catalog.default_model().name if self._named is None else self._named
         folder = catalog.resolve(self.model).absolute()
         # The working folder of a worker is a different one.
         self._loaded = str(folder) if os.path.isdir(self.model) else self.model
@@ -124,7 +125,7 @@ class RayEngine:
                     told = True
                 yield list(_results(batch, videos))
         except ray.exceptions.RayError as error:
-            raise CrossLMMError(f"Ray gave up: {_first_line(error)}") from error
+            raise CrossLMMError(f"Ray failed: {_first_line(error)}") from error
         finally:
             with suppress(Exception):
                 ray.kill(stop)
@@ -270,7 +271,9 @@ def start(
     on_notice: Callable[[str], None] | None,
 ) -> RayEngine:
     if assistant is not None and not isinstance(assistant, str | os.PathLike):
-        raise UsageError("the workers of Ray load the model themselves: give its name")
+        raise UsageError(
+            "`engine` ray needs the name of a model, which its workers load themselves"
+        )
     name = None if assistant is None else os.fspath(assistant)
     engine = RayEngine(
         name, model_options, options=options, run_options=run_options, workers=workers
