@@ -186,7 +186,9 @@ def test_the_tree_is_that_of_the_repository() -> None:
     assert top <= set(paths)
 
 
-@pytest.mark.parametrize("folder", ["merging/", "video/readers/", "evaluation/", "inference/"])
+@pytest.mark.parametrize(
+    "folder", ["merging/", "video/readers/", "evaluation/tasks/", "inference/"]
+)
 def test_where_to_add_things_names_folders_that_are_there(folder: str) -> None:
     assert f"`{folder}`" in README
     assert (ROOT / "model" / "crosslmm" / folder).is_dir()
