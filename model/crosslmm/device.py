@@ -21,10 +21,10 @@ def resolve_device(device: str | torch.device | None = None) -> torch.device:
     if chosen.type == "cuda":
         count = torch.cuda.device_count()
         if (chosen.index or 0) >= count:
-            raise UsageError(f"{device}: not available; this machine has {count} CUDA devices")
+            raise UsageError(f"{device}: not on this machine, which has {count} CUDA devices")
         return torch.device("cuda", chosen.index or 0)
     if chosen.type == "mps" and not torch.backends.mps.is_available():
-        raise UsageError(f"{device}: not available on this machine")
+        raise UsageError(f"{device}: not on this machine")
     if chosen.type not in ("cpu", "mps"):
         raise UsageError(f"{device}: not a device that crosslmm runs on; try cuda, mps or cpu")
     return chosen
