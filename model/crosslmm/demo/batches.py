@@ -21,7 +21,7 @@ from crosslmm.synthetic.asker import Asker, ask_about
 from crosslmm.synthetic.frames import render_clips
 from crosslmm.synthetic.questions import QUESTION_TYPES, Question, QuestionType
 from crosslmm.synthetic.rendering import simulate_camera
-from crosslmm.synthetic.scenes import FRAMES_MEANT, SyntheticClip, make_clip
+from crosslmm.synthetic.scenes import FRAMES_NEEDED, SyntheticClip, make_clip
 from crosslmm.synthetic.seeds import derive_seed
 
 TEXT_ONLY_ROWS = 12  # costs about as much as half as many clips that are shown
@@ -93,7 +93,7 @@ class ClipBatches:
     def _clips_in_words(self, seed: int, rng: np.random.Generator) -> dict[str, Any]:
         rows = []
         for index in range(TEXT_ONLY_ROWS):
-            clip, times, period = self._draw(seed, index, rng, FRAMES_MEANT)
+            clip, times, period = self._draw(seed, index, rng, FRAMES_NEEDED)
             asked = ask_about(
                 clip, rng, count=self.options.questions, frame_times=times.tolist(),
                 frame_period=period, types=self.options.types, indirect=self.options.indirect,
@@ -109,7 +109,7 @@ class ClipBatches:
         for index in itertools.count():
             if len(rows) == 2 * TEXT_ONLY_ROWS:
                 break
-            clip, times, period = self._draw(seed, index, rng, FRAMES_MEANT)
+            clip, times, period = self._draw(seed, index, rng, FRAMES_NEEDED)
             asker = Asker(clip, rng, frame_times=times.tolist(), frame_period=period)
             verdicts = draw_verdicts(asker)
             if verdicts is not None:
