@@ -62,7 +62,7 @@ def answer_name(thing: Thing, reference: Reference) -> str:
 
 
 def draw_group(clip: SyntheticClip, rng: np.random.Generator) -> Group:
-    """`objects`, `red objects`, `crosses` …: things that can be told and counted, maybe none."""
+    """`objects`, `red objects`, `crosses` …: things that can be counted, maybe none."""
     options = [Group("objects"), Group("objects")]
     options += [_group_by_shape(thing.shape) for thing in clip.things]
     if not any(thing.turns_to for thing in clip.things):

@@ -375,7 +375,7 @@ def _draw_path(
             step = signs * rng.uniform(0.32, 0.5) * rng.uniform(0.85, 1.0, 2)
         else:
             step = np.asarray(_STEPS[motion]) * rng.uniform(0.36, 0.65)
-        # The start is drawn where the whole way fits.
+        # The start is drawn where all of the path fits.
         low = np.maximum(_EDGE, _EDGE - step)
         high = np.minimum(1 - _EDGE, 1 - _EDGE - step)
         x, y = rng.uniform(low, high)
