@@ -56,7 +56,7 @@ def test_the_sample_replaces_no_file(tmp_path: Path, capsys: pytest.CaptureFixtu
     movie = tmp_path / "movie.mp4"
     movie.write_text("mine")
     assert execute(["demo", "--out", str(movie)]) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
     assert movie.read_text() == "mine"
 
 

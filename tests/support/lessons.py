@@ -42,9 +42,9 @@ def write_plain_clip(path: Path, colour: tuple[int, ...], *, frames: int) -> Non
         stream: Any = container.add_stream("libx264", rate=5)
         stream.width = stream.height = 32
         stream.pix_fmt = "yuv420p"
-        picture = np.full((32, 32, 3), colour, dtype=np.uint8)
+        image = np.full((32, 32, 3), colour, dtype=np.uint8)
         for _ in range(frames):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode())
 
 

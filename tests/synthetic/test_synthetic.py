@@ -23,11 +23,11 @@ from crosslmm.synthetic.images import random_images
 from crosslmm.synthetic.phrasing import HELD_OUT, QUESTIONS, YES_NO
 from crosslmm.synthetic.questions import QUESTION_TYPES
 from crosslmm.synthetic.rendering import Sprites, paint
-from crosslmm.synthetic.scenes import FRAMES_MEANT, SyntheticClip, make_clip
+from crosslmm.synthetic.scenes import FRAMES_NEEDED, SyntheticClip, make_clip
 from crosslmm.synthetic.seeds import derive_seed
 from crosslmm.synthetic.vocabulary import COLOURS, GLYPHS, MOTIONS, SHAPES
 
-MIDDLES = (np.arange(FRAMES_MEANT) + 0.5) / FRAMES_MEANT
+MIDDLES = (np.arange(FRAMES_NEEDED) + 0.5) / FRAMES_NEEDED
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_eight_frames_tell_events_apart(clips: list[SyntheticClip]) -> None:
     for clip in clips:
         frames = [int(np.searchsorted(MIDDLES, event.time)) for event in clip.events]
         assert all(later > sooner for sooner, later in itertools.pairwise(frames))
-        assert all(2 <= frame <= FRAMES_MEANT - 2 for frame in frames)
+        assert all(2 <= frame <= FRAMES_NEEDED - 2 for frame in frames)
 
 
 def test_who_meets_touches_and_who_passes_goes_by(clips: list[SyntheticClip]) -> None:

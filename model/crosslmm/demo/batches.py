@@ -1,7 +1,7 @@
 """Batches of clips with their questions, for the video stages of the demo's training.
 
 All questions about a clip share its frames (`packing.py`): one encoding of a video thus teaches several
-answers. Some clips are told in words instead of shown, which costs no encoding at all.
+answers. Some clips are given in words instead, which costs no encoding at all.
 """
 
 import itertools
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crosslmm.demo.exercises import draw_verdicts, take_notes, tell
+from crosslmm.demo.exercises import draw_verdicts, narrate, take_notes
 from crosslmm.demo.packing import MARK, pack_conclusions, pack_turns, pad_rows
 from crosslmm.demo.targets import dense_targets, stack_targets
 from crosslmm.processing_crosslmm import CrossLMMProcessor
@@ -21,7 +21,7 @@ from crosslmm.synthetic.asker import Asker, ask_about
 from crosslmm.synthetic.frames import render_clips
 from crosslmm.synthetic.questions import QUESTION_TYPES, Question, QuestionType
 from crosslmm.synthetic.rendering import simulate_camera
-from crosslmm.synthetic.scenes import FRAMES_MEANT, SyntheticClip, make_clip
+from crosslmm.synthetic.scenes import FRAMES_NEEDED, SyntheticClip, make_clip
 from crosslmm.synthetic.seeds import derive_seed
 
 TEXT_ONLY_ROWS = 12  # costs about as much as half as many clips that are shown
@@ -32,8 +32,8 @@ _RATES = (10.0, 12.0, 15.0, 24.0, 25.0, 30.0, 50.0)
 class ClipOptions:
     """- `clips`: per batch; `questions`, `notes`: per clip (see `take_notes`); `timed_notes`: with what
       happens and when, which two or three frames do not show.
-    - `text_only_every`: each batch whose number this divides has no frames, but clips told in words (see
-      `tell`) and, in turn, verdicts on given reasons (see `draw_verdicts`); 0 for none.
+    - `text_only_every`: each batch whose number this divides has no frames, but clips in words (see
+      `narrate`) and, in turn, verdicts on given reasons (see `draw_verdicts`); 0 for none.
     - `indirect`: see `Asker`.
     - `busy`: the share of clips that are the more eventful of two.
     - `frames`: of every clip of a batch, as many as one number drawn from this range.
@@ -93,14 +93,16 @@ class ClipBatches:
     def _clips_in_words(self, seed: int, rng: np.random.Generator) -> dict[str, Any]:
         rows = []
         for index in range(TEXT_ONLY_ROWS):
-            clip, times, period = self._draw(seed, index, rng, FRAMES_MEANT)
+            clip, times, period = self._draw(seed, index, rng, FRAMES_NEEDED)
             asked = ask_about(
                 clip, rng, count=self.options.questions, frame_times=times.tolist(),
                 frame_period=period, types=self.options.types, indirect=self.options.indirect,
             )  # fmt: skip
-            told = tell(clip, rng, times.tolist())
-            asked = [question for question in asked if not question.by_position]  # `tell` has none
-            prompt = self.processor.prompt(f"{told}\n{MARK}", text_only=True)
+            story = narrate(clip, rng, times.tolist())
+            asked = [
+                question for question in asked if not question.by_position
+            ]  # `narrate` gives none
+            prompt = self.processor.prompt(f"{story}\n{MARK}", text_only=True)
             rows.append(pack_turns(self.processor.tokenizer, prompt, asked, shown=False))
         return pad_rows(rows)
 
@@ -109,7 +111,7 @@ class ClipBatches:
         for index in itertools.count():
             if len(rows) == 2 * TEXT_ONLY_ROWS:
                 break
-            clip, times, period = self._draw(seed, index, rng, FRAMES_MEANT)
+            clip, times, period = self._draw(seed, index, rng, FRAMES_NEEDED)
             asker = Asker(clip, rng, frame_times=times.tolist(), frame_period=period)
             verdicts = draw_verdicts(asker)
             if verdicts is not None:

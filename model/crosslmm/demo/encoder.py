@@ -79,8 +79,8 @@ class PatchClassifier(nn.Module):
 
 @torch.no_grad()
 def init_position_embeddings(encoder: SiglipVisionModel) -> None:
-    """Start the position embeddings as two-dimensional sines: near patches look alike, so attending
-    to neighbours, which shapes and glyphs need, is not something to be learned first."""
+    """Start the position embeddings as two-dimensional sines: those of near patches are alike, so that
+    attending to neighbours, which shapes and glyphs need, does not have to be learned first."""
     table = encoder.embeddings.position_embedding.weight
     side, width = round(len(table) ** 0.5), table.shape[1] // 4
     rates = (0.6 * side) ** (-torch.arange(width) / (width - 1))

@@ -72,15 +72,15 @@ def take_notes(
     return Question("describe", "Take notes.", answer="", taught=notes.text, spans=notes.spans)
 
 
-def tell(clip: SyntheticClip, rng: np.random.Generator, times: Sequence[float]) -> str:
+def narrate(clip: SyntheticClip, rng: np.random.Generator, times: Sequence[float]) -> str:
     """All of a clip that frames at `times` show, but for positions, in words."""
     things = list(clip.things)
     if clip.cuts:
         things.sort(key=lambda thing: thing.scene)  # which is seen first may be asked
     else:
         rng.shuffle(things)
-    told = [describe_clip(clip, things).text, describe_frames(clip, times).text]
-    return ". ".join(told if rng.random() < 0.5 else reversed(told))
+    parts = [describe_clip(clip, things).text, describe_frames(clip, times).text]
+    return ". ".join(parts if rng.random() < 0.5 else reversed(parts))
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Verdicts:
 
 def draw_verdicts(asker: Asker) -> Verdicts | None:
     """Of a multiple choice every option as if it were right; of yes or no the truth of a claim and, as
-    often, something else. None where the clip gives no occasion."""
+    often, something else. None where the drawn question gives no verdicts."""
     if asker.rng.random() < 0.6:
         question = asker.ask("multiple_choice")
         value = _decisive_span(question)

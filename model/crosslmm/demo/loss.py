@@ -52,7 +52,7 @@ class AnswerLoss(nn.Module):
 
         Returns beside the loss the shares of answers right in every token and of answer tokens right,
         of dense targets right (see `DenseHeads`) and of attention that is on the frame or the thing
-        pointed at; where clips are told in words, only the first, as `told`.
+        pointed at; of clips in words, only the first.
         """
         self._upper_inputs.clear()
         self._attention.clear()
@@ -78,7 +78,7 @@ class AnswerLoss(nn.Module):
         wrong.index_add_(0, answer, (~hits).float())
         answers = (wrong[answer.unique()] == 0).float().mean()
         if pixel_values_videos is None:
-            return {"loss": loss, "told": answers}
+            return {"loss": loss, "text_only_answers": answers}
         shown = input_ids == self.model.config.video_token_id
         visual = self._upper_inputs.pop()[shown]
         truth = {name.removeprefix("dense_"): target for name, target in dense.items()}

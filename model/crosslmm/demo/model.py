@@ -3,7 +3,7 @@
 from crosslmm.configuration_crosslmm import CrossLMMConfig
 from crosslmm.demo.tokenizer import CHAT_TEMPLATE, demo_tokenizer
 from crosslmm.processing_crosslmm import CrossLMMProcessor
-from crosslmm.synthetic.scenes import FRAMES_MEANT
+from crosslmm.synthetic.scenes import FRAMES_NEEDED
 
 IMAGE_SIZE = 96
 PATCH_SIZE = 8
@@ -56,5 +56,5 @@ def demo_config(processor: CrossLMMProcessor) -> CrossLMMConfig:
         cross_attention_interval=2,
         v2v_scope="frame",
         t2v_cache="projected",  # eight frames take little room
-        default_frames=FRAMES_MEANT,
+        default_frames=FRAMES_NEEDED,
     )

@@ -1,4 +1,4 @@
-"""Attention as two plain products, for training small models on a CPU.
+"""Attention as two plain matrix products, for training small models on a CPU.
 
 The fused kernel's backward pass costs twice as much there at these sizes, and so does a softmax in
 float32. The arithmetic is that of every other implementation, in the precision of the inputs.

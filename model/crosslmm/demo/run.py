@@ -1,4 +1,4 @@
-"""`crosslmm train demo`: the built-in model from nothing, by one command, from a seed.
+"""`crosslmm train demo`: trains the built-in model from scratch, from a seed.
 
 First the encoder learns what covers each patch (`encoder.py`), then it is frozen and the language
 model, projector and cross-attention are trained: to look things up, on two or three frames; then to
@@ -51,7 +51,7 @@ class ClipStage:
 
 @dataclass(frozen=True)
 class DemoRecipe:
-    """Everything the result depends on beside the seed. `images`: per batch of the encoder's stage;
+    """Everything the result depends on besides the seed. `images`: per batch of the encoder's stage;
     batches are per process."""
 
     images: int
@@ -83,7 +83,7 @@ SHORT = DemoRecipe(
         ),
     ),
 )
-"""A few steps of two stages: that the command works and repeats itself, not that the model learns."""
+"""A few steps of two stages: a trial of the command, in which the model learns nothing."""
 
 
 def train_demo(
@@ -94,14 +94,14 @@ def train_demo(
     recipe: DemoRecipe | None = None,
     report: Callable[[str], None] | None = None,
 ) -> Path | None:
-    """Train into `out`, going on where an earlier run was stopped; returns the finished checkpoint, on
-    the first process, and None on the others.
+    """Train into `out`, resuming an interrupted run; returns the finished checkpoint on the first
+    process and None on the others.
 
     - `short`: a handful of steps instead of hours.
-    - `report`: called with a line of progress now and then, on the first process only.
+    - `report`: called with a line of progress at every log step, on the first process only.
 
     Started by `accelerate launch` or `torchrun`, the processes share each step's batch. Raises
-    UsageError where `out` holds something else, or a run of other settings.
+    UsageError where `out` holds something else, or a run with other settings.
     """
     recipe = recipe or (SHORT if short else demo_recipe())
     _keep_settings(out, recipe, seed)
@@ -140,7 +140,8 @@ def train_demo(
 
 
 def _keep_settings(out: Path, recipe: DemoRecipe, seed: int) -> None:
-    """What a run is of: another recipe, seed or number of processes cannot go on with its stages."""
+    """Record what a run depends on: its stages cannot be resumed with another recipe, seed or number of
+    processes."""
     state = PartialState()
     settings = json.loads(json.dumps([asdict(recipe), seed, state.num_processes]))
     path = out / SETTINGS

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crosslmm.demo.optimizer import OutputHead
-from crosslmm.synthetic.scenes import FRAMES_MEANT, SyntheticClip
+from crosslmm.synthetic.scenes import FRAMES_NEEDED, SyntheticClip
 from crosslmm.synthetic.vocabulary import COLOUR_NAMES, COLOURS, GLYPHS, MOTIONS, SHAPES
 
 IGNORED = -100
@@ -27,7 +27,7 @@ CLASSES = {
     "glyph": len(GLYPHS),
     "motion": len(MOTIONS),
     "event": len(EVENTS),
-    "frame": FRAMES_MEANT,
+    "frame": FRAMES_NEEDED,
     "across": 3,
     "down": 3,
     # A frame ago: not there, or in which of the nine cells around; and its colour then.
@@ -55,7 +55,7 @@ def dense_targets(clip: SyntheticClip, moments: np.ndarray, side: int) -> dict[s
     `moments`: the frames' times, 0 to 1."""
     grid = _TargetGrid(clip, moments, side)
     targets = {name: np.full((len(moments), side**2), IGNORED) for name in (*CLASSES, "thing")}
-    targets["frame"][:FRAMES_MEANT] = np.arange(len(moments))[:FRAMES_MEANT, None]
+    targets["frame"][:FRAMES_NEEDED] = np.arange(len(moments))[:FRAMES_NEEDED, None]
     for index in range(len(clip.things)):
         grid.set_thing(index, targets)
     grid.set_outermost(targets)

@@ -1,4 +1,4 @@
-"""The demo's tokenizer: whole words for what it talks about, single bytes for everything else.
+"""The demo's tokenizer: words for what it talks about, single bytes for everything else.
 
 A time such as `12.34s,` is always the same three tokens, so that the times of a time line stand at
 even distances; single capitals and numbers never swallow the space before them, so that a glyph or a

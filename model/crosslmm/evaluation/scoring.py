@@ -1,4 +1,4 @@
-"""Scoring an answer: it is compared with the truth by meaning, not letter by letter.
+"""Scores answers of synthetic questions by what they say, not by their letters.
 
 - One-word answers (colour, shape, size, glyph, count, yes or no): the only word of that kind in the
   answer must be the right one. A motion: what the answer ends on.
@@ -30,8 +30,8 @@ _KINDS = {
 
 
 def is_right(row: Mapping[str, Any], said: str) -> bool:
-    """Whether `said` answers a row of a synthetic `questions.jsonl`. Raises KeyError for a type
-    that is not one of `QUESTION_TYPES`, ValueError or LookupError for an answer not of its type."""
+    """Whether `said` answers a row of a synthetic `questions.jsonl`. Raises KeyError for a type that
+    is unknown, ValueError or LookupError for an answer that does not fit its type."""
     kind, answer = row["type"], str(row["answer"])
     if kind == "describe":
         if not _facts(answer):
@@ -65,7 +65,7 @@ def is_right(row: Mapping[str, Any], said: str) -> bool:
 
 
 def facts_f1(said: str, truth: str) -> float:
-    """Harmonic mean of how many facts said are true and how many true facts are said, 0 to 1."""
+    """Harmonic mean of the share of said facts that are true and of true facts that are said, 0 to 1."""
     claimed, real = _facts(said), _facts(truth)
     if not claimed or not real:
         return float(claimed == real)

@@ -18,7 +18,7 @@ from crosslmm.synthetic.references import (
     group_by,
     sort_things,
 )
-from crosslmm.synthetic.scenes import FRAMES_MEANT, Event, SyntheticClip, Thing
+from crosslmm.synthetic.scenes import FRAMES_NEEDED, Event, SyntheticClip, Thing
 from crosslmm.synthetic.spans import Phrase
 from crosslmm.synthetic.vocabulary import COLOUR_NAMES, GLYPHS, MOTIONS, SHAPES
 
@@ -152,7 +152,7 @@ class Asker(Narrator):
             "when",
             f"at {seconds:.2f} seconds",
             taught=self.conclude(f"{said} at {shown:.2f} seconds"),
-            tolerance=round(clip.duration / FRAMES_MEANT + self.frame_period, 3),
+            tolerance=round(clip.duration / FRAMES_NEEDED + self.frame_period, 3),
             event=said,
             happen=phrasing.describe_event(clip, event, infinitive=True).text,
         )

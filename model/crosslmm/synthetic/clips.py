@@ -1,7 +1,7 @@
-"""Scenes as real files: mp4s at any size and frame rate, and their questions as JSONL.
+"""Scenes as video files: mp4s at any size and frame rate, and their questions as JSONL.
 
-The pictures come from the training renderer itself, frame by frame at the file's own times, so what a
-model learned on is what the files show, but for the codec.
+The frames come from the training renderer itself, at the file's own times: but for the codec, the files
+show what a model was trained on.
 """
 
 import io
@@ -19,7 +19,7 @@ from crosslmm.files import atomic_write
 from crosslmm.synthetic.asker import ask_about
 from crosslmm.synthetic.frames import render_clips
 from crosslmm.synthetic.questions import QUESTION_TYPES, Question
-from crosslmm.synthetic.scenes import FRAMES_MEANT, SyntheticClip, make_clip
+from crosslmm.synthetic.scenes import FRAMES_NEEDED, SyntheticClip, make_clip
 from crosslmm.synthetic.seeds import Domain, derive_seed
 from crosslmm.video.writing import write_frames
 
@@ -51,8 +51,8 @@ def write_clips(
       frame, not on its size, the frame rate or the codec: the same clips can be written differently.
     - `on_clip` is called with the number of clips done.
 
-    A clip that is already there is kept, so an interrupted run goes on. Raises UsageError, also where
-    clips are there that were written with other settings, or other or more questions.
+    Existing clips are kept, so an interrupted run resumes. Raises UsageError, also where `folder` holds
+    clips written with other settings, or other or more questions.
     """
     _check(clips=clips, seconds=seconds, size=size, fps=fps)
     settings = {"seconds": list(seconds), "size": list(size), "fps": fps, "codec": codec}
@@ -78,16 +78,14 @@ def write_clips(
 
 
 def _check_settings(path: Path, settings: dict[str, Any]) -> None:
-    """What the clips of a folder are like: a scene depends on its length, and so do its answers."""
+    """The settings of the clips in a folder: a scene depends on its length, and so do its answers."""
     if not path.exists():
         return
     try:
         kept = json.loads(path.read_text("utf-8"))
         changed = [name for name, value in settings.items() if kept.get(name) != value]
     except (ValueError, AttributeError):
-        raise UsageError(
-            f"{path}: not what `crosslmm synth` writes; choose another folder"
-        ) from None
+        raise UsageError(f"{path}: not written by crosslmm; choose another folder") from None
     if changed:
         raise UsageError(
             f"{path.parent}: holds clips with another {' and '.join(changed)} "
@@ -99,26 +97,26 @@ def _check_questions(path: Path, seed: int, clips: int, per_clip: int) -> None:
     """That the questions to be replaced are among those to be written."""
     if not path.exists():
         return
-    ours = path.with_name(SETTINGS_FILE).exists()
+    known = path.with_name(SETTINGS_FILE).exists()
     most = [0, 0]
     try:
         for line in path.read_text("utf-8").split("\n"):
             if not line:
                 continue
-            of, *places = map(int, json.loads(line)["id"].split("-"))
-            ours &= of == seed
-            most = [max(known, place + 1) for known, place in zip(most, places, strict=True)]
+            of, *indices = map(int, json.loads(line)["id"].split("-"))
+            known &= of == seed
+            most = [max(count, index + 1) for count, index in zip(most, indices, strict=True)]
     except (ValueError, LookupError, TypeError, AttributeError):
-        ours = False
-    if not ours:
+        known = False
+    if not known:
         raise UsageError(
-            f"{path}: holds other questions, of another seed or not by `crosslmm synth`; "
+            f"{path}: holds other questions, of another seed or not written by crosslmm; "
             "choose another folder"
         )
     if most[0] > clips or most[1] > per_clip:
         raise UsageError(
             f"{path}: holds questions about {most[0]:,} clips, up to {most[1]} about each, and would "
-            "lose some; give at least as many, or choose another folder"
+            "lose some; ask for at least as many, or choose another folder"
         )
 
 
@@ -144,7 +142,7 @@ def clip_rows(
 ) -> list[dict[str, Any]]:
     """The JSONL rows of one clip; the same questions at every size and frame rate."""
     rng = np.random.default_rng(derive_seed(domain, "questions", seed, index))
-    times = (np.arange(FRAMES_MEANT) + 0.5) / FRAMES_MEANT * clip.duration
+    times = (np.arange(FRAMES_NEEDED) + 0.5) / FRAMES_NEEDED * clip.duration
     asked = ask_about(
         clip, rng, count=count, frame_times=times.tolist(), frame_period=1 / fps,
         types=QUESTION_TYPES, held_out_share=_HELD_OUT_SHARE,
@@ -185,7 +183,7 @@ def frames_of(clip: SyntheticClip, *, size: tuple[int, int], fps: float) -> Iter
     times = np.arange(count) / count
     generator = torch.Generator().manual_seed(clip.style_seed)
     strength = 0.015 * 255 * float(torch.rand((), generator=generator))
-    # One field, seen at another offset in every frame: drawing noise would take most of the time.
+    # One noise field, at another offset in every frame: drawing new noise would take most of the time.
     grain = strength * torch.randn(
         height + _GRAIN_ROOM, width + _GRAIN_ROOM, 3, generator=generator
     )

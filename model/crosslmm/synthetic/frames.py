@@ -17,10 +17,10 @@ def render_clips(
 ) -> list[Tensor]:
     """The frames of each clip at its own times (0 to 1), `(T, H, W, 3)` float in 0..1, no noise."""
     counts = [len(moments) for moments in times]
-    sprites, backdrops = zip(*map(_cast, clips, times), strict=True)
+    sprites, backdrops = zip(*map(_sprites, clips, times), strict=True)
     most = max(part.x.shape[1] for part in sprites)
     joined = Sprites(
-        **{name: torch.cat([_widen(vars(part)[name], most) for part in sprites])
+        **{name: torch.cat([_pad_objects(vars(part)[name], most) for part in sprites])
            for name in vars(sprites[0])}
     )  # fmt: skip
     painted: list[Tensor] = []
@@ -35,7 +35,7 @@ def render_clips(
     return list(frames.split(counts))
 
 
-def _cast(clip: SyntheticClip, times: np.ndarray) -> tuple[Sprites, Backdrops]:
+def _sprites(clip: SyntheticClip, times: np.ndarray) -> tuple[Sprites, Backdrops]:
     """One clip's objects at these times, and the background of each of its scenes."""
     generator = torch.Generator().manual_seed(clip.style_seed)
     backdrops = random_backdrops(len(clip.cuts) + 1, generator)
@@ -60,7 +60,7 @@ def _cast(clip: SyntheticClip, times: np.ndarray) -> tuple[Sprites, Backdrops]:
     return sprites, backdrops
 
 
-def _widen(values: Tensor, objects: int) -> Tensor:
+def _pad_objects(values: Tensor, objects: int) -> Tensor:
     """`(F, O, ...)` padded with zeros (invisible) to so many objects."""
     missing = objects - values.shape[1]
     return torch.cat([values, values.new_zeros(len(values), missing, *values.shape[2:])], dim=1)

@@ -1,7 +1,7 @@
 """Single random images with a truth for every patch: what the vision encoder learns from.
 
-A small encoder does not learn shapes and glyphs from captions in any affordable time; told for each
-patch what covers it, it does within minutes (the part that SigLIP's pretraining plays elsewhere).
+A small encoder does not learn shapes and glyphs from captions in any affordable time; trained on what
+covers each patch, it does within minutes (the part that SigLIP's pretraining plays elsewhere).
 """
 
 import math

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from crosslmm.synthetic.phrasing import DOES, name_thing
-from crosslmm.synthetic.scenes import FRAMES_MEANT, SyntheticClip, Thing
+from crosslmm.synthetic.scenes import FRAMES_NEEDED, SyntheticClip, Thing
 from crosslmm.synthetic.vocabulary import COLOUR_NAMES, SHAPES, SIZES
 
 _MARGIN = 0.13
@@ -62,7 +62,7 @@ def answer_name(thing: Thing, reference: Reference) -> str:
 
 
 def draw_group(clip: SyntheticClip, rng: np.random.Generator) -> Group:
-    """`objects`, `red objects`, `crosses` …: things that can be told and counted, maybe none."""
+    """`objects`, `red objects`, `crosses` …: things that can be counted, maybe none."""
     options = [Group("objects"), Group("objects")]
     options += [_group_by_shape(thing.shape) for thing in clip.things]
     if not any(thing.turns_to for thing in clip.things):
@@ -124,7 +124,7 @@ def _by_position(clip: SyntheticClip, thing: Thing) -> list[Reference]:
     if me not in begun or thing.motion == "in a circle":
         return []
     # The first frame is seen a little after the start: the order must hold for both.
-    centres = clip.centres(np.asarray([0.0, 0.5, 1.0]) / FRAMES_MEANT)
+    centres = clip.centres(np.asarray([0.0, 0.5, 1.0]) / FRAMES_NEEDED)
     others = [i for i in begun if i != me]
     said = []
     for axis, low, high in ((0, "leftmost", "rightmost"), (1, "highest", "lowest")):

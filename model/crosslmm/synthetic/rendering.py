@@ -3,7 +3,7 @@
 An object is painted into a crop around its centre, not over the whole frame, which makes a 96-pixel
 frame with five objects cost a fifth of a millisecond.
 
-Legend: F frames, O objects, H and W pixels. Places are fractions of the frame's width and height
+Legend: F frames, O objects, H and W pixels. Positions are fractions of the frame's width and height
 (0 left or top); radii are in units of the shorter side of the *source* frame, whose aspect ratio
 may differ from the rendered one's (a 4:3 clip squashed to a square, as the model sees it).
 """

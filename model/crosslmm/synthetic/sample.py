@@ -1,6 +1,6 @@
 """The sample clip of `crosslmm demo`: a scene of the evaluation domain, so never trained on.
 
-Clip and questions are chosen among those that the shipped weights answer rightly: it shows what the
+Clip and questions are chosen among those that the shipped weights answer correctly: it shows what the
 tool does. How often the model is right is in its card.
 """
 
@@ -42,11 +42,11 @@ def sample_answers() -> list[dict[str, Any]]:
 def write_sample(out: Path) -> Path:
     """Write the sample as `out`, or where that is a folder, into it; returns the file.
 
-    Raises UsageError where that file is there already.
+    Raises UsageError where that file exists already.
     """
     path = out if out.suffix == ".mp4" else out / "sample.mp4"
     if path.exists():
-        raise UsageError(f"{path}: is there already; delete it, or choose another name")
+        raise UsageError(f"{path}: exists already; delete it, or choose another name")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_video(sample_clip(), path, size=_SIZE, fps=_FPS)
     return path

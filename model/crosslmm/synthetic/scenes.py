@@ -16,7 +16,7 @@ import numpy as np
 from crosslmm.synthetic.seeds import Domain, derive_seed
 from crosslmm.synthetic.vocabulary import COLOUR_NAMES, GLYPHS, MOTIONS, SHAPES, SIZES
 
-FRAMES_MEANT = 8
+FRAMES_NEEDED = 8
 """Frames, spread evenly over the clip, that suffice to answer every question about it."""
 
 EventKind = Literal["appears", "disappears", "turns", "meets", "passes", "cut"]
@@ -37,8 +37,8 @@ _CHECKED = np.linspace(0, 1, 25)
 
 
 @dataclass(frozen=True)
-class Path:
-    """Where a thing is between `start` and `stop`; before and after it rests at the ends."""
+class Trajectory:
+    """Where a thing is between `start` and `stop`; before and after, it rests at the ends."""
 
     x: float
     y: float
@@ -72,7 +72,7 @@ class Thing:
     size: str | None
     glyph: str | None
     motion: str
-    path: Path
+    path: Trajectory
     radius: tuple[float, float]  # at the beginning and the end of its motion
     seen_from: float = 0.0
     seen_until: float = 1.0
@@ -93,7 +93,7 @@ class Event:
 
 @dataclass(frozen=True)
 class SyntheticClip:
-    """A whole clip: `cuts` are the times at which a new scene begins; `aspect` is width over height."""
+    """One clip: `cuts` are the times at which a new scene begins; `aspect` is width over height."""
 
     things: tuple[Thing, ...]
     events: tuple[Event, ...]
@@ -156,7 +156,7 @@ def make_clip(
         objects = int(rng.choice([1, 2, 3, 4, 5], p=[0.14, 0.28, 0.28, 0.18, 0.12]))
         moments = int(rng.choice(4, p=[0.14, 0.34, 0.34, 0.18]))
         tastes = rng.random(5)
-        # A crowded plan may not fit at the first try; giving up at once would favour empty clips.
+        # A crowded layout may not fit at the first try; giving up at once would favour empty clips.
         for _ in range(_LAYOUTS):
             layout = _Layout(rng, tastes, aspect)
             if cuts:
@@ -197,7 +197,7 @@ def _identities(rng: np.random.Generator, count: int) -> list[tuple[str, str, st
 
 def _draw_times(rng: np.random.Generator, count: int) -> list[float]:
     """Moments in different slices of the sampling, two frames or more from the clip's ends."""
-    low, high, gap = 0.2, 0.78, 1.6 / FRAMES_MEANT
+    low, high, gap = 0.2, 0.78, 1.6 / FRAMES_NEEDED
     slack = high - low - gap * (count - 1)
     offsets = np.sort(rng.uniform(0, slack, count))
     return [float(low + offset + gap * i) for i, offset in enumerate(offsets)]
@@ -254,11 +254,11 @@ def _many_scenes(
 
 
 class _Layout:
-    """Things put into one clip so that each has room. A draw that does not fit is drawn again."""
+    """Places things in one clip so that each has room, redrawing what does not fit."""
 
     def __init__(self, rng: np.random.Generator, tastes: np.ndarray, aspect: float):
-        """`tastes`: what chooses each thing's motion, kept when a layout is tried afresh, or motions
-        that need much room would be rare."""
+        """`tastes`: what chooses each thing's motion, kept when a layout is retried: motions that need
+        much room would be rare otherwise."""
         self.rng, self.tastes, self.aspect = rng, tastes, aspect
         self.squeeze = np.asarray([min(1.0, 1 / aspect), min(1.0, aspect)])
         self.identities: list[tuple[str, str, str | None]] = []
@@ -329,8 +329,11 @@ class _Layout:
             motion = "right" if sign > 0 else "left"
             mover, rest = event.subject, event.other
             paths = {
-                mover: (motion, Path(float(start_x), float(start_y), float(dx), 0.0, 0.0, stop)),
-                rest: ("still", Path(float(x), float(y))),
+                mover: (
+                    motion,
+                    Trajectory(float(start_x), float(start_y), float(dx), 0.0, 0.0, stop),
+                ),
+                rest: ("still", Trajectory(float(x), float(y))),
             }
             pair = {
                 index: Thing(*self.identities[index][:2], size, self.identities[index][2],
@@ -342,7 +345,7 @@ class _Layout:
         return False
 
     def _add(self, new: dict[int, Thing]) -> bool:
-        """Take things in if they keep clear of those placed before, as long as both are there."""
+        """Add things if they keep clear of those placed before, as long as both are visible."""
         tracks = []
         for thing in new.values():
             centres = thing.path.at(_CHECKED, (self.squeeze[0], self.squeeze[1])) / self.squeeze
@@ -364,7 +367,7 @@ class _Layout:
 
 def _draw_path(
     rng: np.random.Generator, squeeze: np.ndarray, motion: str, span: tuple[float, float]
-) -> Path:
+) -> Trajectory:
     x, y = rng.uniform(_EDGE, 1 - _EDGE, 2)
     if motion in _STEPS or motion == "diagonally":
         if motion == "diagonally":
@@ -372,18 +375,18 @@ def _draw_path(
             step = signs * rng.uniform(0.32, 0.5) * rng.uniform(0.85, 1.0, 2)
         else:
             step = np.asarray(_STEPS[motion]) * rng.uniform(0.36, 0.65)
-        # The start is drawn where the whole way fits.
+        # The start is drawn where all of the path fits.
         low = np.maximum(_EDGE, _EDGE - step)
         high = np.minimum(1 - _EDGE, 1 - _EDGE - step)
         x, y = rng.uniform(low, high)
-        return Path(float(x), float(y), float(step[0]), float(step[1]), *span)
+        return Trajectory(float(x), float(y), float(step[0]), float(step[1]), *span)
     if motion == "in a circle":
         orbit = rng.uniform(0.12, 0.17)
         room_x, room_y = (_EDGE + orbit * part for part in squeeze)
-        return Path(
+        return Trajectory(
             float(rng.uniform(room_x, 1 - room_x)), float(rng.uniform(room_y, 1 - room_y)),
             start=span[0], stop=span[1], orbit=float(orbit),
             turns=float(rng.choice([-1, 1]) * rng.uniform(1.0, 1.7)),
             phase=float(rng.uniform(0, 2 * math.pi)),
         )  # fmt: skip
-    return Path(float(x), float(y), start=span[0], stop=span[1])
+    return Trajectory(float(x), float(y), start=span[0], stop=span[1])

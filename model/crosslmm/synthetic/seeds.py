@@ -1,4 +1,4 @@
-"""Where randomness comes from: a number is always drawn for a purpose.
+"""Where randomness comes from: every seed is derived for a purpose.
 
 Training and evaluation draw from different domains, and the domain's name is hashed together with
 the seed: no choice of seeds lets an evaluation clip be a training clip.
