@@ -9,7 +9,7 @@ import typer
 from crosslmm.checkpoints import catalog
 from crosslmm.cost import profile as cost
 from crosslmm.cost.chart import check_chart_path, draw
-from crosslmm.cost.measured import Measured
+from crosslmm.cost.measured import MEASURED_FRAMES, Measured
 from crosslmm.cost.profile import FRAMES, Settings, find_shape, parse_size, reshape
 from crosslmm.cost.published import PublishedComparison, compare_with_paper
 from crosslmm.cost.tables import (
@@ -22,7 +22,6 @@ from crosslmm.cost.tables import (
     text,
 )
 from crosslmm.errors import UsageError
-from crosslmm.inference.measurement import MEASURED_FRAMES, measure_profile
 from crosslmm.limits import FRAMES_PER_CHUNK
 from crosslmm.video.source import regular_file
 from crosslmm_cli import options
@@ -180,6 +179,8 @@ def profile(
     estimates = _estimate(name, compare, shape=shape, settings=settings, **counts)
     measured: list[Measured] = []
     if measure:
+        from crosslmm.inference.measurement import measure_profile
+
         assistant = load_assistant(
             output,
             model=model,

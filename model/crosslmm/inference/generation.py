@@ -24,7 +24,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from crosslmm.errors import UsageError
 from crosslmm.inference.answer import Finish
-from crosslmm.inference.token_sampling import SAMPLING_SETTINGS, SeededSampler
+from crosslmm.inference.token_sampling import GREEDY_SETTINGS, SeededSampler
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 
 
@@ -58,7 +58,7 @@ class GenerationOptions:
         """The generation settings of the checkpoint, but greedy and of this length."""
         settings = model.generation_config.to_dict()
         settings.update(max_new_tokens=self.max_new_tokens, max_length=None, num_beams=1)
-        settings.update(do_sample=False, **dict.fromkeys(SAMPLING_SETTINGS))
+        settings.update(do_sample=False, **GREEDY_SETTINGS)
         config = GenerationConfig.from_dict(settings)
         if config.pad_token_id is None:
             config.pad_token_id = next(iter(stop_token_ids(config)), None)

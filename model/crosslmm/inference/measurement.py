@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 QUESTION = "What happens in this video?"
 NEW_TOKENS = 16
-MEASURED_FRAMES = (8, 16, 32, 64)
 
 
 def measure(

@@ -32,8 +32,14 @@ _WARPERS: dict[str, tuple[Callable[..., LogitsProcessor], float | None]] = {
     "epsilon_cutoff": (EpsilonLogitsWarper, 0.0),
     "eta_cutoff": (EtaLogitsWarper, 0.0),
 }
-SAMPLING_SETTINGS = ("temperature", *_WARPERS)
 _DEFAULT_TOP_K = 50  # of `generate`, where the checkpoint names none
+# Values that `generate` accepts without a warning when it decodes greedily; for None it would take the
+# checkpoint's.
+GREEDY_SETTINGS: dict[str, float | None] = {
+    "temperature": 1.0,
+    **{name: neutral for name, (_, neutral) in _WARPERS.items()},
+    "top_k": _DEFAULT_TOP_K,
+}
 
 
 class SeededSampler(LogitsProcessor):
