@@ -18,7 +18,7 @@ from crosslmm_cli import interrupt, options
 from crosslmm_cli.caption_report import CaptionReport
 from crosslmm_cli.errors import SOME_FAILED
 from crosslmm_cli.inputs import read_paths, read_prompt
-from crosslmm_cli.loading import model_options, notice_of_demo
+from crosslmm_cli.loading import model_options
 from crosslmm_cli.output import Output
 
 Globs = list[str]
@@ -147,13 +147,16 @@ def caption(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the summary as a JSON object.")
     ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Print a line per video to stderr.")
+    ] = False,
     quiet: options.QuietOption = False,
 ) -> None:
     """Caption many videos: files, folders or lists.
 
-    Run again, it captions only what is missing. A video that fails is recorded with its error and
-    the others go on; the exit code is then 3. Ctrl-C finishes the current batch and stops; a second
-    Ctrl-C stops immediately.
+    Run again, it captions only what is missing; if nothing is, no model is loaded. A video that
+    fails is recorded with its error and the others go on; the exit code is then 3. Ctrl-C finishes
+    the current batch and stops; a second Ctrl-C stops immediately.
     """
     output = Output(as_json=as_json, quiet=quiet)
     if workers is not None and engine != "ray":
@@ -165,49 +168,51 @@ def caption(
     part = None if shard is None else Shard.parse(shard)
     text = read_prompt(prompt, prompt_file)
     choice = catalog.default_model(model)
-    catalog.resolve(choice.name)
-    output.progress("load", 0, 0)
-    try:
-        # The model is loaded once everything else has been checked.
-        run = caption_videos(
-            found,
-            assistant=choice.name,
-            format=None if to_stdout else kind,
-            out=None if to_stdout else out,
-            include=include or (),
-            exclude=exclude or (),
-            shard=part,
-            prompt=PROMPT if text is None else text,
-            max_new_tokens=max_new_tokens,
-            segments=segments,
-            scenes=scenes,
-            sampling=Sampling(
-                frames=frames,
-                fps=fps,
-                max_frames=max_frames,
-                seek=seek,
-                reader=reader,
-                deadline=deadline,
-            ),
-            batch_size=batch_size,
-            readers=readers,
-            retry_failed=retry_failed,
-            overwrite=overwrite,
-            engine=engine,
-            workers=workers,
-            model_options=model_options(
-                device=device, dtype=dtype, quantize=quantize, tokens_per_frame=tokens_per_frame
-            ),
-            on_notice=output.notice,
+    if choice.origin == "built-in":
+        raise UsageError(
+            "no model is chosen, and the built-in demo model cannot describe real footage; "
+            f"`crosslmm models pull {catalog.SUGGESTED}` downloads one that can, "
+            "`--model demo` uses the built-in one all the same"
         )
-    finally:
-        output.finish_progress()
-    notice_of_demo(output, choice)
+    catalog.resolve(choice.name)
+    run = caption_videos(
+        found,
+        assistant=choice.name,
+        format=None if to_stdout else kind,
+        out=None if to_stdout else out,
+        include=include or (),
+        exclude=exclude or (),
+        shard=part,
+        prompt=PROMPT if text is None else text,
+        max_new_tokens=max_new_tokens,
+        segments=segments,
+        scenes=scenes,
+        sampling=Sampling(
+            frames=frames,
+            fps=fps,
+            max_frames=max_frames,
+            seek=seek,
+            reader=reader,
+            deadline=deadline,
+        ),
+        batch_size=batch_size,
+        readers=readers,
+        retry_failed=retry_failed,
+        overwrite=overwrite,
+        engine=engine,
+        workers=workers,
+        model_options=model_options(
+            device=device, dtype=dtype, quantize=quantize, tokens_per_frame=tokens_per_frame
+        ),
+        on_notice=output.notice,
+    )
     if not run.summary.total and part is None:
         raise VideoError(f"{', '.join(found) or 'the list'}: no files to caption")
-    report = CaptionReport(output, run.summary)
+    report = CaptionReport(output, run.summary, verbose=verbose)
 
     def stop() -> None:
+        if not run.captioning:
+            raise KeyboardInterrupt  # there is no batch to finish
         run.stop()
         os.write(2, b"crosslmm: finishing the current batch; Ctrl-C again stops immediately\n")
 
@@ -217,7 +222,7 @@ def caption(
         for result in run:
             if to_stdout:
                 output.record(result.as_dict())
-            report.progress()
+            report.progress(result)
     report.end()
     if as_json:
         output.record({"out": run.name, **run.summary.as_dict()})

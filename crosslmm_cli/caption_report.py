@@ -1,29 +1,36 @@
-"""What `crosslmm caption` says on stderr: how far it is, and a summary at the end."""
+"""What `crosslmm caption` says on stderr: how far it is, failures as they happen, and a summary."""
 
 import sys
 import time
 
-from crosslmm.captioning import Summary
+from crosslmm.captioning import CaptionResult, Summary
 from crosslmm_cli.output import Output, supports_ansi
 
-_LISTED_FAILURES = 20
+_CAPTION = 120  # characters shown of a caption
 _LINE_EVERY = 10.0  # seconds between lines of progress without a terminal
 
 
 class CaptionReport:
-    """A progress bar on a terminal, otherwise a line every few seconds; a summary at the end."""
+    """A progress bar on a terminal, otherwise a line every few seconds; a line for each failure, and
+    with `verbose` for each video; a summary at the end."""
 
-    def __init__(self, output: Output, summary: Summary) -> None:
+    def __init__(self, output: Output, summary: Summary, *, verbose: bool = False) -> None:
         self._output = output
         self._summary = summary
+        self._verbose = verbose
         self._supports_ansi = supports_ansi(sys.stderr)
         self._next_line = time.monotonic() + _LINE_EVERY
 
     def begin(self) -> None:
         if self._supports_ansi:
-            self._output.progress("caption", 0, 0, label="scanning files")
+            self._output.progress("caption", 0, 0, label="preparing")
 
-    def progress(self) -> None:
+    def progress(self, result: CaptionResult) -> None:
+        """Called for each result of the run."""
+        if result.error is not None:
+            self._output.notice(f"failed: {result.error}")
+        elif self._verbose:
+            self._output.notice(result_line(result))
         summary = self._summary
         if self._supports_ansi:
             label = ", ".join(["captioning", *self._exceptions()])
@@ -48,8 +55,19 @@ class CaptionReport:
         return [f"{count:,} {what}" for what, count in counts.items() if count]
 
 
+def result_line(result: CaptionResult) -> str:
+    """A captioned video in one line: its path, what it took, and the beginning of the caption."""
+    took = _duration(sum(result.timing.values()))
+    how = f"{len(result.frames):,} frames, {took}"
+    if result.same_as is not None:
+        how = f"same as {result.same_as}"
+    words = " ".join((result.caption or "").split())
+    caption = words if len(words) <= _CAPTION else f"{words[: _CAPTION - 1].rstrip()}…"
+    return f"{result.path} ({how}): {caption}"
+
+
 def summary_lines(summary: Summary) -> list[str]:
-    """A run's counts, where its time went, and its failures."""
+    """A run's counts, and where its time went."""
     new = summary.captioned + summary.failed
     rate = f", {_rate(60 * new / summary.seconds)} per minute" if new and summary.seconds else ""
     counts = [f"{summary.captioned:,} captioned in {_duration(summary.seconds)}{rate}"]
@@ -71,10 +89,6 @@ def summary_lines(summary: Summary) -> list[str]:
             f"generate {shares.generate:.0%}), idle {shares.idle:.0%}; "
             f"decode {shares.decode:.0%}, summed over all readers"
         )
-    shown = summary.failures[:_LISTED_FAILURES]
-    lines += [f"failed: {reason}" for _, reason in shown]
-    if len(summary.failures) > len(shown):
-        lines.append(f"and {len(summary.failures) - len(shown):,} more")
     return lines
 
 

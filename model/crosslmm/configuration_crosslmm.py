@@ -10,6 +10,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from crosslmm.limits import DEFAULT_FRAMES
 from crosslmm.merging import check_tokens_per_frame
 from crosslmm.options import MergeMode, ProjectorOrder, T2VCache, V2VScope
 
@@ -76,7 +77,7 @@ class CrossLMMConfig(PreTrainedConfig):
     cross_attention_interval: int = 4
     v2v_scope: V2VScope = "video"
     t2v_cache: T2VCache = "features"
-    default_frames: int = 64
+    default_frames: int = DEFAULT_FRAMES
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:

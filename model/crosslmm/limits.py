@@ -11,3 +11,7 @@ PREFILL_TOKENS = 1024
 SLICE_BYTES = 64 * 2**20
 # Up to so many queries, attending over the features costs less than projecting them again.
 ABSORBED_QUERIES = 8
+# Frames of a video when neither the user nor the checkpoint gives a number.
+DEFAULT_FRAMES = 64
+# Up to this size `auto` does not quantize a model: it would save less than it costs.
+AUTO_QUANTIZED_PARAMETERS = 1_000_000_000

@@ -68,6 +68,38 @@ def test_failures_are_listed_and_the_exit_code_is_3_each_time(
     assert run("caption", folder, *options, "--retry-failed", "--quiet").err == ""
 
 
+def test_failures_come_as_they_happen_and_verbose_names_every_video(
+    run: Run, folder: Path, options: tuple[str, ...]
+) -> None:
+    (folder / "1.mp4").write_bytes(b"text")
+    finished = run("caption", folder, *options, "--batch-size", "1", "--verbose")
+    lines = finished.err.splitlines()
+    assert lines[0].startswith(f"{folder}/0.mp4 (2 frames, ")
+    assert lines[1] == f"failed: {folder}/1.mp4: this is text, not a video"
+    assert lines[2].startswith(f"{folder}/2.mp4 (2 frames, ")
+    assert lines[3].startswith("2 captioned in")
+    assert sum("1.mp4" in line for line in lines) == 1
+
+
+def test_the_built_in_model_must_be_named(
+    run: Run, folder: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("CROSSLMM_MODEL", raising=False)
+    finished = run("caption", folder)
+    assert (finished.code, finished.out) == (2, "")
+    assert "`crosslmm models pull llava-hf/llava-onevision-qwen2-0.5b-ov-hf`" in finished.err
+    assert "--model demo" in finished.err
+    assert not (folder / "captions.jsonl").exists()
+    short = ("--readers", "0", "--frames", "1", "--max-new-tokens", "1", "--include", "0.mp4")
+    assert run("caption", folder, *short, "--model", "demo").code == 0
+    monkeypatch.setenv("CROSSLMM_MODEL", "demo")
+    assert run("caption", folder, *short).code == 0
+    monkeypatch.delenv("CROSSLMM_MODEL")
+    assert run("models", "use", "demo").code == 0
+    assert run("caption", folder, *short).code == 0
+
+
 def test_rows_on_stdout_from_a_list_on_stdin(
     run: Run, folder: Path, options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:

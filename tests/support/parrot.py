@@ -25,6 +25,9 @@ class Parrot:
         self.settings: dict[str, str] = {}
         self.versions: dict[str, str] = {}
 
+    def load(self) -> None:
+        """There is no model."""
+
     def run(self, paths: Sequence[str], *, stopping: Callable[[], bool]) -> Results:
         for path in paths:
             if stopping():

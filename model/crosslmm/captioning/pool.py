@@ -7,9 +7,9 @@ thread stops taking, the pipe fills up, and the process waits: memory is bounded
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Protocol
 
 from crosslmm.captioning.reading import Clip, ReadRequest, explain, read_clips, unpack
@@ -19,6 +19,10 @@ from crosslmm.video.worker import HEARTBEAT, JobFailed, WorkerDied, WorkerProces
 AHEAD_BYTES = 512 << 20  # of frames, beyond the clip that is wanted next
 # A process is replaced after so many videos, because decoders have been seen to grow.
 _VIDEOS_PER_PROCESS = 500
+
+
+def never() -> bool:
+    return False
 
 
 class ClipReader:
@@ -84,8 +88,9 @@ class Reading(Protocol):
 
     seconds: float
 
-    def gather(self, clips: int) -> list[Clip]:
-        """At most so many clips that have been read; waits for the first, empty at the end."""
+    def gather(self, clips: int, *, stopping: Callable[[], bool] = never) -> list[Clip]:
+        """At most so many clips that have been read; waits for the first, unless `stopping`; empty at
+        the end."""
         ...
 
     def close(self) -> None: ...
@@ -98,8 +103,8 @@ class InlineReading:
         self.seconds = 0.0
         self._clips = self._read(requests)
 
-    def gather(self, clips: int) -> list[Clip]:
-        return list(islice(self._clips, clips))
+    def gather(self, clips: int, *, stopping: Callable[[], bool] = never) -> list[Clip]:
+        return list(islice(takewhile(lambda clip: not stopping(), self._clips), clips))
 
     def close(self) -> None:
         self._clips.close()
@@ -168,9 +173,9 @@ class ReaderPool:
         for thread in self._threads:
             thread.start()
 
-    def gather(self, clips: int) -> list[Clip]:
+    def gather(self, clips: int, *, stopping: Callable[[], bool] = never) -> list[Clip]:
         with self._changed:
-            while not self._clips and self._running:
+            while not self._clips and self._running and not stopping():
                 self._changed.wait(0.5)  # a wait without end would delay Ctrl-C
             gathered = [self._clips.popleft() for _ in range(min(clips, len(self._clips)))]
             self._bytes -= sum(map(_size, gathered))

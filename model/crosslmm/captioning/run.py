@@ -50,6 +50,8 @@ class CaptionRun:
         self._unreadable = unreadable
         self._notice = on_notice or (lambda text: None)
         self._stopping = threading.Event()
+        self._captioning = False
+        self._todo: dict[str, list[Source]] = {}
         settings: dict[str, Any] = {"model": engine.fingerprint, **engine.settings}
         settings |= options.as_dict()
         if options.sampling.frames is None and options.sampling.fps is None:
@@ -75,8 +77,14 @@ class CaptionRun:
         """Where the captions are written, None where they are only returned."""
         return None if self._output is None else self._output.name
 
+    @property
+    def captioning(self) -> bool:
+        """Whether the model is loaded and at work, so that `stop` may have a batch to finish."""
+        return self._captioning
+
     def stop(self) -> None:
-        """Begin no further video. What has begun is finished, and the iteration then ends."""
+        """Finish the batch that the model has begun; the iteration then ends. Videos that are left are
+        not recorded."""
         self._stopping.set()
 
     def close(self) -> None:
@@ -104,11 +112,12 @@ class CaptionRun:
                     output.finish(manifest)
         finally:
             self.summary.seconds = time.perf_counter() - began
-            self.summary.stopped = self._stopping.is_set()
+            self.summary.stopped = self._stopping.is_set() and bool(self._todo)
             self.summary.shares = self._engine.time_breakdown()
 
     def _work(self, manifest: Manifest | None) -> Iterator[CaptionResult]:
         work = self._plan(manifest)
+        self._todo = todo = {group[0].path: group for group in work.todo}
         yield from self._count([*map(self._unsearched, self._unreadable)])
         yield from self._count([self._failed(*pair) for pair in work.unwritten])
         for source, reason in work.conflicts:
@@ -116,7 +125,9 @@ class CaptionRun:
         for source, record in work.copies:
             self.summary.copies += 1
             yield from self._finish([self._copied(source, record)], manifest)
-        todo = {group[0].path: group for group in work.todo}
+        if not todo:
+            return
+        self._captioning = True
         results = self._engine.run(list(todo), stopping=self._stopping.is_set)
         try:
             for batch in results:
@@ -148,6 +159,8 @@ class CaptionRun:
         )
         self.summary.total = len(sources) + len(self._unreadable)
         self.summary.kept, self.summary.kept_failures = work.kept, work.kept_failures
+        if work.todo:
+            self._engine.load()
         if manifest is not None and output is not None and output.superseded_path is not None:
             moved = manifest.drop(work.replaced, keep_in=output.superseded_path)
             if moved:

@@ -13,12 +13,10 @@ from torch import nn
 from transformers import BitsAndBytesConfig
 
 from crosslmm.errors import CheckpointError, UsageError
+from crosslmm.limits import AUTO_QUANTIZED_PARAMETERS
 from crosslmm.options import Quantization, ResolvedQuantization
 
 CHOICES = get_args(Quantization)
-
-# Below this, quantizing saves less than it costs.
-AUTO_PARAMETERS = 1_000_000_000
 
 # bitsandbytes' classes by name: importing it takes a second that an unquantized model need not wait.
 _CLASSES = {
@@ -40,7 +38,9 @@ def resolve_quantization(
 ) -> ResolvedQuantization:
     """`auto` is 4bit on a GPU for models of over a billion parameters, and none elsewhere."""
     if quantization == "auto":
-        return "4bit" if device.type == "cuda" and parameters > AUTO_PARAMETERS else "none"
+        return (
+            "4bit" if device.type == "cuda" and parameters > AUTO_QUANTIZED_PARAMETERS else "none"
+        )
     if quantization not in CHOICES:
         raise UsageError(f"{quantization}: not a quantization; give one of {', '.join(CHOICES)}")
     if quantization != "none" and device.type == "mps":

@@ -28,10 +28,16 @@ class Engine(Protocol):
     default_frames: int
     versions: dict[str, str]
 
+    def load(self) -> None:
+        """Called once, before `run` and before any earlier result is touched, if there are videos to
+        caption. Raises CrossLMMError where the model cannot be loaded."""
+        ...
+
     def run(self, paths: Sequence[str], *, stopping: Callable[[], bool]) -> Results:
         """Results as they come, several at a time: what is known of the video and its captions.
 
-        Once `stopping` gives true no further video is begun; a closed generator stops at once.
+        Once `stopping` gives true the model finishes the batch that it has begun, and nothing else; a
+        closed generator stops at once.
         """
         ...
 

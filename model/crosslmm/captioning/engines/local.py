@@ -5,57 +5,74 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from crosslmm.captioning.captioner import Captioner
 from crosslmm.captioning.engines import InProgress, Results
+from crosslmm.captioning.identity import ModelIdentity, read_identity
 from crosslmm.captioning.options import CaptionOptions, RunOptions
 from crosslmm.captioning.pool import InlineReading, ReaderPool, Reading
 from crosslmm.captioning.reading import read_request
 from crosslmm.captioning.results import TimeBreakdown
+from crosslmm.checkpoints import catalog
 from crosslmm.errors import UsageError
 from crosslmm.fingerprint import folder_fingerprint, weights_fingerprint
+from crosslmm.versions import library_versions
 
 if TYPE_CHECKING:
+    from crosslmm.captioning.captioner import Captioner
     from crosslmm.inference.assistant import Assistant
 
 
 class LocalEngine:
-    """Reader processes and one model, which is `assistant`'s and runs in the caller's thread."""
+    """Reader processes and one model, which runs in the caller's thread and is loaded when the first
+    video is to be captioned.
+
+    make_assistant: loads the model, or gives one that is loaded; identity: how it runs.
+    """
 
     def __init__(
         self,
-        assistant: "Assistant",
+        name: str,
+        make_assistant: "Callable[[], Assistant]",
         *,
         options: CaptionOptions,
         run_options: RunOptions,
         fingerprint: str,
+        identity: ModelIdentity,
     ) -> None:
-        self.assistant = assistant
         self.options = options
         self.run_options = run_options
-        self.model = assistant.name
+        self.model = name
         self.fingerprint = fingerprint
-        self.settings = {
-            "dtype": str(assistant.settings["dtype"]),
-            "quantization": assistant.quantization,
-            "tokens_per_frame": str(assistant.tokens_per_frame),
-        }
-        self.default_frames = assistant.default_frames
-        self.versions = assistant.versions
-        self._captioner = Captioner(assistant, options, batch_size=run_options.batch_size)
+        self.settings = identity.as_settings()
+        self.default_frames = identity.default_frames
+        self.versions = library_versions()
+        self._make_assistant = make_assistant
+        self._captioner: Captioner | None = None
         self._wall = self._idle = self._reading = 0.0
 
+    def load(self) -> None:
+        if self._captioner is None:
+            from crosslmm.captioning.captioner import Captioner
+
+            self._captioner = Captioner(
+                self._make_assistant(), self.options, batch_size=self.run_options.batch_size
+            )
+
     def run(self, paths: Sequence[str], *, stopping: Callable[[], bool]) -> Results:
+        captioner = self._captioner
+        assert captioner is not None
         began = time.perf_counter()
         videos = InProgress()
-        reading = self._start_reading(path for path in paths if not stopping())
+        reading = self._start_reading(
+            captioner.assistant, (path for path in paths if not stopping())
+        )
         try:
-            while True:
+            while not stopping():
                 waiting = time.perf_counter()
-                clips = reading.gather(self._captioner.batch_size)
+                clips = reading.gather(captioner.batch_size, stopping=stopping)
                 self._idle += time.perf_counter() - waiting
-                if not clips:
+                if not clips or stopping():  # what has only been read is left for the next run
                     break
-                segments = self._captioner.caption(clips)
+                segments = captioner.caption(clips)
                 results = map(videos.add, clips, segments)
                 yield [result for result in results if result is not None]
                 self._wall, self._reading = time.perf_counter() - began, reading.seconds
@@ -64,7 +81,7 @@ class LocalEngine:
             self._wall, self._reading = time.perf_counter() - began, reading.seconds
 
     def time_breakdown(self) -> TimeBreakdown | None:
-        if not self._wall:
+        if not self._wall or self._captioner is None:
             return None
         encode = self._captioner.encode_seconds / self._wall
         generate = self._captioner.generate_seconds / self._wall
@@ -77,8 +94,8 @@ class LocalEngine:
             decode=self._reading / self._wall,
         )
 
-    def _start_reading(self, paths: Iterator[str]) -> Reading:
-        processor = self.assistant.processor
+    def _start_reading(self, assistant: "Assistant", paths: Iterator[str]) -> Reading:
+        processor = assistant.processor
         requests = (
             read_request(
                 path,
@@ -111,14 +128,40 @@ def start(
     workers: int | None,
     on_notice: Callable[[str], None] | None,
 ) -> LocalEngine:
-    from crosslmm.inference.assistant import load
-
     if assistant is None or isinstance(assistant, str | os.PathLike):
-        assistant = load(assistant, on_notice=on_notice, **model_options)
-    elif model_options:
+        name = catalog.default_model().name if assistant is None else str(assistant)
+        folder = catalog.resolve(name)
+
+        def load_assistant() -> "Assistant":
+            from crosslmm.inference.assistant import load
+
+            return load(name, on_notice=on_notice, **model_options)
+
+        return LocalEngine(
+            name,
+            load_assistant,
+            options=options,
+            run_options=run_options,
+            fingerprint=folder_fingerprint(folder),
+            identity=read_identity(folder, model_options),
+        )
+    if model_options:
         raise UsageError("`model_options` are for a model that is given by name")
-    if assistant.folder is not None:
-        fingerprint = folder_fingerprint(assistant.folder)
+    loaded = assistant
+    if loaded.folder is not None:
+        fingerprint = folder_fingerprint(loaded.folder)
     else:
-        fingerprint = weights_fingerprint(assistant.model.state_dict())
-    return LocalEngine(assistant, options=options, run_options=run_options, fingerprint=fingerprint)
+        fingerprint = weights_fingerprint(loaded.model.state_dict())
+    return LocalEngine(
+        loaded.name,
+        lambda: loaded,
+        options=options,
+        run_options=run_options,
+        fingerprint=fingerprint,
+        identity=ModelIdentity(
+            dtype=str(loaded.settings["dtype"]),
+            quantization=loaded.quantization,
+            tokens_per_frame=loaded.tokens_per_frame,
+            default_frames=loaded.default_frames,
+        ),
+    )

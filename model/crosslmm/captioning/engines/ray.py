@@ -94,6 +94,9 @@ class RayEngine:
             "tokens_per_frame": str(tokens),
         }
 
+    def load(self) -> None:
+        """Nothing: the workers load their own."""
+
     def run(self, paths: Sequence[str], *, stopping: Callable[[], bool]) -> Results:
         if not paths:
             return
