@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from crosslmm.captioning import Shard, Summary
+from crosslmm.captioning.outputs.sidecar import SidecarOutput
+from crosslmm.captioning.results import Record
 from crosslmm.errors import CrossLMMError
 from tests.support.parrot import begin, make, parrot, run  # noqa: F401
 
@@ -265,3 +267,109 @@ def test_a_video_moved_with_its_sidecar_keeps_both(clips: Path) -> None:
     assert texts(clips)["day2/a.txt"] == "A a.mp4"
     (clips / "day2" / "a.txt").write_text("edited by hand", "utf-8")
     assert len(run(clips, "B")[1]) == 1
+
+
+# A new caption in place of an old one
+
+
+def caption_until_killed(monkeypatch: pytest.MonkeyPatch, *arguments: Any, **options: Any) -> None:
+    """A run that dies once the record of the first video is written, before its sidecar is."""
+
+    def die(self: SidecarOutput, record: Record) -> None:
+        raise SystemError("killed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SidecarOutput, "write", die)
+        with pytest.raises(SystemError, match="killed"):
+            run(*arguments, **options)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_an_old_sidecar_stays_until_the_new_one_is_complete(
+    tmp_path: Path, overwrite: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path, "a.mp4")
+    run(tmp_path)
+    caption_until_killed(monkeypatch, tmp_path, "B", overwrite=overwrite)
+    assert texts(tmp_path) == {"a.txt": "A a.mp4"}
+    # The record says that B is done; its file, which is out of date, is written from the record.
+    assert run(tmp_path, "B") == ([], [])
+    assert texts(tmp_path) == {"a.txt": "B a.mp4"}
+
+
+def test_other_settings_or_another_shard_after_a_kill_find_no_conflict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path, "a.mp4")
+    for prompt, options in (("C", {}), ("D", {"shard": Shard(1, 1)})):
+        caption_until_killed(monkeypatch, tmp_path, "B", overwrite=True)
+        run(tmp_path, "A", overwrite=True)
+        caption_until_killed(monkeypatch, tmp_path, "B")
+        assert run(tmp_path, prompt, **options) == (["a.mp4"], [])
+        assert texts(tmp_path) == {"a.txt": f"{prompt} a.mp4"}
+
+
+def test_a_file_edited_after_a_kill_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path, "a.mp4")
+    run(tmp_path)
+    caption_until_killed(monkeypatch, tmp_path, "B")
+    (tmp_path / "a.txt").write_text("by hand")
+    assert run(tmp_path, "B") == ([], [])
+    assert texts(tmp_path) == {"a.txt": "by hand"}
+
+
+# One file for one video
+
+
+def test_one_named_video_is_written_to_the_file_that_is_named(tmp_path: Path) -> None:
+    make(tmp_path, "films/a.mp4", "films/b.mp4")
+    out, films = tmp_path / "sub" / "film[1].srt", tmp_path / "films"
+    options: dict[str, Any] = {"format": "srt", "out": out}
+    results = begin(films / "a.mp4", **options)
+    assert [result.error for result in results] == [None]
+    assert results.name == str(out)
+    assert "A a.mp4" in out.read_text("utf-8")
+    assert sorted(path.name for path in out.parent.iterdir()) == [
+        ".film[1].srt.manifest.jsonl", "film[1].srt",
+    ]  # fmt: skip
+    assert run(films / "a.mp4", **options) == ([], [])
+    out.unlink()
+    assert run(films / "a.mp4", **options) == ([], [])
+    assert run(films / "a.mp4", "B", **options) == (["a.mp4"], [])
+    assert "B a.mp4" in out.read_text("utf-8")
+
+    _, (error,) = run(films / "b.mp4", **options)
+    assert error == (
+        f"{films}/b.mp4: film[1].srt holds the caption of {films}/a.mp4; choose another `out`, "
+        "or use `overwrite`"
+    )
+    assert run(films / "b.mp4", **options, overwrite=True) == (["b.mp4"], [])
+    assert run(films / "b.mp4", **options) == ([], [])
+    assert "A b.mp4" in out.read_text("utf-8")
+    assert run(films / "a.mp4", **options)[1] != []
+
+
+def test_a_named_file_that_crosslmm_did_not_write_is_left_alone(tmp_path: Path) -> None:
+    make(tmp_path, "a.mp4")
+    out = tmp_path / "film.txt"
+    out.write_text("by hand")
+    _, (error,) = run(tmp_path / "a.mp4", out=out)
+    assert "film.txt already exists and was not written by a run on" in error
+    assert out.read_text() == "by hand"
+    assert run(tmp_path / "a.mp4", out=out, overwrite=True) == (["a.mp4"], [])
+    assert out.read_text("utf-8") == "A a.mp4\n"
+
+
+def test_a_folder_or_several_videos_still_mean_a_folder(tmp_path: Path) -> None:
+    make(tmp_path, "films/a.mp4")
+    films = tmp_path / "films"
+    run(films, out=tmp_path / "one.txt")
+    assert (tmp_path / "one.txt" / "a.txt").is_file()
+    run(films / "a.mp4", out=tmp_path / "one.txt")  # which is a folder
+    run(films / "a.mp4", out=tmp_path / "two")
+    assert (tmp_path / "two" / "a.txt").is_file()
+    make(films, "b.mp4")
+    run([films / "a.mp4", films / "b.mp4"], out=tmp_path / "three.txt")
+    assert (tmp_path / "three.txt" / "b.txt").is_file()

@@ -100,6 +100,14 @@ def test_the_built_in_model_must_be_named(
     assert run("caption", folder, *short).code == 0
 
 
+def test_subtitles_of_one_video_go_to_the_file_that_is_named(
+    run: Run, folder: Path, options: tuple[str, ...]
+) -> None:
+    finished = run("caption", folder / "0.mp4", "-f", "srt", "-o", "film.srt", *options)
+    assert (finished.code, finished.out) == (0, f"{Path.cwd() / 'film.srt'}\n")
+    assert "-->" in Path("film.srt").read_text("utf-8")
+
+
 def test_rows_on_stdout_from_a_list_on_stdin(
     run: Run, folder: Path, options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:

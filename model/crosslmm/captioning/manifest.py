@@ -27,7 +27,8 @@ class ManifestEntry:
     """Where the line of a video is, and what decides whether it is current.
 
     sidecar: the name of the file made from it, relative to the folder of the manifest, and the digest
-    of what was written there.
+    of what was written there. replaces: the digest of the caption that it takes the place of, which is
+    still there after a kill in between.
     """
 
     offset: int
@@ -35,6 +36,7 @@ class ManifestEntry:
     settings_hash: str
     failed: bool
     sidecar: tuple[str, str] | None = None
+    replaces: str | None = None
 
 
 class Manifest:
@@ -204,6 +206,7 @@ class Manifest:
             record["settings_hash"],
             record["error"] is not None,
             sidecar and tuple(sidecar),
+            record.get("replaces"),
         )
 
 
@@ -263,7 +266,8 @@ def parse_record(line: bytes) -> Record | None:
     if not isinstance(record, dict) or not all(name in record for name in _FIELDS):
         return None
     texts = [record["path"], record["settings_hash"]]
-    texts += [record[name] for name in ("content", "error") if record[name] is not None]
+    optional = (record["content"], record["error"], record.get("replaces"))
+    texts += [text for text in optional if text is not None]
     sidecar = record.get("sidecar")
     if sidecar is not None:
         texts += sidecar if isinstance(sidecar, list) and len(sidecar) == 2 else [None]

@@ -1,4 +1,5 @@
-"""A text file for each video, beside it or in a folder that mirrors the folders of the videos.
+"""A text file for each video, beside it or in a folder that mirrors the folders of the videos; or one
+file for one video.
 
 A record names its sidecar and the digest of what was written there. A sidecar was written by crosslmm
 while it has that digest; any other file is left alone. Only this output's manifest and those of other
@@ -6,6 +7,7 @@ shards of it are believed, which lie in one folder, and none may name a file out
 may come from somebody else.
 """
 
+import glob
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +19,13 @@ from crosslmm.captioning.outputs import CaptionOutput, output_folder
 from crosslmm.captioning.results import Record
 from crosslmm.captioning.sources import Source, looks_like_video
 from crosslmm.errors import CrossLMMError
-from crosslmm.files import atomic_write, open_regular, remove_file, remove_scratch
+from crosslmm.files import (
+    atomic_write,
+    check_replaceable,
+    open_regular,
+    remove_file,
+    remove_scratch,
+)
 from crosslmm.subtitles import Cue, format_srt, format_vtt
 
 _LONGEST = 64 << 20  # bytes read of a sidecar
@@ -82,7 +90,9 @@ class SidecarOutput(CaptionOutput):
                     )
                 recorded[video] = name
                 self._digests[name] = digest
-        self._written = set(self._digests.values())
+            if entry.replaces is not None:
+                self._written.add(entry.replaces)
+        self._written.update(self._digests.values())
         self._assign_names(recorded)
         for folder in {(self._home / name).parent for name in self._names.values()}:
             remove_scratch(folder, root=self._home)
@@ -104,15 +114,21 @@ class SidecarOutput(CaptionOutput):
         )
 
     def prepare(self, path: str) -> None:
-        # With the old file gone, a kill from here on leaves nothing that is out of date.
-        remove_file(self._home / self._names[path], root=self._home)
+        sidecar = self._home / self._names[path]
+        if os.path.lexists(sidecar) and _digest_of(sidecar) not in self._written:
+            # Nobody would know later that it is out of date.
+            remove_file(sidecar, root=self._home)
 
     def note(self, record: Record, manifest: Manifest) -> Record:
         if record["error"] is None:
-            return record | {"sidecar": [self._names[record["path"]], _digest(self._data(record))]}
+            name, digest = self._names[record["path"]], _digest(self._data(record))
+            noted = record | {"sidecar": [name, digest]}
+            old = _digest_of(self._home / name)
+            return noted | {"replaces": old} if old not in ("", digest) else noted
         # The sidecar of a caption with other settings stays, and so does its digest.
         entry = manifest.entries.get(record["path"])
-        return record | {"sidecar": entry and entry.sidecar}
+        noted = record | {"sidecar": entry and entry.sidecar}
+        return noted | {"replaces": entry.replaces} if entry and entry.replaces else noted
 
     def write(self, record: Record) -> None:
         self._home.mkdir(parents=True, exist_ok=True)
@@ -120,7 +136,10 @@ class SidecarOutput(CaptionOutput):
 
     def restore(self, path: str, manifest: Manifest) -> None:
         name = self._names.get(path)
-        if name is not None and not os.path.exists(self._home / name):
+        if name is None:
+            return
+        sidecar, replaces = self._home / name, manifest.entries[path].replaces
+        if not os.path.exists(sidecar) or (replaces and _digest_of(sidecar) == replaces):
             self.write(manifest.read(path))
 
     def _read_other_shards(
@@ -135,6 +154,8 @@ class SidecarOutput(CaptionOutput):
                     continue
                 recorded[record["path"]] = name
                 self._digests[name] = digest
+                if record.get("replaces"):
+                    self._written.add(record["replaces"])
                 entry = manifest.entries.get(record["path"])
                 is_news = record["path"] in wanted and not (entry and entry.sidecar == sidecar)
                 if is_news and _digest_of(self._home / name) == digest:
@@ -173,10 +194,51 @@ class SidecarOutput(CaptionOutput):
         return self._format(record).encode(errors="replace")
 
 
+class SingleSidecarOutput(SidecarOutput):
+    """The sidecar of one video, under the name that the user gave. Its record is a hidden file beside
+    it."""
+
+    def __init__(self, file: Path, format: str, source: Source) -> None:
+        super().__init__(file.parent, format, "", sources=[source])
+        self.name = str(file)
+        self.manifest_path = file.with_name(f".{file.name}.manifest.jsonl")
+        self._manifests = glob.escape(self.manifest_path.name)
+        self._path = source.path
+        self._file = file
+        self._held: str | None = None  # the other video whose caption is there
+
+    def begin(self, sources: Sequence[Source], manifest: Manifest, *, overwrite: bool) -> None:
+        super().begin(sources, manifest, overwrite=overwrite)
+        others = manifest.entries.keys() - {self._path}
+        self._held = next((path for path in others if not overwrite), None)
+        if overwrite:
+            manifest.drop(others)
+
+    def conflict(self, path: str, *, overwrite: bool) -> str | None:
+        if self._held is not None:
+            return (
+                f"{path}: {self._file.name} holds the caption of {self._held}; choose another `out`, "
+                "or use `overwrite`"
+            )
+        return super().conflict(path, overwrite=overwrite)
+
+    def _assign_names(self, recorded: dict[str, str]) -> None:
+        self._names = {self._path: self._file.name}
+
+
 def make_output(
     format: str, out: Path | None, part: str, sources: Sequence[Source]
 ) -> SidecarOutput:
+    if out is not None and _is_file_name(out, format, sources):
+        check_replaceable(out)
+        return SingleSidecarOutput(Path(os.path.abspath(out)), format, sources[0])
     return SidecarOutput(out and output_folder(format, out), format, part, sources=sources)
+
+
+def _is_file_name(out: Path, format: str, sources: Sequence[Source]) -> bool:
+    """Whether `out` means the file for the one video that was named, not a folder."""
+    single = len(sources) == 1 and sources[0].named
+    return single and out.suffix.lower() == f".{format}" and not out.is_dir()
 
 
 def _digest(data: bytes) -> str:
