@@ -127,6 +127,23 @@ def test_the_model_is_loaded_for_the_first_video_only(
     assert loads == [str(checkpoint)] * 2
 
 
+def test_loading_is_no_part_of_the_time_of_a_run(
+    folder: Path, checkpoint: Path, assistant: Assistant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+
+    def load(name: str, **options: Any) -> Assistant:
+        now[0] += 1000.0
+        return assistant
+
+    monkeypatch.setattr("crosslmm.inference.assistant.load", load)
+    monkeypatch.setattr("crosslmm.captioning.run.time.perf_counter", lambda: now[0])
+    run = crosslmm.caption(folder, assistant=checkpoint, readers=0, frames=2, max_new_tokens=4)
+    list(run)
+    assert now == [1000.0]
+    assert run.summary.seconds == 0.0
+
+
 def test_a_model_that_does_not_load_leaves_earlier_captions_in_place(
     folder: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

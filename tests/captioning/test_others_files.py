@@ -1,6 +1,7 @@
 """Tables and shards that crosslmm did not write, or without a record of it, are left alone."""
 
 import json
+import os
 import shutil
 import tarfile
 from pathlib import Path
@@ -19,6 +20,18 @@ REFUSED = "no record beside it says .* choose another `out`, or use `overwrite`"
 def clips(tmp_path: Path) -> Path:
     make(tmp_path / "clips", "a.mp4", "b.mp4")
     return tmp_path / "clips"
+
+
+def keys(folder: Path) -> dict[str, set[str]]:
+    """The extensions of each sample in the shards, by its key as WebDataset reads it."""
+    found: dict[str, set[str]] = {}
+    for shard in sorted(folder.glob("captions-*.tar")):
+        with tarfile.open(shard) as tar:
+            for name in tar.getnames():
+                key, _, extension = name.partition(".")
+                assert extension not in found.setdefault(key, set())
+                found[key].add(extension)
+    return found
 
 
 def samples(folder: Path) -> dict[str, str]:
@@ -93,3 +106,37 @@ def test_a_shard_that_is_not_a_tar_is_named_and_left_alone(clips: Path, tmp_path
     with pytest.raises(CrossLMMError, match=r"captions-000001.tar: this shard cannot be read"):
         run(clips, "B", format="webdataset", out=out)
     assert broken.read_bytes() == b"no tar"
+
+
+def test_keys_carry_the_names_of_files_and_all_samples_have_the_same_columns(
+    tmp_path: Path,
+) -> None:
+    clips, out = tmp_path / "clips", tmp_path / "shards"
+    make(clips, "a.mp4", "b c.d.mkv", "day/a.mov", "é" * 90)
+    (clips / os.fsdecode(b"no\xfftext.webm")).write_text("a third one", "utf-8")
+    (clips / "day" / "a.mov").write_text("another film", "utf-8")
+    run(clips, format="webdataset", out=out)
+    found = keys(out)
+    names = sorted(key.rsplit("-", 2)[0] for key in found)
+    assert names == sorted(["a", "a", "b_c_d", "é" * 64, "no_text"])
+    assert all(extensions == {"mp4", "txt", "json"} for extensions in found.values())
+    assert run(clips, format="webdataset", out=out) == ([], [])
+    assert keys(out) == found
+
+
+def test_samples_under_the_keys_of_earlier_versions_are_known(
+    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "shards"
+    with monkeypatch.context() as earlier:
+        earlier.setattr("crosslmm.captioning.outputs.webdataset._member_key", lambda path, key: key)
+        run(clips, format="webdataset", out=out)
+    old = keys(out)
+    assert all(key.count("-") == 1 for key in old)
+    make(clips, "c.mp4")
+    assert run(clips, format="webdataset", out=out) == (["c.mp4"], [])
+    (new,) = keys(out).keys() - old
+    assert new.startswith("c-")
+    run(clips, "B", format="webdataset", out=out)
+    assert samples(out) == {name: f"B {name}" for name in ("a.mp4", "b.mp4", "c.mp4")}
+    assert {key.split("-")[0] for key in keys(out)} == {"a", "b", "c"}

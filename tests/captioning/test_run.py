@@ -360,10 +360,39 @@ def test_parquet_holds_every_row(folder: Path, assistant: Assistant, tmp_path: P
     table = parquet.read_table(out)
     assert sorted(text or "" for text in table["caption"].to_pylist()) == texts
     assert sum(error is not None for error in table["error"].to_pylist()) == 1
-    assert json.loads(table["settings"][0].as_py())["frames"] == 4
+    assert table["settings"][0].as_py()["frames"] == 4
     write_clip(folder / "new.mp4", frames=3, first_number=55)
     run(folder, assistant, format="parquet", out=out)
     assert parquet.read_table(out).num_rows == table.num_rows + 1
+
+
+def test_parquet_and_json_lines_have_the_same_columns_of_the_same_types(
+    folder: Path, assistant: Assistant, tmp_path: Path
+) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    pyarrow_json = pytest.importorskip("pyarrow.json")
+    (folder / "bad.mp4").touch()
+    shutil.copy(folder / "b.mp4", folder / "copy.mp4")
+    options: dict[str, Any] = {"segments": 1.0, "fps": 2.5, "frames": None, "max_frames": 8}
+    for format in ("jsonl", "parquet"):
+        run(folder, assistant, format=format, out=tmp_path / f"out.{format}", **options)
+    lines = tmp_path / "out.jsonl"
+    tables = [parquet.read_table(tmp_path / "out.parquet"), pyarrow_json.read_json(lines)]
+    # Where every value is null, JSON lines have no type.
+    inferred = tables[1].schema
+    for field in tables[0].schema:
+        if field.name not in ("settings", "warnings"):
+            found = str(inferred.field(field.name).type)
+            assert found.replace("item:", "element:") == str(field.type)
+    for name in ("settings", "versions"):
+        known = {field.name: field.type for field in tables[0].schema.field(name).type}
+        read = {field.name: field.type for field in inferred.field(name).type}
+        assert known.keys() == read.keys()
+        assert all(known[key] == read[key] for key in known if str(read[key]) != "null")
+    rows_of = [sorted(table.to_pylist(), key=lambda row: row["path"]) for table in tables]
+    for first, second in zip(*rows_of, strict=True):
+        del first["timing"], second["timing"]
+        assert first == second
 
 
 def test_webdataset_shards_hold_what_counts_once(

@@ -77,7 +77,7 @@ class CaptionResult:
     def timing(self) -> dict[str, float]:
         """Seconds of decode, encode and generate: this video's share of its batches."""
         return {
-            stage: round(sum(getattr(part, f"{stage}_seconds") for part in self.segments), 4)
+            stage: round(sum((getattr(part, f"{stage}_seconds") for part in self.segments), 0.0), 4)
             for stage in ("decode", "encode", "generate")
         }
 

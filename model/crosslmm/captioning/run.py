@@ -50,6 +50,7 @@ class CaptionRun:
         self._unreadable = unreadable
         self._notice = on_notice or (lambda text: None)
         self._stopping = threading.Event()
+        self._began = 0.0
         self._captioning = False
         self._todo: dict[str, list[Source]] = {}
         settings: dict[str, Any] = {"model": engine.fingerprint, **engine.settings}
@@ -92,7 +93,7 @@ class CaptionRun:
         self._results.close()
 
     def _run(self) -> Generator[CaptionResult, None, None]:
-        began = time.perf_counter()
+        self._began = time.perf_counter()
         output = self._output
         try:
             with ExitStack() as stack:
@@ -105,13 +106,13 @@ class CaptionRun:
                     if manifest.repaired:
                         self._notice(f"{manifest.path}: an incomplete last line was removed")
                 for result in self._work(manifest):
-                    self.summary.seconds = time.perf_counter() - began
+                    self.summary.seconds = time.perf_counter() - self._began
                     yield result
                 if manifest is not None and output is not None:
                     manifest.compact()
                     output.finish(manifest)
         finally:
-            self.summary.seconds = time.perf_counter() - began
+            self.summary.seconds = time.perf_counter() - self._began
             self.summary.stopped = self._stopping.is_set() and bool(self._todo)
             self.summary.shares = self._engine.time_breakdown()
 
@@ -160,7 +161,9 @@ class CaptionRun:
         self.summary.total = len(sources) + len(self._unreadable)
         self.summary.kept, self.summary.kept_failures = work.kept, work.kept_failures
         if work.todo:
+            loading = time.perf_counter()
             self._engine.load()
+            self._began += time.perf_counter() - loading  # a rate is that of captioning
         if manifest is not None and output is not None and output.superseded_path is not None:
             moved = manifest.drop(work.replaced, keep_in=output.superseded_path)
             if moved:

@@ -19,7 +19,7 @@ _MICROSECOND = Fraction(1, 1_000_000)
 def equal_spans(duration: float, seconds: float) -> list[Span]:
     """Spans of `seconds`; a rest shorter than half of it belongs to the last."""
     count = max(1, int(duration / seconds + 0.5))
-    starts = [number * seconds for number in range(count)]
+    starts = [float(number * seconds) for number in range(count)]
     return list(pairwise([*starts, duration]))
 
 

@@ -1,8 +1,7 @@
 """Captions as one Parquet file, made from the manifest at the end of a run."""
 
-import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ _ROWS = 1000  # of a row group
 
 
 class TableOutput(CaptionOutput):
-    """A row for each video; `settings` and `versions` are JSON in text, since their keys vary."""
+    """A row for each video, with columns of the types that the JSON lines have."""
 
     def begin(self, sources: Sequence[Source], manifest: Manifest, *, overwrite: bool) -> None:
         super().begin(sources, manifest, overwrite=overwrite)
@@ -52,14 +51,8 @@ def _write_parquet(path: Path, records: Iterable[Record]) -> None:
         atomic_file(path) as file,
         parquet.ParquetWriter(file, schema, compression="zstd") as writer,
     ):
-        while rows := list(islice(_rows(iterator), _ROWS)):
+        while rows := list(islice(map(_valid, iterator), _ROWS)):
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))
-
-
-def _rows(records: Iterator[Record]) -> Iterator[Record]:
-    for record in records:
-        texts = {name: json.dumps(record[name]) for name in ("settings", "versions")}
-        yield _valid(record | texts)
 
 
 def _valid(value: Any) -> Any:
@@ -86,6 +79,21 @@ def _schema(pa: Any) -> Any:
             "frames": pa.list_(frame),
         }
     )
+    settings = {
+        "model": text,
+        "dtype": text,
+        "quantization": text,
+        "tokens_per_frame": text,
+        "prompt": text,
+        "max_new_tokens": count,
+        "segments": number,
+        "scenes": pa.bool_(),
+        "frames": count,
+        "fps": number,
+        "max_frames": count,
+        "seek": text,
+    }
+    versions = dict.fromkeys(("crosslmm", "python", "torch", "transformers", "av"), text)
     timing = pa.struct({"decode": number, "encode": number, "generate": number})
     return pa.schema(
         {
@@ -98,10 +106,10 @@ def _schema(pa: Any) -> Any:
             "prompt": text,
             "timing": timing,
             "settings_hash": text,
-            "settings": text,
+            "settings": pa.struct(settings),
             "content": text,
             "same_as": text,
             "warnings": pa.list_(text),
-            "versions": text,
+            "versions": pa.struct(versions),
         }
     )

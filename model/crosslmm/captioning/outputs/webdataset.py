@@ -22,7 +22,9 @@ from crosslmm.errors import CrossLMMError
 from crosslmm.files import atomic_file, open_regular, remove_scratch
 
 _NUMBER = "[0-9]" * 6  # of a shard, as a pattern
-_NAME = re.compile(r"(\w+-\w+)\.")  # as of `_sample_key`
+# As of `_member_key`; earlier versions wrote no name in front.
+_NAME = re.compile(r"(?:[^.]*-)?(\w+-\w+)\.")
+_LONGEST_NAME = 64  # characters of a file's name in a key
 
 
 class WebDatasetOutput(CaptionOutput):
@@ -99,7 +101,7 @@ class WebDatasetOutput(CaptionOutput):
                     lost.append(record | {"caption": None, "error": reason, "segments": []})
                     continue
                 with video:
-                    _add_sample(tar, key, record, video)
+                    _add_sample(tar, _member_key(path, key), record, video)
 
         shard = self._folder / f"{self._prefix}{self._next_number():06}.tar"
         try:
@@ -147,13 +149,21 @@ def make_output(
 
 
 def _sample_key(content: str | None, settings_hash: str) -> str:
-    """The name of a sample: the same content with the same settings is the same sample."""
+    """What identifies a sample: the same content with the same settings is the same sample."""
     return f"{content}-{settings_hash}"
 
 
+def _member_key(path: str, key: str) -> str:
+    """The key under which readers see a sample: after the name of its file, which need not be
+    unique."""
+    name = re.sub(r"\W+", "_", os.path.splitext(os.path.basename(path))[0])
+    return f"{name[:_LONGEST_NAME]}-{key}"
+
+
 def _add_sample(tar: tarfile.TarFile, key: str, record: Record, video: IO[bytes]) -> None:
-    ending = os.path.splitext(record["path"])[1][1:].lower() or "video"
-    member = tarfile.TarInfo(f"{key}.{ending}")
+    # One extension for all: readers take it for the name of a column that every sample has. Decoders go
+    # by the content, and the file's own name is in the JSON.
+    member = tarfile.TarInfo(f"{key}.mp4")
     member.size = os.fstat(video.fileno()).st_size
     tar.addfile(member, video)
     texts = {"txt": record["caption"], "json": json.dumps(record)}
@@ -187,6 +197,6 @@ def _video_of(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str | None:
 
 
 def _key_of(name: str) -> str:
-    """The key of the sample that a file of that name belongs to, empty where it has another name."""
+    """The `_sample_key` that a file of that name belongs to, empty where it has another name."""
     match = _NAME.match(name)
     return match[1] if match else ""
