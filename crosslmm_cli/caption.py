@@ -120,6 +120,10 @@ def caption(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Discard existing results and start over.")
     ] = False,
+    compact: Annotated[
+        bool,
+        typer.Option("--compact", help="Write model, prompt and settings to a file of their own."),
+    ] = False,
     shard: Annotated[
         str | None,
         typer.Option(
@@ -199,6 +203,7 @@ def caption(
         readers=readers,
         retry_failed=retry_failed,
         overwrite=overwrite,
+        compact=compact,
         engine=engine,
         workers=workers,
         model_options=model_options(

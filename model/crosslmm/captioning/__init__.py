@@ -21,6 +21,7 @@ from crosslmm.captioning.options import (
 )
 from crosslmm.captioning.results import CaptionResult, Segment, Summary, TimeBreakdown
 from crosslmm.captioning.sources import Shard, find
+from crosslmm.errors import UsageError
 from crosslmm.options import Sampling, SamplingOptions
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def caption(
     readers: int | None = None,
     retry_failed: bool = False,
     overwrite: bool = False,
+    compact: bool = False,
     engine: EngineName = "local",
     workers: int | None = None,
     model_options: Mapping[str, Any] | None = None,
@@ -60,7 +62,7 @@ def caption(
     - assistant: a loaded one, or a name to load with `model_options`, as in `crosslmm.load`.
     - format, out: what is written, and where; with neither, nothing is. With them a later call does
       only what is missing, and only its results are returned.
-    - prompt to sampling (or its fields): see `CaptionOptions`; batch_size to overwrite: see
+    - prompt to sampling (or its fields): see `CaptionOptions`; batch_size to compact: see
       `RunOptions`.
     - engine: "ray" spreads the work over a Ray cluster, with `workers` models.
 
@@ -69,6 +71,7 @@ def caption(
     """
     from crosslmm.captioning.engines import engine_starter
     from crosslmm.captioning.outputs import open_output
+    from crosslmm.captioning.outputs.jsonl import JSONLinesOutput
     from crosslmm.captioning.run import CaptionRun
     from crosslmm.captioning.segments import require_scenedetect
     from crosslmm.video.readers import candidates
@@ -85,10 +88,13 @@ def caption(
         readers=readers,
         retry_failed=retry_failed,
         overwrite=overwrite,
+        compact=compact,
     )
     candidates(options.sampling.reader)
     if scenes:
         require_scenedetect()
+    if compact and (format or ("jsonl" if out is not None else None)) != "jsonl":
+        raise UsageError("`compact` is for JSON lines that are written to a file")
     if isinstance(paths, str | os.PathLike):
         paths = [paths]
     unreadable: list[OSError] = []
@@ -99,6 +105,8 @@ def caption(
         output = open_output(
             format or "jsonl", None if out is None else Path(out), sources=found, shard=shard
         )
+        if isinstance(output, JSONLinesOutput):
+            output.compact = compact
     return CaptionRun(
         sources,
         engine_starter(engine)(

@@ -85,12 +85,14 @@ class RunOptions:
     - batch_size: how many parts of videos the model captions together, at most.
     - readers: processes that read ahead of the model; 0 decodes in the main process, None chooses.
     - retry_failed: try again what failed before; overwrite: discard existing results and start over.
+    - compact: JSON lines without what all videos have in common, which is written once beside them.
     """
 
     batch_size: int = 8
     readers: int | None = None
     retry_failed: bool = False
     overwrite: bool = False
+    compact: bool = False
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
