@@ -5,9 +5,8 @@ from typing import Annotated, Any
 import typer
 
 from crosslmm.options import Sampling
-from crosslmm.video.source import regular_file
 from crosslmm_cli import options
-from crosslmm_cli.inputs import read_questions
+from crosslmm_cli.inputs import check_video, read_questions
 from crosslmm_cli.loading import load_assistant
 from crosslmm_cli.output import Output
 
@@ -52,7 +51,7 @@ def ask(
         reader=reader,
         seek=seek,
     )
-    regular_file(video)
+    check_video(video)
 
     assistant = load_assistant(
         output,

@@ -11,14 +11,13 @@ import typer
 from crosslmm.captioning import MAX_NEW_TOKENS, PROMPT, Shard
 from crosslmm.captioning import caption as caption_videos
 from crosslmm.captioning.options import MAX_FRAMES, EngineName, Format
-from crosslmm.checkpoints import catalog
 from crosslmm.errors import UsageError, VideoError
 from crosslmm.options import DEADLINE, Sampling
 from crosslmm_cli import interrupt, options
 from crosslmm_cli.caption_report import CaptionReport
 from crosslmm_cli.errors import SOME_FAILED
 from crosslmm_cli.inputs import read_paths, read_prompt
-from crosslmm_cli.loading import model_options, notice_of_demo
+from crosslmm_cli.loading import check_model, model_options, notice_of_demo
 from crosslmm_cli.output import Output
 
 Globs = list[str]
@@ -164,8 +163,7 @@ def caption(
     found = read_paths(paths or [], from_file)
     part = None if shard is None else Shard.parse(shard)
     text = read_prompt(prompt, prompt_file)
-    choice = catalog.default_model(model)
-    catalog.resolve(choice.name)
+    choice = check_model(model, device=device, tokens_per_frame=tokens_per_frame)
     output.progress("load", 0, 0)
     try:
         # The model is loaded once everything else has been checked.

@@ -23,9 +23,9 @@ from crosslmm.cost.tables import (
 )
 from crosslmm.errors import UsageError
 from crosslmm.limits import FRAMES_PER_CHUNK
-from crosslmm.video.source import regular_file
 from crosslmm_cli import options
-from crosslmm_cli.loading import load_assistant
+from crosslmm_cli.inputs import check_video
+from crosslmm_cli.loading import check_model, load_assistant
 from crosslmm_cli.output import Output
 
 
@@ -174,8 +174,10 @@ def profile(
     budget = parse_size(fits) if fits is not None else None
     if plot:
         check_chart_path(plot)
+    if measure:
+        check_model(model, device=device, tokens_per_frame=None)
     if video is not None:
-        regular_file(video)
+        check_video(str(video))
     estimates = _estimate(name, compare, shape=shape, settings=settings, **counts)
     measured: list[Measured] = []
     if measure:
