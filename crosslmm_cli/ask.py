@@ -34,13 +34,14 @@ def ask(
     seed: options.SeedOption = None,
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,
+    no_progress: options.NoProgressOption = False,
 ) -> None:
     """Ask questions about a video or an image.
 
     The answer is streamed to stdout; progress and notices go to stderr. The video is decoded and
     encoded once for all questions.
     """
-    output = Output(as_json=as_json, quiet=quiet)
+    output = Output(as_json=as_json, quiet=quiet, progress=not no_progress)
     questions = read_questions(questions)
     sampling = Sampling(
         frames=frames,

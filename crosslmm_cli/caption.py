@@ -1,9 +1,9 @@
 """`crosslmm caption`: caption many videos; each result is on disk before the next batch begins."""
 
-import os
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
+from threading import Thread
 from typing import Annotated
 
 import typer
@@ -147,6 +147,7 @@ def caption(
         bool, typer.Option("--json", help="Print the summary as a JSON object.")
     ] = False,
     quiet: options.QuietOption = False,
+    no_progress: options.NoProgressOption = False,
 ) -> None:
     """Caption many videos: files, folders or lists.
 
@@ -154,7 +155,7 @@ def caption(
     the others go on; the exit code is then 3. Ctrl-C finishes the current batch and stops; a second
     Ctrl-C stops immediately.
     """
-    output = Output(as_json=as_json, quiet=quiet)
+    output = Output(as_json=as_json, quiet=quiet, progress=not no_progress)
     if workers is not None and engine != "ray":
         raise UsageError("--workers needs --engine ray")
     to_stdout = out == "-"
@@ -207,7 +208,9 @@ def caption(
 
     def stop() -> None:
         run.stop()
-        os.write(2, b"crosslmm: finishing the current batch; Ctrl-C again stops immediately\n")
+        # A thread, since the code that Ctrl-C interrupted may be writing at this moment.
+        line = "crosslmm: finishing the current batch; Ctrl-C again stops immediately"
+        Thread(target=output.notice, args=[line], kwargs={"always": True}, daemon=True).start()
 
     report.begin()
     # Ray prints what its workers say.

@@ -1,10 +1,9 @@
 """What `crosslmm caption` says on stderr: how far it is, and a summary at the end."""
 
-import sys
 import time
 
 from crosslmm.captioning import Summary
-from crosslmm_cli.output import Output, supports_ansi
+from crosslmm_cli.output import Output
 
 _LISTED_FAILURES = 20
 _LINE_EVERY = 10.0  # seconds between lines of progress without a terminal
@@ -16,19 +15,18 @@ class CaptionReport:
     def __init__(self, output: Output, summary: Summary) -> None:
         self._output = output
         self._summary = summary
-        self._supports_ansi = supports_ansi(sys.stderr)
         self._next_line = time.monotonic() + _LINE_EVERY
 
     def begin(self) -> None:
-        if self._supports_ansi:
+        if self._output.draws_progress:
             self._output.progress("caption", 0, 0, label="scanning files")
 
     def progress(self) -> None:
         summary = self._summary
-        if self._supports_ansi:
+        if self._output.draws_progress:
             label = ", ".join(["captioning", *self._exceptions()])
             self._output.progress("caption", summary.fresh, summary.to_do, label=label)
-        elif time.monotonic() >= self._next_line:
+        elif self._output.wants_progress and time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + _LINE_EVERY
             pace = summary.seconds / summary.fresh
             left = (summary.to_do - summary.fresh) * pace

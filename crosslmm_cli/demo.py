@@ -16,13 +16,14 @@ def demo(
         typer.Option("--out", metavar="PATH", help="Keep the clip here: a folder or an .mp4 file."),
     ] = None,
     quiet: options.QuietOption = False,
+    no_progress: options.NoProgressOption = False,
 ) -> None:
     """Write a sample clip and ask the built-in model about it. Works offline."""
     import tempfile
 
     from crosslmm.synthetic.sample import SAMPLE_QUESTIONS, write_sample
 
-    output = Output(quiet=quiet)
+    output = Output(quiet=quiet, progress=not no_progress)
     with tempfile.TemporaryDirectory(prefix="crosslmm-demo-") as scratch:
         path = write_sample(out or Path(scratch))
         assistant = load_assistant(output, model="demo", device=None, dtype="auto", quantize="none")

@@ -74,9 +74,10 @@ _ORIGINS: dict[catalog.Origin, str] = {
 def pull(
     model: Annotated[str, typer.Argument(metavar="ID", help="org/name or org/name@revision.")],
     quiet: options.QuietOption = False,
+    no_progress: options.NoProgressOption = False,
 ) -> None:
     """Download a model from the Hugging Face Hub. An interrupted download is resumed."""
-    output = Output(quiet=quiet)
+    output = Output(quiet=quiet, progress=not no_progress)
     folder = _download(output, model, on_notice=output.notice)
     output.text(str(folder))
     if catalog.validate(folder).problem is None:
@@ -227,12 +228,14 @@ def init(
     fetch: Annotated[
         bool, typer.Option("--pull", help="Download parts that are not on disk.")
     ] = False,
+    quiet: options.QuietOption = False,
+    no_progress: options.NoProgressOption = False,
 ) -> None:
     """Assemble an untrained CrossLMM from its parts.
 
     The projector is random and all gates are closed until it is trained.
     """
-    output = Output()
+    output = Output(quiet=quiet, progress=not no_progress)
     vision, language = _parts(recipe, vision, language)
     check_empty(out)
     for part in (vision, language):

@@ -113,4 +113,5 @@ SeedOption = Annotated[
     int | None, typer.Option("--seed", metavar="N", help="Random seed for sampling.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object per result.")]
+NoProgressOption = Annotated[bool, typer.Option("--no-progress", help="Hide progress.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Hide notices and progress.")]

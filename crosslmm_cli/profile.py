@@ -140,12 +140,13 @@ def profile(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,
+    no_progress: options.NoProgressOption = False,
 ) -> None:
     """Estimate tokens, multiply-accumulates and memory of a run, per stage and frame count.
 
     Only a configuration is read, unless --measure is given.
     """
-    output = Output(as_json=as_json, quiet=quiet)
+    output = Output(as_json=as_json, quiet=quiet, progress=not no_progress)
     if as_json and as_csv:
         raise UsageError("--json and --csv exclude each other: give one of them")
     if measure and (interval or batch > 1):

@@ -67,9 +67,10 @@ def train(
     ] = False,
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,
+    no_progress: options.NoProgressOption = False,
 ) -> None:
     """Train a model with the paper's two stages or your own recipe."""
-    output = Output(as_json=as_json, quiet=quiet)
+    output = Output(as_json=as_json, quiet=quiet, progress=not no_progress)
     if recipe == "demo":
         if model or data or eval_data or video_folder or dry_run:
             raise UsageError(
