@@ -26,7 +26,7 @@ Globs = list[str]
 def caption(
     paths: Annotated[
         list[str] | None,
-        typer.Argument(metavar="PATH...", help="Files and folders; - reads a list from stdin."),
+        typer.Argument(metavar="PATH", help="Files and folders; - reads a list from stdin."),
     ] = None,
     from_file: Annotated[
         str | None,

@@ -53,14 +53,12 @@ def check_model(
 def _patches(config: Mapping[str, Any]) -> int | None:
     """Patches per frame by a checkpoint's configuration, where it says so."""
     vision = config.get("vision_config")
-    sizes = [vision.get(key) if isinstance(vision, dict) else None for key in _SIZES]
-    if not all(isinstance(size, int) and size > 0 for size in sizes):
+    if not isinstance(vision, dict):
         return None
-    image, patch = sizes
+    image, patch = vision.get("image_size"), vision.get("patch_size")
+    if not (isinstance(image, int) and isinstance(patch, int) and patch > 0):
+        return None
     return (image // patch) ** 2
-
-
-_SIZES = ("image_size", "patch_size")
 
 
 def model_options(

@@ -9,16 +9,20 @@ import typer
 from crosslmm.checkpoints import catalog
 from crosslmm.errors import CheckpointError, UsageError
 from crosslmm.files import check_empty
-from crosslmm_cli import options
-from crosslmm_cli.commands import Command
+from crosslmm_cli import completion, options
+from crosslmm_cli.commands import Command, Group
 from crosslmm_cli.output import Output, size_text
 
-app = typer.Typer(no_args_is_help=True, help="List, download, assemble, choose and delete models.")
+app = typer.Typer(
+    cls=Group, no_args_is_help=True, help="List, download, assemble, choose and delete models."
+)
 
 NameArgument = Annotated[
     str,
     typer.Argument(
-        metavar="MODEL", help="A folder, a Hub id (org/name or org/name@revision) or a name."
+        metavar="MODEL",
+        autocompletion=completion.model_names,
+        help="A folder, a Hub id (org/name or org/name@revision) or a name.",
     ),
 ]
 
@@ -153,7 +157,10 @@ def _shape(config: dict[str, Any]) -> str | None:
 @app.command(cls=Command)
 def use(
     model: Annotated[
-        str | None, typer.Argument(metavar="MODEL", help="The new default model.")
+        str | None,
+        typer.Argument(
+            metavar="MODEL", autocompletion=completion.model_names, help="The new default model."
+        ),
     ] = None,
     reset: Annotated[bool, typer.Option("--reset", help="Return to the built-in model.")] = False,
 ) -> None:
@@ -192,7 +199,11 @@ def init(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Output folder.")],
     recipe: Annotated[
         str | None,
-        typer.Argument(metavar="RECIPE", help=f"{' or '.join(catalog.RECIPES)}."),
+        typer.Argument(
+            metavar="RECIPE",
+            autocompletion=completion.assembly_recipes,
+            help=f"{' or '.join(catalog.RECIPES)}.",
+        ),
     ] = None,
     vision: Annotated[
         str | None,

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from crosslmm.options import Dtype, Quantization, ReaderName, Seek
+from crosslmm_cli import completion
 
 _CLOCK = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?|\.\d+)")
 
@@ -31,6 +32,7 @@ ModelOption = Annotated[
         "--model",
         "-m",
         metavar="MODEL",
+        autocompletion=completion.model_names,
         help="A folder, a Hub id, or a name from `crosslmm models list`.",
     ),
 ]

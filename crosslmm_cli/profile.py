@@ -23,7 +23,7 @@ from crosslmm.cost.tables import (
 )
 from crosslmm.errors import UsageError
 from crosslmm.limits import FRAMES_PER_CHUNK
-from crosslmm_cli import options
+from crosslmm_cli import completion, options
 from crosslmm_cli.inputs import check_video
 from crosslmm_cli.loading import check_model, load_assistant
 from crosslmm_cli.output import Output
@@ -46,6 +46,7 @@ def profile(
             "--model",
             "-m",
             metavar="MODEL",
+            autocompletion=completion.shapes,
             help="crosslmm-2b, crosslmm-7b, llava-onevision-0.5b, llava-onevision-7b, demo, a "
             "folder or a Hub id (only its config.json is read).",
             show_default="the default model",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from crosslmm.errors import UsageError
-from crosslmm_cli import options
+from crosslmm_cli import completion, options
 from crosslmm_cli.output import Output
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ def train(
         str,
         typer.Argument(
             metavar="RECIPE",
+            autocompletion=completion.training_recipes,
             help="align-2b, tune-2b, align-7b, tune-7b, a YAML file, or demo, which trains the "
             "built-in model from scratch.",
         ),
@@ -32,7 +33,11 @@ def train(
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", "-m", metavar="MODEL", help="Model to start from: a folder or a Hub id."
+            "--model",
+            "-m",
+            metavar="MODEL",
+            autocompletion=completion.model_names,
+            help="Model to start from: a folder or a Hub id.",
         ),
     ] = None,
     data: Annotated[
