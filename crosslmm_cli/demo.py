@@ -1,5 +1,6 @@
 """`crosslmm demo`: the built-in model on a sample clip."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,12 @@ from crosslmm_cli.output import Output
 def demo(
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="PATH", help="Keep the clip here: a folder or an .mp4 file."),
+        typer.Option(
+            "--out",
+            metavar="PATH",
+            help="Keep the clip as this .mp4 file, or as sample.mp4 in this folder.",
+            show_default="a temporary folder, deleted at the end",
+        ),
     ] = None,
     quiet: options.QuietOption = False,
     no_progress: options.NoProgressOption = False,
@@ -35,5 +41,9 @@ def demo(
             for piece in session.stream(question):
                 output.text(piece, end="")
             output.text("")
-    if out is not None:
-        output.notice(f'wrote {path}; try: crosslmm ask {path} "what happens?"')
+    if out is None:
+        output.notice("the clip is deleted; `crosslmm demo --out sample.mp4` keeps it")
+        output.notice('next: crosslmm ask VIDEO "what happens?"')
+    else:
+        output.notice(f"wrote {path}")
+        output.notice(f'next: crosslmm ask {shlex.quote(str(path))} "what happens?"')

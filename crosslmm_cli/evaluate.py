@@ -64,6 +64,8 @@ def evaluate(
         done += 1
         output.progress("evaluating", done, len(rows))
 
+    output.finish_progress()
+    output.progress("evaluating", 0, len(rows))
     report = run(rows, assistant, video_folder or questions.parent, frames=frames, on_row=on_row)
     output.finish_progress()
     for video, why in report.failures.items():

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from crosslmm_cli.flags import current_flags, with_flags
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress, Task, TaskID
 
 # Text from a model or a file must not control the terminal: C0 and C1 codes but newline and tab.
 _CONTROL_CODES = {
@@ -57,7 +57,7 @@ class _Display:
             self.progress.start()
         if stage not in self.tasks:
             kind = "bytes" if stage == "download" else "items"
-            self.tasks[stage] = self.progress.add_task(label, total=None, kind=kind)
+            self.tasks[stage] = self.progress.add_task(label, total=None, kind=kind, first=done)
         self.progress.update(
             self.tasks[stage], description=label, completed=done, total=total or None
         )
@@ -238,7 +238,6 @@ def _progress_display() -> "Progress":
         ProgressColumn,
         Task,
         TextColumn,
-        TimeRemainingColumn,
     )
     from rich.text import Text
 
@@ -249,18 +248,39 @@ def _progress_display() -> "Progress":
             if task.total is None:
                 return Text(f"{task.elapsed or 0:.0f} s")
             amount = (lambda n: decimal(int(n))) if task.fields["kind"] == "bytes" else _count
-            rate = f", {amount(task.speed)}/s" if task.speed else ""
+            speed = speed_of(task)
+            rate = f", {amount(speed)}/s" if speed else ""
             return Text(f"{amount(task.completed)} of {amount(task.total)}{rate}")
+
+    class Remaining(ProgressColumn):
+        """How long it will take, at the rate shown."""
+
+        def render(self, task: Task) -> Text:
+            speed = speed_of(task)
+            if not speed or task.total is None:
+                return Text("-:--")
+            seconds = round(max(task.total - task.completed, 0) / speed)
+            hours, minutes = divmod(seconds // 60, 60)
+            clock = f"{hours}:{minutes:02}" if hours else f"{minutes}"
+            return Text(f"{clock}:{seconds % 60:02}")
 
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=30),
         Amount(),
-        TimeRemainingColumn(compact=True),
+        Remaining(),
         console=Console(stderr=True),
         transient=True,
         redirect_stdout=False,  # it would send the answer to stderr
     )
+
+
+def speed_of(task: "Task") -> float | None:
+    """Per second: the mean of all, since items come in bursts; of bytes, the latest."""
+    if task.fields["kind"] == "bytes":
+        return task.speed
+    done = task.completed - task.fields["first"]
+    return done / task.elapsed if done > 0 and task.elapsed else None
 
 
 def _count(number: float) -> str:

@@ -173,7 +173,7 @@ def profile(
         "frames": frames or (MEASURED_FRAMES if measure else FRAMES),
         "tokens_per_frame": tokens_per_frame or (),
     }
-    budget = parse_size(fits) if fits is not None else None
+    budget = _parse_budget(fits) if fits is not None else None
     if plot:
         check_chart_path(plot)
     if measure:
@@ -211,6 +211,13 @@ def profile(
     if plot:
         draw(plot, first, other)
         output.notice(f"wrote {plot}")
+
+
+def _parse_budget(given: str) -> int:
+    """A size with its unit: nobody means 24 bytes."""
+    if given.strip().replace(".", "", 1).isdigit():
+        raise UsageError(f"--fits {given}: needs a unit; did you mean {given.strip()}GB?")
+    return parse_size(given)
 
 
 class _Estimates(NamedTuple):
