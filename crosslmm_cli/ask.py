@@ -5,9 +5,8 @@ from typing import Annotated, Any
 import typer
 
 from crosslmm.options import Sampling
-from crosslmm.video.source import regular_file
 from crosslmm_cli import options
-from crosslmm_cli.inputs import read_questions
+from crosslmm_cli.inputs import check_video, read_questions
 from crosslmm_cli.loading import load_assistant
 from crosslmm_cli.output import Output
 
@@ -35,13 +34,14 @@ def ask(
     seed: options.SeedOption = None,
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,
+    no_progress: options.NoProgressOption = False,
 ) -> None:
     """Ask questions about a video or an image.
 
     The answer is streamed to stdout; progress and notices go to stderr. The video is decoded and
     encoded once for all questions.
     """
-    output = Output(as_json=as_json, quiet=quiet)
+    output = Output(as_json=as_json, quiet=quiet, progress=not no_progress)
     questions = read_questions(questions)
     sampling = Sampling(
         frames=frames,
@@ -52,7 +52,7 @@ def ask(
         reader=reader,
         seek=seek,
     )
-    regular_file(video)
+    check_video(video)
 
     assistant = load_assistant(
         output,

@@ -1,9 +1,9 @@
 """`crosslmm caption`: caption many videos; each result is on disk before the next batch begins."""
 
-import os
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
+from threading import Thread
 from typing import Annotated
 
 import typer
@@ -18,7 +18,7 @@ from crosslmm_cli import interrupt, options
 from crosslmm_cli.caption_report import CaptionReport
 from crosslmm_cli.errors import SOME_FAILED
 from crosslmm_cli.inputs import read_paths, read_prompt
-from crosslmm_cli.loading import model_options
+from crosslmm_cli.loading import check_model, model_options
 from crosslmm_cli.output import Output
 
 Globs = list[str]
@@ -27,7 +27,7 @@ Globs = list[str]
 def caption(
     paths: Annotated[
         list[str] | None,
-        typer.Argument(metavar="PATH...", help="Files and folders; - reads a list from stdin."),
+        typer.Argument(metavar="PATH", help="Files and folders; - reads a list from stdin."),
     ] = None,
     from_file: Annotated[
         str | None,
@@ -155,6 +155,7 @@ def caption(
         bool, typer.Option("--verbose", help="Print a line per video to stderr.")
     ] = False,
     quiet: options.QuietOption = False,
+    no_progress: options.NoProgressOption = False,
 ) -> None:
     """Caption many videos: files, folders or lists.
 
@@ -162,7 +163,7 @@ def caption(
     fails is recorded with its error and the others go on; the exit code is then 3. Ctrl-C finishes
     the current batch and stops; a second Ctrl-C stops immediately.
     """
-    output = Output(as_json=as_json, quiet=quiet)
+    output = Output(as_json=as_json, quiet=quiet, progress=not no_progress)
     if workers is not None and engine != "ray":
         raise UsageError("--workers needs --engine ray")
     to_stdout = out == "-"
@@ -171,14 +172,13 @@ def caption(
     found = read_paths(paths or [], from_file)
     part = None if shard is None else Shard.parse(shard)
     text = read_prompt(prompt, prompt_file)
-    choice = catalog.default_model(model)
+    choice = check_model(model, device=device, tokens_per_frame=tokens_per_frame)
     if choice.origin == "built-in":
         raise UsageError(
             "no model is chosen, and the built-in demo model cannot describe real footage; "
             f"`crosslmm models pull {catalog.SUGGESTED}` downloads one that can, "
             "`--model demo` uses the built-in one all the same"
         )
-    catalog.resolve(choice.name)
     run = caption_videos(
         found,
         assistant=choice.name,
@@ -219,7 +219,9 @@ def caption(
         if not run.captioning:
             raise KeyboardInterrupt  # there is no batch to finish
         run.stop()
-        os.write(2, b"crosslmm: finishing the current batch; Ctrl-C again stops immediately\n")
+        # A thread, since the code that Ctrl-C interrupted may be writing at this moment.
+        line = "crosslmm: finishing the current batch; Ctrl-C again stops immediately"
+        Thread(target=output.notice, args=[line], kwargs={"always": True}, daemon=True).start()
 
     report.begin()
     # Ray prints what its workers say.

@@ -1,10 +1,9 @@
 """What `crosslmm caption` says on stderr: how far it is, failures as they happen, and a summary."""
 
-import sys
 import time
 
 from crosslmm.captioning import CaptionResult, Summary
-from crosslmm_cli.output import Output, supports_ansi
+from crosslmm_cli.output import Output
 
 _CAPTION = 120  # characters shown of a caption
 _LINE_EVERY = 10.0  # seconds between lines of progress without a terminal
@@ -18,11 +17,10 @@ class CaptionReport:
         self._output = output
         self._summary = summary
         self._verbose = verbose
-        self._supports_ansi = supports_ansi(sys.stderr)
         self._next_line = time.monotonic() + _LINE_EVERY
 
     def begin(self) -> None:
-        if self._supports_ansi:
+        if self._output.draws_progress:
             self._output.progress("caption", 0, 0, label="preparing")
 
     def progress(self, result: CaptionResult) -> None:
@@ -32,10 +30,10 @@ class CaptionReport:
         elif self._verbose:
             self._output.notice(result_line(result))
         summary = self._summary
-        if self._supports_ansi:
+        if self._output.draws_progress:
             label = ", ".join(["captioning", *self._exceptions()])
             self._output.progress("caption", summary.fresh, summary.to_do, label=label)
-        elif time.monotonic() >= self._next_line:
+        elif self._output.wants_progress and time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + _LINE_EVERY
             pace = summary.seconds / summary.fresh
             left = (summary.to_do - summary.fresh) * pace

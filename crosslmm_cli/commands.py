@@ -14,6 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from crosslmm_cli.errors import BROKEN_PIPE
 from crosslmm_cli.flags import flags_of, set_flags
+from crosslmm_cli.help import HumanHelp
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ COMMANDS: Mapping[str, CommandInfo] = {
 }
 
 
-class Command(TyperCommand):
+class Command(HumanHelp, TyperCommand):
     """A command whose own flags are named in what is printed while it runs, and when it fails."""
 
     def invoke(self, ctx: Any) -> Any:
@@ -90,7 +91,11 @@ class Command(TyperCommand):
         return super().invoke(ctx)
 
 
-class LazyGroup(TyperGroup):
+class Group(HumanHelp, TyperGroup):
+    """A group of commands."""
+
+
+class LazyGroup(Group):
     """A group that lists its commands from data and imports one when it is resolved."""
 
     def __init__(self, **attributes: Any) -> None:

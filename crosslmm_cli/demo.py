@@ -1,5 +1,6 @@
 """`crosslmm demo`: the built-in model on a sample clip."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -13,16 +14,22 @@ from crosslmm_cli.output import Output
 def demo(
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="PATH", help="Keep the clip here: a folder or an .mp4 file."),
+        typer.Option(
+            "--out",
+            metavar="PATH",
+            help="Keep the clip as this .mp4 file, or as sample.mp4 in this folder.",
+            show_default="a temporary folder, deleted at the end",
+        ),
     ] = None,
     quiet: options.QuietOption = False,
+    no_progress: options.NoProgressOption = False,
 ) -> None:
     """Write a sample clip and ask the built-in model about it. Works offline."""
     import tempfile
 
     from crosslmm.synthetic.sample import SAMPLE_QUESTIONS, write_sample
 
-    output = Output(quiet=quiet)
+    output = Output(quiet=quiet, progress=not no_progress)
     with tempfile.TemporaryDirectory(prefix="crosslmm-demo-") as scratch:
         path = write_sample(out or Path(scratch))
         assistant = load_assistant(output, model="demo", device=None, dtype="auto", quantize="none")
@@ -34,5 +41,9 @@ def demo(
             for piece in session.stream(question):
                 output.text(piece, end="")
             output.text("")
-    if out is not None:
-        output.notice(f'wrote {path}; try: crosslmm ask {path} "what happens?"')
+    if out is None:
+        output.notice("the clip is deleted; `crosslmm demo --out sample.mp4` keeps it")
+        output.notice('next: crosslmm ask VIDEO "what happens?"')
+    else:
+        output.notice(f"wrote {path}")
+        output.notice(f'next: crosslmm ask {shlex.quote(str(path))} "what happens?"')

@@ -42,12 +42,13 @@ def evaluate(
     ] = None,
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,
+    no_progress: options.NoProgressOption = False,
 ) -> None:
     """Measure a model's accuracy on a file of questions, by question type.
 
     Questions about a video that cannot be decoded count as wrong; the exit code is then 3.
     """
-    output = Output(as_json=as_json, quiet=quiet)
+    output = Output(as_json=as_json, quiet=quiet, progress=not no_progress)
     if answers is not None:
         check_writable(answers)
     from crosslmm.evaluation.runner import evaluate as run
@@ -63,6 +64,8 @@ def evaluate(
         done += 1
         output.progress("evaluating", done, len(rows))
 
+    output.finish_progress()
+    output.progress("evaluating", 0, len(rows))
     report = run(rows, assistant, video_folder or questions.parent, frames=frames, on_row=on_row)
     output.finish_progress()
     for video, why in report.failures.items():

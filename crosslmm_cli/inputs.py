@@ -9,6 +9,13 @@ from crosslmm.errors import UsageError, VideoError
 from crosslmm.video.source import regular_file
 
 
+def check_video(path: str) -> None:
+    """Raise `VideoError` for what is no video or image, before the model is loaded."""
+    from crosslmm.video.probe import check_file  # NumPy and FFmpeg, which help does not need
+
+    check_file(regular_file(path))
+
+
 def read_questions(questions: list[str]) -> list[str]:
     """The questions as text, `-` replaced by what stdin holds."""
     if questions.count("-") > 1:

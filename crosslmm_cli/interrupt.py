@@ -21,6 +21,7 @@ EXIT_CODE = 130
 GRACE = 1.0  # seconds for the KeyboardInterrupt to unwind
 
 _requested = threading.Event()
+_cleanup: list[Callable[[], None]] = []
 
 
 @dataclass
@@ -59,6 +60,11 @@ def defer_first_interrupt(callback: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         _deferral.callback, _deferral.pending = None, False
+
+
+def before_exit(step: Callable[[], None]) -> None:
+    """Call `step` where Ctrl-C ends the process from outside, before its line is written."""
+    _cleanup.append(step)
 
 
 def requested() -> bool:
@@ -101,6 +107,11 @@ def _watch(reader: socket.socket) -> None:
     while reader.recv(1)[0] != signal.SIGINT or _deferral.take():
         pass
     select.select([reader], [], [], GRACE)
+    # In threads of their own, since the interrupted code may hold the locks that they need.
+    for step in _cleanup:
+        thread = threading.Thread(target=step, daemon=True)
+        thread.start()
+        thread.join(GRACE)
     with suppress(OSError):
         os.write(2, b"crosslmm: interrupted\n")
     _end(EXIT_CODE)

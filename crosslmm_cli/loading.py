@@ -1,8 +1,12 @@
 """Choosing and loading the model, the same for every command that runs one."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from crosslmm.checkpoints import catalog
+from crosslmm.errors import UsageError
+from crosslmm.merging import check_tokens_per_frame
+from crosslmm.options import check_device
 from crosslmm_cli import options
 from crosslmm_cli.output import Output
 
@@ -18,8 +22,7 @@ def load_assistant(
     frames: int | None = None,
 ) -> Any:
     """The chosen model, found before the heavy imports begin and loaded with its notices shown."""
-    choice = catalog.default_model(model)
-    catalog.resolve(choice.name)
+    choice = check_model(model, device=device, tokens_per_frame=tokens_per_frame)
     notice_of_demo(output, choice)
     output.progress("load", 0, 0)
     from crosslmm.inference.assistant import load
@@ -30,6 +33,32 @@ def load_assistant(
     assistant = load(choice.name, frames=frames, on_notice=output.notice, **chosen)
     output.progress("load", 1, 1)
     return assistant
+
+
+def check_model(
+    model: str | None, *, device: str | None, tokens_per_frame: int | None
+) -> catalog.Choice:
+    """The chosen model, on disk and with options it can have; without torch, so at once."""
+    if device is not None:
+        check_device(device)
+    if tokens_per_frame is not None:
+        check_tokens_per_frame(tokens_per_frame, error=UsageError)
+    choice = catalog.default_model(model)
+    config = catalog.read_config(catalog.resolve(choice.name))
+    if tokens_per_frame is not None:
+        check_tokens_per_frame(tokens_per_frame, _patches(config), error=UsageError)
+    return choice
+
+
+def _patches(config: Mapping[str, Any]) -> int | None:
+    """Patches per frame by a checkpoint's configuration, where it says so."""
+    vision = config.get("vision_config")
+    if not isinstance(vision, dict):
+        return None
+    image, patch = vision.get("image_size"), vision.get("patch_size")
+    if not (isinstance(image, int) and isinstance(patch, int) and patch > 0):
+        return None
+    return (image // patch) ** 2
 
 
 def model_options(

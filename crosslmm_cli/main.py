@@ -15,7 +15,7 @@ from crosslmm_cli import interrupt
 from crosslmm_cli.commands import LazyGroup
 from crosslmm_cli.errors import ParsingError, explain
 from crosslmm_cli.flags import set_flags
-from crosslmm_cli.output import Output, supports_ansi
+from crosslmm_cli.output import Output, stop_display, supports_ansi
 
 
 def root(
@@ -61,6 +61,8 @@ def execute(arguments: Sequence[str]) -> int:
         if debug and not isinstance(error, (SystemExit, ParsingError, BrokenPipeError)):
             traceback.print_exception(error)
         return explain(error)
+    finally:
+        stop_display()
     if code == interrupt.EXIT_CODE:
         return explain(KeyboardInterrupt())
     return code if isinstance(code, int) else 0

@@ -9,16 +9,20 @@ import typer
 from crosslmm.checkpoints import catalog
 from crosslmm.errors import CheckpointError, UsageError
 from crosslmm.files import check_empty
-from crosslmm_cli import options
-from crosslmm_cli.commands import Command
+from crosslmm_cli import completion, options
+from crosslmm_cli.commands import Command, Group
 from crosslmm_cli.output import Output, size_text
 
-app = typer.Typer(no_args_is_help=True, help="List, download, assemble, choose and delete models.")
+app = typer.Typer(
+    cls=Group, no_args_is_help=True, help="List, download, assemble, choose and delete models."
+)
 
 NameArgument = Annotated[
     str,
     typer.Argument(
-        metavar="MODEL", help="A folder, a Hub id (org/name or org/name@revision) or a name."
+        metavar="MODEL",
+        autocompletion=completion.model_names,
+        help="A folder, a Hub id (org/name or org/name@revision) or a name.",
     ),
 ]
 
@@ -74,9 +78,10 @@ _ORIGINS: dict[catalog.Origin, str] = {
 def pull(
     model: Annotated[str, typer.Argument(metavar="ID", help="org/name or org/name@revision.")],
     quiet: options.QuietOption = False,
+    no_progress: options.NoProgressOption = False,
 ) -> None:
     """Download a model from the Hugging Face Hub. An interrupted download is resumed."""
-    output = Output(quiet=quiet)
+    output = Output(quiet=quiet, progress=not no_progress)
     folder = _download(output, model, on_notice=output.notice)
     output.text(str(folder))
     if catalog.validate(folder).problem is None:
@@ -152,7 +157,10 @@ def _shape(config: dict[str, Any]) -> str | None:
 @app.command(cls=Command)
 def use(
     model: Annotated[
-        str | None, typer.Argument(metavar="MODEL", help="The new default model.")
+        str | None,
+        typer.Argument(
+            metavar="MODEL", autocompletion=completion.model_names, help="The new default model."
+        ),
     ] = None,
     reset: Annotated[bool, typer.Option("--reset", help="Return to the built-in model.")] = False,
 ) -> None:
@@ -191,7 +199,11 @@ def init(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Output folder.")],
     recipe: Annotated[
         str | None,
-        typer.Argument(metavar="RECIPE", help=f"{' or '.join(catalog.RECIPES)}."),
+        typer.Argument(
+            metavar="RECIPE",
+            autocompletion=completion.assembly_recipes,
+            help=f"{' or '.join(catalog.RECIPES)}.",
+        ),
     ] = None,
     vision: Annotated[
         str | None,
@@ -227,12 +239,14 @@ def init(
     fetch: Annotated[
         bool, typer.Option("--pull", help="Download parts that are not on disk.")
     ] = False,
+    quiet: options.QuietOption = False,
+    no_progress: options.NoProgressOption = False,
 ) -> None:
     """Assemble an untrained CrossLMM from its parts.
 
     The projector is random and all gates are closed until it is trained.
     """
-    output = Output()
+    output = Output(quiet=quiet, progress=not no_progress)
     vision, language = _parts(recipe, vision, language)
     check_empty(out)
     for part in (vision, language):

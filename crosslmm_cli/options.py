@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from crosslmm.options import Dtype, Quantization, ReaderName, Seek
+from crosslmm_cli import completion
 
 _CLOCK = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?|\.\d+)")
 
@@ -31,6 +32,7 @@ ModelOption = Annotated[
         "--model",
         "-m",
         metavar="MODEL",
+        autocompletion=completion.model_names,
         help="A folder, a Hub id, or a name from `crosslmm models list`.",
     ),
 ]
@@ -113,4 +115,5 @@ SeedOption = Annotated[
     int | None, typer.Option("--seed", metavar="N", help="Random seed for sampling.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object per result.")]
+NoProgressOption = Annotated[bool, typer.Option("--no-progress", help="Hide progress.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Hide notices and progress.")]

@@ -1,20 +1,24 @@
 """Everything that the command line writes.
 
 Results go to stdout and nothing else does; notices, progress and errors go to stderr. One object
-decides between text, JSON and quiet, and between a terminal and anything else: without a terminal,
-or with NO_COLOR, no control code is written.
+decides between text, JSON and quiet, and between a terminal and anything else. Without a terminal no
+control code is written; with NO_COLOR, none but those that move the progress display.
+
+The terminal has one live display, whichever object started it, and it is removed before an error or a
+result is written.
 """
 
 import json
 import os
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from crosslmm_cli.flags import current_flags, with_flags
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress, Task, TaskID
 
 # Text from a model or a file must not control the terminal: C0 and C1 codes but newline and tab.
 _CONTROL_CODES = {
@@ -36,19 +40,58 @@ def supports_ansi(stream: TextIO) -> bool:
     return not plain and stream.isatty()
 
 
+def _moves_cursor(stream: TextIO) -> bool:
+    return os.environ.get("TERM") != "dumb" and stream.isatty()
+
+
+class _Display:
+    """The progress display of this process; nothing is shown until a stage is."""
+
+    def __init__(self) -> None:
+        self.progress: Progress | None = None
+        self.tasks: dict[str, TaskID] = {}
+
+    def update(self, stage: str, done: int, total: int, label: str) -> None:
+        if self.progress is None:
+            self.progress = _progress_display()
+            self.progress.start()
+        if stage not in self.tasks:
+            kind = "bytes" if stage == "download" else "items"
+            self.tasks[stage] = self.progress.add_task(label, total=None, kind=kind, first=done)
+        self.progress.update(
+            self.tasks[stage], description=label, completed=done, total=total or None
+        )
+
+    def stop(self) -> None:
+        progress, self.progress = self.progress, None
+        self.tasks = {}
+        if progress is not None:
+            progress.stop()
+
+
+_display = _Display()
+
+
+def stop_display() -> None:
+    """Remove the live display, so that what is written next begins on an empty line."""
+    _display.stop()
+
+
 class Output:
-    """The one writer of a command; `quiet` leaves results and errors only.
+    """The one writer of a command; `quiet` leaves results and errors only, `progress` False draws
+    no display.
 
     Notices and errors name the command's flags where the library names its parameters.
     """
 
-    def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
+    def __init__(
+        self, *, as_json: bool = False, quiet: bool = False, progress: bool = True
+    ) -> None:
         self.as_json = as_json
         self.quiet = quiet
+        self._wants_progress = progress and not quiet
         self._stdout = sys.stdout  # what other libraries print is redirected
         self._flags = current_flags()
-        self._progress: Progress | None = None
-        self._tasks: dict[str, TaskID] = {}
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):  # a character that the terminal lacks must not fail
                 stream.reconfigure(errors="backslashreplace")
@@ -56,6 +99,15 @@ class Output:
     @property
     def on_terminal(self) -> bool:
         return self._stdout.isatty()
+
+    @property
+    def draws_progress(self) -> bool:
+        return self._wants_progress and _moves_cursor(sys.stderr)
+
+    @property
+    def wants_progress(self) -> bool:
+        """Whether progress is told at all, as a display or in lines."""
+        return self._wants_progress
 
     def text(self, text: str, *, end: str = "\n") -> None:
         """A result, or a piece of one, shown at once."""
@@ -120,8 +172,9 @@ class Output:
             table.add_row(*(Text(cell.translate(_CONTROL_CODES)) for cell in row))
         Console(file=self._stdout).print(table)
 
-    def notice(self, text: str) -> None:
-        if not self.quiet:
+    def notice(self, text: str, *, always: bool = False) -> None:
+        """A line on stderr; `always`: where notices are hidden, too."""
+        if always or not self.quiet:
             self._to_stderr(with_flags(text, self._flags))
 
     def error(self, text: str) -> None:
@@ -133,32 +186,47 @@ class Output:
 
         `label`: what is shown instead of the stage's usual label.
         """
-        if self.quiet or not supports_ansi(sys.stderr):
-            return
-        if self._progress is None:
-            self._progress = _progress_display()
-            self._progress.start()
-        label = label or STAGES.get(stage, stage)
-        if stage not in self._tasks:
-            kind = "bytes" if stage == "download" else "items"
-            self._tasks[stage] = self._progress.add_task(label, total=None, kind=kind)
-        self._progress.update(
-            self._tasks[stage], description=label, completed=done, total=total or None
-        )
+        if self.draws_progress:
+            _display.update(stage, done, total, label or STAGES.get(stage, stage))
 
     def finish_progress(self) -> None:
         """Remove the display; the next call of `progress` starts a new one."""
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
-            self._tasks.clear()
+        stop_display()
 
     def _to_stderr(self, text: str) -> None:
         text = text.translate(_CONTROL_CODES)
-        if self._progress is not None:
-            self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        progress = _display.progress
+        if progress is not None:
+            text = _wrap(text, progress.console.width)
+            progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
-            print(text, file=sys.stderr, flush=True)
+            width = _terminal_width() if sys.stderr.isatty() else None
+            print(_wrap(text, width), file=sys.stderr, flush=True)
+
+
+def _terminal_width() -> int:
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80
+
+
+def _wrap(text: str, width: int | None) -> str:
+    """Each line broken between words, its indent kept; a longer word, such as a path, stays whole."""
+    if width is None:
+        return text
+    lines: list[str] = []
+    for line in text.split("\n"):
+        indent = line[: len(line) - len(line.lstrip())]
+        lines += textwrap.wrap(
+            line,
+            width,
+            subsequent_indent=indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+            replace_whitespace=False,
+        ) or [line]
+    return "\n".join(lines)
 
 
 def _progress_display() -> "Progress":
@@ -170,7 +238,6 @@ def _progress_display() -> "Progress":
         ProgressColumn,
         Task,
         TextColumn,
-        TimeRemainingColumn,
     )
     from rich.text import Text
 
@@ -181,18 +248,39 @@ def _progress_display() -> "Progress":
             if task.total is None:
                 return Text(f"{task.elapsed or 0:.0f} s")
             amount = (lambda n: decimal(int(n))) if task.fields["kind"] == "bytes" else _count
-            rate = f", {amount(task.speed)}/s" if task.speed else ""
+            speed = speed_of(task)
+            rate = f", {amount(speed)}/s" if speed else ""
             return Text(f"{amount(task.completed)} of {amount(task.total)}{rate}")
+
+    class Remaining(ProgressColumn):
+        """How long it will take, at the rate shown."""
+
+        def render(self, task: Task) -> Text:
+            speed = speed_of(task)
+            if not speed or task.total is None:
+                return Text("-:--")
+            seconds = round(max(task.total - task.completed, 0) / speed)
+            hours, minutes = divmod(seconds // 60, 60)
+            clock = f"{hours}:{minutes:02}" if hours else f"{minutes}"
+            return Text(f"{clock}:{seconds % 60:02}")
 
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=30),
         Amount(),
-        TimeRemainingColumn(compact=True),
+        Remaining(),
         console=Console(stderr=True),
         transient=True,
         redirect_stdout=False,  # it would send the answer to stderr
     )
+
+
+def speed_of(task: "Task") -> float | None:
+    """Per second: the mean of all, since items come in bursts; of bytes, the latest."""
+    if task.fields["kind"] == "bytes":
+        return task.speed
+    done = task.completed - task.fields["first"]
+    return done / task.elapsed if done > 0 and task.elapsed else None
 
 
 def _count(number: float) -> str:

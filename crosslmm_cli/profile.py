@@ -23,9 +23,9 @@ from crosslmm.cost.tables import (
 )
 from crosslmm.errors import UsageError
 from crosslmm.limits import FRAMES_PER_CHUNK
-from crosslmm.video.source import regular_file
-from crosslmm_cli import options
-from crosslmm_cli.loading import load_assistant
+from crosslmm_cli import completion, options
+from crosslmm_cli.inputs import check_video
+from crosslmm_cli.loading import check_model, load_assistant
 from crosslmm_cli.output import Output
 
 
@@ -46,6 +46,7 @@ def profile(
             "--model",
             "-m",
             metavar="MODEL",
+            autocompletion=completion.shapes,
             help="crosslmm-2b, crosslmm-7b, llava-onevision-0.5b, llava-onevision-7b, demo, a "
             "folder or a Hub id (only its config.json is read).",
             show_default="the default model",
@@ -140,12 +141,13 @@ def profile(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,
+    no_progress: options.NoProgressOption = False,
 ) -> None:
     """Estimate tokens, multiply-accumulates and memory of a run, per stage and frame count.
 
     Only a configuration is read, unless --measure is given.
     """
-    output = Output(as_json=as_json, quiet=quiet)
+    output = Output(as_json=as_json, quiet=quiet, progress=not no_progress)
     if as_json and as_csv:
         raise UsageError("--json and --csv exclude each other: give one of them")
     if measure and (interval or batch > 1):
@@ -171,11 +173,13 @@ def profile(
         "frames": frames or (MEASURED_FRAMES if measure else FRAMES),
         "tokens_per_frame": tokens_per_frame or (),
     }
-    budget = parse_size(fits) if fits is not None else None
+    budget = _parse_budget(fits) if fits is not None else None
     if plot:
         check_chart_path(plot)
+    if measure:
+        check_model(model, device=device, tokens_per_frame=None)
     if video is not None:
-        regular_file(video)
+        check_video(str(video))
     estimates = _estimate(name, compare, shape=shape, settings=settings, **counts)
     measured: list[Measured] = []
     if measure:
@@ -207,6 +211,13 @@ def profile(
     if plot:
         draw(plot, first, other)
         output.notice(f"wrote {plot}")
+
+
+def _parse_budget(given: str) -> int:
+    """A size with its unit: nobody means 24 bytes."""
+    if given.strip().replace(".", "", 1).isdigit():
+        raise UsageError(f"--fits {given}: needs a unit; did you mean {given.strip()}GB?")
+    return parse_size(given)
 
 
 class _Estimates(NamedTuple):

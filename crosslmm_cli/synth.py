@@ -54,6 +54,7 @@ def synth(
         ),
     ] = 8,
     quiet: options.QuietOption = False,
+    no_progress: options.NoProgressOption = False,
 ) -> None:
     """Write synthetic clips with questions and exact answers, for `crosslmm eval`.
 
@@ -62,7 +63,7 @@ def synth(
     """
     from crosslmm.synthetic import write_clips
 
-    output = Output(quiet=quiet)
+    output = Output(quiet=quiet, progress=not no_progress)
     path = write_clips(
         folder,
         clips=clips,

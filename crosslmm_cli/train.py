@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from crosslmm.errors import UsageError
-from crosslmm_cli import options
+from crosslmm_cli import completion, options
 from crosslmm_cli.output import Output
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ def train(
         str,
         typer.Argument(
             metavar="RECIPE",
+            autocompletion=completion.training_recipes,
             help="align-2b, tune-2b, align-7b, tune-7b, a YAML file, or demo, which trains the "
             "built-in model from scratch.",
         ),
@@ -32,7 +33,11 @@ def train(
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", "-m", metavar="MODEL", help="Model to start from: a folder or a Hub id."
+            "--model",
+            "-m",
+            metavar="MODEL",
+            autocompletion=completion.model_names,
+            help="Model to start from: a folder or a Hub id.",
         ),
     ] = None,
     data: Annotated[
@@ -67,9 +72,10 @@ def train(
     ] = False,
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,
+    no_progress: options.NoProgressOption = False,
 ) -> None:
     """Train a model with the paper's two stages or your own recipe."""
-    output = Output(as_json=as_json, quiet=quiet)
+    output = Output(as_json=as_json, quiet=quiet, progress=not no_progress)
     if recipe == "demo":
         if model or data or eval_data or video_folder or dry_run:
             raise UsageError(

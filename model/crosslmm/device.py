@@ -3,6 +3,7 @@
 import torch
 
 from crosslmm.errors import UsageError
+from crosslmm.options import check_device
 
 
 def resolve_device(device: str | torch.device | None = None) -> torch.device:
@@ -14,10 +15,7 @@ def resolve_device(device: str | torch.device | None = None) -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda", torch.cuda.current_device())
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise UsageError(f"{device}: not a device; try cuda, cuda:1, mps or cpu") from error
+    chosen = torch.device(check_device(str(device)))
     if chosen.type == "cuda":
         count = torch.cuda.device_count()
         if (chosen.index or 0) >= count:
@@ -25,8 +23,6 @@ def resolve_device(device: str | torch.device | None = None) -> torch.device:
         return torch.device("cuda", chosen.index or 0)
     if chosen.type == "mps" and not torch.backends.mps.is_available():
         raise UsageError(f"{device}: not on this machine")
-    if chosen.type not in ("cpu", "mps"):
-        raise UsageError(f"{device}: not a device that crosslmm runs on; try cuda, mps or cpu")
     return chosen
 
 

@@ -1,5 +1,6 @@
 """What is asked for, in types that every room shares. Imports neither torch nor a decoder."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypedDict, get_args
@@ -99,6 +100,14 @@ class Sampling:
         """The most frames that may come, None where that depends on the video."""
         counts = [count for count in (self.frames, self.max_frames) if count is not None]
         return min(counts, default=None)
+
+
+def check_device(name: str) -> str:
+    """`name` itself where it names a kind of device that crosslmm runs on; `UsageError` otherwise.
+    Whether this machine has it, `resolve_device` finds out."""
+    if not re.fullmatch(r"auto|(cpu|mps|cuda)(:\d+)?", name):
+        raise UsageError(f"{name}: not a device; try cuda, cuda:1, mps or cpu")
+    return name
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

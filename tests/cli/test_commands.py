@@ -87,6 +87,21 @@ class TestWrongUsage:
         assert len(finished.err.splitlines()) <= 2
 
 
+class TestDemo:
+    def test_it_ends_with_the_next_command(self, run: Run, tmp_path: Path) -> None:
+        kept = tmp_path / "my clip.mp4"
+        finished = run("demo", "--out", kept)
+        assert finished.code == 0
+        assert kept.is_file()
+        assert finished.err.endswith(
+            f"wrote {kept}\nnext: crosslmm ask '{kept}' \"what happens?\"\n"
+        )
+
+    def test_its_help_says_where_the_clip_goes(self, run: Run) -> None:
+        text = " ".join(run("demo", "--help").out.split())
+        assert "as sample.mp4 in this folder. [default: (a temporary folder, deleted" in text
+
+
 class TestFailures:
     def test_a_missing_video_is_found_before_the_model_is_loaded(
         self, run: Run, checkpoint: Path
@@ -373,6 +388,24 @@ class TestOutput:
         assert json.loads(written.getvalue().decode("utf-8")) == {"answer": "é 猫"}
         if encoding == "utf-8":
             assert "猫" in written.getvalue().decode()
+
+    def test_the_rate_is_the_mean_since_the_display_began(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Answers come in bursts, one for each video."""
+        from rich.progress import Task
+
+        from crosslmm_cli.output import speed_of
+
+        now = [0.0]
+        task = Task(0, "evaluating", 80, 0, _get_time=lambda: now[0], fields={"kind": "items"})  # type: ignore[arg-type]
+        task.fields["first"] = 0
+        task.start_time = 0.0
+        assert speed_of(task) is None
+        now[0], task.completed = 4.0, 8
+        assert speed_of(task) == 2.0
+        task.fields["first"] = 4  # resumed there
+        assert speed_of(task) == 1.0
 
     def test_no_progress_without_a_terminal(self, capsys: pytest.CaptureFixture[str]) -> None:
         output = Output()

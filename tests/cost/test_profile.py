@@ -223,6 +223,7 @@ def test_sizes(given: str, size: float) -> None:
         (["-n", "many"], 2, "'many' is not a list of whole numbers"),
         (["--tokens-per-frame", "8"], 2, "8 is not a perfect square from 1 to 729"),
         (["--fits", "lots"], 2, "lots: not a size"),
+        (["--fits", "24"], 2, "--fits 24: needs a unit; did you mean 24GB?"),
         (["--json", "--csv"], 2, "--json and --csv exclude each other"),
         (["--plot", "bars.gif"], 2, "needs a file ending in .png, .svg, .pdf"),
         (["--plot", "nowhere/bars.png"], 2, "there is no folder"),

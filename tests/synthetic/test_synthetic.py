@@ -419,6 +419,8 @@ def test_a_broken_question_file_is_refused(tmp_path: Path) -> None:
     path.write_text('{"video": "a.mp4"}\n')
     with pytest.raises(UsageError, match="line 1: lacks answer, question, type"):
         read_questions(path)
+    with pytest.raises(UsageError, match="each line is a JSON object with video, type, question"):
+        read_questions(path)
     path.write_text("7\n")
     with pytest.raises(UsageError, match="line 1: not a JSON object"):
         read_questions(path)

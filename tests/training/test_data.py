@@ -436,11 +436,21 @@ class TestRecipes:
         assert recipe.lora.rank == 8
         assert (recipe.fps, recipe.frames) == (None, 8)
 
+    def test_frames_replace_the_rate_and_the_other_way_round(self) -> None:
+        recipe = load_recipe("tune-2b", ["frames=8"])
+        assert recipe.frames == 8
+        assert (recipe.fps, recipe.min_frames, recipe.max_frames) == (None, None, None)
+        recipe = load_recipe("align-2b", ["fps=2"])
+        assert (recipe.frames, recipe.fps) == (None, 2)
+        with pytest.raises(UsageError, match="frames or fps, not both"):
+            load_recipe("tune-2b", ["frames=8", "fps=2"])
+
     @pytest.mark.parametrize(
         ("change", "fault"),
         [
-            ("learnin_rate=1", "unknown option 'learnin_rate'"),
-            ("lora.rnk=1", "lora: unknown option 'rnk'"),
+            ("learnin_rate=1", "unknown option 'learnin_rate'; did you mean learning_rate?"),
+            ("lora.rnk=1", "lora: unknown option 'rnk'; did you mean rank?"),
+            ("zzz=1", "unknown option 'zzz'; there are batch_size, "),
             ("stage=both", "stage is one of align, tune, not 'both'"),
             ("batch_size=1.5", "batch_size is a whole number, not 1.5"),
             ("gradient_checkpointing=1", "true or false"),
@@ -448,7 +458,6 @@ class TestRecipes:
             ("learning_rate=.nan", "is a number, not nan"),
             ("steps=.inf", "is a whole number, not inf"),
             ("lora=yes", "lora is a mapping"),
-            ("frames=8", "frames or fps"),
             ("learning_rate=0", "above 0"),
             ("steps=0", "steps is above 0"),
             ("max_length=-1", "max_length is above 0"),

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
@@ -141,13 +142,26 @@ def find(name: str | Path) -> Path:
     if os.path.isdir(os.path.expanduser(text)):
         raise CheckpointError(f"{text}: no checkpoint (the folder has no config.json)")
     if isinstance(name, Path) or not is_hub_id(repository):
-        raise CheckpointError(
-            f"{text}: no such model; give a checkpoint's folder, a Hub id (org/name), "
-            "or a name from `crosslmm models list`"
-        )
+        raise CheckpointError(f"{text}: {_what_instead(text)}")
     raise CheckpointError(
         f"{text}: not on this machine, neither as a folder nor downloaded\n"
         f"`crosslmm models pull {text}` gets it from the Hugging Face Hub"
+    )
+
+
+def _what_instead(name: str) -> str:
+    """What is wrong with the name of no model, and what was probably meant."""
+    if name in RECIPES:
+        return (
+            "a recipe for a model that is still to be trained\n"
+            f"`crosslmm models init {name}` assembles it; see its help"
+        )
+    known = [DEMO, *RECIPES, *(folder for folder, _ in _named_folders())]
+    if close := get_close_matches(name, known, n=1):
+        return f"no such model; did you mean {close[0]}?"
+    return (
+        "no such model; give a checkpoint's folder, a Hub id (org/name), "
+        "or a name from `crosslmm models list`"
     )
 
 

@@ -8,6 +8,7 @@ import math
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass
+from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -153,11 +154,19 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     values = _parse_yaml(text, str(name))
     if not isinstance(values, dict):
         raise UsageError(f"{name}: a recipe is a YAML mapping of options")
+    given = {override.partition("=")[0].strip() for override in overrides}
+    for name in given:
+        for replaced in set(_REPLACES.get(name, ())) - given:
+            values.pop(replaced, None)
     for override in overrides:
         _override(values, override)
     recipe = _build(Recipe, values, str(name))
     assert isinstance(recipe, Recipe)
     return recipe
+
+
+# What an override takes the place of: frames are given by number or by rate.
+_REPLACES = {"frames": ("fps", "min_frames", "max_frames"), "fps": ("frames",)}
 
 
 def _override(values: dict[str, Any], override: str) -> None:
@@ -184,9 +193,9 @@ def _build(kind: Any, values: Mapping[str, Any], where: str) -> Any:
     known = {option.name: option for option in fields(kind)}
     unknown = [str(key) for key in values if key not in known]
     if unknown:
-        raise UsageError(
-            f"{where}: unknown option {unknown[0]!r}; there are {', '.join(sorted(known))}"
-        )
+        close = get_close_matches(unknown[0], known, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(sorted(known))}"
+        raise UsageError(f"{where}: unknown option {unknown[0]!r}; {hint}")
     absent = [name for name, option in known.items() if _required(option) and name not in values]
     if absent:
         raise UsageError(f"{where}: {absent[0]} is missing")

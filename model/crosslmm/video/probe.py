@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from crosslmm.errors import VideoError
+from crosslmm.options import DEADLINE
 from crosslmm.video.converter import orientation_of
 from crosslmm.video.decoder import Decoder
 from crosslmm.video.image import Orientation, image_format, read_image, square
 from crosslmm.video.index import PacketIndex, scan
 from crosslmm.video.prefetch import Heartbeat
-from crosslmm.video.source import SourceInfo, read_head
+from crosslmm.video.source import SourceInfo, open_container, read_head, video_stream
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +30,17 @@ class VideoProbe:
     warnings: tuple[str, ...] = ()
     mirrored: bool = False
     image: np.ndarray | None = None
+
+
+def check_file(path: str, *, deadline: float = DEADLINE) -> None:
+    """Raise `VideoError` for what is neither an image nor a video, by its header only: quick, however
+    long the video is. Damage further on is found when it is read."""
+    kind = image_format(path, read_head(path))
+    if kind is not None:
+        read_image(path, kind)
+        return
+    with open_container(path, deadline=deadline) as container:
+        video_stream(container, path)
 
 
 def probe_file(

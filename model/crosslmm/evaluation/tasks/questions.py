@@ -9,6 +9,10 @@ from crosslmm.evaluation.scoring import is_right
 from crosslmm.evaluation.tasks.task import QuestionRow
 from crosslmm.synthetic.questions import QUESTION_TYPES
 
+_FORMS = (
+    "; each line is a JSON object with video, type, question and answer, as `crosslmm synth` writes "
+    "them, and options for multiple_choice or tolerance for when"
+)
 _COLUMNS = {"video", "type", "question", "answer"}
 _COLUMNS_OF_TYPES = {"when": "tolerance", "multiple_choice": "options"}
 
@@ -39,7 +43,7 @@ def read_questions(path: Path) -> list[QuestionRow]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise UsageError(f"{path}, line {number}: not JSON ({error.msg})") from None
+            raise UsageError(f"{path}, line {number}: not JSON ({error.msg}){_FORMS}") from None
         if fault := _fault(row):
             raise UsageError(f"{path}, line {number}: {fault}")
         rows.append(row)
@@ -51,9 +55,9 @@ def read_questions(path: Path) -> list[QuestionRow]:
 def _fault(row: Any) -> str | None:
     """What would keep a row from being asked or scored."""
     if not isinstance(row, dict):
-        return "not a JSON object"
+        return f"not a JSON object{_FORMS}"
     if missing := _COLUMNS - set(row):
-        return f"lacks {', '.join(sorted(missing))}"
+        return f"lacks {', '.join(sorted(missing))}{_FORMS}"
     kind = row["type"]
     if kind not in QUESTION_TYPES:
         return f"type {kind!r} is not one of {', '.join(QUESTION_TYPES)}"

@@ -1,0 +1,43 @@
+"""What the shell completes besides options: names of models and of recipes."""
+
+from collections.abc import Iterable
+from contextlib import suppress
+
+from crosslmm.errors import CrossLMMError
+
+
+def model_names(incomplete: str) -> list[str]:
+    """Models on disk, by the name that `--model` takes."""
+    from crosslmm.checkpoints import catalog
+
+    found: list[str] = []
+    with suppress(CrossLMMError, OSError):
+        found = [model.name for model in catalog.stored_models() if not model.problem]
+    return _matching(found, incomplete)
+
+
+def shapes(incomplete: str) -> list[str]:
+    """What `profile` can estimate: recipes too, which need no weights."""
+    from crosslmm.cost.shape import RECIPES
+
+    return list(dict.fromkeys([*model_names(incomplete), *_matching(RECIPES, incomplete)]))
+
+
+def assembly_recipes(incomplete: str) -> list[str]:
+    """What `models init` takes."""
+    from crosslmm.checkpoints import catalog
+
+    return _matching(catalog.RECIPES, incomplete)
+
+
+def training_recipes(incomplete: str) -> list[str]:
+    """What `train` takes, besides files."""
+    with suppress(ImportError):  # the train extra
+        from crosslmm.training.recipe import shipped_recipes
+
+        return _matching(["demo", *shipped_recipes()], incomplete)
+    return _matching(["demo"], incomplete)
+
+
+def _matching(names: Iterable[str], incomplete: str) -> list[str]:
+    return [name for name in names if name.startswith(incomplete)]

@@ -1,0 +1,75 @@
+"""Help as a person reads it: metavars instead of Python's types, and options in panels by theme."""
+
+from typing import Any
+
+# The panels of commands with many options, on a terminal; what is in none of them is an "Option".
+PANELS = {
+    "Input": ("from_file", "include", "exclude", "shard", "video_folder"),
+    "Video": (
+        *("frames", "fps", "max_frames", "start", "end", "seek", "reader", "deadline"),
+        *("segments", "scenes"),
+    ),
+    "Model": ("model", "tokens_per_frame", "quantize", "device", "dtype"),
+    "Answer": ("prompt", "prompt_file", "max_new_tokens", "temperature", "seed"),
+    "Run": ("batch_size", "readers", "retry_failed", "overwrite", "engine", "workers"),
+    "Output": (
+        *("out", "kind", "answers", "plot", "as_csv", "as_json", "quiet", "no_progress"),
+        "help",
+    ),
+}
+_MANY = 10
+_LONG = 26  # columns that a choice may take
+
+_PANEL_OF = {name: panel for panel, names in PANELS.items() for name in names}
+
+
+def humanize(command: Any) -> None:
+    """Rewrite how a command's parameters are shown."""
+    for parameter in command.params:
+        if parameter.param_type_name == "argument":
+            _show_argument(parameter)
+        else:
+            _show_option(parameter)
+    if len(command.params) > _MANY:
+        for parameter in command.params:
+            if parameter.param_type_name == "option":
+                parameter.rich_help_panel = _PANEL_OF.get(parameter.name)
+
+
+def _show_argument(argument: Any) -> None:
+    name = argument.metavar or argument.name.upper()
+    several = "..." if argument.nargs != 1 else ""
+    piece = f"{name}{several}" if argument.required else f"[{name}{several}]"
+    argument.get_usage_pieces = lambda ctx: [piece]
+    argument.display_type_rich = lambda ctx: ""
+
+
+def _show_option(option: Any) -> None:
+    """A flag takes no value; a choice is its values, or in its help where they are long."""
+    shown = "" if option.is_flag else (option.display_type_rich(None) or "")
+    shown = shown.removeprefix("<").removesuffix(">")
+    if len(shown) > _LONG and "|" in shown:
+        choices = ", ".join(shown.split("|"))
+        option.help = f"{(option.help or '').removesuffix('.')} ({choices})."
+        shown = max(option.opts, key=len).lstrip("-").upper()
+    if option.is_flag or shown:
+        option.display_type_rich = lambda ctx: shown or None
+
+
+class HumanHelp:
+    """Mixed into commands and groups, whose help it rewrites."""
+
+    def __init__(self, *arguments: Any, **attributes: Any) -> None:
+        super().__init__(*arguments, **attributes)
+        humanize(self)
+
+    def get_help_option(self, ctx: Any) -> Any:
+        option = super().get_help_option(ctx)  # type: ignore[misc]
+        for parameter in ctx.command.params:  # those of completion come after the others
+            if getattr(parameter, "is_flag", False):
+                _show_option(parameter)
+        if option is not None:
+            _show_option(option)
+            if len(ctx.command.params) > _MANY:
+                option.rich_help_panel = _PANEL_OF["help"]
+        return option

@@ -1,0 +1,71 @@
+"""Wrong usage is found before torch is imported, so at once."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = ("torch", "transformers", "huggingface_hub.hf_api")
+CODE = f"""
+import sys
+from crosslmm_cli.main import execute
+code = execute(sys.argv[1:])
+loaded = [name for name in {HEAVY} if name in sys.modules]
+print(code, *loaded)
+"""
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory, clip: Path) -> Path:
+    folder = tmp_path_factory.mktemp("early")
+    (folder / "clip.mp4").write_bytes(clip.read_bytes())
+    (folder / "text.mp4").write_text("no video at all\n" * 100)
+    (folder / "cut.mp4").write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
+    (folder / "cut.jpg").write_bytes(b"\xff\xd8\xff\xe0\0\0")
+    (folder / "rows.jsonl").write_text(
+        json.dumps({"video": "clip.mp4", "type": "yes_no", "question": "q?", "answer": "yes"})
+    )
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "message"),
+    [
+        ("ask clip.mp4 q --start 2 --end 1", 2, "--start (2 s) must be before --end (1 s)"),
+        ("ask clip.mp4 q --frames 2 --fps 1", 2, "--frames and --fps exclude each other"),
+        ("ask clip.mp4 q --tokens-per-frame 7", 2, "--tokens-per-frame 7 is not a perfect square"),
+        ("ask clip.mp4 q --tokens-per-frame 10000", 2, "is not a perfect square from 1 to"),
+        ("ask clip.mp4 q --device gpu", 2, "gpu: not a device; try cuda, cuda:1, mps or cpu"),
+        ("ask clip.mp4 q --device xpu", 2, "xpu: not a device"),
+        ("ask gone.mp4 q", 1, "gone.mp4: no such file"),
+        ("ask text.mp4 q", 1, "text.mp4: this is text, not a video"),
+        ("ask cut.mp4 q", 1, "cut.mp4: its index is missing"),
+        ("ask cut.jpg q", 1, "cut.jpg: "),
+        ("ask clip.mp4 q --model dem", 1, "dem: no such model; did you mean demo?"),
+        ("ask clip.mp4 q --model crosslmm-2", 1, "did you mean crosslmm-2b?"),
+        ("ask clip.mp4 q --model crosslmm-2b", 1, "`crosslmm models init crosslmm-2b`"),
+        ("caption clip.mp4 --device gpu", 2, "gpu: not a device"),
+        ("caption clip.mp4 --tokens-per-frame 7", 2, "--tokens-per-frame 7"),
+        ("caption clip.mp4 --model dem", 1, "did you mean demo?"),
+        ("eval rows.jsonl --device gpu", 2, "gpu: not a device"),
+        ("eval rows.jsonl --model dem", 1, "did you mean demo?"),
+        ("profile --measure --device gpu", 2, "gpu: not a device"),
+        ("profile --measure --video text.mp4", 1, "text.mp4: this is text, not a video"),
+        ("profile --model dem", 1, "did you mean demo?"),
+    ],
+)
+def test_before_torch(files: Path, line: str, code: int, message: str) -> None:
+    environment = {**os.environ, "CROSSLMM_MODEL": "demo"}
+    finished = subprocess.run(
+        [sys.executable, "-c", CODE, *line.split()],
+        cwd=files,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert finished.stdout == f"{code}\n", finished.stderr
+    assert message in finished.stderr
+    assert len(finished.stderr.splitlines()) <= 2

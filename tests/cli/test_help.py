@@ -1,0 +1,76 @@
+"""Help speaks of videos and questions, not of Python's types, and fits its terminal."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from crosslmm_cli.commands import COMMANDS, load
+from tests.conftest import Finished
+
+Run = Callable[..., Finished]
+
+LINES: list[tuple[str, ...]] = [("--help",)]
+for _name in COMMANDS:
+    LINES.append((_name, "--help"))
+    LINES += [(_name, each, "--help") for each in getattr(load(_name, rich=False), "commands", {})]
+
+
+@pytest.mark.parametrize("rich", [False, True], ids=["plain", "rich"])
+@pytest.mark.parametrize("line", LINES, ids=" ".join)
+def test_no_python_and_no_long_lines(
+    run: Run, monkeypatch: pytest.MonkeyPatch, line: tuple[str, ...], rich: bool
+) -> None:
+    monkeypatch.setattr("crosslmm_cli.main.supports_ansi", lambda stream: rich)
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 100)
+    shown = run(*line)
+    assert shown.code == 0
+    usage = next(line for line in shown.out.splitlines() if "Usage:" in line)
+    assert "{" not in usage
+    for text in (r"<\S", r"list\[", r"\bbool\b", r"\bstr\b"):
+        assert not re.search(text, shown.out)
+    assert max(map(len, shown.out.splitlines())) <= 100
+
+
+def test_panels_by_theme_on_a_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("crosslmm_cli.main.supports_ansi", lambda stream: True)
+    shown = run("ask", "--help").out
+    titles = [line.split()[1] for line in shown.splitlines() if line.startswith("╭─")]
+    assert titles == ["Arguments", "Model", "Video", "Answer", "Output"]
+    video = shown[shown.index("─ Video") : shown.index("─ Answer")]
+    assert "--start" in video
+    assert "--model" not in video
+    assert "Usage: crosslmm ask [OPTIONS] VIDEO QUESTION..." in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        (["ask", "--model", "d"], {"demo"}),
+        (["models", "show", "d"], {"demo"}),
+        (["models", "init", "cross"], {"crosslmm-2b", "crosslmm-7b"}),
+        (["profile", "--model", "crosslmm-7"], {"crosslmm-7b"}),
+        (["train", "align"], {"align-2b", "align-7b"}),
+        (["caption", "--format", "j"], {"jsonl"}),
+    ],
+)
+def test_completion_of_values(words: list[str], completed: set[str]) -> None:
+    environment: dict[str, Any] = {
+        **os.environ,
+        "_CROSSLMM_COMPLETE": "complete_bash",
+        "COMP_WORDS": " ".join(["crosslmm", *words]),
+        "COMP_CWORD": str(len(words)),
+    }
+    code = (
+        "import sys; sys.argv = ['crosslmm']; from crosslmm_cli.main import execute; execute([])\n"
+        "assert 'torch' not in sys.modules"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert finished.stderr == ""
+    assert set(finished.stdout.split()) == completed

@@ -1,0 +1,117 @@
+"""What a person sees: each command in a terminal of 80 columns, by its screen."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("pty")
+from tests.support.clips import write_clip
+from tests.support.terminal import Terminal
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Long enough to be interrupted while its frames are decoded."""
+    path = tmp_path_factory.mktemp("clips") / "film.mp4"
+    write_clip(path, frames=4000, fps=50, gop=250)
+    return path
+
+
+def test_an_error_replaces_the_display(clip: Path, checkpoint: Path) -> None:
+    with Terminal("ask", clip, "q", "--start", 100, "--model", checkpoint) as terminal:
+        assert terminal.wait() == 1
+        assert b"loading the model" in terminal.raw
+        assert terminal.cursor_is_shown
+        assert "loading" not in terminal.screen
+        assert terminal.screen.startswith("crosslmm: ")
+        assert terminal.screen.endswith("\n")
+
+
+def test_ctrl_c_replaces_the_display(film: Path, checkpoint: Path) -> None:
+    line = ("ask", film, "q", "--frames", 4000, "--model", checkpoint)
+    for stage in ("loading the model", "frames"):
+        with Terminal(*line) as terminal:
+            terminal.wait_for(stage)
+            terminal.press_ctrl_c()
+            assert terminal.wait() == 130
+            assert terminal.cursor_is_shown
+            assert terminal.screen.replace("^C", "").lstrip("\n") == "crosslmm: interrupted\n"
+
+
+def test_ctrl_c_that_ends_a_busy_process_replaces_the_display(tmp_path: Path) -> None:
+    code = (
+        "import hashlib\n"
+        "from crosslmm_cli import interrupt, output\n"
+        "interrupt.install()\n"
+        "interrupt.before_exit(output.stop_display)\n"
+        "output.Output().progress('load', 0, 0)\n"
+        "hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)\n"
+    )
+    (tmp_path / "busy.py").write_text(code)
+    with Terminal(program=tmp_path / "busy.py") as terminal:
+        terminal.wait_for("loading the model")
+        terminal.press_ctrl_c()
+        assert terminal.wait() == 130
+        assert terminal.screen.replace("^C", "").lstrip("\n") == "crosslmm: interrupted\n"
+
+
+def test_train_with_bad_data(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "data.json").write_text(json.dumps([{"video": "gone.mp4"}]))
+    line = ("train", "align-2b", "--model", checkpoint, "--data", tmp_path / "data.json")
+    with Terminal(*line, "--out", tmp_path / "run") as terminal:
+        assert terminal.wait() in (1, 2)
+        assert b"loading the model" in terminal.raw
+        assert "loading" not in terminal.screen
+        assert terminal.screen.startswith("crosslmm: ")
+        assert terminal.screen.endswith("\n")
+
+
+def test_caption_and_both_ctrl_cs(clip: Path, checkpoint: Path, tmp_path: Path) -> None:
+    for number in range(40):  # no copies, which are captioned once
+        (tmp_path / f"{number:02}.mp4").write_bytes(clip.read_bytes() + bytes([number]))
+    options = ("-b", 4, "--readers", 0, "--max-new-tokens", 300, "--model", checkpoint)
+    with Terminal("caption", tmp_path, "-o", tmp_path / "out.jsonl", *options) as terminal:
+        terminal.wait_for("captioning")
+        terminal.press_ctrl_c()
+        terminal.wait_for("stops immediately")
+        terminal.press_ctrl_c()
+        assert terminal.wait() == 130
+        assert terminal.cursor_is_shown
+        assert "━" not in terminal.screen
+        assert terminal.screen.endswith("crosslmm: interrupted\n")
+        assert "finishing the current batch; Ctrl-C again stops immediately\n" in terminal.screen
+
+
+def test_notices_wrap_at_words(clip: Path) -> None:
+    with Terminal("ask", clip, "q", "--start", 100) as terminal:
+        terminal.wait()
+        assert terminal.screen.startswith(
+            "using the built-in demo model, which knows synthetic shape clips and cannot\n"
+            "describe real footage; `crosslmm models pull\n"
+            "llava-hf/llava-onevision-qwen2-0.5b-ov-hf` downloads one that can\n"
+        )
+
+
+def test_no_color_removes_colour_not_progress(clip: Path, checkpoint: Path) -> None:
+    line = ("ask", clip, "q", "--model", checkpoint, "--max-new-tokens", 3)
+    with Terminal(*line) as terminal:
+        assert terminal.wait() == 0
+        assert terminal.colours
+    with Terminal(*line, NO_COLOR="1") as terminal:
+        assert terminal.wait() == 0
+        assert b"loading the model" in terminal.raw
+        assert terminal.colours == []
+
+
+@pytest.mark.parametrize(
+    ("options", "environment"), [(["--no-progress"], {}), ([], {"TERM": "dumb"})]
+)
+def test_no_progress(
+    clip: Path, checkpoint: Path, options: list[str], environment: dict[str, str]
+) -> None:
+    line = ("ask", clip, "q", "--model", checkpoint, "--max-new-tokens", 3)
+    with Terminal(*line, *options, **environment) as terminal:
+        assert terminal.wait() == 0
+        assert b"loading" not in terminal.raw
+        assert b"\x1b" not in terminal.raw.replace(b"\x1b[?25h", b"")
