@@ -10,6 +10,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from crosslmm.auto import register_config
 from crosslmm.merging import check_tokens_per_frame
 from crosslmm.options import MergeMode, ProjectorOrder, T2VCache, V2VScope
 
@@ -130,3 +131,6 @@ class CrossLMMConfig(PreTrainedConfig):
                 f"vision_feature_layer={self.vision_feature_layer} does not name one of the "
                 f"{self.vision.num_hidden_layers} encoder layers (-1 is the last)"
             )
+
+
+register_config(CrossLMMConfig)

@@ -394,4 +394,4 @@ class CrossLMMForConditionalGeneration(CrossLMMPreTrainedModel, GenerationMixin)
             model_kwargs["past_key_values"] = as_dual_cache(cache, self.config)
 
 
-register_models(CrossLMMModel, CrossLMMForConditionalGeneration)
+register_models(CrossLMMConfig, CrossLMMModel, CrossLMMForConditionalGeneration)
