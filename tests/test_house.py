@@ -19,12 +19,12 @@ CLI = Path(crosslmm_cli.__file__).parent
 
 # From the ground up: a room imports only rooms of lines above its own.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors",),
+    ("errors", "auto"),
     ("options", "limits"),
     ("files", "device", "subtitles", "versions"),
     ("fingerprint", "merging", "video"),
     ("configuration_crosslmm",),
-    ("auto", "cache", "cross_attention", "vision", "visual_tokens"),
+    ("cache", "cross_attention", "video_inputs", "vision", "visual_tokens"),
     ("modeling_crosslmm", "processing_crosslmm"),
     ("checkpoints",),
     ("cost",),

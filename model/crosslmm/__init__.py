@@ -1,11 +1,13 @@
 """CrossLMM: question answering about long videos with few visual tokens (arXiv 2505.17020).
 
-Importing this package is light: torch and transformers are imported when first needed.
+Importing this package is light: torch and transformers are imported when first needed. It makes the
+`Auto` classes of transformers know CrossLMM (see `auto`).
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from crosslmm.auto import register_on_import
 from crosslmm.versions import __version__
 
 if TYPE_CHECKING:
@@ -36,6 +38,8 @@ _HOMES = {
 }
 
 __all__ = [*_HOMES, "__version__"]
+
+register_on_import()
 
 
 def __getattr__(name: str) -> Any:

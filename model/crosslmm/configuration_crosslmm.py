@@ -10,6 +10,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from crosslmm.auto import register_config
 from crosslmm.limits import DEFAULT_FRAMES
 from crosslmm.merging import check_tokens_per_frame
 from crosslmm.options import MergeMode, ProjectorOrder, T2VCache, V2VScope
@@ -35,6 +36,7 @@ class CrossLMMConfig(PreTrainedConfig):
     """
 
     model_type = "crosslmm"
+    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012
     attribute_map = {"video_token_index": "video_token_id"}  # noqa: RUF012
     sub_configs_defaults = {  # noqa: RUF012
         "vision_config": SubConfigSpec(
@@ -78,6 +80,7 @@ class CrossLMMConfig(PreTrainedConfig):
     v2v_scope: V2VScope = "video"
     t2v_cache: T2VCache = "features"
     default_frames: int = DEFAULT_FRAMES
+    use_cache: bool = True
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -94,6 +97,11 @@ class CrossLMMConfig(PreTrainedConfig):
     def text(self) -> PreTrainedConfig:
         assert isinstance(self.text_config, PreTrainedConfig)
         return self.text_config
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """Decoder layers: as many hidden states can be asked for, and the embeddings."""
+        return int(self.text.num_hidden_layers)
 
     @property
     def patch_grid(self) -> int:
@@ -131,3 +139,6 @@ class CrossLMMConfig(PreTrainedConfig):
                 f"vision_feature_layer={self.vision_feature_layer} does not name one of the "
                 f"{self.vision.num_hidden_layers} encoder layers (-1 is the last)"
             )
+
+
+register_config(CrossLMMConfig)

@@ -22,7 +22,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.modeling_utils import PreTrainedModel, slice_logits_to_keep
 from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
-from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY, capture_outputs
+from transformers.utils.output_capturing import capture_outputs
 
 from crosslmm.auto import register_models
 from crosslmm.cache import as_dual_cache, keep_features
@@ -38,15 +38,17 @@ from crosslmm.limits import FRAMES_PER_CHUNK
 from crosslmm.merging import merge_tokens
 from crosslmm.vision import FrameBuffer, Projector, encode_frames, scatter_frames
 from crosslmm.visual_tokens import (
+    VisualFeaturesMixin,
     VisualTokens,
     count_tokens_per_frame,
+    find_placeholders,
     frames_per_row,
     insert_merged,
     patch_mask,
 )
 
 
-class CrossLMMPreTrainedModel(PreTrainedModel):
+class CrossLMMPreTrainedModel(VisualFeaturesMixin, PreTrainedModel):
     config: CrossLMMConfig
     base_model_prefix = "model"
     input_modalities = ["video", "text"]  # noqa: RUF012
@@ -56,6 +58,8 @@ class CrossLMMPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
+    # What can be asked for; the language model, any of several, says which of its modules give it.
+    _can_record_outputs = {"hidden_states": "DecoderLayer", "attentions": "Attention"}  # noqa: RUF012
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -155,6 +159,7 @@ class CrossLMMModel(CrossLMMPreTrainedModel):
             frame_mask=frame_mask,
         )
 
+    @can_return_tuple
     @merge_with_config_defaults
     def forward(
         self,
@@ -171,7 +176,8 @@ class CrossLMMModel(CrossLMMPreTrainedModel):
     ) -> BaseModelOutputWithPast:
         """One pass through the decoder.
 
-        - input_ids: (B, L), with `video_token_id` at the positions of the merged tokens.
+        - input_ids: (B, L), with `video_token_id` at the positions of the merged tokens; or
+          inputs_embeds (B, L, H), with its embedding there.
         - pixel_values_videos: (B, T, 3, S, S), or `visual_tokens` already made from them; only with
           the placeholders they belong to: decoding reads the cache.
         - video_frame_mask: (B, T), 1 = a real frame, 0 = padding after a shorter video.
@@ -186,14 +192,14 @@ class CrossLMMModel(CrossLMMPreTrainedModel):
         visual = text = features = None
         own_frames = slice(None)
         if pixel_values_videos is not None or visual_tokens is not None:
-            if input_ids is None:
-                raise ValueError("a video needs input_ids: placeholders are found by their id")
-            is_placeholder = input_ids == self.config.video_token_id  # (B, L)
+            is_placeholder = find_placeholders(
+                self.config.video_token_id, self.get_input_embeddings(), input_ids, inputs_embeds
+            )
             if visual_tokens is None:
                 assert pixel_values_videos is not None
-                if len(pixel_values_videos) != len(input_ids):
+                if len(pixel_values_videos) != len(is_placeholder):
                     raise ValueError(
-                        f"{len(pixel_values_videos)} videos were given for {len(input_ids)} prompts"
+                        f"{len(pixel_values_videos)} videos were given for {len(is_placeholder)} prompts"
                     )
                 frames = frames_per_row(pixel_values_videos, video_frame_mask)
                 tokens_per_frame = count_tokens_per_frame(self.config, is_placeholder, frames)
@@ -202,7 +208,7 @@ class CrossLMMModel(CrossLMMPreTrainedModel):
                 )
             inputs_embeds, is_merged = insert_merged(
                 visual_tokens,
-                self.get_input_embeddings()(input_ids),
+                self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds,
                 is_placeholder,
                 self.image_newline,
             )
@@ -210,7 +216,7 @@ class CrossLMMModel(CrossLMMPreTrainedModel):
             if features is not None:
                 counts = is_merged.sum(dim=1)
                 visual = TokenPositions(is_merged, visual_tokens.embeds.shape[1:3].numel())
-                text = TokenPositions(~is_merged, int(input_ids.shape[1] - counts.min()))
+                text = TokenPositions(~is_merged, int(is_merged.shape[1] - counts.min()))
                 first = visual_tokens.first_frame
                 own_frames = slice(first, first + visual_tokens.embeds.shape[1])
         elif inputs_embeds is None:
@@ -218,6 +224,8 @@ class CrossLMMModel(CrossLMMPreTrainedModel):
         assert inputs_embeds is not None
 
         self_cache, cross_cache = None, None
+        if self.training and past_key_values is None:
+            use_cache = False  # a training step would only fill it
         if use_cache:
             past_key_values = as_dual_cache(past_key_values, self.config)
             self_cache = past_key_values.self_attention_cache
@@ -245,12 +253,6 @@ class CrossLMMModel(CrossLMMPreTrainedModel):
             text,
             cross_cache,
         )
-        # transformers keeps by class which of a model's modules to record; here they differ by model.
-        first_layer = self.language_model.layers[0]
-        _CAN_RECORD_REGISTRY[self] = {
-            "hidden_states": type(first_layer),
-            "attentions": type(first_layer.self_attn),
-        }
         outputs = self._decode(
             inputs_embeds,
             attention_mask,
@@ -258,7 +260,7 @@ class CrossLMMModel(CrossLMMPreTrainedModel):
             self_cache,
             cross,
             use_cache=bool(use_cache),
-            **kwargs,
+            **kwargs | {"return_dict": True},
         )
         outputs.past_key_values = past_key_values if use_cache else None
         return outputs
@@ -322,6 +324,7 @@ class CrossLMMForConditionalGeneration(CrossLMMPreTrainedModel, GenerationMixin)
     _tied_weights_keys = {  # noqa: RUF012
         "lm_head.weight": "model.language_model.embed_tokens.weight"
     }
+    _tp_plan = {"lm_head": "colwise_gather_output"}  # noqa: RUF012
 
     def __init__(self, config: CrossLMMConfig) -> None:
         super().__init__(config)
@@ -366,7 +369,7 @@ class CrossLMMForConditionalGeneration(CrossLMMPreTrainedModel, GenerationMixin)
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
-            **kwargs,
+            **kwargs | {"return_dict": True},
         )
         kept = slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep)
         logits = self.lm_head(kept)
@@ -394,4 +397,4 @@ class CrossLMMForConditionalGeneration(CrossLMMPreTrainedModel, GenerationMixin)
             model_kwargs["past_key_values"] = as_dual_cache(cache, self.config)
 
 
-register_models(CrossLMMModel, CrossLMMForConditionalGeneration)
+register_models(CrossLMMConfig, CrossLMMModel, CrossLMMForConditionalGeneration)

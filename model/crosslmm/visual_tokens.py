@@ -1,9 +1,11 @@
 """The visual tokens of a batch of videos, and how merged tokens replace the placeholders of a prompt."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from crosslmm.configuration_crosslmm import CrossLMMConfig
 from crosslmm.merging import grid_side
@@ -31,6 +33,38 @@ class VisualTokens:
         return VisualTokens(self.embeds[:, first:last], self.features, first_frame=first)
 
 
+class VisualFeaturesMixin:
+    """Merged tokens of videos and images, as transformers' other video models give them out."""
+
+    def get_video_features(
+        self,
+        pixel_values_videos: torch.Tensor,
+        video_frame_mask: torch.Tensor | None = None,
+        *,
+        tokens_per_frame: int | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPooling:
+        """pixel_values_videos (B, T, 3, S, S) → merged tokens as `pooler_output` (B, T, M, H) and, where
+        cross-attention reads them, the features as `last_hidden_state` (B, T, N, D)."""
+        model: Any = self.base_model  # type: ignore[attr-defined]
+        wanted = tokens_per_frame or model.config.tokens_per_frame
+        visual = model.encode_video(pixel_values_videos, wanted, video_frame_mask)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=visual.features, pooler_output=visual.embeds
+        )
+
+    def get_image_features(
+        self, pixel_values: torch.Tensor, **kwargs: Any
+    ) -> BaseModelOutputWithPooling:
+        """pixel_values (B, 3, S, S) → as `get_video_features` of one frame: (B, M, H), (B, N, D)"""
+        outputs = self.get_video_features(pixel_values[:, None], **kwargs)
+        features, merged = outputs.last_hidden_state, outputs.pooler_output
+        return BaseModelOutputWithPooling(
+            last_hidden_state=None if features is None else features[:, 0],
+            pooler_output=None if merged is None else merged[:, 0],
+        )
+
+
 def count_tokens_per_frame(
     config: CrossLMMConfig, is_placeholder: torch.Tensor, frames: list[int]
 ) -> int:
@@ -50,6 +84,20 @@ def count_tokens_per_frame(
             f"tokens up to {config.patches_per_frame}, the same for all"
         )
     return tokens
+
+
+def find_placeholders(
+    video_token: int,
+    embedding: nn.Module,
+    input_ids: torch.Tensor | None,
+    inputs_embeds: torch.Tensor | None,
+) -> torch.Tensor:
+    """(B, L), True where a merged token belongs: by its id, or by the embedding of that id."""
+    if input_ids is not None:
+        return input_ids == video_token
+    assert inputs_embeds is not None
+    wanted = embedding(torch.tensor(video_token, device=inputs_embeds.device))
+    return (inputs_embeds == wanted.to(inputs_embeds)).all(dim=-1)
 
 
 def insert_merged(

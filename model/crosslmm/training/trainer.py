@@ -125,7 +125,7 @@ class CrossLMMTrainer(AtomicCheckpoints):
         report: Callable[[TrainingProgress], None] | None = None,
     ) -> None:
         config: Any = model.config
-        had_cache_setting = hasattr(config, "use_cache")
+        use_cache = config.use_cache
         super().__init__(
             model=model,
             args=arguments,
@@ -133,8 +133,7 @@ class CrossLMMTrainer(AtomicCheckpoints):
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
         )
-        if not had_cache_setting:
-            del config.use_cache  # the library's note to itself, not part of a checkpoint
+        config.use_cache = use_cache  # the library's note to itself, not part of a checkpoint
         self.recipe = recipe
         self.processor = processor
         self.report = report

@@ -1,0 +1,175 @@
+"""What transformers users give as a video or an image, made one thing: frames with their times.
+
+Files are read by `crosslmm.video`, so a path gives the frames that `crosslmm.sample` gives. Nothing is
+ever fetched from the network.
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+import numpy as np
+import torch
+from PIL import Image
+
+from crosslmm.options import Sampling
+from crosslmm.video import Frames, sample
+
+NOT_A_VIDEO = "a video is images, or arrays (H, W, 3) of uint8, one per frame"
+
+
+@dataclass(frozen=True)
+class ClipInput:
+    """The frames of one video, each an image or an array (H, W, 3) of uint8.
+
+    times, of each frame, and duration are in seconds, None where nobody knows them.
+    """
+
+    frames: Sequence[np.ndarray | Image.Image]
+    times: tuple[float, ...] | None = None
+    duration: float | None = None
+
+
+def read_clip(
+    source: Any,
+    kind: str,
+    sampling: Sampling,
+    *,
+    default_frames: int,
+    size: tuple[int, int],
+    resample: int,
+) -> ClipInput:
+    """A `video`: a path, `crosslmm.Frames`, an array or tensor (T, H, W, 3) or (T, 3, H, W) of uint8,
+    or the images or arrays of its frames. An `image` makes a video of one frame.
+
+    sampling: of a file; of frames that are given, `frames` evenly spaced ones are kept.
+    default_frames: of a file when no number is given. Raises ValueError, and `VideoError` for a file
+    that cannot be read.
+    """
+    if isinstance(source, ClipInput):
+        return source
+    if isinstance(source, str | os.PathLike):
+        if kind == "image":
+            sampling = Sampling(frames=1)
+        elif sampling.fps is None and sampling.frames is None:
+            sampling = replace(sampling, frames=default_frames)
+        source = sample(_local_path(source), sampling, size=size, resample=resample)
+    elif kind == "image":
+        return ClipInput([_frame(source)])
+    elif sampling.fps is not None:
+        raise ValueError("fps needs a video file: the frames given do not come with a rate")
+    if isinstance(source, Frames):
+        clip = ClipInput(list(source.pixels), source.times, source.source.duration)
+    else:
+        if not isinstance(source, Iterable) or isinstance(source, Image.Image):
+            raise ValueError(NOT_A_VIDEO)
+        clip = ClipInput([_frame(frame) for frame in source])
+    if not clip.frames:
+        raise ValueError("a video of no frames was given")
+    return _thinned(clip, sampling.most_frames)
+
+
+def visual_part(part: dict[str, Any]) -> tuple[str | None, Any]:
+    """`video` or `image` and what is given for it, of a part of a message; None for other parts."""
+    kind = part.get("type")
+    if kind == "image_url":
+        address = part["image_url"]
+        return "image", address["url"] if isinstance(address, dict) else address
+    if kind not in ("video", "image"):
+        return None, None
+    if "base64" in part:
+        raise ValueError("images in base64 are not read: give a path or a PIL image")
+    return kind, next((part[key] for key in (kind, "url", "path") if key in part), None)
+
+
+def split_batch(visuals: Any, places: Sequence[int], kind: str) -> list[list[Any]]:
+    """The videos or images of each prompt.
+
+    visuals: a single one; a list, dealt to the prompts in order, as many as each has `places` for; or
+    a list of lists, one for each prompt.
+    """
+    if visuals is None:
+        return [[] for _ in places]
+    if getattr(visuals, "ndim", 0) == 5:
+        visuals = list(visuals)
+    if is_single(visuals, kind) and not _is_list_of_arrays(visuals):
+        visuals = [visuals]
+    visuals = [
+        visual if is_single(visual, kind) or not isinstance(visual, Iterable) else list(visual)
+        for visual in visuals
+    ]
+    if visuals and all(isinstance(each, list) and not is_single(each, kind) for each in visuals):
+        if len(visuals) != len(places):
+            raise ValueError(
+                f"{len(visuals)} lists of {kind}s were given for {len(places)} prompts"
+            )
+        return visuals
+    if len(visuals) != sum(places):
+        raise ValueError(
+            f"{len(visuals)} {kind}s for {len(places)} prompts with {sum(places)} placeholders: "
+            "each prompt needs exactly one of each"
+        )
+    rest = iter(visuals)
+    return [[next(rest) for _ in range(count)] for count in places]
+
+
+def _is_list_of_arrays(visual: Any) -> bool:
+    return isinstance(visual, list | tuple) and not isinstance(visual[0], Image.Image)
+
+
+def is_single(visual: Any, kind: str) -> bool:
+    """Whether this is one video (or image), not several."""
+    if isinstance(visual, str | os.PathLike | ClipInput):
+        return True
+    if kind == "image":
+        return isinstance(visual, Image.Image) or getattr(visual, "ndim", 0) == 3
+    if isinstance(visual, Frames | np.ndarray | torch.Tensor):
+        return True
+    return (
+        isinstance(visual, list | tuple)
+        and len(visual) > 0
+        and (isinstance(visual[0], Image.Image) or getattr(visual[0], "ndim", 0) == 3)
+    )
+
+
+def _local_path(name: str | os.PathLike[str]) -> str:
+    path = os.fspath(name)
+    scheme = urlsplit(path).scheme if "://" in path or path[:5] in ("file:", "data:") else ""
+    if scheme == "file":
+        return url2pathname(urlsplit(path).path)
+    if scheme:
+        raise ValueError(
+            f"{path[:80]}: only local files are read, and file: addresses; download it first"
+        )
+    return path
+
+
+def _frame(frame: Any) -> np.ndarray | Image.Image:
+    if isinstance(frame, Image.Image):
+        return frame
+    if isinstance(frame, torch.Tensor):
+        frame = frame.detach().cpu().numpy()
+    shape: tuple[int, ...] = getattr(frame, "shape", ())
+    if (
+        len(shape) != 3
+        or getattr(frame, "dtype", None) != np.uint8
+        or 3 not in (shape[0], shape[2])
+    ):
+        raise ValueError(NOT_A_VIDEO)
+    array: np.ndarray = frame if shape[2] == 3 else np.ascontiguousarray(frame.transpose(1, 2, 0))
+    return array
+
+
+def _thinned(clip: ClipInput, most: int | None) -> ClipInput:
+    count = len(clip.frames)
+    if most is None or count <= most:
+        return clip
+    kept = [int((slot + 0.5) * count / most) for slot in range(most)]
+    return replace(
+        clip,
+        frames=[clip.frames[index] for index in kept],
+        times=clip.times and tuple(clip.times[index] for index in kept),
+    )

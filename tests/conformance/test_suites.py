@@ -1,0 +1,99 @@
+"""transformers' own common tests on CrossLMM; `.ci/conformance` fetches them and runs this file."""
+
+import os
+import sys
+import unittest
+from typing import Any
+
+import pytest
+
+SUITES = os.environ.get("CROSSLMM_SUITES")
+if SUITES is None:
+    pytest.skip(
+        "transformers' suites are not at hand: bash .ci/conformance", allow_module_level=True
+    )
+pytest.importorskip("parameterized", reason="transformers' suites need it")
+sys.path.insert(0, SUITES)
+
+import torch  # noqa: E402
+from hf_suites.test_configuration_common import ConfigTester  # noqa: E402
+from hf_suites.test_modeling_common import ModelTesterMixin  # noqa: E402
+from hf_suites.test_processing_common import ProcessorTesterMixin  # noqa: E402
+
+from crosslmm.configuration_crosslmm import CrossLMMConfig  # noqa: E402
+from crosslmm.modeling_crosslmm import (  # noqa: E402
+    CrossLMMForConditionalGeneration,
+    CrossLMMModel,
+)
+from crosslmm.processing_crosslmm import CrossLMMProcessor  # noqa: E402
+from tests.support.tiny import (  # noqa: E402
+    CHAT_TEMPLATE,
+    text_config,
+    tiny_config,
+    tiny_processor,
+    vision_config,
+)
+
+VIDEO = 4
+
+
+class CrossLMMTester:
+    """What the suites ask of a model's tester: two videos of two frames, a few words."""
+
+    batch_size, frames, words = 3, 2, 6
+    is_training = True
+
+    def __init__(self, parent: unittest.TestCase) -> None:
+        self.parent = parent
+        config = self.get_config()
+        self.num_hidden_layers = config.text.num_hidden_layers
+        self.num_attention_heads = config.text.num_attention_heads
+        self.hidden_size = config.text.hidden_size
+        self.vocab_size = config.text.vocab_size
+        self.text_config, self.vision_config = text_config(), vision_config()
+        self.seq_length = self.encoder_seq_length = self.frames * 4 + self.words
+
+    def get_config(self) -> CrossLMMConfig:
+        return tiny_config()
+
+    def prepare_config_and_inputs_for_common(self) -> tuple[CrossLMMConfig, dict[str, Any]]:
+        ids = torch.randint(5, 261, (self.batch_size, self.seq_length))
+        ids[:, 1 : 1 + self.frames * 4] = VIDEO
+        return self.get_config(), {
+            "input_ids": ids,
+            "attention_mask": torch.ones_like(ids),
+            "pixel_values_videos": torch.randn(self.batch_size, self.frames, 3, 30, 30),
+        }
+
+
+class CrossLMMModelTest(ModelTesterMixin, unittest.TestCase):
+    all_model_classes = (CrossLMMModel, CrossLMMForConditionalGeneration)
+    _is_composite = True
+    test_resize_embeddings = True
+
+    def setUp(self) -> None:
+        self.model_tester = CrossLMMTester(self)
+        self.config_tester = ConfigTester(
+            self, config_class=CrossLMMConfig, has_text_modality=False, **tiny_config().to_dict()
+        )
+
+    def test_config(self) -> None:
+        self.config_tester.run_common_tests()
+
+
+class CrossLMMProcessorTest(ProcessorTesterMixin, unittest.TestCase):
+    processor_class = CrossLMMProcessor
+    images_input_name = "pixel_values_videos"
+    videos_input_name = "pixel_values_videos"
+
+    @classmethod
+    def _setup_image_processor(cls) -> Any:
+        return tiny_processor().image_processor
+
+    @classmethod
+    def _setup_tokenizer(cls) -> Any:
+        return tiny_processor().tokenizer
+
+    @staticmethod
+    def prepare_processor_dict() -> dict[str, Any]:
+        return {"chat_template": CHAT_TEMPLATE, "tokens_per_frame": 4}
