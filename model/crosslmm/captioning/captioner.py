@@ -128,7 +128,7 @@ def _captioned(clip: Clip, frames: Frames, batch: BatchAnswers, index: int) -> S
         frames=tuple(map(FrameUsed, frames.indices, frames.times)),
         tokens=answer.tokens,
         finish=answer.finish,
-        warnings=frames.warnings,
+        warnings=(*frames.warnings, *answer.warnings),
         decode_seconds=clip.seconds,
         encode_seconds=batch.encode_seconds * share,
         generate_seconds=batch.generate_seconds * share,

@@ -6,7 +6,7 @@ they belong to, so a batch costs no more memory to encode than one video does.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -24,11 +24,13 @@ from crosslmm.vision import scatter_frames
 
 @dataclass(frozen=True)
 class BatchAnswer:
-    """One answer of a batch; `tokens` counts those generated, its end token included."""
+    """One answer of a batch; `tokens` counts those generated, its end token included. `warnings` are
+    about the footage, for this model."""
 
     text: str
     tokens: int
     finish: Finish
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,10 @@ def _answer_batch(
     assert isinstance(out, torch.Tensor)
     generated = out[:, ids.shape[1] :].tolist()
     stops = stop_token_ids(model.generation_config)
-    answers = tuple(_answer(runtime, row, stops) for row in generated)
+    answers = tuple(
+        replace(_answer(runtime, row, stops), warnings=warnings)
+        for row, warnings in zip(generated, _warnings(runtime, visual, videos), strict=True)
+    )
     return BatchAnswers(answers, encoded - started, time.perf_counter() - encoded)
 
 
@@ -105,6 +110,15 @@ def _answer(runtime: Runtime, ids: list[int], stops: Sequence[int]) -> BatchAnsw
     length = next((index + 1 for index, token in enumerate(ids) if token in stops), None)
     text = decode_answer(runtime.processor.tokenizer, ids[:length])
     return BatchAnswer(text.strip(), length or len(ids), "length" if length is None else "end")
+
+
+def _warnings(
+    runtime: Runtime, visual: VisualTokens, videos: Sequence[Frames]
+) -> list[tuple[str, ...]]:
+    check, features = runtime.footage, visual.features
+    if check is None or features is None:
+        return [()] * len(videos)
+    return [check.warning(row[: len(clip)]) for row, clip in zip(features, videos, strict=True)]
 
 
 def _encode(runtime: Runtime, videos: Sequence[Frames]) -> VisualTokens:

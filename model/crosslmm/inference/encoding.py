@@ -163,11 +163,15 @@ def encode_video(
             raise TooManyFrames(stream.count) from None
         if not used:
             raise VideoError(f"{os.fsdecode(video)}: no frames were decoded")
+        visual = encoder.finish()
+        unfamiliar: tuple[str, ...] = ()
+        if runtime.footage is not None and visual.features is not None:
+            unfamiliar = runtime.footage.warning(visual.features[0])
         return EncodedVideo(
-            visual=encoder.finish(),
+            visual=visual,
             frames=tuple(used),
             source=stream.source,
-            warnings=tuple(stream.warnings),
+            warnings=(*stream.warnings, *unfamiliar),
             decode_seconds=stream.seconds,
             encode_seconds=encoder.seconds,
         )

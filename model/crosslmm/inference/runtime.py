@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from crosslmm.inference.footage import FootageCheck, read_check
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.processing_crosslmm import CrossLMMProcessor
 from crosslmm.versions import library_versions
@@ -57,6 +58,11 @@ class Runtime:
             "quantization": self.quantization,
             "attention": str(self.model.config.text._attn_implementation),
         }
+
+    @cached_property
+    def footage(self) -> FootageCheck | None:
+        """What tells footage that the model cannot know; only the built-in one has it."""
+        return read_check(self.folder)
 
     @cached_property
     def versions(self) -> dict[str, str]:
