@@ -1,10 +1,10 @@
-"""Fits and measures the check that tells synthetic clips, which the built-in model knows, from other footage.
+"""Fits and measures the check that tells footage which the built-in model does not know.
 
-    python -m benchmarks.footage fit --familiar CLIPS... --unfamiliar IMAGES... --out footage.safetensors
+    python -m benchmarks.footage fit --familiar CLIPS... --unfamiliar IMAGES... --out FILE.safetensors
     python -m benchmarks.footage score CLIPS...
 
-`fit` is a logistic regression on frames: of synthetic clips against images (photographs, drawings, text, plain
-colours). `score` prints each clip's score beside the threshold; clips of the fit tell nothing there.
+`fit` is a logistic regression on frames: of synthetic clips against images (photographs, drawings, text,
+plain colours). `score` prints each clip's score; of clips of the fit it tells nothing.
 """
 
 import argparse

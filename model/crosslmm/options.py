@@ -17,7 +17,6 @@ V2VScope = Literal["video", "frame"]
 ProjectorOrder = Literal["merge_first", "project_first"]
 T2VCache = Literal["projected", "features"]
 
-DEFAULT_FRAMES = 64
 # Seconds that a reader may go without progress: no packet read, no frame decoded.
 DEADLINE = 60.0
 

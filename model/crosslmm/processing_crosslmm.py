@@ -16,8 +16,9 @@ from transformers.processing_utils import TextKwargs
 
 from crosslmm.auto import register_processor
 from crosslmm.configuration_crosslmm import CrossLMMConfig
+from crosslmm.limits import DEFAULT_FRAMES
 from crosslmm.merging import check_tokens_per_frame
-from crosslmm.options import DEFAULT_FRAMES, Sampling
+from crosslmm.options import Sampling
 from crosslmm.video_inputs import ClipInput, read_clip, split_batch, visual_part
 
 TimeLine = Literal["llava_video", "none"]

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from crosslmm.errors import VideoError
-from crosslmm.options import DEFAULT_FRAMES, Sampling
+from crosslmm.limits import DEFAULT_FRAMES
+from crosslmm.options import Sampling
 from crosslmm.video.index import PacketIndex
 
 # A slice's middle that falls on a frame's first instant means that frame, whatever the rounding.
