@@ -8,9 +8,10 @@ import io
 import json
 import os
 import re
+import stat
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -20,11 +21,20 @@ from crosslmm.captioning.results import Record
 from crosslmm.captioning.sources import Source
 from crosslmm.errors import CrossLMMError
 from crosslmm.files import atomic_file, open_regular, remove_scratch
+from crosslmm.fingerprint import open_content_identity
 
 _NUMBER = "[0-9]" * 6  # of a shard, as a pattern
 # As of `_member_key`; earlier versions wrote no name in front.
 _NAME = re.compile(r"(?:[^.]*-)?(\w+-\w+)\.")
 _LONGEST_NAME = 64  # characters of a file's name in a key
+
+
+class _LostVideo(Exception):
+    """Why a captioned video cannot go into its shard."""
+
+
+class _NothingToWrite(Exception):
+    """There is no sample for a shard."""
 
 
 class WebDatasetOutput(CaptionOutput):
@@ -87,30 +97,36 @@ class WebDatasetOutput(CaptionOutput):
 
     def _flush(self) -> None:
         pending, self._pending, self._bytes = self._pending, {}, 0
+        held: list[str] = []
         lost: list[Record] = []
-        if not pending:
-            return
 
         def fill(tar: tarfile.TarFile) -> None:
             for key, path in pending.items():
                 record = self._manifest.read(path)
+                current = _sample_key(record["content"], record["settings_hash"])
+                if record["error"] is not None or current != key:
+                    continue  # captioned again since, or no longer readable
                 try:
-                    video = open(path, "rb")  # noqa: SIM115
-                except OSError as error:
-                    reason = f"{path}: gone before its shard was written ({error.strerror})"
+                    with _open_video(path, record["content"]) as video:
+                        _add_sample(tar, _member_key(path, key), record, video)
+                except _LostVideo as error:
+                    reason = f"{path}: {error}"
                     lost.append(record | {"caption": None, "error": reason, "segments": []})
-                    continue
-                with video:
-                    _add_sample(tar, _member_key(path, key), record, video)
+                else:
+                    held.append(key)
+            if not held:
+                raise _NothingToWrite
 
+        if not pending:
+            return
         shard = self._folder / f"{self._prefix}{self._next_number():06}.tar"
         try:
-            _write_tar(shard, fill)
+            with suppress(_NothingToWrite):
+                _write_tar(shard, fill)
         except OSError as error:  # of many videos, so that the result of none could say it
             raise CrossLMMError(f"{shard}: {error.strerror or error}") from error
         self._manifest.append(lost)
-        gone = {record["path"] for record in lost}
-        self._held |= {key: shard for key, path in pending.items() if path not in gone}
+        self._held |= dict.fromkeys(held, shard)
 
     def _rewrite(self, shard: Path, wanted: set[str]) -> None:
         """Remove the samples that no longer count; those of videos that the manifest does not know
@@ -158,6 +174,31 @@ def _member_key(path: str, key: str) -> str:
     unique."""
     name = re.sub(r"\W+", "_", os.path.splitext(os.path.basename(path))[0])
     return f"{name[:_LONGEST_NAME]}-{key}"
+
+
+@contextmanager
+def _open_video(path: str, content: str) -> Iterator[IO[bytes]]:
+    """The video that was captioned, by its content: a link, a pipe or another file may have taken its
+    place since. Raises _LostVideo."""
+    changed = "changed before its shard was written"
+    try:
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        descriptor = os.open(path, flags)  # NONBLOCK: a pipe would be waited for
+    except OSError as error:
+        reason = f"gone before its shard was written ({error.strerror})"
+        raise _LostVideo(reason) from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _LostVideo(changed)
+    with os.fdopen(descriptor, "rb") as video:
+        try:
+            is_same = open_content_identity(video) == content
+        except OSError as error:
+            raise _LostVideo(f"unreadable when its shard was written ({error.strerror})") from None
+        if not is_same:
+            raise _LostVideo(changed)
+        video.seek(0)
+        yield video
 
 
 def _add_sample(tar: tarfile.TarFile, key: str, record: Record, video: IO[bytes]) -> None:
