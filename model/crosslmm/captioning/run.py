@@ -99,9 +99,11 @@ class CaptionRun:
             with ExitStack() as stack:
                 manifest = None
                 if output is not None:
-                    stack.enter_context(Lock(output.lock_path, output=output.name))
+                    root = stack.enter_context(output.held())
+                    stack.enter_context(Lock(output.lock_path, output=output.name, root=root))
+                    own = not output.is_manifest
                     manifest = stack.enter_context(
-                        Manifest.open(output.manifest_path, own=not output.is_manifest)
+                        Manifest.open(output.manifest_path, own=own, root=root)
                     )
                     if manifest.repaired:
                         self._notice(f"{manifest.path}: an incomplete last line was removed")

@@ -4,6 +4,7 @@ What a shard holds is read from the shard itself, so that no record can disagree
 a run the shards hold what the manifest says, once, whatever was killed before.
 """
 
+import glob
 import io
 import json
 import os
@@ -12,6 +13,7 @@ import stat
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import IO
 
@@ -20,7 +22,7 @@ from crosslmm.captioning.outputs import CaptionOutput, output_folder, unknown_fi
 from crosslmm.captioning.results import Record
 from crosslmm.captioning.sources import Source
 from crosslmm.errors import CrossLMMError
-from crosslmm.files import atomic_file, open_regular, remove_scratch
+from crosslmm.files import Root, atomic_file, open_regular, remove_file, remove_scratch
 from crosslmm.fingerprint import open_content_identity
 
 _NUMBER = "[0-9]" * 6  # of a shard, as a pattern
@@ -59,10 +61,10 @@ class WebDatasetOutput(CaptionOutput):
         if shards and not (overwrite or manifest.entries):
             raise unknown_file(shards[0])
         self._manifest = manifest
-        remove_scratch(self._folder)
+        remove_scratch(self._folder, root=self._root)
         for shard in shards:
             try:
-                with _open_tar(shard) as tar:
+                with _open_tar(shard, self._root) as tar:
                     self._held |= dict.fromkeys((_key_of(name) for name in tar.getnames()), shard)
             except (tarfile.TarError, OSError) as error:
                 raise CrossLMMError(
@@ -122,7 +124,7 @@ class WebDatasetOutput(CaptionOutput):
         shard = self._folder / f"{self._prefix}{self._next_number():06}.tar"
         try:
             with suppress(_NothingToWrite):
-                _write_tar(shard, fill)
+                _write_tar(shard, fill, self._root)
         except OSError as error:  # of many videos, so that the result of none could say it
             raise CrossLMMError(f"{shard}: {error.strerror or error}") from error
         self._manifest.append(lost)
@@ -131,7 +133,7 @@ class WebDatasetOutput(CaptionOutput):
     def _rewrite(self, shard: Path, wanted: set[str]) -> None:
         """Remove the samples that no longer count; those of videos that the manifest does not know
         stay."""
-        with _open_tar(shard) as old:
+        with _open_tar(shard, self._root) as old:
             stale = {
                 key
                 for member in old
@@ -146,12 +148,13 @@ class WebDatasetOutput(CaptionOutput):
                     for member in members:
                         new.addfile(member, old.extractfile(member))
 
-                _write_tar(shard, copy)
+                _write_tar(shard, copy, self._root)
         if not members:
-            shard.unlink()
+            remove_file(shard, root=self._root)
 
     def _shards(self) -> list[Path]:
-        return sorted(self._folder.glob(f"{self._prefix}{_NUMBER}.tar"))
+        pattern = f"{glob.escape(self._prefix)}{_NUMBER}.tar"
+        return [self._folder / name for name in self._root.names() if fnmatch(name, pattern)]
 
     def _next_number(self) -> int:
         shards = self._shards()
@@ -216,14 +219,17 @@ def _add_sample(tar: tarfile.TarFile, key: str, record: Record, video: IO[bytes]
 
 
 @contextmanager
-def _open_tar(path: Path) -> Iterator[tarfile.TarFile]:
-    with open_regular(path, os.O_RDONLY) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+def _open_tar(path: Path, root: Root) -> Iterator[tarfile.TarFile]:
+    with (
+        open_regular(path, os.O_RDONLY, root=root) as file,
+        tarfile.open(fileobj=file, mode="r:") as tar,
+    ):
         yield tar
 
 
-def _write_tar(path: Path, fill: Callable[[tarfile.TarFile], object]) -> None:
+def _write_tar(path: Path, fill: Callable[[tarfile.TarFile], object], root: Root) -> None:
     with (
-        atomic_file(path) as file,
+        atomic_file(path, root=root) as file,
         tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar,
     ):
         fill(tar)
