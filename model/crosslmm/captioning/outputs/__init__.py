@@ -135,8 +135,11 @@ def output_file(format: str, out: Path | None, part: str) -> Path:
     return path
 
 
-def output_folder(format: str, out: Path) -> Path:
-    """The folder to write to. Raises UsageError where a file is there."""
+def output_folder(format: str, out: Path, *, default: bool = False) -> Path:
+    """The folder to write to. Raises UsageError where a file is there, or, at a default that nobody
+    named, a link."""
+    if default and out.is_symlink():
+        raise UsageError(f"{out.absolute()}: a link; give `out` to write to the folder behind it")
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out}: a file; {format} files go into a folder")
     return Path(os.path.abspath(out))

@@ -34,7 +34,22 @@ class JSONLinesOutput(CaptionOutput):
 
     def begin(self, sources: Sequence[Source], manifest: Manifest, *, overwrite: bool) -> None:
         super().begin(sources, manifest, overwrite=overwrite)
+        self._check_superseded()
         self._shared = _read_shared(self.settings_path, self._root) if self.compact else {}
+
+    def _check_superseded(self) -> None:
+        """Before the model is loaded: CrossLMMError where lines could not be moved there."""
+        path = self.superseded_path
+        assert path is not None
+        try:
+            open_regular(path, os.O_RDWR, own=True, root=self._root).close()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise CrossLMMError(
+                f"{path}: cannot be written to ({error.strerror}), and captions that no longer count "
+                "are moved there; move it away, or choose another `out`"
+            ) from error
 
     def note(self, record: Record, manifest: Manifest) -> Record:
         if not self.compact:

@@ -72,6 +72,8 @@ class SidecarOutput(CaptionOutput):
         self._names: dict[str, str] = {}
         self._digests: dict[str, str] = {}
         self._written: set[str] = set()
+        # Videos that may have the name of a sidecar.
+        self._in_the_way = [source.path for source in self._sources if self.recognizes(source.path)]
 
     def recognizes(self, path: str) -> bool:
         return path.lower().endswith(self._extension)
@@ -104,6 +106,12 @@ class SidecarOutput(CaptionOutput):
         if name is None:
             return f"{path}: the caption of another video would have the same file"
         sidecar = self._home / name
+        if self._digest_of(name) not in self._written and any(
+            exists(sidecar, root=self._root) and os.path.samefile(sidecar, video)
+            for video in self._in_the_way
+            if os.path.exists(video)
+        ):
+            return f"{path}: its caption would replace {sidecar}, which is given as a video"
         # A digest recorded for another name counts: the sidecar was moved with its video.
         if (
             overwrite

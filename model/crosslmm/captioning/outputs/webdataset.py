@@ -26,6 +26,7 @@ from crosslmm.files import Root, atomic_file, open_regular, remove_file, remove_
 from crosslmm.fingerprint import open_content_identity
 
 _NUMBER = "[0-9]" * 6  # of a shard, as a pattern
+_LAST = 999_999
 # As of `_member_key`; earlier versions wrote no name in front.
 _NAME = re.compile(r"(?:[^.]*-)?(\w+-\w+)\.")
 _LONGEST_NAME = 64  # characters of a file's name in a key
@@ -60,6 +61,7 @@ class WebDatasetOutput(CaptionOutput):
         shards = self._shards()
         if shards and not (overwrite or manifest.entries):
             raise unknown_file(shards[0])
+        self._next_number()  # an error before hours of work
         self._manifest = manifest
         remove_scratch(self._folder, root=self._root)
         for shard in shards:
@@ -158,13 +160,20 @@ class WebDatasetOutput(CaptionOutput):
 
     def _next_number(self) -> int:
         shards = self._shards()
-        return int(shards[-1].stem[-6:]) + 1 if shards else 0
+        number = int(shards[-1].stem[-6:]) + 1 if shards else 0
+        if number > _LAST:
+            raise CrossLMMError(
+                f"{shards[-1]}: there is no shard number after it; move it away, or choose another "
+                "`out`"
+            )
+        return number
 
 
 def make_output(
     format: str, out: Path | None, part: str, sources: Sequence[Source]
 ) -> WebDatasetOutput:
-    return WebDatasetOutput(output_folder(format, out or Path("captions")), part)
+    folder = output_folder(format, out or Path("captions"), default=out is None)
+    return WebDatasetOutput(folder, part)
 
 
 def _sample_key(content: str | None, settings_hash: str) -> str:
