@@ -12,13 +12,14 @@ import re
 import stat
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import IO
 
 from crosslmm.captioning.manifest import LONGEST_LINE, Manifest, parse_record
 from crosslmm.captioning.outputs import CaptionOutput, output_folder, unknown_file
+from crosslmm.captioning.outputs.shards import ShardMember, read_members
 from crosslmm.captioning.results import Record
 from crosslmm.captioning.sources import Source
 from crosslmm.errors import CrossLMMError
@@ -65,14 +66,8 @@ class WebDatasetOutput(CaptionOutput):
         self._manifest = manifest
         remove_scratch(self._folder, root=self._root)
         for shard in shards:
-            try:
-                with _open_tar(shard, self._root) as tar:
-                    self._held |= dict.fromkeys((_key_of(name) for name in tar.getnames()), shard)
-            except (tarfile.TarError, OSError) as error:
-                raise CrossLMMError(
-                    f"{shard}: this shard cannot be read ({error}); move it away, "
-                    "or choose another `out`"
-                ) from error
+            with _open_shard(shard, self._root) as (_, members):
+                self._held |= dict.fromkeys((_key_of(member.name) for member in members), shard)
         # A record of a file that nobody named must not put that file into a shard.
         named = {source.path for source in sources}
         for path, entry in manifest.entries.items():
@@ -135,20 +130,23 @@ class WebDatasetOutput(CaptionOutput):
     def _rewrite(self, shard: Path, wanted: set[str]) -> None:
         """Remove the samples that no longer count; those of videos that the manifest does not know
         stay."""
-        with _open_tar(shard, self._root) as old:
+        with _open_shard(shard, self._root) as (old, found):
             stale = {
                 key
-                for member in old
+                for member in found
                 if (key := _key_of(member.name))
                 and key not in wanted
                 and _video_of(old, member) in self._manifest.entries
             }
-            members = [member for member in old if _key_of(member.name) not in stale]
+            members = [member for member in found if _key_of(member.name) not in stale]
             if members and stale:
 
                 def copy(new: tarfile.TarFile) -> None:
                     for member in members:
-                        new.addfile(member, old.extractfile(member))
+                        copied = tarfile.TarInfo(member.name)
+                        copied.size = member.size
+                        old.seek(member.offset)
+                        new.addfile(copied, old)
 
                 _write_tar(shard, copy, self._root)
         if not members:
@@ -228,12 +226,18 @@ def _add_sample(tar: tarfile.TarFile, key: str, record: Record, video: IO[bytes]
 
 
 @contextmanager
-def _open_tar(path: Path, root: Root) -> Iterator[tarfile.TarFile]:
-    with (
-        open_regular(path, os.O_RDONLY, root=root) as file,
-        tarfile.open(fileobj=file, mode="r:") as tar,
-    ):
-        yield tar
+def _open_shard(path: Path, root: Root) -> Iterator[tuple[IO[bytes], list[ShardMember]]]:
+    """A shard and what is in it. Raises CrossLMMError."""
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(open_regular(path, os.O_RDONLY, root=root))
+            members = list(read_members(file))
+        except (tarfile.TarError, OSError) as error:
+            raise CrossLMMError(
+                f"{path}: this shard cannot be read ({error}); move it away, "
+                "or choose another `out`"
+            ) from error
+        yield file, members
 
 
 def _write_tar(path: Path, fill: Callable[[tarfile.TarFile], object], root: Root) -> None:
@@ -244,11 +248,12 @@ def _write_tar(path: Path, fill: Callable[[tarfile.TarFile], object], root: Root
         fill(tar)
 
 
-def _video_of(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str | None:
+def _video_of(shard: IO[bytes], member: ShardMember) -> str | None:
     """The path of the video of the sample, where this is its JSON."""
-    readable = member.name.endswith(".json") and member.size <= LONGEST_LINE
-    file = tar.extractfile(member) if readable else None
-    record = None if file is None else parse_record(file.read())
+    if not (member.name.endswith(".json") and member.size <= LONGEST_LINE):
+        return None
+    shard.seek(member.offset)
+    record = parse_record(shard.read(member.size))
     return None if record is None else str(record["path"])
 
 
