@@ -59,6 +59,15 @@ def record(path: str, **changes: Any) -> bytes:
     )
 
 
+SEGMENT = {
+    "start": 0.0,
+    "end": 1.0,
+    "caption": "evil",
+    "finish": None,
+    "tokens": 1,
+    "frames": [{"index": 0, "time": 0.0}],
+}
+
 OUTPUTS = {
     "jsonl": ("captions.jsonl", ".captions.jsonl.lock", ".captions.jsonl.new"),
     "txt": (
@@ -255,6 +264,24 @@ def test_lines_of_a_manifest_are_bounded(tmp_path: Path) -> None:
         record("/a", sidecar=["a.txt"]),
         record("/a", sidecar=[1, 2]),
         record("/a", settings_hash={}),
+        record("/a", caption=None),
+        record("/a", caption=7),
+        record("/a", duration="1"),
+        record("/a", duration=10**400),
+        record("/a", duration=float("nan")),
+        record("/a", warnings=None),
+        record("/a", warnings=[1]),
+        record("/a", segments=7),
+        record("/a", segments=[7]),
+        record("/a", segments=[{}]),
+        record("/a", segments=[SEGMENT | {"start": "0"}]),
+        record("/a", segments=[SEGMENT | {"end": float("inf")}]),
+        record("/a", segments=[SEGMENT | {"caption": []}]),
+        record("/a", segments=[SEGMENT | {"frames": [{}]}]),
+        record("/a", segments=[SEGMENT | {"frames": None}]),
+        record("/a", segments=[SEGMENT | {"evil": 1}]),
+        record("/a", sidecar=["\ud800.txt", "x"]),
+        record("/\ud800"),
     ],
 )
 def test_records_of_wrong_types_are_refused_with_a_message(tmp_path: Path, line: bytes) -> None:
@@ -263,6 +290,33 @@ def test_records_of_wrong_types_are_refused_with_a_message(tmp_path: Path, line:
     with pytest.raises(CrossLMMError, match="line 1 was not written by"):
         Manifest.open(path)
     assert path.read_bytes() == line
+
+
+@pytest.mark.parametrize("name", ["caption", "duration", "segments", "warnings"])
+@pytest.mark.parametrize("format", list(OUTPUTS))
+def test_a_record_that_lacks_a_field_is_refused_with_a_message(
+    folder: Path, tmp_path: Path, name: str, format: str
+) -> None:
+    if format == "parquet":
+        pytest.importorskip("pyarrow")
+    out = {"txt": folder, "webdataset": folder}.get(format, folder / f"out.{format}")
+    assert attempt(folder / "a.mp4", format=format, out=out) == []
+    (path,) = {*folder.glob("out.jsonl"), *folder.glob(".*.jsonl")}
+    row = json.loads(path.read_text("utf-8"))
+    del row[name]
+    path.write_text(json.dumps(row) + "\n", "utf-8")
+    make(folder, "c.mp4")
+    (folder / "c.mp4").write_bytes((folder / "a.mp4").read_bytes())
+    for lost in (*folder.glob("*.txt"), *folder.glob("*.tar")):
+        lost.unlink()
+    (said,) = attempt(folder, format=format, out=out)
+    assert said.startswith(f"{path}: the record of {folder}/a.mp4 has no {name}")
+
+
+def test_a_record_with_segments_is_believed(tmp_path: Path) -> None:
+    (tmp_path / "captions.jsonl").write_bytes(record("/a", segments=[SEGMENT]))
+    with Manifest.open(tmp_path / "captions.jsonl") as manifest:
+        assert list(manifest.entries) == ["/a"]
 
 
 def test_a_planted_record_puts_no_file_of_the_users_into_a_shard(

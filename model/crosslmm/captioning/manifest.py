@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
-from crosslmm.captioning.results import Record
+from crosslmm.captioning.results import CAPTION_FIELDS, Record, is_usable
 from crosslmm.errors import CrossLMMError
 from crosslmm.files import Root, atomic_file, open_regular
 
@@ -118,6 +118,17 @@ class Manifest:
             file.seek(self.entries[path].offset)
             record: Record = json.loads(file.readline())
             return record
+
+    def read_captioned(self, path: str) -> Record:
+        """The same of a video that has a caption. Raises CrossLMMError where it lacks a part of it."""
+        record = self.read(path)
+        missing = [name for name in CAPTION_FIELDS if name not in record]
+        if record["error"] is None and missing:
+            raise CrossLMMError(
+                f"{self.path}: the record of {path} has no {missing[0]}, so crosslmm did not write it; "
+                "remove it, or choose another `out`"
+            )
+        return record
 
     def records(self) -> Iterator[Record]:
         """Every video's record, in the order in which they were made."""
@@ -281,10 +292,4 @@ def parse_record(line: bytes) -> Record | None:
         return None
     if not isinstance(record, dict) or not all(name in record for name in _FIELDS):
         return None
-    texts = [record["path"], record["settings_hash"]]
-    optional = (record["content"], record["error"], record.get("replaces"))
-    texts += [text for text in optional if text is not None]
-    sidecar = record.get("sidecar")
-    if sidecar is not None:
-        texts += sidecar if isinstance(sidecar, list) and len(sidecar) == 2 else [None]
-    return record if all(isinstance(text, str) for text in texts) else None
+    return record if is_usable(record) else None

@@ -153,7 +153,7 @@ class SidecarOutput(CaptionOutput):
             return
         sidecar, replaces = self._home / name, manifest.entries[path].replaces
         if not exists(sidecar, root=self._root) or (replaces and self._digest_of(name) == replaces):
-            self.write(manifest.read(path))
+            self.write(manifest.read_captioned(path))
 
     def _read_other_shards(
         self, wanted: set[str], manifest: Manifest, recorded: dict[str, str]

@@ -101,7 +101,7 @@ class WebDatasetOutput(CaptionOutput):
 
         def fill(tar: tarfile.TarFile) -> None:
             for key, path in pending.items():
-                record = self._manifest.read(path)
+                record = self._manifest.read_captioned(path)
                 current = _sample_key(record["content"], record["settings_hash"])
                 if record["error"] is not None or current != key:
                     continue  # captioned again since, or no longer readable
