@@ -25,6 +25,35 @@ _SCRATCH = re.compile(r"\.crosslmm-[0-9a-f]{16}\.new")
 _LINK = "a link, and links are not followed"
 
 
+class HeldFolder:
+    """A folder that stays the same one while this block holds it, whatever takes its place by name.
+
+    It is made where it is missing. Raises OSError. Without descriptors of folders it is a path.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.descriptor: int | None = None
+
+    def __enter__(self) -> "HeldFolder":
+        self.path.mkdir(parents=True, exist_ok=True)
+        if _HAS_DIR_FD:
+            self.descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | _FLAGS)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+            self.descriptor = None
+
+    def names(self) -> list[str]:
+        """What is in it, sorted. Raises OSError."""
+        return sorted(os.listdir(self.path if self.descriptor is None else self.descriptor))
+
+
+Root = Path | HeldFolder
+
+
 def check_writable(path: Path) -> None:
     """Before hours of work: UsageError where their result could not be written to `path`."""
     folder = path.absolute().parent
@@ -69,19 +98,19 @@ def holds_run(folder: Path, marker: str) -> bool:
     return False
 
 
-def atomic_write(path: Path, data: bytes, *, root: Path | None = None) -> None:
+def atomic_write(path: Path, data: bytes, *, root: Root | None = None) -> None:
     """Write `data` to `path`; a kill on the way leaves what was there before. See `atomic_file`."""
     with atomic_file(path, root=root) as file:
         file.write(data)
 
 
 @contextmanager
-def atomic_file(path: Path, *, root: Path | None = None) -> Iterator[IO[bytes]]:
+def atomic_file(path: Path, *, root: Root | None = None) -> Iterator[IO[bytes]]:
     """A file to write to, which replaces `path` when the block ends well; a kill or an error on the
     way leaves what was there before.
 
-    root: a folder above `path`; folders between the two are made where they are missing, and none of
-    them may be a link. Raises OSError, also where a link stands at `path`.
+    root: a folder above `path`, held or by its path; folders between the two are made where they are
+    missing, and none of them may be a link. Raises OSError, also where a link stands at `path`.
     """
     with _folder(path, root) as (name, folder):
         scratch = f".crosslmm-{secrets.token_hex(8)}.new"
@@ -143,10 +172,15 @@ def remove_folder(path: Path) -> None:
     shutil.rmtree(_move_aside(path))
 
 
-def open_regular(path: Path, mode: int, *, own: bool = False) -> IO[bytes]:
-    """Open a regular file, never through a link. `mode` as for `os.open`; `own`: only a file of this
-    process's user with no second name. Raises OSError."""
-    with _folder(path, None) as (name, folder):
+def open_regular(
+    path: Path, mode: int, *, own: bool = False, single: bool = False, root: Root | None = None
+) -> IO[bytes]:
+    """Open a regular file, never through a link. Raises OSError.
+
+    mode: as for `os.open`; single: only a file with no second name; own: the same, and only one of
+    this process's user. Of `root` see `atomic_file`.
+    """
+    with _folder(path, root, make=False) as (name, folder):
         at = _at(folder)
         if not _NOFOLLOW:
             _refuse_link(path, name, at)
@@ -164,7 +198,7 @@ def open_regular(path: Path, mode: int, *, own: bool = False) -> IO[bytes]:
             raise OSError(errno.EINVAL, "not a regular file", str(path))
         if own and hasattr(os, "geteuid") and status.st_uid != os.geteuid():
             raise OSError(errno.EPERM, "belongs to another user", str(path))
-        if own and status.st_nlink > 1:
+        if (own or single) and status.st_nlink > 1:
             raise OSError(errno.EPERM, "has a second name elsewhere", str(path))
     except BaseException:
         os.close(descriptor)
@@ -175,14 +209,31 @@ def open_regular(path: Path, mode: int, *, own: bool = False) -> IO[bytes]:
     return os.fdopen(descriptor, kind, buffering=0 if mode & os.O_APPEND else -1)
 
 
-def remove_file(path: Path, *, root: Path) -> None:
+def exists(path: Path, *, root: Root) -> bool:
+    """Whether there is something at `path`, a link counting as what it points to; False where its
+    folder cannot be reached without a link."""
+    with suppress(OSError), _folder(path, root, make=False) as (name, folder):
+        os.stat(name, **_at(folder))
+        return True
+    return False
+
+
+def is_same_file(file: IO[bytes], path: Path, *, root: Root | None = None) -> bool:
+    """Whether the open `file` is what is at `path`, not through a link. Raises OSError."""
+    with suppress(FileNotFoundError), _folder(path, root, make=False) as (name, folder):
+        there = os.stat(name, follow_symlinks=False, **_at(folder))
+        return os.path.samestat(os.fstat(file.fileno()), there)
+    return False
+
+
+def remove_file(path: Path, *, root: Root) -> None:
     """Remove a file or a link, if there is one; of `root` see `atomic_file`. Raises OSError."""
     missing = (FileNotFoundError, FileExistsError)  # the latter where its folder is a file
     with suppress(*missing), _folder(path, root, make=False) as (name, folder):
         os.unlink(name, **_at(folder))
 
 
-def remove_scratch(folder: Path, *, root: Path | None = None) -> None:
+def remove_scratch(folder: Path, *, root: Root | None = None) -> None:
     """Remove what killed writers left in `folder`; only while nobody else can be writing there."""
     with suppress(OSError), _folder(folder / "any", root, make=False) as (_, descriptor):
         for name in os.listdir(folder if descriptor is None else descriptor):
@@ -226,17 +277,19 @@ def _at(folder: int | None) -> Any:
 
 @contextmanager
 def _folder(
-    path: Path, root: Path | None, *, make: bool = True
+    path: Path, root: Root | None, *, make: bool = True
 ) -> Iterator[tuple[str, int | None]]:
     """What to open `path` by: a name and the descriptor of its folder, or a path and None."""
-    root = path.parent if root is None else root
+    held = root.descriptor if isinstance(root, HeldFolder) else None
+    root = root.path if isinstance(root, HeldFolder) else root or path.parent
     between = path.relative_to(root).parts[:-1]
     if ".." in between:
         raise OSError(errno.EINVAL, f"not below {root}", str(path))
     if not _HAS_DIR_FD:
         yield str(_plain_folder(root, between, make=make) / path.name), None
         return
-    descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | _FLAGS)
+    flags = os.O_RDONLY | os.O_DIRECTORY | _FLAGS
+    descriptor = os.open(root, flags) if held is None else os.dup(held)
     try:
         reached = root
         for part in between:
@@ -245,8 +298,7 @@ def _folder(
                 with suppress(FileExistsError):
                     os.mkdir(part, dir_fd=descriptor)
             try:
-                flags = os.O_RDONLY | os.O_DIRECTORY | _NOFOLLOW | _FLAGS
-                inner = os.open(part, flags, dir_fd=descriptor)
+                inner = os.open(part, flags | _NOFOLLOW, dir_fd=descriptor)
             except OSError as error:
                 raise _not_a_folder(reached, error) from None
             os.close(descriptor)

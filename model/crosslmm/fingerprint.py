@@ -11,7 +11,7 @@ import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 _FULLY_HASHED = 1 << 20  # bytes; larger files are hashed in part
 _BLOCKS, _BLOCK = 32, 1 << 14
@@ -20,19 +20,25 @@ _BLOCKS, _BLOCK = 32, 1 << 14
 def content_identity(path: str | os.PathLike[str]) -> str | None:
     """Size and hash of a file's content; None where it is not a regular file or cannot be read."""
     try:
-        size = os.stat(path).st_size
         if not stat.S_ISREG(os.stat(path).st_mode):
             return None
-        digest = hashlib.blake2b(str(size).encode(), digest_size=16)
         with open(path, "rb", buffering=0) as file:
-            if size <= _FULLY_HASHED:
-                digest.update(file.readall())
-            else:
-                for block in range(_BLOCKS):
-                    file.seek((size - _BLOCK) * block // (_BLOCKS - 1))
-                    digest.update(file.read(_BLOCK))
+            return open_content_identity(file)
     except (OSError, ValueError):
         return None
+
+
+def open_content_identity(file: IO[bytes]) -> str:
+    """The same of an open regular file, whose position changes. Raises OSError."""
+    size = os.fstat(file.fileno()).st_size
+    digest = hashlib.blake2b(str(size).encode(), digest_size=16)
+    file.seek(0)
+    if size <= _FULLY_HASHED:
+        digest.update(file.read(size))
+    else:
+        for block in range(_BLOCKS):
+            file.seek((size - _BLOCK) * block // (_BLOCKS - 1))
+            digest.update(file.read(_BLOCK))
     return digest.hexdigest()
 
 

@@ -17,7 +17,7 @@ import crosslmm
 from crosslmm.captioning.lock import Lock
 from crosslmm.captioning.manifest import LONGEST_LINE, Manifest
 from crosslmm.errors import CrossLMMError, UsageError
-from tests.support.parrot import make, parrot, run  # noqa: F401
+from tests.support.parrot import captioned, make, parrot, run  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("parrot")
 
@@ -58,6 +58,15 @@ def record(path: str, **changes: Any) -> bytes:
         + b"\n"
     )
 
+
+SEGMENT = {
+    "start": 0.0,
+    "end": 1.0,
+    "caption": "evil",
+    "finish": None,
+    "tokens": 1,
+    "frames": [{"index": 0, "time": 0.0}],
+}
 
 OUTPUTS = {
     "jsonl": ("captions.jsonl", ".captions.jsonl.lock", ".captions.jsonl.new"),
@@ -255,6 +264,24 @@ def test_lines_of_a_manifest_are_bounded(tmp_path: Path) -> None:
         record("/a", sidecar=["a.txt"]),
         record("/a", sidecar=[1, 2]),
         record("/a", settings_hash={}),
+        record("/a", caption=None),
+        record("/a", caption=7),
+        record("/a", duration="1"),
+        record("/a", duration=10**400),
+        record("/a", duration=float("nan")),
+        record("/a", warnings=None),
+        record("/a", warnings=[1]),
+        record("/a", segments=7),
+        record("/a", segments=[7]),
+        record("/a", segments=[{}]),
+        record("/a", segments=[SEGMENT | {"start": "0"}]),
+        record("/a", segments=[SEGMENT | {"end": float("inf")}]),
+        record("/a", segments=[SEGMENT | {"caption": []}]),
+        record("/a", segments=[SEGMENT | {"frames": [{}]}]),
+        record("/a", segments=[SEGMENT | {"frames": None}]),
+        record("/a", segments=[SEGMENT | {"evil": 1}]),
+        record("/a", sidecar=["\ud800.txt", "x"]),
+        record("/\ud800"),
     ],
 )
 def test_records_of_wrong_types_are_refused_with_a_message(tmp_path: Path, line: bytes) -> None:
@@ -263,6 +290,33 @@ def test_records_of_wrong_types_are_refused_with_a_message(tmp_path: Path, line:
     with pytest.raises(CrossLMMError, match="line 1 was not written by"):
         Manifest.open(path)
     assert path.read_bytes() == line
+
+
+@pytest.mark.parametrize("name", ["caption", "duration", "segments", "warnings"])
+@pytest.mark.parametrize("format", list(OUTPUTS))
+def test_a_record_that_lacks_a_field_is_refused_with_a_message(
+    folder: Path, tmp_path: Path, name: str, format: str
+) -> None:
+    if format == "parquet":
+        pytest.importorskip("pyarrow")
+    out = {"txt": folder, "webdataset": folder}.get(format, folder / f"out.{format}")
+    assert attempt(folder / "a.mp4", format=format, out=out) == []
+    (path,) = {*folder.glob("out.jsonl"), *folder.glob(".*.jsonl")}
+    row = json.loads(path.read_text("utf-8"))
+    del row[name]
+    path.write_text(json.dumps(row) + "\n", "utf-8")
+    make(folder, "c.mp4")
+    (folder / "c.mp4").write_bytes((folder / "a.mp4").read_bytes())
+    for lost in (*folder.glob("*.txt"), *folder.glob("*.tar")):
+        lost.unlink()
+    (said,) = attempt(folder, format=format, out=out)
+    assert said.startswith(f"{path}: the record of {folder}/a.mp4 has no {name}")
+
+
+def test_a_record_with_segments_is_believed(tmp_path: Path) -> None:
+    (tmp_path / "captions.jsonl").write_bytes(record("/a", segments=[SEGMENT]))
+    with Manifest.open(tmp_path / "captions.jsonl") as manifest:
+        assert list(manifest.entries) == ["/a"]
 
 
 def test_a_planted_record_puts_no_file_of_the_users_into_a_shard(
@@ -292,3 +346,97 @@ def test_a_shard_that_is_a_pipe_or_compressed_is_not_read(folder: Path) -> None:
         tar.add(folder / "a.mp4", "a.mp4")
     (said,) = attempt(folder, format="webdataset")
     assert "captions-000000.tar: this shard cannot be read" in said
+
+
+@pytest.mark.parametrize("dangling", [False, True])
+def test_a_default_folder_that_is_a_link_is_refused(
+    folder: Path, tmp_path: Path, dangling: bool
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    if not dangling:
+        elsewhere.mkdir()
+    (folder / "captions").symlink_to(elsewhere)
+    (said,) = attempt(folder, format="webdataset")
+    assert said.startswith(f"{folder}/captions: a link; give `out`")
+    assert dangling or list(elsewhere.iterdir()) == []
+
+
+def test_a_link_that_the_user_names_is_written_to(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (folder / "captions").symlink_to(tmp_path / "elsewhere")
+    assert attempt(folder, format="webdataset", out="captions") == []
+    assert (tmp_path / "elsewhere" / "captions-000000.tar").is_file()
+
+
+def test_an_output_with_a_second_name_is_not_written_to(folder: Path, victim: Path) -> None:
+    for name in ("captions.jsonl", "captions.superseded.jsonl"):
+        assert attempt(folder, format="jsonl") == []
+        if name == "captions.jsonl":
+            (folder / name).unlink()
+        victim.write_bytes(b"")
+        os.link(victim, folder / name)
+        (said,) = attempt(folder, "B", format="jsonl")
+        assert said.startswith(
+            f"{folder}/{name}: cannot be written to (has a second name elsewhere)"
+        )
+        assert victim.read_bytes() == b""
+        (folder / name).unlink()
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(
+    "put",
+    [
+        lambda path: os.mkfifo(path),
+        lambda path: path.mkdir(),
+        lambda path: path.symlink_to(path.with_name("a.mp4")),
+    ],
+)
+def test_the_file_of_superseded_captions_is_checked_at_the_start(
+    folder: Path, put: Callable[[Path], None]
+) -> None:
+    assert attempt(folder, format="jsonl", out="out.jsonl") == []
+    before = (folder / "out.jsonl").read_bytes()
+    put(folder / "out.superseded.jsonl")
+    captioned.clear()
+    (said,) = attempt(folder, "B", format="jsonl", out="out.jsonl")
+    assert said.startswith(f"{folder}/out.superseded.jsonl: cannot be written to (")
+    assert captioned == []
+    assert (folder / "out.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("format", list(OUTPUTS))
+def test_without_videos_nothing_is_written(folder: Path, tmp_path: Path, format: str) -> None:
+    if format == "parquet":
+        pytest.importorskip("pyarrow")
+    (tmp_path / "empty").mkdir()
+    scratch = folder / ".crosslmm-0123456789abcdef.new"
+    scratch.touch()
+    before = sorted(folder.rglob("*"))
+    shard = crosslmm.captioning.Shard(1, 2)
+    assert attempt(tmp_path / "empty", format=format, shard=shard) == []
+    assert sorted(folder.rglob("*")) == before
+    assert list((tmp_path / "empty").iterdir()) == []
+
+
+def test_no_shard_number_is_longer_than_the_others(folder: Path) -> None:
+    out = folder / "captions"
+    assert attempt(folder / "a.mp4", format="webdataset") == []
+    (out / "captions-000000.tar").rename(out / "captions-999999.tar")
+    captioned.clear()
+    (said,) = attempt(folder, format="webdataset")
+    assert said.startswith(f"{out}/captions-999999.tar: there is no shard number after it")
+    assert captioned == []
+
+
+def test_no_caption_replaces_a_video_that_is_named(folder: Path) -> None:
+    make(folder, "m.mp4", "m.txt")
+    (folder / "link").symlink_to(folder)
+    for other in (folder / "m.txt", folder / "link" / "m.txt"):
+        said = attempt([folder / "m.mp4", other], overwrite=True)
+        assert f"{folder}/m.mp4: its caption would replace {folder}/m.txt, which" in said[0]
+        assert (folder / "m.txt").read_text("utf-8") == "m.txt"
+    make(folder, "own.txt")
+    (said,) = attempt([folder / "own.txt"], overwrite=True)
+    assert "which is given as a video" in said
+    assert (folder / "own.txt").read_text("utf-8") == "own.txt"

@@ -107,6 +107,8 @@ def caption(
         )
         if isinstance(output, JSONLinesOutput):
             output.compact = compact
+    if not found:
+        output = None  # there is nothing to write, nor a folder of videos to write it to
     return CaptionRun(
         sources,
         engine_starter(engine)(

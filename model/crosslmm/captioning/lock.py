@@ -8,7 +8,7 @@ from typing import IO
 from filelock import lock_descriptor
 
 from crosslmm.errors import CrossLMMError
-from crosslmm.files import open_regular
+from crosslmm.files import Root, is_same_file, open_regular, remove_file
 
 _LONGEST_NAME = 300  # bytes; of the name of a holder
 
@@ -16,8 +16,9 @@ _LONGEST_NAME = 300  # bytes; of the name of a holder
 class Lock:
     """Holds `path`, a file of this process's user, until `release`, which removes it."""
 
-    def __init__(self, path: Path, *, output: str) -> None:
+    def __init__(self, path: Path, *, output: str, root: Root | None = None) -> None:
         self._path = path
+        self._root = root
         self._output = output
         self._file: IO[bytes] | None = None
 
@@ -31,7 +32,8 @@ class Lock:
     def acquire(self) -> None:
         """Raises CrossLMMError where another process holds it, and where files cannot be locked."""
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            if self._root is None:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
             while self._file is None:
                 self._try()
         except OSError as error:
@@ -46,12 +48,12 @@ class Lock:
     def release(self) -> None:
         if self._file is not None:
             if os.name != "nt":  # where an open file cannot be removed
-                self._path.unlink(missing_ok=True)
+                remove_file(self._path, root=self._root or self._path.parent)
             self._file.close()  # which unlocks it
             self._file = None
 
     def _try(self) -> None:
-        file = open_regular(self._path, os.O_RDWR | os.O_CREAT, own=True)
+        file = open_regular(self._path, os.O_RDWR | os.O_CREAT, own=True, root=self._root)
         try:
             held = lock_descriptor(file.fileno(), blocking=False)
         except OSError as error:
@@ -70,14 +72,7 @@ class Lock:
                 f"{self._output}: another run is writing to it "
                 f"({holder or 'an unknown process'}); wait for it, or choose another `out`"
             )
-        if _is_at(file, self._path):
+        if is_same_file(file, self._path, root=self._root):
             self._file = file
         else:  # its last holder removed it after it was opened here
             file.close()
-
-
-def _is_at(file: IO[bytes], path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), os.lstat(path))
-    except FileNotFoundError:
-        return False

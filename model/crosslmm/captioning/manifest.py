@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
-from crosslmm.captioning.results import Record
+from crosslmm.captioning.results import CAPTION_FIELDS, Record, is_usable
 from crosslmm.errors import CrossLMMError
-from crosslmm.files import atomic_file, open_regular
+from crosslmm.files import Root, atomic_file, open_regular
 
 _FIELDS = ("path", "content", "settings_hash", "error")
 _BEGINNING = b'{"path"'  # of every line
@@ -45,8 +45,11 @@ class Manifest:
     repaired: whether a line that was cut off has been removed.
     """
 
-    def __init__(self, path: Path, file: IO[bytes], *, longest_line: int) -> None:
+    def __init__(
+        self, path: Path, file: IO[bytes], *, longest_line: int, root: Root | None = None
+    ) -> None:
         self.path = path
+        self._root = root
         self.entries: dict[str, ManifestEntry] = {}
         self.repaired = False
         self._file = file
@@ -54,20 +57,30 @@ class Manifest:
         self._size = self._superseded = 0
 
     @classmethod
-    def open(cls, path: Path, *, own: bool = False, longest_line: int = LONGEST_LINE) -> "Manifest":
+    def open(
+        cls,
+        path: Path,
+        *,
+        own: bool = False,
+        longest_line: int = LONGEST_LINE,
+        root: Root | None = None,
+    ) -> "Manifest":
         """Open the file, a new one where there is none, and read its index.
 
-        own: only a file of this process's user counts. longest_line: in bytes. Raises CrossLMMError
+        own: only a file of this process's user counts. longest_line: in bytes. root: the folder of
+        the file, where it is held. Raises CrossLMMError
         for a file that holds anything else, or that is not a regular file.
         """
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = open_regular(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, own=own)
+            if root is None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            appending = os.O_RDWR | os.O_CREAT | os.O_APPEND
+            file = open_regular(path, appending, own=own, single=True, root=root)
         except OSError as error:
             raise CrossLMMError(
                 f"{path}: cannot be written to ({error.strerror}); choose another `out`"
             ) from error
-        manifest = cls(path, file, longest_line=longest_line)
+        manifest = cls(path, file, longest_line=longest_line, root=root)
         try:
             manifest._load()
         except BaseException:
@@ -101,15 +114,26 @@ class Manifest:
 
     def read(self, path: str) -> Record:
         """The record of a video."""
-        with open_regular(self.path, os.O_RDONLY) as file:
+        with open_regular(self.path, os.O_RDONLY, root=self._root) as file:
             file.seek(self.entries[path].offset)
             record: Record = json.loads(file.readline())
             return record
 
+    def read_captioned(self, path: str) -> Record:
+        """The same of a video that has a caption. Raises CrossLMMError where it lacks a part of it."""
+        record = self.read(path)
+        missing = [name for name in CAPTION_FIELDS if name not in record]
+        if record["error"] is None and missing:
+            raise CrossLMMError(
+                f"{self.path}: the record of {path} has no {missing[0]}, so crosslmm did not write it; "
+                "remove it, or choose another `out`"
+            )
+        return record
+
     def records(self) -> Iterator[Record]:
         """Every video's record, in the order in which they were made."""
         offsets = sorted(entry.offset for entry in self.entries.values())
-        with open_regular(self.path, os.O_RDONLY) as file:
+        with open_regular(self.path, os.O_RDONLY, root=self._root) as file:
             for offset in offsets:
                 file.seek(offset)
                 yield json.loads(file.readline())
@@ -124,8 +148,8 @@ class Manifest:
         if keep_in is not None and captioned:
             appending = os.O_RDWR | os.O_CREAT | os.O_APPEND
             with (
-                open_regular(self.path, os.O_RDONLY) as file,
-                closing(open_regular(keep_in, appending)) as kept,
+                open_regular(self.path, os.O_RDONLY, root=self._root) as file,
+                closing(open_regular(keep_in, appending, own=True, root=self._root)) as kept,
             ):
                 self._remove_torn_line(kept)
                 for offset in captioned:
@@ -143,13 +167,16 @@ class Manifest:
         if not self._superseded:
             return
         entries = sorted(self.entries.items(), key=lambda pair: pair[1].offset)
-        with open_regular(self.path, os.O_RDONLY) as old, atomic_file(self.path) as new:
+        with (
+            open_regular(self.path, os.O_RDONLY, root=self._root) as old,
+            atomic_file(self.path, root=self._root) as new,
+        ):
             for path, entry in entries:
                 old.seek(entry.offset)
                 self.entries[path] = replace(entry, offset=new.tell())
                 new.write(old.readline())
             self._file.close()
-        self._file = open_regular(self.path, os.O_RDWR | os.O_APPEND)
+        self._file = open_regular(self.path, os.O_RDWR | os.O_APPEND, root=self._root)
         self._size = self._file.seek(0, os.SEEK_END)
         self._superseded = 0
 
@@ -158,7 +185,7 @@ class Manifest:
 
     def _load(self) -> None:
         offset = 0
-        with open_regular(self.path, os.O_RDONLY) as file:
+        with open_regular(self.path, os.O_RDONLY, root=self._root) as file:
             for number, line in enumerate(_read_lines(file, self._longest_line), start=1):
                 record = parse_record(line)
                 if record is None:
@@ -218,10 +245,10 @@ def _encode(record: Record) -> bytes:
         return json.dumps(record, ensure_ascii=True).encode() + b"\n"
 
 
-def read_records(path: Path) -> Iterator[Record]:
+def read_records(path: Path, *, root: Root | None = None) -> Iterator[Record]:
     """The records of a manifest of this process's user that another run may be writing to; other
     lines are skipped."""
-    with suppress(OSError), open_regular(path, os.O_RDONLY, own=True) as file:
+    with suppress(OSError), open_regular(path, os.O_RDONLY, own=True, root=root) as file:
         yield from filter(None, map(parse_record, _read_lines(file, LONGEST_LINE)))
 
 
@@ -265,10 +292,4 @@ def parse_record(line: bytes) -> Record | None:
         return None
     if not isinstance(record, dict) or not all(name in record for name in _FIELDS):
         return None
-    texts = [record["path"], record["settings_hash"]]
-    optional = (record["content"], record["error"], record.get("replaces"))
-    texts += [text for text in optional if text is not None]
-    sidecar = record.get("sidecar")
-    if sidecar is not None:
-        texts += sidecar if isinstance(sidecar, list) and len(sidecar) == 2 else [None]
-    return record if all(isinstance(text, str) for text in texts) else None
+    return record if is_usable(record) else None

@@ -1,5 +1,6 @@
 """What captioning gives: a result for each video, and how the run went."""
 
+import os
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -7,6 +8,8 @@ if TYPE_CHECKING:
     from crosslmm.inference.answer import FrameUsed
 
 Record = dict[str, Any]
+
+_SEGMENT_FIELDS = {"start", "end", "caption", "finish", "tokens", "frames"}  # of a record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +111,67 @@ class CaptionResult:
             "warnings": list(self.warnings),
             "versions": self.versions,
         }
+
+
+CAPTION_FIELDS = ("caption", "duration", "segments", "warnings")  # of a video that has a caption
+
+
+def is_usable(record: Record) -> bool:
+    """Whether the fields of a record that are read again have their types, where it has them; it may
+    be anybody's."""
+    texts = [record["path"], record["settings_hash"]]
+    optional = ("content", "error", "replaces", "caption", "same_as")
+    texts += [record[name] for name in optional if record.get(name) is not None]
+    sidecar = record.get("sidecar")
+    if sidecar is not None:
+        texts += sidecar if isinstance(sidecar, list) and len(sidecar) == 2 else [None]
+    if not all(isinstance(text, str) for text in texts):
+        return False
+    if not all(map(_is_file_name, [record["path"], *(sidecar or ())])):
+        return False
+    if record["error"] is not None:
+        return True
+    segments, warnings = record.get("segments", []), record.get("warnings", [])
+    return (
+        isinstance(record.get("caption", ""), str)
+        and (record.get("duration") is None or _is_number(record["duration"]))
+        and isinstance(segments, list)
+        and all(map(_is_segment, segments))
+        and isinstance(warnings, list)
+        and all(isinstance(text, str) for text in warnings)
+    )
+
+
+def _is_segment(part: Any) -> bool:
+    if not isinstance(part, dict) or not part.keys() <= _SEGMENT_FIELDS:
+        return False
+    frames = part.get("frames")
+    return (
+        _is_number(part.get("start"))
+        and _is_number(part.get("end"))
+        and all(isinstance(part.get(name), str | None) for name in ("caption", "finish"))
+        and isinstance(part.get("tokens", 0), int)
+        and isinstance(frames, list)
+        and all(map(_is_frame, frames))
+    )
+
+
+def _is_frame(frame: Any) -> bool:
+    is_pair = isinstance(frame, dict) and frame.keys() == {"index", "time"}
+    return is_pair and isinstance(frame["index"], int) and _is_number(frame["time"])
+
+
+def _is_number(value: Any) -> bool:
+    """A finite number that a float holds; JSON allows longer ones."""
+    return isinstance(value, int | float) and abs(value) < 1e15
+
+
+def _is_file_name(text: str) -> bool:
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @dataclass

@@ -20,6 +20,7 @@ from crosslmm.captioning.outputs import CaptionOutput
 from crosslmm.captioning.results import CaptionResult, Record, Segment, Summary
 from crosslmm.captioning.sources import Source, identify, looks_like_video
 from crosslmm.captioning.worklist import Worklist, explain_unwritten, make_worklist
+from crosslmm.errors import CrossLMMError
 from crosslmm.fingerprint import settings_hash
 
 
@@ -99,9 +100,11 @@ class CaptionRun:
             with ExitStack() as stack:
                 manifest = None
                 if output is not None:
-                    stack.enter_context(Lock(output.lock_path, output=output.name))
+                    root = stack.enter_context(output.held())
+                    stack.enter_context(Lock(output.lock_path, output=output.name, root=root))
+                    own = not output.is_manifest
                     manifest = stack.enter_context(
-                        Manifest.open(output.manifest_path, own=not output.is_manifest)
+                        Manifest.open(output.manifest_path, own=own, root=root)
                     )
                     if manifest.repaired:
                         self._notice(f"{manifest.path}: an incomplete last line was removed")
@@ -165,7 +168,12 @@ class CaptionRun:
             self._engine.load()
             self._began += time.perf_counter() - loading  # a rate is that of captioning
         if manifest is not None and output is not None and output.superseded_path is not None:
-            moved = manifest.drop(work.replaced, keep_in=output.superseded_path)
+            try:
+                moved = manifest.drop(work.replaced, keep_in=output.superseded_path)
+            except OSError as error:
+                raise CrossLMMError(
+                    f"{output.superseded_path}: captions cannot be moved there ({error.strerror})"
+                ) from error
             if moved:
                 self._notice(
                     f"{moved:,} captions of other settings or files moved to "

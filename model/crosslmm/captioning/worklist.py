@@ -74,7 +74,7 @@ def make_worklist(
         else:
             twin = known.get((source.content or "", settings_hash))
             if twin is not None and options.same_for(twin, source.path):
-                work.copies.append((source, manifest.read(twin)))
+                work.copies.append((source, manifest.read_captioned(twin)))
             else:
                 missing.append(source)
     work.todo = _group_copies(missing, options)

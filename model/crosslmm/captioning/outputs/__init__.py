@@ -7,7 +7,8 @@ one that was not created by crosslmm is never overwritten without being asked to
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from crosslmm.captioning.options import Format
 from crosslmm.captioning.results import Record
 from crosslmm.captioning.sources import Shard, Source
 from crosslmm.errors import CrossLMMError, UsageError
-from crosslmm.files import check_replaceable, remove_scratch
+from crosslmm.files import HeldFolder, check_replaceable, remove_scratch
 
 OUTPUTS: dict[Format, str] = {
     "jsonl": "crosslmm.captioning.outputs.jsonl",
@@ -45,6 +46,21 @@ class CaptionOutput:
     def __init__(self, path: Path, manifest_path: Path) -> None:
         self.name = str(path)
         self.manifest_path = manifest_path
+        self._root = HeldFolder(manifest_path.parent)
+
+    @contextmanager
+    def held(self) -> Iterator[HeldFolder]:
+        """Hold the folder that everything is written to, for a run. Raises CrossLMMError."""
+        folder = HeldFolder(self.manifest_path.parent)
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(folder)
+            except OSError as error:
+                raise CrossLMMError(
+                    f"{folder.path}: cannot be written to ({error.strerror}); choose another `out`"
+                ) from error
+            self._root = folder
+            yield folder
 
     @property
     def lock_path(self) -> Path:
@@ -70,7 +86,7 @@ class CaptionOutput:
     def begin(self, sources: Sequence[Source], manifest: Manifest, *, overwrite: bool) -> None:
         """Called once, with everything to be captioned. Raises CrossLMMError for existing files under
         the names of the output that the manifest does not know."""
-        remove_scratch(self.manifest_path.parent)
+        remove_scratch(self.manifest_path.parent, root=self._root)
 
     def conflict(self, path: str, *, overwrite: bool) -> str | None:
         """Why the caption of this video must not be written, None where it may."""
@@ -119,8 +135,11 @@ def output_file(format: str, out: Path | None, part: str) -> Path:
     return path
 
 
-def output_folder(format: str, out: Path) -> Path:
-    """The folder to write to. Raises UsageError where a file is there."""
+def output_folder(format: str, out: Path, *, default: bool = False) -> Path:
+    """The folder to write to. Raises UsageError where a file is there, or, at a default that nobody
+    named, a link."""
+    if default and out.is_symlink():
+        raise UsageError(f"{out.absolute()}: a link; give `out` to write to the folder behind it")
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out}: a file; {format} files go into a folder")
     return Path(os.path.abspath(out))

@@ -10,7 +10,7 @@ from crosslmm.captioning.outputs import CaptionOutput, output_file
 from crosslmm.captioning.results import Record
 from crosslmm.captioning.sources import Source
 from crosslmm.errors import CrossLMMError
-from crosslmm.files import atomic_write, open_regular
+from crosslmm.files import Root, atomic_write, open_regular
 
 _SHARED = ("model", "prompt", "settings", "versions")
 
@@ -34,7 +34,22 @@ class JSONLinesOutput(CaptionOutput):
 
     def begin(self, sources: Sequence[Source], manifest: Manifest, *, overwrite: bool) -> None:
         super().begin(sources, manifest, overwrite=overwrite)
-        self._shared = _read_shared(self.settings_path) if self.compact else {}
+        self._check_superseded()
+        self._shared = _read_shared(self.settings_path, self._root) if self.compact else {}
+
+    def _check_superseded(self) -> None:
+        """Before the model is loaded: CrossLMMError where lines could not be moved there."""
+        path = self.superseded_path
+        assert path is not None
+        try:
+            open_regular(path, os.O_RDWR, own=True, root=self._root).close()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise CrossLMMError(
+                f"{path}: cannot be written to ({error.strerror}), and captions that no longer count "
+                "are moved there; move it away, or choose another `out`"
+            ) from error
 
     def note(self, record: Record, manifest: Manifest) -> Record:
         if not self.compact:
@@ -43,7 +58,7 @@ class JSONLinesOutput(CaptionOutput):
         if known not in self._shared:
             shared = self._shared | {known: {name: record[name] for name in _SHARED}}
             text = json.dumps(shared, ensure_ascii=True, indent=2)
-            atomic_write(self.settings_path, f"{text}\n".encode())
+            atomic_write(self.settings_path, f"{text}\n".encode(), root=self._root)
             self._shared = shared
         return {name: value for name, value in record.items() if name not in _SHARED}
 
@@ -55,10 +70,10 @@ def make_output(
     return JSONLinesOutput(path, path)
 
 
-def _read_shared(path: Path) -> dict[str, Record]:
+def _read_shared(path: Path, root: Root) -> dict[str, Record]:
     """What earlier runs have written there. Raises CrossLMMError where it is something else."""
     try:
-        with open_regular(path, os.O_RDONLY) as file:
+        with open_regular(path, os.O_RDONLY, root=root) as file:
             shared = json.load(file)
     except FileNotFoundError:
         return {}

@@ -11,6 +11,7 @@ import glob
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
+from fnmatch import fnmatch
 from itertools import islice
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from crosslmm.errors import CrossLMMError
 from crosslmm.files import (
     atomic_write,
     check_replaceable,
+    exists,
     open_regular,
     remove_file,
     remove_scratch,
@@ -70,6 +72,8 @@ class SidecarOutput(CaptionOutput):
         self._names: dict[str, str] = {}
         self._digests: dict[str, str] = {}
         self._written: set[str] = set()
+        # Videos that may have the name of a sidecar.
+        self._in_the_way = [source.path for source in self._sources if self.recognizes(source.path)]
 
     def recognizes(self, path: str) -> bool:
         return path.lower().endswith(self._extension)
@@ -95,15 +99,25 @@ class SidecarOutput(CaptionOutput):
         self._written.update(self._digests.values())
         self._assign_names(recorded)
         for folder in {(self._home / name).parent for name in self._names.values()}:
-            remove_scratch(folder, root=self._home)
+            remove_scratch(folder, root=self._root)
 
     def conflict(self, path: str, *, overwrite: bool) -> str | None:
         name = self._names.get(path)
         if name is None:
             return f"{path}: the caption of another video would have the same file"
         sidecar = self._home / name
+        if self._digest_of(name) not in self._written and any(
+            exists(sidecar, root=self._root) and os.path.samefile(sidecar, video)
+            for video in self._in_the_way
+            if os.path.exists(video)
+        ):
+            return f"{path}: its caption would replace {sidecar}, which is given as a video"
         # A digest recorded for another name counts: the sidecar was moved with its video.
-        if overwrite or not os.path.exists(sidecar) or _digest_of(sidecar) in self._written:
+        if (
+            overwrite
+            or not exists(sidecar, root=self._root)
+            or self._digest_of(name) in self._written
+        ):
             return None
         what = f"already exists and was not written by a run on {self._home}"
         if name in self._digests:
@@ -114,16 +128,16 @@ class SidecarOutput(CaptionOutput):
         )
 
     def prepare(self, path: str) -> None:
-        sidecar = self._home / self._names[path]
-        if os.path.lexists(sidecar) and _digest_of(sidecar) not in self._written:
+        name = self._names[path]
+        if self._digest_of(name) not in self._written:
             # Nobody would know later that it is out of date.
-            remove_file(sidecar, root=self._home)
+            remove_file(self._home / name, root=self._root)
 
     def note(self, record: Record, manifest: Manifest) -> Record:
         if record["error"] is None:
             name, digest = self._names[record["path"]], _digest(self._data(record))
             noted = record | {"sidecar": [name, digest]}
-            old = _digest_of(self._home / name)
+            old = self._digest_of(name)
             return noted | {"replaces": old} if old not in ("", digest) else noted
         # The sidecar of a caption with other settings stays, and so does its digest.
         entry = manifest.entries.get(record["path"])
@@ -131,24 +145,24 @@ class SidecarOutput(CaptionOutput):
         return noted | {"replaces": entry.replaces} if entry and entry.replaces else noted
 
     def write(self, record: Record) -> None:
-        self._home.mkdir(parents=True, exist_ok=True)
-        atomic_write(self._home / self._names[record["path"]], self._data(record), root=self._home)
+        atomic_write(self._home / self._names[record["path"]], self._data(record), root=self._root)
 
     def restore(self, path: str, manifest: Manifest) -> None:
         name = self._names.get(path)
         if name is None:
             return
         sidecar, replaces = self._home / name, manifest.entries[path].replaces
-        if not os.path.exists(sidecar) or (replaces and _digest_of(sidecar) == replaces):
-            self.write(manifest.read(path))
+        if not exists(sidecar, root=self._root) or (replaces and self._digest_of(name) == replaces):
+            self.write(manifest.read_captioned(path))
 
     def _read_other_shards(
         self, wanted: set[str], manifest: Manifest, recorded: dict[str, str]
     ) -> Iterator[Record]:
         """Enter the sidecars that other shards have recorded; gives the records that count in place of
         this manifest's, which are those that agree with the sidecar that is there."""
-        for path in sorted(set(self._home.glob(self._manifests)) - {self.manifest_path}):
-            for record in read_records(path):
+        found = [name for name in self._root.names() if fnmatch(name, self._manifests)]
+        for path in sorted({self._home / name for name in found} - {self.manifest_path}):
+            for record in read_records(path, root=self._root):
                 name, digest = sidecar = tuple(record.get("sidecar") or ("", ""))
                 if not self._is_inside(name):
                     continue
@@ -158,8 +172,17 @@ class SidecarOutput(CaptionOutput):
                     self._written.add(record["replaces"])
                 entry = manifest.entries.get(record["path"])
                 is_news = record["path"] in wanted and not (entry and entry.sidecar == sidecar)
-                if is_news and _digest_of(self._home / name) == digest:
+                if is_news and self._digest_of(name) == digest:
                     yield record
+
+    def _digest_of(self, name: str) -> str:
+        """Of the content of a file below the home; empty where it is not a regular file, or cannot be
+        read."""
+        try:
+            with open_regular(self._home / name, os.O_RDONLY, root=self._root) as file:
+                return _digest(file.read(_LONGEST))
+        except OSError:
+            return ""
 
     def _is_inside(self, name: str) -> bool:
         """Whether a recorded name is one that this output gives: below the folder of the record."""
@@ -243,15 +266,6 @@ def _is_file_name(out: Path, format: str, sources: Sequence[Source]) -> bool:
 
 def _digest(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=8).hexdigest()
-
-
-def _digest_of(path: Path) -> str:
-    """Of the content of a file; empty where it is not a regular file, or cannot be read."""
-    try:
-        with open_regular(path, os.O_RDONLY) as file:
-            return _digest(file.read(_LONGEST))
-    except OSError:
-        return ""
 
 
 def _common_folder(sources: Sequence[Source]) -> Path:

@@ -11,7 +11,7 @@ from crosslmm.captioning.outputs import CaptionOutput, output_file, unknown_file
 from crosslmm.captioning.results import Record
 from crosslmm.captioning.sources import Source
 from crosslmm.errors import UsageError
-from crosslmm.files import atomic_file
+from crosslmm.files import Root, atomic_file
 
 _ROWS = 1000  # of a row group
 
@@ -27,7 +27,7 @@ class TableOutput(CaptionOutput):
     def finish(self, manifest: Manifest) -> None:
         # The next run would refuse an empty table, of which there is no record.
         if manifest.entries:
-            _write_parquet(Path(self.name), manifest.records())
+            _write_parquet(Path(self.name), manifest.records(), self._root)
 
 
 def make_output(format: str, out: Path | None, part: str, sources: Sequence[Source]) -> TableOutput:
@@ -41,14 +41,14 @@ def make_output(format: str, out: Path | None, part: str, sources: Sequence[Sour
     return TableOutput(path, path.with_name(f".{path.name}.manifest.jsonl"))
 
 
-def _write_parquet(path: Path, records: Iterable[Record]) -> None:
+def _write_parquet(path: Path, records: Iterable[Record], root: Root) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
     schema = _schema(pa)
     iterator = iter(records)
     with (
-        atomic_file(path) as file,
+        atomic_file(path, root=root) as file,
         parquet.ParquetWriter(file, schema, compression="zstd") as writer,
     ):
         while rows := list(islice(map(_valid, iterator), _ROWS)):
