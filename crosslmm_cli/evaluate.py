@@ -21,7 +21,7 @@ def evaluate(
         Path,
         typer.Argument(
             metavar="QUESTIONS",
-            help="The questions in the task's format; JSON lines as written by `crosslmm synth`.",
+            help="File in the task's format; for `questions`, as `crosslmm synth` writes it.",
             exists=True,
         ),
     ],
@@ -40,7 +40,7 @@ def evaluate(
             "--task",
             metavar="NAME",
             autocompletion=completion.tasks,
-            help=f"How questions are read and answers scored: {', '.join(TASKS)}.",
+            help=f"Benchmark: how questions are read and scored ({', '.join(TASKS)}).",
         ),
     ] = "questions",
     model: options.ModelOption = None,
