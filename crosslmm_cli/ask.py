@@ -4,10 +4,11 @@ from typing import Annotated, Any
 
 import typer
 
+from crosslmm.checkpoints import catalog
 from crosslmm.options import Sampling
 from crosslmm_cli import options
 from crosslmm_cli.inputs import check_video, read_questions
-from crosslmm_cli.loading import load_assistant
+from crosslmm_cli.loading import load_assistant, notice_of_demo, refuse_unfamiliar
 from crosslmm_cli.output import Output
 
 
@@ -62,9 +63,13 @@ def ask(
         quantize=quantize,
         tokens_per_frame=tokens_per_frame,
         frames=sampling.most_frames,
+        announce=False,
     )
     session = assistant.open_video(video, sampling, on_progress=output.progress)
     output.finish_progress()
+    origin = catalog.default_model(model).origin
+    refuse_unfamiliar(session.warnings, video, origin)
+    notice_of_demo(output, origin)
     output.notice(session.summary)
     for warning in session.warnings:
         output.notice(f"warning: {warning}")

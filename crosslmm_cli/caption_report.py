@@ -38,7 +38,9 @@ class CaptionReport:
             pace = summary.seconds / summary.fresh
             left = (summary.to_do - summary.fresh) * pace
             line = [f"{summary.fresh:,} of {summary.to_do:,} done", *self._exceptions()]
-            line += [f"{_rate(60 / pace)} per minute", f"about {_duration(left)} left"]
+            if summary.captioned and summary.seconds:
+                line.append(f"{_rate(60 * summary.captioned / summary.seconds)} per minute")
+            line.append(f"about {_duration(left)} left")
             self._output.notice(", ".join(line))
 
     def end(self) -> None:
@@ -66,9 +68,9 @@ def result_line(result: CaptionResult) -> str:
 
 def summary_lines(summary: Summary) -> list[str]:
     """A run's counts, and where its time went."""
-    new = summary.captioned + summary.failed
-    rate = f", {_rate(60 * new / summary.seconds)} per minute" if new and summary.seconds else ""
-    counts = [f"{summary.captioned:,} captioned in {_duration(summary.seconds)}{rate}"]
+    counts = [f"{summary.captioned:,} captioned in {_duration(summary.seconds)}"]
+    if summary.captioned and summary.seconds:
+        counts[0] += f", {_rate(60 * summary.captioned / summary.seconds)} per minute"
     if summary.copies:
         counts.append(f"{summary.copies:,} of them copies of other files")
     if summary.failed:
@@ -80,7 +82,7 @@ def summary_lines(summary: Summary) -> list[str]:
     if summary.no_videos:
         counts.append(f"{_files(summary.no_videos)} skipped (not a video)")
     lines = ["; ".join(counts)]
-    if summary.shares is not None and new:
+    if summary.shares is not None and summary.captioned + summary.failed:
         shares = summary.shares
         lines.append(
             f"model busy {shares.busy:.0%} of the time (encode {shares.encode:.0%}, "

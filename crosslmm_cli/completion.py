@@ -30,6 +30,13 @@ def assembly_recipes(incomplete: str) -> list[str]:
     return _matching(catalog.RECIPES, incomplete)
 
 
+def tasks(incomplete: str) -> list[str]:
+    """What `eval` takes."""
+    from crosslmm.evaluation.tasks import TASKS
+
+    return _matching(TASKS, incomplete)
+
+
 def training_recipes(incomplete: str) -> list[str]:
     """What `train` takes, besides files."""
     with suppress(ImportError):  # the train extra

@@ -25,7 +25,8 @@ def doctor(as_json: options.JsonOption = False) -> None:
     for check in diagnose():
         checks.append(check)
         if not as_json:
-            rows = [(f"{_MARKS[check.status]:<5}{check.name}", check.detail)]
+            detail = with_flags(check.detail, flags)
+            rows = [(f"{_MARKS[check.status]:<5}{check.name}", detail)]
             if check.remedy:
                 rows.append(("", with_flags(check.remedy, flags)))
             output.table(rows, header=False, first_width=_WIDTH)

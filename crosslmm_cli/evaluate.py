@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from crosslmm.evaluation.tasks import TASKS, get_task
 from crosslmm.files import check_writable
-from crosslmm_cli import options
+from crosslmm_cli import completion, options
 from crosslmm_cli.errors import SOME_FAILED
 from crosslmm_cli.loading import load_assistant
 from crosslmm_cli.output import Output
@@ -19,7 +20,9 @@ def evaluate(
     questions: Annotated[
         Path,
         typer.Argument(
-            metavar="QUESTIONS", help="JSON lines as written by `crosslmm synth`.", exists=True
+            metavar="QUESTIONS",
+            help="File in the task's format; for `questions`, as `crosslmm synth` writes it.",
+            exists=True,
         ),
     ],
     video_folder: Annotated[
@@ -31,6 +34,15 @@ def evaluate(
             show_default="the folder of QUESTIONS",
         ),
     ] = None,
+    task: Annotated[
+        str,
+        typer.Option(
+            "--task",
+            metavar="NAME",
+            autocompletion=completion.tasks,
+            help=f"Benchmark: how questions are read and scored ({', '.join(TASKS)}).",
+        ),
+    ] = "questions",
     model: options.ModelOption = None,
     frames: options.FramesOption = None,
     quantize: options.QuantizeOption = "auto",
@@ -53,9 +65,9 @@ def evaluate(
         check_writable(answers)
     from crosslmm.evaluation.runner import evaluate as run
     from crosslmm.evaluation.runner import write_answers
-    from crosslmm.evaluation.tasks.questions import read_questions
 
-    rows = read_questions(questions)
+    chosen = get_task(task)
+    rows = chosen.read(questions)
     assistant = load_assistant(output, model=model, device=device, dtype=dtype, quantize=quantize)
     done = 0
 
@@ -66,7 +78,8 @@ def evaluate(
 
     output.finish_progress()
     output.progress("evaluating", 0, len(rows))
-    report = run(rows, assistant, video_folder or questions.parent, frames=frames, on_row=on_row)
+    folder = video_folder or questions.parent
+    report = run(rows, assistant, folder, task=chosen, frames=frames, on_row=on_row)
     output.finish_progress()
     for video, why in report.failures.items():
         output.notice(f"{video}: {why}")
@@ -79,6 +92,7 @@ def evaluate(
         output.record(
             {
                 **report.summary(),
+                "task": task,
                 "model": assistant.name,
                 "settings": settings,
                 "versions": assistant.versions,

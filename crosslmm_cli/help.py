@@ -4,7 +4,7 @@ from typing import Any
 
 # The panels of commands with many options, on a terminal; what is in none of them is an "Option".
 PANELS = {
-    "Input": ("from_file", "include", "exclude", "shard", "video_folder"),
+    "Input": ("from_file", "include", "exclude", "shard", "video_folder", "task"),
     "Video": (
         *("frames", "fps", "max_frames", "start", "end", "seek", "reader", "deadline"),
         *("segments", "scenes"),

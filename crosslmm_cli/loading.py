@@ -1,10 +1,10 @@
 """Choosing and loading the model, the same for every command that runs one."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from crosslmm.checkpoints import catalog
-from crosslmm.errors import UsageError
+from crosslmm.errors import UsageError, VideoError
 from crosslmm.merging import check_tokens_per_frame
 from crosslmm.options import check_device
 from crosslmm_cli import options
@@ -20,10 +20,13 @@ def load_assistant(
     quantize: options.Quantization,
     tokens_per_frame: int | None = None,
     frames: int | None = None,
+    announce: bool = True,
 ) -> Any:
-    """The chosen model, found before the heavy imports begin and loaded with its notices shown."""
+    """The chosen model, found before the heavy imports begin and loaded with its notices shown.
+
+    `announce`: say so where nobody chose the built-in one.
+    """
     choice = check_model(model, device=device, tokens_per_frame=tokens_per_frame)
-    notice_of_demo(output, choice)
     output.progress("load", 0, 0)
     from crosslmm.inference.assistant import load
 
@@ -32,6 +35,8 @@ def load_assistant(
     )
     assistant = load(choice.name, frames=frames, on_notice=output.notice, **chosen)
     output.progress("load", 1, 1)
+    if announce:
+        notice_of_demo(output, choice.origin)
     return assistant
 
 
@@ -77,10 +82,23 @@ def model_options(
     }
 
 
-def notice_of_demo(output: Output, choice: catalog.Choice) -> None:
+def notice_of_demo(output: Output, origin: catalog.Origin) -> None:
     """Say what the built-in model is, where nobody chose it."""
-    if choice.origin == "built-in":
+    if origin == "built-in":
         output.notice(
             "using the built-in demo model, which knows synthetic shape clips and cannot describe "
-            f"real footage; `crosslmm models pull {catalog.SUGGESTED}` downloads one that can"
+            f"real footage; `crosslmm models pull {catalog.SUGGESTED}` downloads one that can, and "
+            "`crosslmm models use` or --model chooses it"
+        )
+
+
+def refuse_unfamiliar(warnings: Sequence[str], video: str, origin: catalog.Origin) -> None:
+    """Raise `VideoError` for footage that the built-in model does not know, where nobody chose it."""
+    from crosslmm.inference.footage import UNFAMILIAR  # torch
+
+    if origin == "built-in" and UNFAMILIAR in warnings:
+        raise VideoError(
+            f"{video}: unlike the synthetic clips that the built-in demo model knows; choose another "
+            f"model (`crosslmm models pull {catalog.SUGGESTED}`, then --model or "
+            "`crosslmm models use`), or insist with --model demo"
         )

@@ -160,7 +160,7 @@ def _train_demo(output: Output, out: Path, changes: list[str]) -> None:
     from crosslmm.training.recipe import demo_settings
 
     settings = demo_settings(changes)
-    output.progress("load", 0, 0)
+    output.progress("load", 0, 0, label="preparing")
     from crosslmm.demo.run import train_demo
 
     folder = train_demo(out, seed=settings.seed, short=settings.short, report=output.notice)

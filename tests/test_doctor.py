@@ -87,3 +87,13 @@ def test_a_remedy_names_the_flag_of_the_command_that_takes_it(
         f"{'WARN quantization':<24}bitsandbytes: no\n{'':<24}use --quantize none\n",
         "",
     )
+
+
+def test_details_name_the_flags_of_the_command_line(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from crosslmm import doctor
+
+    check = Check("reader decord", "note", "decord is not installed; use `reader` pyav")
+    monkeypatch.setattr(doctor, "diagnose", lambda: [check])
+    assert "use --reader pyav" in run("doctor").out

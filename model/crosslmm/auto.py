@@ -16,6 +16,8 @@ from typing import Any
 _MODELS = "crosslmm.modeling_crosslmm"
 _LAYERS = "transformers.modeling_layers"
 _LAST_OF_LAYERS = "GradientCheckpointingLayer"
+_PART = "crosslmm.cross_attention"
+_LAST_OF_PART = "DualCrossAttentionLayer"
 _REGISTERED_AFTER = {
     "transformers.models.auto.configuration_auto": "crosslmm.configuration_crosslmm",
     "transformers.models.auto.modeling_auto": _MODELS,
@@ -62,6 +64,9 @@ def _register(name: str) -> None:
     layers = sys.modules.get(_LAYERS)
     if home == _MODELS and layers is not None and not hasattr(layers, _LAST_OF_LAYERS):
         return  # it is being imported, and registers them when it is done
+    part = sys.modules.get(_PART)
+    if home == _MODELS and part is not None and not hasattr(part, _LAST_OF_PART):
+        return  # imported before the models, which cannot be imported until it is done
     import_module(home)
 
 

@@ -12,8 +12,8 @@ from transformers.configuration_utils import SubConfigSpec
 
 from crosslmm.auto import register_config
 from crosslmm.limits import DEFAULT_FRAMES
-from crosslmm.merging import check_tokens_per_frame
-from crosslmm.options import MergeMode, ProjectorOrder, T2VCache, V2VScope
+from crosslmm.merging import MERGERS, check_tokens_per_frame
+from crosslmm.options import ProjectorOrder, T2VCache, V2VScope
 
 
 @strict
@@ -22,8 +22,9 @@ class CrossLMMConfig(PreTrainedConfig):
 
     - `tokens_per_frame`: merged tokens per frame that the weights were trained with, a perfect
       square. Any other perfect square can be chosen at run time; the processor does.
-    - `merge_mode`: how tokens are merged to the trained number: `area` averages, `bilinear` samples (for
-      checkpoints trained so). Every other number is always reached by area averaging.
+    - `merge_mode`: how tokens are merged, a name in `crosslmm.merging.MERGERS`: `area` averages;
+      `bilinear` samples (for checkpoints trained so), and to any other number than the trained one
+      averages too.
     - `projector_order`: merge before projecting (the paper) or after (LLaVA-OneVision).
     - `vision_feature_layer`: which encoder output is read, negative, -1 the last layer's.
     - `video_newline`: one learned embedding stands after the last merged token (LLaVA-OneVision).
@@ -70,7 +71,7 @@ class CrossLMMConfig(PreTrainedConfig):
     text_config: dict[str, Any] | PreTrainedConfig | None = None
     video_token_id: int = 151647
     tokens_per_frame: int = 9
-    merge_mode: MergeMode = "area"
+    merge_mode: str = "area"
     projector_order: ProjectorOrder = "merge_first"
     projector_hidden_act: str = "gelu"
     projector_bias: bool = True
@@ -124,10 +125,17 @@ class CrossLMMConfig(PreTrainedConfig):
         interval = self.cross_attention_interval
         return list(range(interval - 1, int(self.text.num_hidden_layers), interval))
 
+    def merge_mode_for(self, tokens_per_frame: int) -> str:
+        """The merging method for so many tokens, which need not be the trained number."""
+        trained = tokens_per_frame == self.tokens_per_frame
+        return "area" if self.merge_mode == "bilinear" and not trained else self.merge_mode
+
     def validate_architecture(self) -> None:
         """Called by transformers after construction; raises ValueError."""
         super().validate_architecture()
         check_tokens_per_frame(self.tokens_per_frame, self.patches_per_frame)
+        if self.merge_mode not in MERGERS:
+            raise ValueError(f"merge_mode={self.merge_mode!r} is not one of {', '.join(MERGERS)}")
         layers = int(self.text.num_hidden_layers)
         if not 1 <= self.cross_attention_interval <= layers:
             raise ValueError(

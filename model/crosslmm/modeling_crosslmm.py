@@ -118,7 +118,7 @@ class CrossLMMModel(CrossLMMPreTrainedModel):
         the normalised features (F, N, D), the latter None where nothing reads them.
         """
         config = self.config
-        mode = config.merge_mode if tokens_per_frame == config.tokens_per_frame else "area"
+        mode = config.merge_mode_for(tokens_per_frame)
         keep_features = self.reads_features
         chunks = encode_frames(
             self.vision_tower, pixel_values, config.vision_layers, self.frames_per_chunk

@@ -202,6 +202,8 @@ class TestList:
         assert found["pet"].kind == "crosslmm"
         assert found["pet"].source == "folder"
         assert found["pet"].size == sum(p.stat().st_size for p in found["pet"].path.iterdir())
+        for name in ("pet", "llava-hf/model"):
+            assert inspect(name).size == found[name].size
         assert found["llava-hf/model"].kind == "llava_onevision"
         assert found["llava-hf/model"].source == "hub"
         assert [name for name, model in found.items() if model.default] == [str(outside)]

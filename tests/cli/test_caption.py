@@ -242,3 +242,12 @@ def test_ctrl_c_finishes_the_current_batch(
     data = out.read_text("utf-8")
     assert data.endswith("\n")
     assert 2 <= len(rows(data)) < 60
+
+
+def test_the_rate_is_of_captioned_videos() -> None:
+    from crosslmm.captioning import Summary
+    from crosslmm_cli.caption_report import summary_lines
+
+    counts = summary_lines(Summary(total=30, captioned=10, failed=20, seconds=60.0))[0]
+    assert "10 captioned in 60 s, 10 per minute" in counts
+    assert "per minute" not in summary_lines(Summary(total=1, failed=1, seconds=60.0))[0]

@@ -464,3 +464,18 @@ def test_the_library_never_prints_or_exits() -> None:
             if isinstance(node, ast.Call):
                 called = ast.unparse(node.func)
                 assert called not in ("print", "exit", "quit", "sys.exit"), f"{path}: {called}"
+
+
+def test_training_from_scratch_loads_no_model(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("accelerate")
+    from crosslmm.demo import run as training
+
+    shown: list[tuple[str, str | None]] = []
+    monkeypatch.setattr(training, "train_demo", lambda *_, **__: None)
+    monkeypatch.setattr(
+        Output, "progress", lambda self, stage, *_, label=None: shown.append((stage, label))
+    )
+    assert run("train", "demo", "--out", tmp_path / "run").code == 0
+    assert shown == [("load", "preparing")]

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("pty")
+from crosslmm.synthetic import write_sample
 from tests.support.clips import write_clip
 from tests.support.terminal import Terminal
 
@@ -83,14 +84,22 @@ def test_caption_and_both_ctrl_cs(clip: Path, checkpoint: Path, tmp_path: Path) 
         assert "finishing the current batch; Ctrl-C again stops immediately\n" in terminal.screen
 
 
-def test_notices_wrap_at_words(clip: Path) -> None:
-    with Terminal("ask", clip, "q", "--start", 100) as terminal:
-        terminal.wait()
+def test_notices_wrap_at_words(tmp_path: Path) -> None:
+    sample = write_sample(tmp_path)
+    with Terminal("ask", sample, "q", "--max-new-tokens", 1) as terminal:
+        assert terminal.wait() == 0
         assert terminal.screen.startswith(
             "using the built-in demo model, which knows synthetic shape clips and cannot\n"
             "describe real footage; `crosslmm models pull\n"
-            "llava-hf/llava-onevision-qwen2-0.5b-ov-hf` downloads one that can\n"
+            "llava-hf/llava-onevision-qwen2-0.5b-ov-hf` downloads one that can, and `crosslmm\n"
+            "models use` or --model chooses it\n"
         )
+
+
+def test_no_notice_before_an_error(clip: Path) -> None:
+    with Terminal("ask", clip, "q", "--start", 100) as terminal:
+        assert terminal.wait() == 1
+        assert terminal.screen.startswith("crosslmm: ")
 
 
 def test_no_color_removes_colour_not_progress(clip: Path, checkpoint: Path) -> None:

@@ -302,6 +302,10 @@ def test_folder_is_read_with_its_gates(tmp_path: Path) -> None:
     assert closed == replace(opened, open_v2v=0, open_t2v=0)
     notes = profile(str(tmp_path / "closed"), frames=[8]).notes
     assert notes == [f"{tmp_path / 'closed'}: all gates are closed; a closed branch costs nothing"]
+    for still_open, words in ((1, "1 of 4 gates is closed"), (0, "2 of 4 gates are closed")):
+        shape = replace(opened, open_v2v=2, open_t2v=still_open)
+        (note,) = replace(profile(str(tmp_path / "open"), frames=[8]), shape=shape).notes
+        assert f": {words}; a closed branch" in note
 
 
 def test_a_folder_of_a_recipes_name_is_the_folder(

@@ -580,7 +580,7 @@ def test_another_seed_is_another_model(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="does not fit its model"):
         train_demo(tmp_path / "0", seed=0, recipe=recipe)
     for other in ({"seed": 1, "recipe": recipe}, {"seed": 0, "short": True}):
-        with pytest.raises(UsageError, match="another recipe, seed"):
+        with pytest.raises(UsageError, match="a different recipe, `seed`"):
             train_demo(tmp_path / "0", **other)
 
 

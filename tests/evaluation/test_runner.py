@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from crosslmm.errors import UsageError
-from crosslmm.evaluation.tasks import get_task
+from crosslmm.evaluation.tasks import TASKS, QuestionRow, get_task
 from crosslmm.evaluation.tasks.questions import Questions, read_questions
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from tests.conftest import Finished
@@ -147,3 +147,37 @@ def test_tasks_are_found_by_name() -> None:
     assert not task.score(row(), "It is large.")
     with pytest.raises(UsageError, match="riddles: not a task; give one of questions"):
         get_task("riddles")
+
+
+class Always:
+    """A benchmark whose file is a bare question per line, and that any answer satisfies."""
+
+    name = "always"
+    max_new_tokens = 3
+
+    def read(self, path: Path) -> list[QuestionRow]:
+        lines = path.read_text("utf-8").splitlines()
+        return [{"video": "clip.mp4", "type": "bare", "question": line} for line in lines]
+
+    def score(self, row: QuestionRow, said: str) -> bool:
+        return True
+
+
+def test_a_registered_benchmark_is_read_and_scored_by_its_own_rules(
+    run: Run, checkpoint: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TASKS, "always", Always())
+    questions = folder / "bare.txt"
+    questions.write_text("What?\nWhere?\n")
+    finished = run("eval", questions, "--task", "always", "--model", checkpoint, "--json")
+    assert finished.code == 0, finished.err
+    report = json.loads(finished.out)
+    assert (report["task"], report["count"], report["accuracy"]) == ("always", 2, 1.0)
+    assert list(report["types"]) == ["bare"]
+
+
+def test_an_unknown_benchmark_is_refused_with_the_known_ones(run: Run, folder: Path) -> None:
+    questions = write_questions(folder / "q.jsonl", row())
+    finished = run("eval", questions, "--task", "mvbench")
+    assert finished.code == 2
+    assert "mvbench: not a task; give one of questions" in finished.err

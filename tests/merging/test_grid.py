@@ -1,14 +1,14 @@
 """The square grid: which counts of merged tokens it allows, and pooling against plain loops."""
 
 import math
-from typing import get_args
 
 import pytest
 import torch
 
 from crosslmm.errors import UsageError
 from crosslmm.merging import MERGERS, check_tokens_per_frame, grid_side, merge_tokens
-from crosslmm.options import MergeMode
+from crosslmm.merging.grid import GridMerger
+from tests.support.tiny import tiny_config, tiny_model
 
 
 @pytest.mark.parametrize(
@@ -52,8 +52,32 @@ def test_tokens_that_are_no_square_are_refused() -> None:
         merge_tokens(torch.zeros(24, 4), 4)
 
 
+class MaxMerger(GridMerger):
+    def _pool(self, planes: torch.Tensor, side: int) -> torch.Tensor:
+        return torch.nn.functional.adaptive_max_pool2d(planes, side)
+
+
+def test_a_registered_method_merges_to_every_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MERGERS, "max", MaxMerger)
+    model = tiny_model(merge_mode="max", tokens_per_frame=4)
+    pixels = torch.randn(2, 3, 30, 30)
+    for tokens in (4, 1):
+        merged, _ = model.model.encode_frames(pixels, tokens)
+        model.config.merge_mode = "area"
+        averaged, _ = model.model.encode_frames(pixels, tokens)
+        model.config.merge_mode = "max"
+        assert merged.shape == averaged.shape
+        assert not torch.equal(merged, averaged)
+
+
+def test_only_bilinear_is_replaced_away_from_the_trained_number() -> None:
+    bilinear = tiny_config(merge_mode="bilinear", tokens_per_frame=4)
+    assert [bilinear.merge_mode_for(tokens) for tokens in (4, 1)] == ["bilinear", "area"]
+
+
 def test_a_configuration_names_registered_methods() -> None:
-    assert set(get_args(MergeMode)) <= set(MERGERS)
+    with pytest.raises(Exception, match="merge_mode='nearest' is not one of area, bilinear"):
+        tiny_config(merge_mode="nearest")
 
 
 def test_a_count_is_checked_with_one_wording() -> None:

@@ -75,3 +75,11 @@ def test_a_folder_that_does_not_name_its_processor_gives_no_tokenizer(
         "print(type(AutoProcessor.from_pretrained(sys.argv[1])).__name__)"
     )
     assert python(code, tmp_path).strip() == "CrossLMMProcessor"
+
+
+@pytest.mark.parametrize("module", ["crosslmm.cross_attention", "crosslmm.demo.run"])
+def test_a_module_below_the_models_can_be_imported_first(module: str) -> None:
+    finished = subprocess.run(
+        [sys.executable, "-c", f"import {module}"], capture_output=True, text=True
+    )
+    assert finished.returncode == 0, finished.stderr

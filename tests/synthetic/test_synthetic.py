@@ -350,8 +350,10 @@ def test_clips_of_other_settings_are_not_taken_for_these(tmp_path: Path) -> None
     options = {"clips": 1, "seed": 9, "seconds": (2.0, 3.0), "size": (64, 64), "fps": 8.0}
     questions = write_clips(tmp_path, **options).read_text()
     for other in ({"seconds": (2.0, 4.0)}, {"size": (64, 128)}, {"fps": 9.0}):
-        with pytest.raises(UsageError, match=next(iter(other))):
+        with pytest.raises(UsageError, match=f"different values of `{next(iter(other))}` "):
             write_clips(tmp_path, **{**options, **other})
+    with pytest.raises(UsageError, match="values of `size` and `fps` "):
+        write_clips(tmp_path, **{**options, "size": (64, 128), "fps": 9.0})
     assert (tmp_path / "questions.jsonl").read_text() == questions
 
 

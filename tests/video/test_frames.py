@@ -154,7 +154,7 @@ def test_end_beyond_the_video_is_clamped_and_said(tmp_path: Path) -> None:
 
 def test_start_beyond_the_video_is_an_error(tmp_path: Path) -> None:
     write_clip(tmp_path / "clip.mp4", frames=20)
-    with pytest.raises(crosslmm.VideoError, match=r"clip\.mp4: start \(2 s\) is beyond the end"):
+    with pytest.raises(crosslmm.VideoError, match=r"clip\.mp4: `start` \(2 s\) is beyond the end"):
         crosslmm.sample(tmp_path / "clip.mp4", start=2)
 
 

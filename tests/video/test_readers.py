@@ -198,7 +198,7 @@ def test_crash_of_the_worker_is_an_error(clip: Path, read_with: Callable) -> Non
 
 def test_a_failure_in_the_worker_is_a_plain_error(clip: Path, read_with: Callable) -> None:
     read_with("fail")
-    with pytest.raises(VideoError, match="use the `reader` pyav") as caught:
+    with pytest.raises(VideoError, match="use `reader` pyav") as caught:
         crosslmm.sample(clip, frames=7, reader="pyav")
     assert "Check failed" not in str(caught.value)
 
@@ -256,16 +256,14 @@ def test_decord_is_not_trusted_where_it_is_wrong(tmp_path: Path) -> None:
     write_clip(tmp_path / "open_gop.mp4", codec="libx265", frames=40, options=open_gop)
     write_clip(tmp_path / "mirrored.mp4", mirrored=True)
     for name in ("cut.mp4", "stream.ts", "open_gop.mp4", "mirrored.mp4"):
-        with pytest.raises(VideoError, match=rf"{name}: decord .* use the `reader` pyav"):
+        with pytest.raises(VideoError, match=rf"{name}: decord .* use `reader` pyav"):
             crosslmm.sample(tmp_path / name, frames=8, reader="decord")
 
 
 @needs_decord
 def test_decord_cannot_read_av1_and_says_so(tmp_path: Path) -> None:
     write_clip(tmp_path / "av1.mp4", codec="libsvtav1", frames=8)
-    with pytest.raises(
-        VideoError, match="decord could not decode this file; use the `reader` pyav"
-    ):
+    with pytest.raises(VideoError, match="decord could not decode this file; use `reader` pyav"):
         crosslmm.sample(tmp_path / "av1.mp4", reader="decord")
 
 

@@ -332,16 +332,22 @@ def _hub_models() -> list[StoredModel]:
 
 def _stored(name: str, path: Path, source: Location) -> StoredModel:
     result = validate(path)
-    size = _size(path.parents[1] if source == "hub" else path)
     return StoredModel(
         name=name,
         path=path,
         kind=result.kind,
-        size=size,
+        size=size_on_disk(path),
         source=source,
         default=False,
         problem=result.problem,
     )
+
+
+def size_on_disk(folder: Path) -> int:
+    """Bytes of the checkpoint in a folder; for a snapshot in the Hub cache, of its repository."""
+    repository = folder.absolute().parent.parent
+    in_cache = repository.parent == hub_cache().absolute() and folder.parent.name == "snapshots"
+    return _size(repository if in_cache else folder)
 
 
 def _size(folder: Path) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crosslmm.checkpoints.catalog import find, read_config
+from crosslmm.checkpoints.catalog import find, read_config, size_on_disk
 from crosslmm.checkpoints.headers import (
     PARTS,
     Gate,
@@ -30,7 +30,7 @@ class PartSummary:
 
 @dataclass(frozen=True)
 class Inspection:
-    """`size` is the bytes of the weights; `config` the contents of config.json."""
+    """`size` is in bytes on disk, as in `StoredModel`; `config` the contents of config.json."""
 
     name: str
     path: Path
@@ -55,7 +55,7 @@ def inspect(name: str | Path) -> Inspection:
         name=str(name),
         path=folder,
         kind=str(config.get("model_type")),
-        size=sum(file.stat().st_size for file in {tensor.file for tensor in tensors.values()}),
+        size=size_on_disk(folder),
         parameters=sum(tensor.count for tensor in tensors.values()),
         dtypes=_dtypes(list(tensors.values())),
         parts=tuple(

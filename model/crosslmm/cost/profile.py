@@ -97,8 +97,9 @@ class Profile:
         gates = 2 * shape.cross_layers
         opened = shape.open_v2v + shape.open_t2v
         if opened < gates:
-            closed = "all" if not opened else f"{gates - opened} of {gates}"
-            notes.append(f"{self.model}: {closed} gates are closed; a closed branch costs nothing")
+            closed = "all gates" if not opened else f"{gates - opened} of {gates} gates"
+            verb = "is" if gates - opened == 1 and opened else "are"
+            notes.append(f"{self.model}: {closed} {verb} closed; a closed branch costs nothing")
         context = shape.language.context
         past = [row for row in self.rows if row.tokens.prompt > context]
         if past:

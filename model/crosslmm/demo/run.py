@@ -149,7 +149,8 @@ def _keep_settings(out: Path, recipe: DemoRecipe, seed: int) -> None:
     state.wait_for_everyone()
     if kept not in (None, settings):
         raise UsageError(
-            f"{out}: holds a run with another recipe, seed or number of processes; give another `out`"
+            f"{out}: holds a run made with a different recipe, `seed` or number of processes; "
+            "give another `out`"
         )
     if kept is None and state.is_main_process:
         out.mkdir(parents=True, exist_ok=True)

@@ -87,8 +87,9 @@ def _check_settings(path: Path, settings: dict[str, Any]) -> None:
     except (ValueError, AttributeError):
         raise UsageError(f"{path}: not written by crosslmm; choose another folder") from None
     if changed:
+        names = " and ".join(f"`{name}`" for name in changed)
         raise UsageError(
-            f"{path.parent}: holds clips with another {' and '.join(changed)} "
+            f"{path.parent}: holds clips made with different values of {names} "
             f"(see {path.name}); choose another folder"
         )
 

@@ -42,7 +42,7 @@ def plan_reading(
         targets, warnings = choose(probe.index, sampling, path=probe.source.path)
     elif sampling.start:
         raise VideoError(
-            f"{probe.source.path}: start ({sampling.start:g} s) is beyond the end: it is an image"
+            f"{probe.source.path}: `start` ({sampling.start:g} s) is beyond the end: it is an image"
         )
     return ReadPlan(
         probe, targets, size or probe.source.size, resample, (*probe.warnings, *warnings)

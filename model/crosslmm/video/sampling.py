@@ -37,12 +37,12 @@ def choose(
     warnings = []
     if start >= duration:
         raise VideoError(
-            f"{path}: start ({start:g} s) is beyond the end of the video, "
+            f"{path}: `start` ({start:g} s) is beyond the end of the video, "
             f"which lasts {duration:.6g} s"
         )
     if end > duration + _ROUNDING and sampling.end is not None:
         warnings.append(
-            f"end ({end:g} s) is beyond the end of the video, which lasts {duration:.6g} s: "
+            f"`end` ({end:g} s) is beyond the end of the video, which lasts {duration:.6g} s: "
             "sampled up to there"
         )
     end = min(end, duration)

@@ -79,7 +79,7 @@ def reader_status(name: str) -> ReaderStatus:
         return ReaderStatus(name=name, version=None, problem=problem)
     version = _version(package)
     if version is None or util.find_spec(package) is None:
-        problem = f"{package} is not installed; pip install {package}, or use the `reader` pyav"
+        problem = f"{package} is not installed; pip install {package}, or use `reader` pyav"
         return ReaderStatus(name=name, version=None, problem=problem)
     return ReaderStatus(name=name, version=version)
 

@@ -38,7 +38,7 @@ class DecodeJob:
 
     def refuse(self, reader: str, why: str) -> VideoError:
         """The error for a file that this reader would get wrong."""
-        return VideoError(f"{self.path}: {reader} {why}; use the `reader` pyav")
+        return VideoError(f"{self.path}: {reader} {why}; use `reader` pyav")
 
 
 def decode(fields: dict[str, Any]) -> Iterator[tuple[Any, Payload]]:

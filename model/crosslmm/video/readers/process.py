@@ -46,8 +46,7 @@ class ProcessReader:
         except WorkerDied as error:
             self._heartbeat()  # where the consumer had it killed, that is no error
             raise VideoError(
-                f"{self.plan.path}: the decoding process died ({error.cause}); "
-                "use the `reader` pyav"
+                f"{self.plan.path}: the decoding process died ({error.cause}); use `reader` pyav"
             ) from None
         finally:
             worker.close()

@@ -21,7 +21,7 @@ def read(job: DecodeJob) -> "Iterator[tuple[int, np.ndarray]]":
     except (ImportError, OSError, RuntimeError) as error:
         raise VideoError(
             "torchcodec is installed but does not load here: it needs FFmpeg's shared libraries "
-            "and a build that fits this torch; use the `reader` pyav"
+            "and a build that fits this torch; use `reader` pyav"
         ) from error
 
     if job.mirrored or job.sequential:

@@ -1,0 +1,78 @@
+"""Footage that the built-in model does not know: warned of, and refused where nobody chose the model."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import crosslmm
+from crosslmm.inference.batch import answer_batch
+from crosslmm.inference.footage import UNFAMILIAR
+from crosslmm.synthetic.clips import plan_clip, write_video
+from crosslmm.video.writing import write_frames
+from tests.conftest import Finished
+
+Run = Callable[..., Finished]
+BRIEF = ("--max-new-tokens", 3)
+INSIST = "or insist with --model demo"
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A synthetic clip."""
+    path = tmp_path_factory.mktemp("clips") / "shapes.mp4"
+    clip = plan_clip("eval", 41, 3, seconds=(3.0, 3.0), aspect=1.0)
+    write_video(clip, path, size=(128, 128), fps=12.0)
+    return path
+
+
+@pytest.fixture(scope="module")
+def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clip that is none: coarse noise in all colours."""
+    random = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("clips") / "noise.mp4"
+    coarse = random.integers(0, 256, (24, 16, 16, 3), dtype=np.uint8)
+    write_frames(path, (frame.repeat(8, 0).repeat(8, 1) for frame in coarse), fps=12)
+    return path
+
+
+def test_synthetic_clips_are_answered_without_a_warning(run: Run, home: Path, shapes: Path) -> None:
+    finished = run("ask", shapes, "What happens?", *BRIEF, "--json")
+    assert finished.code == 0, finished.err
+    assert json.loads(finished.out)["warnings"] == []
+    assert "warning" not in finished.err
+
+
+def test_other_footage_is_refused_where_nobody_chose_the_model(
+    run: Run, home: Path, noise: Path
+) -> None:
+    finished = run("ask", noise, "What happens?", *BRIEF)
+    assert (finished.code, finished.out) == (1, "")
+    assert finished.err.count("\n") == 1
+    assert "`crosslmm models pull" in finished.err
+    assert finished.err.endswith(f"{INSIST}\n")
+
+
+@pytest.mark.parametrize("chosen_by", ["option", "environment", "setting"])
+def test_other_footage_is_answered_with_a_warning_by_choice(
+    run: Run, home: Path, noise: Path, monkeypatch: pytest.MonkeyPatch, chosen_by: str
+) -> None:
+    if chosen_by == "environment":
+        monkeypatch.setenv("CROSSLMM_MODEL", "demo")
+    elif chosen_by == "setting":
+        assert run("models", "use", "demo").code == 0
+    option = ["--model", "demo"] if chosen_by == "option" else []
+    finished = run("ask", noise, "What happens?", *BRIEF, "--json", *option)
+    assert finished.code == 0, finished.err
+    assert json.loads(finished.out)["warnings"] == [UNFAMILIAR]
+    assert f"warning: {UNFAMILIAR}" in finished.err
+
+
+def test_a_batch_warns_of_its_unfamiliar_clips_only(shapes: Path, noise: Path) -> None:
+    assistant = crosslmm.load("demo")
+    clips = [crosslmm.sample(path, frames=8) for path in (shapes, noise)]
+    asked = ["What happens?"] * 2
+    batch = answer_batch(assistant.runtime, clips, asked, max_new_tokens=3)
+    assert [answer.warnings for answer in batch.answers] == [(), (UNFAMILIAR,)]
