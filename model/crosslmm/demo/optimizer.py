@@ -26,6 +26,7 @@ class Rates:
     - `matrix_rate` is Muon's: all singular values of a matrix move by it, of tall ones by more
       (√(rows/columns)); 0.02 is usual. `learning_rate` is AdamW's.
     - `embedding_factor`, `gate_factor`: what the latter is multiplied by for embeddings and gates.
+    - `newton_schulz_steps`: of Muon's orthogonalization.
     """
 
     learning_rate: float = 2e-3
@@ -33,6 +34,7 @@ class Rates:
     embedding_factor: float = 1.0
     gate_factor: float = 1.0
     weight_decay: float = 0.05
+    newton_schulz_steps: int = 5
 
 
 class MuonAdamW(torch.optim.Optimizer):
@@ -46,8 +48,9 @@ class MuonAdamW(torch.optim.Optimizer):
         *,
         momentum: float = 0.95,
         betas: tuple[float, float] = (0.9, 0.98),
+        newton_schulz_steps: int = 5,
     ):
-        self._muon = torch.optim.Muon(matrices, momentum=momentum)
+        self._muon = torch.optim.Muon(matrices, momentum=momentum, ns_steps=newton_schulz_steps)
         self._adamw = torch.optim.AdamW(others, betas=betas)
         self._matrix_groups = len(matrices)
         super().__init__([*self._muon.param_groups, *self._adamw.param_groups], {})
@@ -82,6 +85,7 @@ def make_optimizer(module: nn.Module, rates: Rates) -> MuonAdamW:
     return MuonAdamW(
         [{"params": matrices, "lr": rates.matrix_rate, "weight_decay": decay}],
         [group for group in others if group["params"]],
+        newton_schulz_steps=rates.newton_schulz_steps,
     )
 
 

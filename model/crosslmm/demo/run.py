@@ -72,14 +72,15 @@ def demo_recipe() -> DemoRecipe:
     return DemoRecipe(values["images"], StageOptions(**values["encoder"]), tuple(stages))
 
 
+_FEW = StageOptions(steps=4, warmup_steps=1, save_steps=2, log_steps=1, newton_schulz_steps=1)
 SHORT = DemoRecipe(
     images=2,
-    encoder=StageOptions(steps=4, warmup_steps=1, save_steps=2, log_steps=1),
+    encoder=_FEW,
     stages=(
         ClipStage(
             "2-clips",
             ClipOptions(clips=1, questions=3, frames=(2, 2)),
-            StageOptions(steps=4, warmup_steps=1, save_steps=2, log_steps=1),
+            _FEW,
         ),
     ),
 )
