@@ -92,7 +92,8 @@ def reader_statuses() -> tuple[ReaderStatus, ...]:
 def candidates(reader: ReaderName) -> tuple[str, ...]:
     """The readers to try, in order; `UsageError` for one that cannot be used here."""
     if reader == "auto":
-        return tuple(status.name for status in reader_statuses() if status.version is not None)
+        found = tuple(status.name for status in reader_statuses() if status.version is not None)
+        return found or ("pyav",)  # packages whose metadata cannot be read may work all the same
     status = reader_status(reader)
     if status.problem is not None:
         raise UsageError(f"the reader {reader} cannot be used: {status.problem}")
