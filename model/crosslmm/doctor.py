@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Literal, cast
 
 from crosslmm.checkpoints import catalog
+from crosslmm.errors import first_line
+from crosslmm.files import gigabytes
 from crosslmm.options import ReaderName, Sampling
 
 Status = Literal["ok", "note", "warning", "failure"]
@@ -52,7 +54,7 @@ def diagnose(checks: Mapping[str, CheckFunction] | None = None) -> Iterator[Chec
             found = check()
             yield from [found] if isinstance(found, Check) else found
         except Exception as error:  # whatever a broken installation raises is the finding
-            yield Check(name, "failure", _line(error))
+            yield Check(name, "failure", first_line(error)[:200])
 
 
 def check_python() -> Check:
@@ -86,7 +88,9 @@ def check_readers() -> Iterator[Check]:
         try:
             codec = _write_clip(clip)
         except Exception as error:
-            yield Check("readers", "failure", f"PyAV cannot write a clip: {_line(error)}")
+            yield Check(
+                "readers", "failure", f"PyAV cannot write a clip: {first_line(error)[:200]}"
+            )
             return
         for reader in reader_statuses():
             name = f"reader {reader.name}"
@@ -96,7 +100,7 @@ def check_readers() -> Iterator[Check]:
             try:
                 _read_clip(clip, reader.name)
             except Exception as error:
-                yield Check(name, "warning", f"{reader.version}: {_line(error)}")
+                yield Check(name, "warning", f"{reader.version}: {first_line(error)[:200]}")
                 continue
             working.append(reader.name)
             yield Check(name, "ok", f"{reader.version}, decoded a clip of {codec}")
@@ -131,7 +135,7 @@ def check_device() -> Check:
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
         name = torch.cuda.get_device_name()
-        return Check("device", "ok", f"{name}, {_gigabytes(free)} of {_gigabytes(total)} free")
+        return Check("device", "ok", f"{name}, {gigabytes(free)} of {gigabytes(total)} free")
     if torch.backends.mps.is_available():
         return Check("device", "ok", "Apple GPU (mps)")
     threads = torch.get_num_threads()
@@ -144,7 +148,7 @@ def check_memory() -> Check:
 
     free = available_ram()
     status: Status = "ok" if free >= LEAST_MEMORY else "warning"
-    return Check("memory", status, f"{_gigabytes(free)} of memory free")
+    return Check("memory", status, f"{gigabytes(free)} of memory free")
 
 
 def check_disk() -> Check:
@@ -152,7 +156,7 @@ def check_disk() -> Check:
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
-    detail = f"{_gigabytes(free)} free in {catalog.hub_cache()}"
+    detail = f"{gigabytes(free)} free in {catalog.hub_cache()}"
     if free >= LEAST_DISK:
         return Check("disk", "ok", detail)
     return Check("disk", "warning", detail, "set HF_HOME to a folder on a larger disk")
@@ -174,7 +178,7 @@ def check_quantization() -> Check:
         if difference.abs().max() > 0.25 * dense.weight.abs().max():
             raise ValueError("wrong result of a 4-bit product")
     except Exception as error:
-        detail = f"bitsandbytes: {_line(error)}"
+        detail = f"bitsandbytes: {first_line(error)[:200]}"
         return Check("quantization", "warning", detail, "use `quantization` none")
     version = metadata.version("bitsandbytes")
     return Check("quantization", "ok", f"bitsandbytes {version}, 4-bit product correct on {device}")
@@ -209,12 +213,3 @@ CHECKS: dict[str, CheckFunction] = {
     "quantization": check_quantization,
     "model": check_default_model,
 }
-
-
-def _gigabytes(size: float) -> str:
-    return f"{size / 1e9:.1f} GB"
-
-
-def _line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:200]

@@ -19,7 +19,7 @@ from crosslmm.captioning.pool import ClipReader
 from crosslmm.captioning.reading import Clip, ReadRequest, pack, read_request, unpack
 from crosslmm.captioning.results import CaptionResult, Segment, TimeBreakdown
 from crosslmm.checkpoints import catalog
-from crosslmm.errors import CrossLMMError, UsageError
+from crosslmm.errors import CrossLMMError, UsageError, first_line
 from crosslmm.fingerprint import folder_fingerprint
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ class RayEngine:
                     told = True
                 yield list(_results(batch, videos))
         except ray.exceptions.RayError as error:
-            raise CrossLMMError(f"Ray failed: {_first_line(error)}") from error
+            raise CrossLMMError(f"Ray failed: {first_line(error)}") from error
         finally:
             with suppress(Exception):
                 ray.kill(stop)
@@ -243,7 +243,7 @@ def _started_ray() -> Any:
         try:
             ray.init(log_to_driver=False, logging_level="ERROR", include_dashboard=False)
         except Exception as error:  # it raises no narrower one
-            raise CrossLMMError(f"Ray did not start: {_first_line(error)}") from error
+            raise CrossLMMError(f"Ray did not start: {first_line(error)}") from error
     ray.data.DataContext.get_current().enable_progress_bars = False
     return ray
 
@@ -258,10 +258,6 @@ def _clip(text: Any, pixels: bytes) -> Clip | None:
 
     head = json.loads(str(text))
     return None if head is None else unpack(head, np.frombuffer(bytes(pixels), dtype=np.uint8))
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def start(
