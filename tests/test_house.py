@@ -25,6 +25,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("fingerprint", "merging", "video"),
     ("configuration_crosslmm",),
     ("cache", "cross_attention", "video_inputs", "vision", "visual_tokens"),
+    ("visual_encoding",),
     ("modeling_crosslmm", "processing_crosslmm"),
     ("checkpoints",),
     ("cost",),

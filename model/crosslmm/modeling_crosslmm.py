@@ -9,8 +9,7 @@ Legend: B batch, T frames, N patches per frame (un-pooled), M merged tokens per 
 length, D vision width, H language-model width, K interval.
 """
 
-from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any, Unpack
 
 import torch
 from torch import nn
@@ -20,7 +19,7 @@ from transformers.cache_utils import Cache
 from transformers.masking_utils import create_masks_for_generate
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import PreTrainedModel, slice_logits_to_keep
-from transformers.utils import can_return_tuple
+from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
@@ -34,11 +33,9 @@ from crosslmm.cross_attention import (
     RMSNorm,
     TokenPositions,
 )
-from crosslmm.limits import FRAMES_PER_CHUNK
-from crosslmm.merging import merge_tokens
-from crosslmm.vision import FrameBuffer, Projector, encode_frames, scatter_frames
+from crosslmm.vision import Projector
+from crosslmm.visual_encoding import VisualEncoderMixin, VisualFeaturesMixin
 from crosslmm.visual_tokens import (
-    VisualFeaturesMixin,
     VisualTokens,
     count_tokens_per_frame,
     find_placeholders,
@@ -70,10 +67,8 @@ class CrossLMMPreTrainedModel(VisualFeaturesMixin, PreTrainedModel):
             init.zeros_(module.gate)
 
 
-class CrossLMMModel(CrossLMMPreTrainedModel):
+class CrossLMMModel(CrossLMMPreTrainedModel, VisualEncoderMixin):
     """Vision tower, merging, projector, decoder layers and dual cross-attention; no head."""
-
-    frames_per_chunk = FRAMES_PER_CHUNK
 
     def __init__(self, config: CrossLMMConfig) -> None:
         super().__init__(config)
@@ -101,67 +96,9 @@ class CrossLMMModel(CrossLMMPreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.language_model.set_input_embeddings(value)
 
-    @property
-    def reads_features(self) -> bool:
-        """Whether any cross-attention branch is open and needs the features."""
-        return any(layer.v2v.is_open or layer.t2v.is_open for layer in self._dual_layers())
-
-    def _dual_layers(self) -> Iterable[DualCrossAttentionLayer]:
-        return cast(Iterable[DualCrossAttentionLayer], self.cross_attention_layers.values())
-
-    def encode_frames(
-        self, pixel_values: torch.Tensor, tokens_per_frame: int
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Encode single frames, in chunks of `frames_per_chunk`.
-
-        pixel_values: (F, 3, S, S) normalised. Returns the merged and projected tokens (F, M, H) and
-        the normalised features (F, N, D), the latter None where nothing reads them.
-        """
-        config = self.config
-        mode = config.merge_mode_for(tokens_per_frame)
-        keep_features = self.reads_features
-        chunks = encode_frames(
-            self.vision_tower, pixel_values, config.vision_layers, self.frames_per_chunk
-        )
-        embeds = FrameBuffer(len(pixel_values))
-        features = FrameBuffer(len(pixel_values))
-        for chunk in chunks:
-            if config.projector_order == "merge_first":
-                merged = self.multi_modal_projector(merge_tokens(chunk, tokens_per_frame, mode))
-            else:
-                merged = merge_tokens(self.multi_modal_projector(chunk), tokens_per_frame, mode)
-            embeds.add(merged)
-            if keep_features:
-                features.add(self.feature_norm(chunk))
-        return embeds.joined(), features.joined() if keep_features else None
-
-    def encode_video(
-        self,
-        pixel_values_videos: torch.Tensor,
-        tokens_per_frame: int,
-        frame_mask: torch.Tensor | None = None,
-    ) -> VisualTokens:
-        """Encode a batch of videos: pixel_values_videos (B, T, 3, S, S), frame_mask (B, T)."""
-        batch, frames = pixel_values_videos.shape[:2]
-        if frame_mask is not None and bool(frame_mask.all()):
-            frame_mask = None
-        # Padding frames are not encoded; their positions stay zero.
-        real = frame_mask
-        if real is None:
-            real = pixel_values_videos.new_ones(batch, frames, dtype=torch.bool)
-            pixels = pixel_values_videos.flatten(0, 1)
-        else:
-            pixels = pixel_values_videos[real]
-        embeds, features = self.encode_frames(pixels, tokens_per_frame)
-        return VisualTokens(
-            embeds=scatter_frames(embeds, real),
-            features=None if features is None else scatter_frames(features, real),
-            frame_mask=frame_mask,
-        )
-
     @can_return_tuple
     @merge_with_config_defaults
-    def forward(
+    def forward(  # type: ignore[misc]  # transformers' TypedDict repeats `position_ids`
         self,
         input_ids: torch.LongTensor | None = None,
         pixel_values_videos: torch.Tensor | None = None,
@@ -172,7 +109,7 @@ class CrossLMMModel(CrossLMMPreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPast:
         """One pass through the decoder.
 
@@ -239,7 +176,7 @@ class CrossLMMModel(CrossLMMPreTrainedModel):
             if (
                 features is not None
                 and self.config.t2v_cache == "features"
-                and any(layer.t2v.is_open for layer in self._dual_layers())
+                and any(layer.t2v.is_open for layer in self.dual_layers)
             ):
                 keep_features(cross_cache, features)
         elif past_key_values is not None:
@@ -339,7 +276,7 @@ class CrossLMMForConditionalGeneration(CrossLMMPreTrainedModel, GenerationMixin)
         self.model.set_input_embeddings(value)
 
     @can_return_tuple
-    def forward(
+    def forward(  # type: ignore[misc]  # transformers' TypedDict repeats `position_ids`
         self,
         input_ids: torch.LongTensor | None = None,
         pixel_values_videos: torch.Tensor | None = None,
@@ -352,7 +289,7 @@ class CrossLMMForConditionalGeneration(CrossLMMPreTrainedModel, GenerationMixin)
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutputWithPast:
         """As `CrossLMMModel.forward`, with logits (B, L, vocabulary), and a loss where labels are given.
 

@@ -1,11 +1,9 @@
 """The visual tokens of a batch of videos, and how merged tokens replace the placeholders of a prompt."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from crosslmm.configuration_crosslmm import CrossLMMConfig
 from crosslmm.merging import grid_side
@@ -31,38 +29,6 @@ class VisualTokens:
         """Merged tokens of frames first to last (excluded), with the features of all; no padding."""
         assert self.frame_mask is None
         return VisualTokens(self.embeds[:, first:last], self.features, first_frame=first)
-
-
-class VisualFeaturesMixin:
-    """Merged tokens of videos and images, as transformers' other video models give them out."""
-
-    def get_video_features(
-        self,
-        pixel_values_videos: torch.Tensor,
-        video_frame_mask: torch.Tensor | None = None,
-        *,
-        tokens_per_frame: int | None = None,
-        **kwargs: Any,
-    ) -> BaseModelOutputWithPooling:
-        """pixel_values_videos (B, T, 3, S, S) → merged tokens as `pooler_output` (B, T, M, H) and, where
-        cross-attention reads them, the features as `last_hidden_state` (B, T, N, D)."""
-        model: Any = self.base_model  # type: ignore[attr-defined]
-        wanted = tokens_per_frame or model.config.tokens_per_frame
-        visual = model.encode_video(pixel_values_videos, wanted, video_frame_mask)
-        return BaseModelOutputWithPooling(
-            last_hidden_state=visual.features, pooler_output=visual.embeds
-        )
-
-    def get_image_features(
-        self, pixel_values: torch.Tensor, **kwargs: Any
-    ) -> BaseModelOutputWithPooling:
-        """pixel_values (B, 3, S, S) → as `get_video_features` of one frame: (B, M, H), (B, N, D)"""
-        outputs = self.get_video_features(pixel_values[:, None], **kwargs)
-        features, merged = outputs.last_hidden_state, outputs.pooler_output
-        return BaseModelOutputWithPooling(
-            last_hidden_state=None if features is None else features[:, 0],
-            pooler_output=None if merged is None else merged[:, 0],
-        )
 
 
 def count_tokens_per_frame(

@@ -16,6 +16,8 @@ pytest.importorskip("parameterized", reason="transformers' suites need it")
 sys.path.insert(0, SUITES)
 
 import torch  # noqa: E402
+from hf_suites import test_modeling_common as common  # noqa: E402
+from hf_suites.generation.test_utils import GenerationTesterMixin  # noqa: E402
 from hf_suites.test_configuration_common import ConfigTester  # noqa: E402
 from hf_suites.test_modeling_common import ModelTesterMixin  # noqa: E402
 from hf_suites.test_processing_common import ProcessorTesterMixin  # noqa: E402
@@ -34,31 +36,41 @@ from tests.support.tiny import (  # noqa: E402
     vision_config,
 )
 
-VIDEO = 4
+# The suites know the classes of transformers by these tables; a class registered from outside is in
+# the `Auto` classes only.
+for table, name in (
+    ("MODEL_MAPPING_NAMES", "CrossLMMModel"),
+    ("MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES", "CrossLMMForConditionalGeneration"),
+):
+    setattr(common, table, {**getattr(common, table), "crosslmm": name})
 
 
 class CrossLMMTester:
-    """What the suites ask of a model's tester: two videos of two frames, a few words."""
+    """What the suites ask of a model's tester: three videos of two frames, a few words."""
 
     batch_size, frames, words = 3, 2, 6
+    video_token_id = 4
     is_training = True
+    # As the suites' own testers: layers few, weights of the usual size, which float16 can tell apart.
+    text_config = text_config(num_hidden_layers=2, initializer_range=0.02)
+    vision_config = vision_config()
 
     def __init__(self, parent: unittest.TestCase) -> None:
         self.parent = parent
-        config = self.get_config()
-        self.num_hidden_layers = config.text.num_hidden_layers
-        self.num_attention_heads = config.text.num_attention_heads
-        self.hidden_size = config.text.hidden_size
-        self.vocab_size = config.text.vocab_size
-        self.text_config, self.vision_config = text_config(), vision_config()
+        self.num_hidden_layers = self.text_config["num_hidden_layers"]
+        self.num_attention_heads = self.text_config["num_attention_heads"]
+        self.hidden_size = self.text_config["hidden_size"]
+        self.vocab_size = self.text_config["vocab_size"]
         self.seq_length = self.encoder_seq_length = self.frames * 4 + self.words
 
     def get_config(self) -> CrossLMMConfig:
-        return tiny_config()
+        return tiny_config(
+            text=self.text_config, vision=self.vision_config, cross_attention_interval=1
+        )
 
     def prepare_config_and_inputs_for_common(self) -> tuple[CrossLMMConfig, dict[str, Any]]:
-        ids = torch.randint(5, 261, (self.batch_size, self.seq_length))
-        ids[:, 1 : 1 + self.frames * 4] = VIDEO
+        ids = torch.randint(5, self.vocab_size, (self.batch_size, self.seq_length))
+        ids[:, 1 : 1 + self.frames * 4] = self.video_token_id
         return self.get_config(), {
             "input_ids": ids,
             "attention_mask": torch.ones_like(ids),
@@ -66,19 +78,26 @@ class CrossLMMTester:
         }
 
 
-class CrossLMMModelTest(ModelTesterMixin, unittest.TestCase):
+class CrossLMMModelTest(ModelTesterMixin, GenerationTesterMixin, unittest.TestCase):
     all_model_classes = (CrossLMMModel, CrossLMMForConditionalGeneration)
     _is_composite = True
-    test_resize_embeddings = True
 
     def setUp(self) -> None:
         self.model_tester = CrossLMMTester(self)
         self.config_tester = ConfigTester(
-            self, config_class=CrossLMMConfig, has_text_modality=False, **tiny_config().to_dict()
+            self,
+            config_class=CrossLMMConfig,
+            has_text_modality=False,
+            common_properties=["video_token_id", "num_hidden_layers", "vision_feature_layer"],
         )
 
     def test_config(self) -> None:
         self.config_tester.run_common_tests()
+
+    def _image_features_prepare_config_and_inputs(self) -> tuple[CrossLMMConfig, dict[str, Any]]:
+        # Prompts hold videos only; `get_image_features` takes single frames.
+        config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
+        return config, {"pixel_values": inputs["pixel_values_videos"][:, 0]}
 
 
 class CrossLMMProcessorTest(ProcessorTesterMixin, unittest.TestCase):

@@ -62,10 +62,25 @@ def test_features_of_videos_and_images() -> None:
     model, pixels = tiny_model(), one_video()["pixel_values_videos"]
     with torch.no_grad():
         video = model.get_video_features(pixels, tokens_per_frame=1)
-        assert torch.equal(video.pooler_output, model.model.encode_video(pixels, 1).embeds)
+        embeds = model.model.encode_video(pixels, 1).embeds
         images = model.model.get_image_features(pixels[0], tokens_per_frame=1)
-    torch.testing.assert_close(images.pooler_output, video.pooler_output[0])
+    assert torch.equal(video.pooler_output, embeds.flatten(1, 2))
+    torch.testing.assert_close(images.pooler_output, embeds[0])
     torch.testing.assert_close(images.last_hidden_state, video.last_hidden_state[0])
+
+
+def test_features_come_with_closed_gates_as_a_tuple_or_with_all_of_the_tower() -> None:
+    model, pixels = tiny_model(gates=False), one_video()["pixel_values_videos"]
+    with torch.no_grad():
+        plain = model.get_video_features(pixels)
+        as_tuple = model.get_video_features(pixels, return_dict=False)
+        layers = model.get_video_features(pixels, output_hidden_states=True).hidden_states
+    assert plain.hidden_states is None
+    assert [value.shape for value in as_tuple] == [(1, 3, 25, 32), (1, 12, 64)]
+    features = model.model.feature_norm(layers[-1])
+    torch.testing.assert_close(features.unflatten(0, (1, 3)), plain.last_hidden_state)
+    with pytest.raises(TypeError, match="tokens_per_farme"):
+        model.get_video_features(pixels, tokens_per_farme=4)
 
 
 def test_the_head_has_a_tensor_parallel_plan() -> None:

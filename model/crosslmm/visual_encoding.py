@@ -1,0 +1,150 @@
+"""From pixels to visual tokens: how `CrossLMMModel` encodes videos, and how transformers' users ask
+any CrossLMM for what it makes of them."""
+
+from collections.abc import Iterable
+from typing import Any, cast
+
+import torch
+from torch import nn
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import can_return_tuple
+
+from crosslmm.configuration_crosslmm import CrossLMMConfig
+from crosslmm.cross_attention import DualCrossAttentionLayer, RMSNorm
+from crosslmm.limits import FRAMES_PER_CHUNK
+from crosslmm.merging import merge_tokens
+from crosslmm.vision import FrameBuffer, Projector, encode_frames, scatter_frames
+from crosslmm.visual_tokens import VisualTokens
+
+
+class VisualEncoderMixin:
+    """The half of `CrossLMMModel` that sees: vision tower, merging, projector."""
+
+    config: CrossLMMConfig
+    vision_tower: nn.Module
+    multi_modal_projector: Projector
+    feature_norm: RMSNorm
+    cross_attention_layers: nn.ModuleDict
+
+    frames_per_chunk = FRAMES_PER_CHUNK
+
+    @property
+    def dual_layers(self) -> Iterable[DualCrossAttentionLayer]:
+        return cast(Iterable[DualCrossAttentionLayer], self.cross_attention_layers.values())
+
+    @property
+    def reads_features(self) -> bool:
+        """Whether any cross-attention branch is open and needs the features."""
+        return any(layer.v2v.is_open or layer.t2v.is_open for layer in self.dual_layers)
+
+    def encode_frames(
+        self,
+        pixel_values: torch.Tensor,
+        tokens_per_frame: int,
+        *,
+        keep_features: bool | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Encode single frames, in chunks of `frames_per_chunk`.
+
+        pixel_values: (F, 3, S, S) normalised. Returns the merged and projected tokens (F, M, H) and
+        the normalised features (F, N, D), the latter None unless they are to be kept: by default
+        where something reads them.
+        """
+        config = self.config
+        mode = config.merge_mode_for(tokens_per_frame)
+        if keep_features is None:
+            keep_features = self.reads_features
+        chunks = encode_frames(
+            self.vision_tower, pixel_values, config.vision_layers, self.frames_per_chunk
+        )
+        embeds = FrameBuffer(len(pixel_values))
+        features = FrameBuffer(len(pixel_values))
+        for chunk in chunks:
+            if config.projector_order == "merge_first":
+                merged = self.multi_modal_projector(merge_tokens(chunk, tokens_per_frame, mode))
+            else:
+                merged = merge_tokens(self.multi_modal_projector(chunk), tokens_per_frame, mode)
+            embeds.add(merged)
+            if keep_features:
+                features.add(self.feature_norm(chunk))
+        return embeds.joined(), features.joined() if keep_features else None
+
+    def encode_video(
+        self,
+        pixel_values_videos: torch.Tensor,
+        tokens_per_frame: int,
+        frame_mask: torch.Tensor | None = None,
+        *,
+        keep_features: bool | None = None,
+    ) -> VisualTokens:
+        """Encode a batch of videos: pixel_values_videos (B, T, 3, S, S), frame_mask (B, T)."""
+        batch, frames = pixel_values_videos.shape[:2]
+        if frame_mask is not None and bool(frame_mask.all()):
+            frame_mask = None
+        # Padding frames are not encoded; their positions stay zero.
+        real = frame_mask
+        if real is None:
+            real = pixel_values_videos.new_ones(batch, frames, dtype=torch.bool)
+            pixels = pixel_values_videos.flatten(0, 1)
+        else:
+            pixels = pixel_values_videos[real]
+        embeds, features = self.encode_frames(pixels, tokens_per_frame, keep_features=keep_features)
+        return VisualTokens(
+            embeds=scatter_frames(embeds, real),
+            features=None if features is None else scatter_frames(features, real),
+            frame_mask=frame_mask,
+        )
+
+
+class VisualFeaturesMixin:
+    """What a CrossLMM makes of videos and images, given out as transformers' other models do."""
+
+    @can_return_tuple
+    def get_video_features(
+        self,
+        pixel_values_videos: torch.Tensor,
+        video_frame_mask: torch.Tensor | None = None,
+        *,
+        tokens_per_frame: int | None = None,
+        output_hidden_states: bool | int | list[int] | None = None,
+        output_attentions: bool | None = None,
+    ) -> BaseModelOutputWithPooling:
+        """The merged tokens and the features of videos, (B, T, 3, S, S).
+
+        - pooler_output: (B, T·M, H), the merged tokens; zeros at padding frames.
+        - last_hidden_state: (B, T, N, D), the normalised features that cross-attention reads.
+        - hidden_states, attentions: of the vision tower, for (B·T) frames, where asked for.
+        """
+        model: Any = self.base_model  # type: ignore[attr-defined]
+        asked = {
+            "output_hidden_states": output_hidden_states,
+            "output_attentions": output_attentions,
+        }
+        asked = {
+            name: getattr(model.config, name) if value is None else value
+            for name, value in asked.items()
+        }
+        visual = model.encode_video(
+            pixel_values_videos,
+            tokens_per_frame or model.config.tokens_per_frame,
+            None if video_frame_mask is None else video_frame_mask.bool(),
+            keep_features=True,
+        )
+        outputs = BaseModelOutputWithPooling(
+            last_hidden_state=visual.features, pooler_output=visual.embeds.flatten(1, 2)
+        )
+        if any(asked.values()):
+            # Encoding in chunks keeps nothing but the last; who wants more pays for another pass.
+            recorded = model.vision_tower(pixel_values_videos.flatten(0, 1), **asked)
+            outputs.hidden_states = recorded.hidden_states
+            outputs.attentions = recorded.attentions
+        return outputs
+
+    @can_return_tuple
+    def get_image_features(
+        self, pixel_values: torch.Tensor, **kwargs: Any
+    ) -> BaseModelOutputWithPooling:
+        """pixel_values (B, 3, S, S) → as `get_video_features` of one frame: (B, M, H), (B, N, D)"""
+        outputs = self.get_video_features(pixel_values[:, None], **kwargs | {"return_dict": True})
+        outputs.last_hidden_state = outputs.last_hidden_state[:, 0]
+        return outputs
