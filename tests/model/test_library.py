@@ -1,11 +1,21 @@
 """What transformers' own code and its users expect of any model."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+from transformers import (
+    BitsAndBytesConfig,
+    LlavaOnevisionConfig,
+    LlavaOnevisionForConditionalGeneration,
+)
 from transformers.utils import output_capturing
 
+from crosslmm.cross_attention import CrossInputs, TokenPositions
+from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration, CrossLMMModel
 from tests.model.test_model import one_video
-from tests.support.tiny import text_config, tiny_model
+from tests.support.tiny import open_gates, text_config, tiny_config, tiny_model, vision_config
 
 
 def test_a_forward_pass_gives_a_cache_by_default() -> None:
@@ -83,5 +93,144 @@ def test_features_come_with_closed_gates_as_a_tuple_or_with_all_of_the_tower() -
         model.get_video_features(pixels, tokens_per_farme=4)
 
 
-def test_the_head_has_a_tensor_parallel_plan() -> None:
-    assert tiny_model().tp_plan["lm_head"] == "colwise_gather_output"
+def test_a_tensor_parallel_plan_for_head_projector_and_cross_attention() -> None:
+    model = tiny_model()
+    plan, layer = model.tp_plan, "model.cross_attention_layers.*.*"
+    assert plan["lm_head"] == "colwise_gather_output"
+    assert plan["model.multi_modal_projector.linear_1"] == "colwise"
+    assert plan["model.multi_modal_projector.linear_2"] == "rowwise"
+    for name in ("q_proj", "k_proj", "v_proj"):
+        assert plan[f"{layer}.{name}"] == "colwise"
+    assert plan[f"{layer}.o_proj"] == "rowwise"
+    assert "model.language_model.layers.*.mlp.up_proj" in plan
+
+
+@pytest.mark.parametrize("from_checkpoint", [False, True])
+def test_fresh_weights_are_those_of_llava_onevision(from_checkpoint: bool) -> None:
+    parts = {
+        "text": text_config(num_hidden_layers=1, bos_token_id=1),
+        "vision": vision_config(hidden_size=64, intermediate_size=128),
+    }
+    config = tiny_config(**parts, cross_attention_interval=1, video_newline=True)
+    theirs = LlavaOnevisionConfig(text_config=parts["text"], vision_config=parts["vision"])
+    models = []
+    for kind, each in (
+        (CrossLMMForConditionalGeneration, config),
+        (LlavaOnevisionForConditionalGeneration, theirs),
+    ):
+        if from_checkpoint:  # that holds nothing
+            models.append(kind.from_pretrained(None, config=each, state_dict={}))
+        else:
+            models.append(kind(each))
+    ours, expected = (dict(model.named_parameters()) for model in models)
+    assert set(expected) <= set(ours)
+    for name, weight in expected.items():
+        if "newline" in name:  # 64 numbers; what they are drawn from is checked above
+            continue
+        torch.testing.assert_close(
+            ours[name].std(), weight.std(), rtol=0.25, atol=1e-6, msg=lambda text, n=name: n + text
+        )
+    assert models[0].generation_config.to_dict() == models[1].generation_config.to_dict()
+
+
+@pytest.mark.parametrize("lookup", [None, 3])
+def test_the_video_token_is_never_generated(lookup: int | None) -> None:
+    model, inputs = tiny_model(), one_video()
+    with torch.no_grad():  # a head that would say nothing else
+        model.config.tie_word_embeddings = False
+        model.lm_head = torch.nn.Linear(64, 261)
+        model.lm_head.bias[model.config.video_token_id] = 100.0
+        answer = model.generate(
+            **inputs, max_new_tokens=12, do_sample=False, prompt_lookup_num_tokens=lookup
+        )
+        plain = model.generate(**inputs, max_new_tokens=12, do_sample=False)
+    assert torch.equal(answer, plain), "prompt lookup changes the speed only"
+    new = answer[0, inputs["input_ids"].shape[1] :]
+    assert len(new) == 12
+    assert model.config.video_token_id not in new.tolist()
+
+
+@pytest.mark.parametrize("as_dict", [False, True])
+@pytest.mark.parametrize("kind", [CrossLMMModel, CrossLMMForConditionalGeneration])
+def test_transformers_own_bitsandbytes_config_quantizes_the_decoder_only(
+    kind: type[CrossLMMModel], as_dict: bool, tmp_path: Path
+) -> None:
+    tiny_model().save_pretrained(tmp_path)
+    given = BitsAndBytesConfig(load_in_4bit=True, llm_int8_skip_modules=["up_proj"])
+    asked: Any = given.to_dict() if as_dict else given
+    model = kind.from_pretrained(tmp_path, quantization_config=asked)
+    linear = {
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and "language_model.layers." in name
+    }
+    replaced = {n for n, m in model.named_modules() if type(m).__name__ == "Linear4bit"}
+    assert replaced == {name for name in linear if not name.endswith("up_proj")}
+    assert given.llm_int8_skip_modules == ["up_proj"], "the caller's is left alone"
+
+
+def test_a_compiled_dual_cross_attention_layer_has_no_graph_break() -> None:
+    model = tiny_model()
+    layer = model.model.cross_attention_layers["1"]
+    hidden = torch.randn(1, 10, 64)
+    chosen = (torch.arange(10) < 6)[None]
+    inputs = {
+        "features": torch.randn(1, 2, 25, 32),
+        "visual": TokenPositions(chosen, 6),
+        "text": TokenPositions(~chosen, 4),
+    }
+    for v2v, t2v in ((0.5, 0.7), (0.0, 0.0)):
+        open_gates(model, v2v, t2v)
+        torch.compiler.reset()
+        compiled = torch.compile(layer, fullgraph=True, backend="eager")
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(hidden, **inputs), layer(hidden, **inputs))
+
+
+def test_a_compiled_model_decodes_as_an_eager_one() -> None:
+    for gates in (True, False):
+        for cache in ("features", "projected"):
+            model, inputs = tiny_model(gates=gates, t2v_cache=cache), one_video()
+            with torch.no_grad():
+                expected = model.generate(**inputs, max_new_tokens=4, do_sample=False)
+                prefill = model(**inputs)
+                step = {
+                    "input_ids": expected[:, -4:-3],
+                    "past_key_values": prefill.past_key_values,
+                    "attention_mask": torch.ones_like(expected[:, :-3]),
+                }
+                torch.compiler.reset()
+                compiled = torch.compile(model, fullgraph=True, backend="eager")
+                token = compiled(**step).logits[:, -1].argmax(-1)
+            assert token.tolist() == expected[:, -3].tolist()
+
+
+def test_the_decoder_is_exported() -> None:
+    model = tiny_model()
+    ids = one_video()["input_ids"]
+    is_merged = ids == model.config.video_token_id
+    count = int(is_merged.sum())
+
+    class Decoder(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, embeds: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+            base = self.model.model
+            cross = CrossInputs(
+                features,
+                slice(None),
+                None,
+                TokenPositions(is_merged, count),
+                TokenPositions(~is_merged, ids.shape[1] - count),
+                None,
+            )
+            decoded = base._decode(embeds, None, None, None, cross, use_cache=False)
+            return self.model.lm_head(decoded.last_hidden_state)
+
+    inputs = torch.randn(1, ids.shape[1], 64), torch.randn(1, 3, 25, 32)
+    with torch.no_grad():
+        program = torch.export.export(Decoder().eval(), inputs, strict=False)
+        other = torch.randn(1, ids.shape[1], 64), torch.randn(1, 3, 25, 32)
+        torch.testing.assert_close(program.module()(*other), Decoder()(*other))

@@ -15,6 +15,7 @@ from transformers import BitsAndBytesConfig
 from crosslmm.errors import CheckpointError, UsageError
 from crosslmm.limits import AUTO_QUANTIZED_PARAMETERS
 from crosslmm.options import Quantization, ResolvedQuantization
+from crosslmm.precision import UNQUANTIZED_MODULES
 
 CHOICES = get_args(Quantization)
 
@@ -24,13 +25,6 @@ _CLASSES = {
     "8bit": {"Linear8bitLt"},
     "none": {"Linear4bit", "Linear8bitLt"},
 }
-
-KEPT = (
-    "model.vision_tower",
-    "model.multi_modal_projector",
-    "model.cross_attention_layers",
-    "lm_head",
-)
 
 
 def resolve_quantization(
@@ -58,7 +52,7 @@ def quantization_config(
         return None
     # It warns of an optional kernel and of casts at every layer of every step.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    kept = list(KEPT)
+    kept = list(UNQUANTIZED_MODULES)
     if quantization == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=kept)
     return BitsAndBytesConfig(
