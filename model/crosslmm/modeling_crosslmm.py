@@ -91,10 +91,10 @@ class CrossLMMModel(CrossLMMPreTrainedModel, VisualEncoderMixin):
     _tp_plan = {  # noqa: RUF012  # the language model has its own
         "multi_modal_projector.linear_1": "colwise",
         "multi_modal_projector.linear_2": "rowwise",
-        "cross_attention_layers.*.*.q_proj": "colwise",
-        "cross_attention_layers.*.*.k_proj": "colwise",
-        "cross_attention_layers.*.*.v_proj": "colwise",
-        "cross_attention_layers.*.*.o_proj": "rowwise",
+    } | {
+        f"cross_attention_layers.*.{branch}.{name}": "rowwise" if name == "o_proj" else "colwise"
+        for branch in ("v2v", "t2v")
+        for name in ("q_proj", "k_proj", "v_proj", "o_proj")
     }
 
     def __init__(self, config: CrossLMMConfig) -> None:
@@ -360,11 +360,15 @@ class CrossLMMForConditionalGeneration(CrossLMMPreTrainedModel, GenerationMixin)
         if isinstance(cache, Cache):
             model_kwargs["past_key_values"] = as_dual_cache(cache, self.config)
 
-    def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
-        processors = super()._get_logits_processor(*args, **kwargs)  # type: ignore[misc]
+    def _get_logits_processor(
+        self, *args: Any, device: str | None = None, **kwargs: Any
+    ) -> LogitsProcessorList:
+        processors = super()._get_logits_processor(  # type: ignore[misc]
+            *args, device=device, **kwargs
+        )
         # An answer holds no video; a candidate from the prompt (`prompt_lookup_num_tokens`) might.
         processors.append(
-            SuppressTokensLogitsProcessor([self.config.video_token_id], device=str(self.device))
+            SuppressTokensLogitsProcessor([self.config.video_token_id], device=device or "cpu")
         )
         return processors
 

@@ -1,5 +1,6 @@
 """What transformers' own code and its users expect of any model."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -95,13 +96,16 @@ def test_features_come_with_closed_gates_as_a_tuple_or_with_all_of_the_tower() -
 
 def test_a_tensor_parallel_plan_for_head_projector_and_cross_attention() -> None:
     model = tiny_model()
-    plan, layer = model.tp_plan, "model.cross_attention_layers.*.*"
+    plan, layer = model.tp_plan, "model.cross_attention_layers.*"
     assert plan["lm_head"] == "colwise_gather_output"
     assert plan["model.multi_modal_projector.linear_1"] == "colwise"
     assert plan["model.multi_modal_projector.linear_2"] == "rowwise"
-    for name in ("q_proj", "k_proj", "v_proj"):
-        assert plan[f"{layer}.{name}"] == "colwise"
-    assert plan[f"{layer}.o_proj"] == "rowwise"
+    for branch in ("v2v", "t2v"):
+        for name in ("q_proj", "k_proj", "v_proj"):
+            assert plan[f"{layer}.{branch}.{name}"] == "colwise"
+        assert plan[f"{layer}.{branch}.o_proj"] == "rowwise"
+    modules = {re.sub(r"\.\d+", ".*", name) for name, _ in model.named_modules()}
+    assert set(plan) <= modules, "every entry means a module"
     assert "model.language_model.layers.*.mlp.up_proj" in plan
 
 
