@@ -179,8 +179,9 @@ class GatedCrossAttention(nn.Module):
 
     def _queries(self, hidden_states: torch.Tensor) -> torch.Tensor:
         batch, queries, _ = hidden_states.shape
+        query = self.q_proj(hidden_states)
         # As many heads as this device has: tensor parallelism splits them.
-        query = self.q_proj(hidden_states).view(batch, queries, -1, self.head_dim)
+        query = query.view(batch, queries, query.shape[-1] // self.head_dim, self.head_dim)
         return query.transpose(1, 2)  # (B, heads, Q, head_dim)
 
     def _head_slices(

@@ -20,7 +20,7 @@ from transformers import (
     SuppressTokensLogitsProcessor,
 )
 from transformers import initialization as init
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, DynamicCache
 from transformers.masking_utils import create_masks_for_generate
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import PreTrainedModel, slice_logits_to_keep
@@ -88,7 +88,7 @@ class CrossLMMPreTrainedModel(VisualFeaturesMixin, PreTrainedModel):
 class CrossLMMModel(CrossLMMPreTrainedModel, VisualEncoderMixin):
     """Vision tower, merging, projector, decoder layers and dual cross-attention; no head."""
 
-    _tp_plan = {  # noqa: RUF012  # the language model has its own
+    _tp_plan = {  # the language model has its own
         "multi_modal_projector.linear_1": "colwise",
         "multi_modal_projector.linear_2": "rowwise",
     } | {
@@ -357,7 +357,9 @@ class CrossLMMForConditionalGeneration(CrossLMMPreTrainedModel, GenerationMixin)
             generation_config, model_kwargs, *args, **kwargs
         )
         cache = model_kwargs.get("past_key_values")
-        if isinstance(cache, Cache):
+        # Prefix tuning (PEFT) puts its own in the place of an empty cache that grows, and of no other;
+        # around that one `forward` makes the pair.
+        if isinstance(cache, Cache) and type(cache) is not DynamicCache:
             model_kwargs["past_key_values"] = as_dual_cache(cache, self.config)
 
     def _get_logits_processor(
