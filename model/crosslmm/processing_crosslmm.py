@@ -72,6 +72,10 @@ class CrossLMMProcessor(ProcessorMixin):
         self.time_line = time_line
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
 
+    def __repr__(self) -> str:
+        height, width = self.frame_size
+        return f"<CrossLMMProcessor {width}x{height}, {self.tokens_per_frame} tokens per frame>"
+
     @property
     def video_token_id(self) -> int:
         return int(self.tokenizer.convert_tokens_to_ids(self.video_token))
@@ -189,14 +193,13 @@ class CrossLMMProcessor(ProcessorMixin):
     ) -> MultiModalData:
         """Placeholders of images (height, width) and videos (frames, height, width), for servers that
         plan ahead. Their heights and widths do not matter."""
-        images = None if image_sizes is None else [self._places(1, None) for _ in image_sizes]
-        return MultiModalData(
-            num_image_tokens=images,
-            num_image_patches=None if image_sizes is None else [1] * len(image_sizes),
-            num_video_tokens=None
-            if video_sizes is None
-            else [self._places(int(frames), None) for frames, *_ in video_sizes],
-        )
+        data = MultiModalData()
+        if image_sizes is not None:
+            data.num_image_tokens = [self._places(1, None)] * len(image_sizes)
+            data.num_image_patches = [1] * len(image_sizes)
+        if video_sizes is not None:
+            data.num_video_tokens = [self._places(int(frames), None) for frames, *_ in video_sizes]
+        return data
 
     def _read(self, source: Any, kind: str, options: CallOptions) -> ClipInput:
         pixels = options.images if kind == "image" else options.videos
