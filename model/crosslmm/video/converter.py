@@ -11,28 +11,20 @@ from crosslmm.video.image import Orientation, square
 class Converter:
     """Converts decoded frames to (H, W, 3) uint8 RGB, upright, at full size.
 
-    The scaler is made once: it is the costly part of a conversion. It runs in one thread, which before
-    PyAV 17 is all that there is.
+    The scaler is made once: it is the costly part of a conversion.
     """
 
     def __init__(self) -> None:
-        import av
         from av.video.reformatter import VideoReformatter
 
         self._reformatter = VideoReformatter()
-        self._options = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
         self._rotation = 0
         self._orientation: Orientation | None = None
 
     def __call__(self, frame: Any, aspect: Fraction | None) -> np.ndarray:
         width, height = square(frame.width, frame.height, aspect)
         rgb = self._reformatter.reformat(
-            frame,
-            width=width,
-            height=height,
-            format="rgb24",
-            interpolation="BICUBIC",
-            **self._options,
+            frame, width=width, height=height, format="rgb24", interpolation="BICUBIC", threads=1
         )
         if self._orientation is None or frame.rotation != self._rotation:
             self._rotation, self._orientation = frame.rotation, orientation_of(frame)
