@@ -21,11 +21,11 @@ CLI = Path(crosslmm_cli.__file__).parent
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "auto"),
     ("options", "limits", "precision"),
-    ("files", "device", "subtitles", "versions"),
+    ("files", "device", "frame_pixels", "subtitles", "versions"),
     ("fingerprint", "merging", "video"),
     ("configuration_crosslmm",),
     ("cache", "cross_attention", "video_inputs", "vision", "visual_tokens"),
-    ("visual_encoding",),
+    ("visual_encoding", "processor_options", "prompt_visuals"),
     ("modeling_crosslmm", "processing_crosslmm"),
     ("checkpoints",),
     ("cost",),

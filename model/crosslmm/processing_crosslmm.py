@@ -4,26 +4,34 @@ Frames come already decoded, so there is no video processor here: a frame is an 
 checkpoint's image processor would (PIL), and normalised by torch on the device where the frames are.
 """
 
+import re
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Literal, TypedDict
 
 import numpy as np
 import torch
 from PIL import Image
 from transformers import BatchFeature, ProcessorMixin
-from transformers.processing_utils import TextKwargs
+from transformers.processing_utils import MultiModalData
 
 from crosslmm.auto import register_processor
 from crosslmm.configuration_crosslmm import CrossLMMConfig
+from crosslmm.frame_pixels import FramePixels, height_and_width
 from crosslmm.limits import DEFAULT_FRAMES
 from crosslmm.merging import check_tokens_per_frame
-from crosslmm.options import Sampling
-from crosslmm.video_inputs import ClipInput, read_clip, split_batch, visual_part
+from crosslmm.processor_options import (
+    FRAME_OPTIONS,
+    KINDS,
+    CallOptions,
+    check_names,
+    without_sampling,
+)
+from crosslmm.prompt_visuals import PromptVisuals
+from crosslmm.video_inputs import ClipInput, read_clip, visual_part
 
 TimeLine = Literal["llava_video", "none"]
-OWN_OPTIONS = {"tokens_per_frame", "num_frames", "fps", "do_sample_frames"}
-KINDS_OF_OPTIONS = ("text_kwargs", "images_kwargs", "videos_kwargs", "common_kwargs")
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
 
@@ -64,6 +72,10 @@ class CrossLMMProcessor(ProcessorMixin):
         self.time_line = time_line
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
 
+    def __repr__(self) -> str:
+        height, width = self.frame_size
+        return f"<CrossLMMProcessor {width}x{height}, {self.tokens_per_frame} tokens per frame>"
+
     @property
     def video_token_id(self) -> int:
         return int(self.tokenizer.convert_tokens_to_ids(self.video_token))
@@ -71,8 +83,7 @@ class CrossLMMProcessor(ProcessorMixin):
     @property
     def frame_size(self) -> tuple[int, int]:
         """Height and width in pixels of the frames that the encoder takes."""
-        size = self.image_processor.size
-        return int(size["height"]), int(size["width"])
+        return height_and_width(self.image_processor.size)
 
     @property
     def model_input_names(self) -> list[str]:
@@ -101,88 +112,105 @@ class CrossLMMProcessor(ProcessorMixin):
     ) -> BatchFeature:
         """Prompts and their videos as one batch for `generate`.
 
-        - text: prompts, each with one placeholder where a video or an image belongs, or none.
-        - videos: one, one for each prompt with a placeholder, or a list for each prompt. A video is a
-          path, `crosslmm.Frames`, an array or tensor (T, H, W, 3) uint8, or images.
-        - images: likewise; an image is a video of one frame.
+        - text: prompts, each with a placeholder where a video or an image belongs, or none.
+        - videos: one, one for each placeholder in order, or a list for each prompt. A video is a
+          path, `crosslmm.Frames`, an array or tensor (T, H, W, 3) uint8, or images. The frames of
+          several videos in one prompt make one video.
+        - images: likewise; an image is a video of one frame, also for checkpoints of LLaVA-OneVision,
+          which transformers gives high-resolution tiles.
         - kwargs: `tokens_per_frame`; `num_frames` or `fps` of files (the model's number by default);
-          `return_tensors` (`pt`, `np` or None for lists), `padding` and others of the tokenizer.
+          `return_tensors` (`pt`, `np` or None for lists), `padding` and others of the tokenizer;
+          `do_resize`, `size`, `do_rescale`, `do_normalize` and others of the image processor. In
+          `text_kwargs`, `images_kwargs` and `videos_kwargs` they concern one kind of input.
 
-        Returns input_ids and attention_mask (B, L), pixel_values_videos (B, T, 3, S, S) and, where
-        videos differ in length, video_frame_mask (B, T). Raises ValueError, and TypeError for unknown
-        arguments.
+        Returns input_ids and attention_mask (B, L); with videos, pixel_values_videos (B, T, 3, S, S)
+        and video_frame_mask (B, T), True at real frames. Raises ValueError, and TypeError for unknown
+        arguments. Nothing is fetched from the network: download a URL first.
         """
         if text is None:
             raise ValueError("text is needed: a prompt, or a list of prompts")
-        options = _flat_options(kwargs)
-        sampling = _pop_sampling(options)
-        return_tensors = options.pop("return_tensors", "pt")
+        options, tokens_per_frame = self._options(kwargs)
         prompts = [text] if isinstance(text, str) else list(text)
-        clips = self._clips_of(prompts, videos, images, sampling)
-        if images is not None:
-            prompts = [prompt.replace(self.image_token, self.video_token) for prompt in prompts]
-        counts = [len(clip.frames) for clip in clips]
-        options = {"padding": True} | options
-        data = self.encode_prompts(prompts, counts, return_tensors=return_tensors, **options)
-        self._check_kept(data["input_ids"], counts, options.get("tokens_per_frame"))
-        if any(counts):
-            videos = self._padded_videos(clips)
-            data.update({name: _converted(videos[name], return_tensors) for name in videos})
+        if images is not None and videos is None and not _count(self.image_token, prompts):
+            prompts = [prompt.replace(self.video_token, self.image_token) for prompt in prompts]
+        visuals = PromptVisuals.read(
+            prompts,
+            {"image": images, "video": videos},
+            {"image": self.image_token, "video": self.video_token},
+            partial(self._read, options=options),
+        )
+        places = partial(self._places, tokens_per_frame=tokens_per_frame)
+        fill = [
+            [self.video_token * places(frames) for frames in visuals.frames(kind)]
+            for kind in ("image", "video")
+        ]
+        expanded, offsets = self.get_text_with_replacements(list(prompts), *fill)
+        defaults = {"padding": True, "return_tensors": options.return_tensors}
+        data = self._tokenize(expanded, prompts[0], defaults | options.text)
+        kinds = visuals.kinds_of_tokens(data["input_ids"], self.video_token_id, places)
+        extra: dict[str, Any] = {}
+        if options.return_mm_token_type_ids:
+            extra["mm_token_type_ids"] = torch.tensor(kinds)
+        if any(visuals.rows):
+            self._check_apart(prompts)
+            extra |= visuals.pixels({"image": options.images, "video": options.videos})
+        data |= {name: _converted(tensor, options.return_tensors) for name, tensor in extra.items()}
+        if options.return_text_replacement_offsets:
+            data["text_replacement_offsets"] = offsets
         return BatchFeature(data)
 
-    def _clips_of(
-        self, prompts: Sequence[str], videos: Any, images: Any, sampling: Sampling
-    ) -> list[ClipInput]:
-        """The video of each prompt, without frames for a prompt that is text only."""
-        places = [prompt.count(self.video_token) for prompt in prompts]
-        none = [0] * len(prompts)
-        if any(places) and videos is None and images is None:
-            raise ValueError(f"the prompt has {self.video_token} but no video was given")
-        image_places = none
-        if images is not None:
-            image_places = [prompt.count(self.image_token) for prompt in prompts]
-            if videos is None and not any(image_places):
-                image_places, places = places, none
-        clips = []
-        for film, picture, wanted in zip(
-            split_batch(videos, places, "video"),
-            split_batch(images, image_places, "image"),
-            [sum(both) for both in zip(places, image_places, strict=True)],
-            strict=True,
-        ):
-            given = len(film) + len(picture)
-            if given != wanted or given > 1:
-                raise ValueError(
-                    f"{given} videos and images for a prompt with {wanted} placeholders "
-                    f"{self.video_token}: the model takes one video per prompt, exactly one of each"
-                )
-            clip = ClipInput([])
-            for part, kind in [(part, "video") for part in film] + [(p, "image") for p in picture]:
-                clip = self._read(part, kind, sampling)
-            clips.append(clip)
-        return clips
+    def _options(self, kwargs: dict[str, Any]) -> tuple[CallOptions, int | None]:
+        """What a call asks for, and its `tokens_per_frame`."""
+        kwargs = {name: value for name, value in kwargs.items() if name != "audio" or value}
+        check_names(kwargs)
+        for kind in KINDS & set(kwargs):
+            kwargs[kind] = dict(kwargs[kind] or {})
+        tokens = kwargs.pop("tokens_per_frame", None)
+        tokens = kwargs.get("videos_kwargs", {}).pop("tokens_per_frame", tokens)
+        # Prompts are padded on the left, whatever the tokenizer was saved with.
+        saved = dict(self.tokenizer.init_kwargs)
+        saved.pop("padding_side", None)
+        merged = self._merge_kwargs(tokenizer_init_kwargs=saved, **kwargs)
+        return CallOptions.of(merged, self.image_processor), tokens
 
-    def _read(self, source: Any, kind: str, sampling: Sampling) -> ClipInput:
+    def _check_apart(self, prompts: Sequence[str]) -> None:
+        """Where a token of its own ends each video, the model finds it by the text that follows."""
+        places = f"(?:{re.escape(self.image_token)}|{re.escape(self.video_token)})"
+        if self.video_newline and any(re.search(places * 2, prompt) for prompt in prompts):
+            raise ValueError("this model needs text between two videos or images of one prompt")
+
+    def replace_image_token(self, image_inputs: Any, image_idx: int, **kwargs: Any) -> str:
+        """An image is a video of one frame."""
+        return self.video_token * self._places(1, None)
+
+    def replace_video_token(self, video_inputs: Any, video_idx: int, **kwargs: Any) -> str:
+        """video_inputs: what this processor makes of prompts with one video each."""
+        frames = int(np.asarray(video_inputs["video_frame_mask"][video_idx]).sum())
+        return self.video_token * self._places(frames, None)
+
+    def _get_num_multimodal_tokens(
+        self, image_sizes: Any = None, video_sizes: Any = None, **kwargs: Any
+    ) -> MultiModalData:
+        """Placeholders of images (height, width) and videos (frames, height, width), for servers that
+        plan ahead. Their heights and widths do not matter."""
+        data = MultiModalData()
+        if image_sizes is not None:
+            data.num_image_tokens = [self._places(1, None)] * len(image_sizes)
+            data.num_image_patches = [1] * len(image_sizes)
+        if video_sizes is not None:
+            data.num_video_tokens = [self._places(int(frames), None) for frames, *_ in video_sizes]
+        return data
+
+    def _read(self, source: Any, kind: str, options: CallOptions) -> ClipInput:
+        pixels = options.images if kind == "image" else options.videos
         return read_clip(
             source,
             kind,
-            sampling,
+            options.sampling,
             default_frames=self.default_frames or DEFAULT_FRAMES,
-            size=self.frame_size,
-            resample=int(self.image_processor.resample),
+            size=pixels.size if pixels.do_resize else None,
+            resample=pixels.resample,
         )
-
-    def _check_kept(
-        self, input_ids: Any, counts: Sequence[int], tokens_per_frame: int | None
-    ) -> None:
-        for row, count in zip(input_ids, counts, strict=True):
-            ids = row.tolist() if hasattr(row, "tolist") else list(row)
-            expected = self._places(count, tokens_per_frame) if count else 0
-            if count and ids.count(self.video_token_id) != expected:
-                raise ValueError(
-                    f"the prompt was truncated to {len(ids)} tokens and its video takes {expected}: "
-                    "give a larger max_length, or fewer frames"
-                )
 
     def apply_chat_template(  # type: ignore[override]
         self,
@@ -196,26 +224,32 @@ class CrossLMMProcessor(ProcessorMixin):
         """As of any processor. `{"type": "video", "video" | "path" | "url": …}` is read when tokenized,
         and its times go before the text where the model was trained with a time line;
         `{"type": "image", …}` is a video of one frame."""
-        options = dict(processor_kwargs or {})
-        for name in ("num_frames", "fps", "do_sample_frames"):
-            if name in kwargs:
-                options[name] = kwargs.pop(name)
-        sampling = _pop_sampling(options) if tokenize else None
+        given = dict(processor_kwargs or {})
+        for name in FRAME_OPTIONS & set(kwargs):
+            given[name] = kwargs.pop(name)
+        options = self._options(given)[0] if tokenize else None
+        if tokenize:  # what chooses frames is done with when they are read
+            given = without_sampling(given)
+        # A template that does not know images shows them as videos.
+        template = str(chat_template or self.chat_template)
+        images_as = "image" if "image" in template else "video"
         batched = bool(conversation) and not isinstance(conversation[0], dict)
         talks = [
-            [self._turn(message, sampling) for message in talk]
+            [self._turn(message, options, images_as) for message in talk]
             for talk in (conversation if batched else [conversation])
         ]
         return super().apply_chat_template(
             talks if batched else talks[0],
             chat_template,
             tokenize=tokenize,
-            processor_kwargs=options,
+            processor_kwargs=given,
             **({"return_tensors": "pt"} if tokenize else {}) | kwargs,
         )
 
-    def _turn(self, message: dict[str, Any], sampling: Sampling | None) -> dict[str, Any]:
-        """A message with its videos read, where a sampling is given, and images made videos."""
+    def _turn(
+        self, message: dict[str, Any], options: CallOptions | None, images_as: str
+    ) -> dict[str, Any]:
+        """A message with its videos and images read, where the options of a call are given."""
         content = message.get("content")
         if content is None or isinstance(content, str):
             return message
@@ -225,12 +259,14 @@ class CrossLMMProcessor(ProcessorMixin):
             kind, source = visual_part(part)
             if kind is None:
                 parts.append(dict(part))
-            elif sampling is None or source is None:
-                parts.append({"type": "video"})
+                continue
+            shown = images_as if kind == "image" else kind
+            if options is None or source is None:
+                parts.append({"type": shown})
             else:
-                clip = self._read(source, kind, sampling)
+                clip = self._read(source, kind, options)
                 line += self.time_line_of(clip.times, clip.duration)
-                parts.append({"type": "video", "video": clip})
+                parts.append({"type": shown, shown: clip})
         if line:
             text = next((part for part in parts if part["type"] == "text"), None)
             if text is None:
@@ -297,14 +333,17 @@ class CrossLMMProcessor(ProcessorMixin):
             self.expand(prompt, count, tokens_per_frame=tokens_per_frame) if count else prompt
             for prompt, count in zip(prompts, frames, strict=True)
         ]
+        defaults = {"padding": len(expanded) > 1, "return_tensors": "pt"}
+        return self._tokenize(expanded, expanded[0], defaults | kwargs)
+
+    def _tokenize(self, expanded: list[str], first: str, options: dict[str, Any]) -> dict[str, Any]:
+        """first: a prompt as the chat template wrote it."""
         defaults = {
-            "padding": len(expanded) > 1,
             "padding_side": "left",
-            "return_tensors": "pt",
             "return_token_type_ids": False,
-            "add_special_tokens": self.wants_special_tokens(expanded[0]),
+            "add_special_tokens": self.wants_special_tokens(first),
         }
-        return dict(self.tokenizer(expanded, **defaults | kwargs))
+        return dict(self.tokenizer(expanded, **defaults | options))
 
     def expand(self, prompt: str, frames: int, *, tokens_per_frame: int | None = None) -> str:
         """The prompt with its one placeholder repeated for every merged token of so many frames."""
@@ -325,33 +364,11 @@ class CrossLMMProcessor(ProcessorMixin):
         self, frames: torch.Tensor, *, dtype: torch.dtype = torch.float32
     ) -> torch.Tensor:
         """uint8 frames (F, H, W, 3) of `frame_size`, on any device, → (F, 3, H, W) as trained on."""
-        processor = self.image_processor
-        pixels = frames.permute(0, 3, 1, 2).float() * processor.rescale_factor
-        mean = torch.tensor(processor.image_mean, device=frames.device)[:, None, None]
-        std = torch.tensor(processor.image_std, device=frames.device)[:, None, None]
-        return ((pixels - mean) / std).to(dtype)
+        return FramePixels.of(self.image_processor).normalise(frames, dtype=dtype)
 
     def resize(self, frame: np.ndarray | Image.Image) -> np.ndarray:
         """One frame to `frame_size`, (H, W, 3) uint8."""
-        image = frame if isinstance(frame, Image.Image) else Image.fromarray(frame)
-        height, width = self.frame_size
-        if image.size != (width, height) or image.mode != "RGB":
-            resample = Image.Resampling(int(self.image_processor.resample))
-            image = image.convert("RGB").resize((width, height), resample)
-        return np.asarray(image)
-
-    def _padded_videos(self, clips: Sequence[ClipInput]) -> dict[str, torch.Tensor]:
-        counts = [len(clip.frames) for clip in clips]
-        mask = torch.tensor([[frame < count for frame in range(max(counts))] for count in counts])
-        pixels = torch.zeros(len(clips), max(counts), 3, *self.frame_size)
-        for row, clip in enumerate(clips):
-            if clip.frames:
-                resized = np.stack([self.resize(frame) for frame in clip.frames])
-                pixels[row, : len(clip.frames)] = self.normalise(torch.from_numpy(resized))
-        data = {"pixel_values_videos": pixels}
-        if not mask.all():
-            data["video_frame_mask"] = mask
-        return data
+        return FramePixels.of(self.image_processor).resize(frame)
 
 
 def chat_turn(role: str, text: str, *, shows: bool) -> dict[str, Any]:
@@ -370,25 +387,8 @@ def llava_video_time_line(times: Sequence[float], duration: float) -> str:
     )
 
 
-def _flat_options(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Keyword arguments of a call, those in transformers' dictionaries by kind among them."""
-    options: dict[str, Any] = {}
-    for name, value in kwargs.items():
-        options.update(value if name in KINDS_OF_OPTIONS and value is not None else {name: value})
-    if options.get("audio") is None:  # transformers' own calls name every modality
-        options.pop("audio", None)
-    known = OWN_OPTIONS | set(TextKwargs.__annotations__)
-    if unknown := sorted(set(options) - known):
-        raise TypeError(f"{unknown[0]!r} is not an argument of CrossLMMProcessor")
-    return options
-
-
-def _pop_sampling(options: dict[str, Any]) -> Sampling:
-    """Takes what chooses the frames of files out of the options."""
-    count, fps = options.pop("num_frames", None), options.pop("fps", None)
-    if options.pop("do_sample_frames", None) is False:
-        return Sampling()
-    return Sampling(frames=count, fps=fps)
+def _count(token: str, prompts: Sequence[str]) -> int:
+    return sum(prompt.count(token) for prompt in prompts)
 
 
 def _converted(tensor: torch.Tensor, kind: Any) -> Any:

@@ -7,6 +7,8 @@ ever fetched from the network.
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -25,12 +27,14 @@ NOT_A_VIDEO = "a video is images, or arrays (H, W, 3) of uint8, one per frame"
 class ClipInput:
     """The frames of one video, each an image or an array (H, W, 3) of uint8.
 
-    times, of each frame, and duration are in seconds, None where nobody knows them.
+    times, of each frame, and duration are in seconds, None where nobody knows them; kind is that of the
+    placeholder that it belongs to, `video` or `image`.
     """
 
     frames: Sequence[np.ndarray | Image.Image]
     times: tuple[float, ...] | None = None
     duration: float | None = None
+    kind: str = "video"
 
 
 def read_clip(
@@ -39,18 +43,18 @@ def read_clip(
     sampling: Sampling,
     *,
     default_frames: int,
-    size: tuple[int, int],
+    size: tuple[int, int] | None,
     resample: int,
 ) -> ClipInput:
     """A `video`: a path, `crosslmm.Frames`, an array or tensor (T, H, W, 3) or (T, 3, H, W) of uint8,
-    or the images or arrays of its frames. An `image` makes a video of one frame.
+    or the images, their paths or the arrays of its frames. An `image` makes a video of one frame.
 
     sampling: of a file; of frames that are given, `frames` evenly spaced ones are kept.
     default_frames: of a file when no number is given. Raises ValueError, and `VideoError` for a file
     that cannot be read.
     """
     if isinstance(source, ClipInput):
-        return source
+        return replace(source, kind=kind)
     if isinstance(source, str | os.PathLike):
         if kind == "image":
             sampling = Sampling(frames=1)
@@ -58,15 +62,23 @@ def read_clip(
             sampling = replace(sampling, frames=default_frames)
         source = sample(_local_path(source), sampling, size=size, resample=resample)
     elif kind == "image":
-        return ClipInput([_frame(source)])
+        return ClipInput([_frame(source)], kind=kind)
     elif sampling.fps is not None:
         raise ValueError("fps needs a video file: the frames given do not come with a rate")
     if isinstance(source, Frames):
-        clip = ClipInput(list(source.pixels), source.times, source.source.duration)
+        clip = ClipInput(list(source.pixels), source.times, source.source.duration, kind)
     else:
         if not isinstance(source, Iterable) or isinstance(source, Image.Image):
             raise ValueError(NOT_A_VIDEO)
-        clip = ClipInput([_frame(frame) for frame in source])
+        image = partial(sample, sampling=Sampling(frames=1), size=size, resample=resample)
+        clip = ClipInput(
+            [
+                image(_local_path(frame)).pixels[0]
+                if isinstance(frame, str | os.PathLike)
+                else _frame(frame)
+                for frame in source
+            ]
+        )
     if not clip.frames:
         raise ValueError("a video of no frames was given")
     return _thinned(clip, sampling.most_frames)
@@ -85,11 +97,11 @@ def visual_part(part: dict[str, Any]) -> tuple[str | None, Any]:
     return kind, next((part[key] for key in (kind, "url", "path") if key in part), None)
 
 
-def split_batch(visuals: Any, places: Sequence[int], kind: str) -> list[list[Any]]:
-    """The videos or images of each prompt.
+def split_batch(visuals: Any, places: Sequence[int], kind: str, token: str) -> list[list[Any]]:
+    """The videos or images of each prompt, as many as it has placeholders `token`.
 
     visuals: a single one; a list, dealt to the prompts in order, as many as each has `places` for; or
-    a list of lists, one for each prompt.
+    a list of lists, one for each prompt. Raises ValueError where the numbers differ.
     """
     if visuals is None:
         return [[] for _ in places]
@@ -102,18 +114,18 @@ def split_batch(visuals: Any, places: Sequence[int], kind: str) -> list[list[Any
         for visual in visuals
     ]
     if visuals and all(isinstance(each, list) and not is_single(each, kind) for each in visuals):
-        if len(visuals) != len(places):
-            raise ValueError(
-                f"{len(visuals)} lists of {kind}s were given for {len(places)} prompts"
-            )
-        return visuals
-    if len(visuals) != sum(places):
+        rows = visuals
+    else:
+        rest = iter(visuals)
+        rows = [list(islice(rest, count)) for count in places]
+        rows[-1] += rest
+    if [len(row) for row in rows] != list(places):
         raise ValueError(
-            f"{len(visuals)} {kind}s for {len(places)} prompts with {sum(places)} placeholders: "
-            "each prompt needs exactly one of each"
+            f"the {token} tokens in the prompts should be the same as the number of {kind}s, exactly "
+            f"one of each: {sum(places)} tokens in {len(places)} prompts, {sum(map(len, rows))} "
+            f"{kind}s for {len(rows)}"
         )
-    rest = iter(visuals)
-    return [[next(rest) for _ in range(count)] for count in places]
+    return rows
 
 
 def _is_list_of_arrays(visual: Any) -> bool:

@@ -36,13 +36,19 @@ def count_tokens_per_frame(
 ) -> int:
     """M, from the number of placeholders of each row; merging has no parameters to ask.
 
-    is_placeholder: (B, L); frames: of each row. Raises ValueError where they do not fit.
+    is_placeholder: (B, L); frames: of each row, over all of its videos, each of which may end with a
+    newline. Raises ValueError where they do not fit.
     """
     counts = [int(count) for count in is_placeholder.sum(dim=1).tolist()]
     newline = int(config.video_newline)
+    ends = is_placeholder & ~nn.functional.pad(is_placeholder[:, 1:], (0, 1))
+    newlines = [newline * int(count) for count in ends.sum(dim=1).tolist()]
     row = next((row for row, count in enumerate(frames) if count), 0)
-    tokens = (counts[row] - newline) // max(frames[row], 1)
-    expected = [count * tokens + newline if count else 0 for count in frames]
+    tokens = (counts[row] - newlines[row]) // max(frames[row], 1)
+    expected = [
+        count * tokens + ended if count else 0
+        for count, ended in zip(frames, newlines, strict=True)
+    ]
     if counts != expected or grid_side(tokens, config.patches_per_frame) is None:
         raise ValueError(
             f"{counts} video placeholders do not fit videos of {frames} frames"
@@ -74,7 +80,7 @@ def insert_merged(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Embeddings (B, L, H) with merged tokens at the placeholders (B, L), and where these are.
 
-    newline: (H,), for the last placeholder of a row, where there is one more than merged tokens.
+    newline: (H,), for the last placeholder of each video, where there are more than merged tokens.
     """
     is_merged = is_placeholder
     if newline is not None:

@@ -5,6 +5,7 @@ import sys
 import tempfile
 import unittest
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -30,6 +31,7 @@ from crosslmm.modeling_crosslmm import (  # noqa: E402
     CrossLMMModel,
 )
 from crosslmm.processing_crosslmm import CrossLMMProcessor  # noqa: E402
+from tests.conformance.media import url_to_local_path  # noqa: E402
 from tests.support.tiny import (  # noqa: E402
     CHAT_TEMPLATE,
     text_config,
@@ -157,9 +159,14 @@ class CrossLMMModelTest(ModelTesterMixin, GenerationTesterMixin, unittest.TestCa
 
 
 class CrossLMMProcessorTest(ProcessorTesterMixin, unittest.TestCase):
+    """Skipped here and not for LLaVA-OneVision: nothing. Both skip what needs audio, tools in the chat
+    template, a feature extractor, or torchcodec."""
+
     processor_class = CrossLMMProcessor
     images_input_name = "pixel_values_videos"
     videos_input_name = "pixel_values_videos"
+    # One token per byte: every text is long.
+    chat_template_max_length = 200
 
     @classmethod
     def _setup_image_processor(cls) -> Any:
@@ -172,3 +179,57 @@ class CrossLMMProcessorTest(ProcessorTesterMixin, unittest.TestCase):
     @staticmethod
     def prepare_processor_dict() -> dict[str, Any]:
         return {"chat_template": CHAT_TEMPLATE, "tokens_per_frame": 4}
+
+    def get_subprocessor_name(self, modality: str, attributes: list[str]) -> Any:
+        """The frames of videos go through the image processor."""
+        if modality == "videos":
+            return "image_processor"
+        return super().get_subprocessor_name(modality, attributes)
+
+    def _test_apply_chat_template(  # type: ignore[override]
+        self, modality: str, batch_size: int, kind: str, name: str, part: str, data: list[Any]
+    ) -> None:
+        if part == "video_processor":
+            part = "image_processor"
+        super()._test_apply_chat_template(modality, batch_size, kind, name, part, data)
+
+    def _get_processor_of_videos(self) -> Any:
+        """With what the mixin asks a processor for before it tries videos."""
+        processor = self.get_processor()
+        processor.video_processor = processor.image_processor
+        return processor
+
+    def test_subprocessor_defaults_2_videos(self) -> None:
+        """The mixin's compares with a video processor; here its frames are images."""
+        processor, video = self.get_processor(), self.prepare_videos_inputs()
+        expected = processor.image_processor(list(video), return_tensors="pt")["pixel_values"]
+        inputs = processor(text="<video>", videos=video)
+        torch.testing.assert_close(inputs[self.videos_input_name][0], expected)
+
+    def test_get_num_multimodal_tokens_matches_processor_call_video(self) -> None:
+        with patch.object(self, "get_processor", return_value=self._get_processor_of_videos()):
+            super().test_get_num_multimodal_tokens_matches_processor_call_video()
+
+    def test_processor_text_has_no_visual(self) -> None:
+        super().test_processor_text_has_no_visual()
+        with patch.object(self, "get_processor", return_value=self._get_processor_of_videos()):
+            super().test_processor_text_has_no_visual()
+
+    def test_apply_chat_template_video_without_torchcodec(self) -> None:
+        """The mixin's need it; crosslmm reads videos with PyAV."""
+        files = [url_to_local_path("one.mp4"), url_to_local_path("two.mp4")]
+        arrays = [self.prepare_videos_inputs()]
+        for data in (files[:1], files, arrays):
+            self._test_apply_chat_template(
+                "video", len(data), "pt", "videos_input_name", "video_processor", data
+            )
+
+    def test_apply_chat_template_video_frame_sampling(self) -> None:
+        """As LLaVA-OneVision's, which replaces the mixin's too."""
+        video = {"type": "video", "url": url_to_local_path("clip.mp4")}
+        messages = [{"role": "user", "content": [video, {"type": "text", "text": "What?"}]}]
+        for options, frames in (({"num_frames": 3}, 3), ({"fps": 4}, 4)):
+            inputs = self.get_processor().apply_chat_template(
+                messages, tokenize=True, return_dict=True, return_tensors="pt", **options
+            )
+            assert inputs[self.videos_input_name].shape[:2] == (1, frames)

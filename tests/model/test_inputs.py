@@ -132,10 +132,61 @@ def test_prompts_with_and_without_a_video_in_one_batch() -> None:
     assert "pixel_values_videos" not in processor(text=["a", "bc"], videos=None)
 
 
+def test_several_videos_and_images_in_one_prompt() -> None:
+    """Their frames make one video, each ended by the model's own token where it has one."""
+    for newline in (False, True):
+        processor, model = tiny_processor(video_newline=newline), tiny_model(video_newline=newline)
+        prompt = "<video> and <image> or <video>?"
+        first, image, last = frames(2, seed=1), frames(1, seed=2), frames(3, seed=3)
+        inputs = processor(
+            text=[prompt, "<video>?"], videos=[first, last, last], images=[[image[0]], []]
+        )
+        whole = processor(text="<video>", videos=np.concatenate([first, image, last]))
+        assert torch.equal(inputs["pixel_values_videos"][0], whole["pixel_values_videos"][0])
+        assert inputs["video_frame_mask"].sum(dim=1).tolist() == [6, 3]
+        assert (inputs["input_ids"][0] == VIDEO).sum() == 6 * 4 + 3 * newline
+        with torch.no_grad():
+            together = model(**inputs).logits[1, -1]
+            alone = model(**processor(text="<video>?", videos=last)).logits[0, -1]
+        torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="needs text between two videos"):
+        processor(text="<video><image>", videos=last, images=image[0])
+    with pytest.raises(ValueError, match="no image was given"):
+        processor(text="<video> <image>", videos=last)
+
+
+def test_options_of_the_image_processor_are_applied() -> None:
+    processor, clip = tiny_processor(), frames(2)
+    plain = processor(text="<video>", videos=clip)["pixel_values_videos"]
+    raw = processor(text="<video>", videos=clip, do_rescale=False, do_normalize=False)
+    torch.testing.assert_close(raw["pixel_values_videos"] / 127.5 - 1, plain)
+    for given in ({"rescale_factor": 0.0}, {"videos_kwargs": {"rescale_factor": 0.0}}):
+        assert (processor(text="<video>", videos=clip, **given)["pixel_values_videos"] == -1).all()
+    larger = processor(text="<video>", videos=clip, size={"height": 36, "width": 42})
+    assert larger["pixel_values_videos"].shape[-2:] == (36, 42)
+    with pytest.raises(ValueError, match="do_resize=False: the model takes 30x30"):
+        processor(text="<video>", videos=clip, do_resize=False)
+    with pytest.raises(ValueError, match="a height and a width in pixels"):
+        processor(text="<video>", videos=clip, size={"shortest_edge": 30})
+    with pytest.raises(TypeError, match="'do_center_crop' is not an argument"):
+        processor(text="<video>", videos=clip, images_kwargs={"do_center_crop": True})
+
+
+def test_a_message_with_the_images_of_a_video(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{index}.png" for index in range(3)]
+    for path, frame in zip(paths, frames(3), strict=True):
+        Image.fromarray(frame).save(path)
+    inputs = tiny_processor().apply_chat_template(
+        asked(type="video", url=[str(path) for path in paths]), tokenize=True, return_dict=True
+    )
+    expected = tiny_processor()(text="<video>", videos=frames(3))
+    assert torch.equal(inputs["pixel_values_videos"], expected["pixel_values_videos"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
-        ({"videos": [[frames(1), frames(1)]]}, ValueError, "one video per prompt"),
+        ({"videos": [[frames(1), frames(1)]]}, ValueError, "1 tokens in 1 prompts, 2 videos"),
         ({"videos": "https://example.org/a.mp4"}, ValueError, "only local files"),
         ({"videos": frames(2), "frame_rate": 2}, TypeError, "'frame_rate' is not an argument"),
         ({"videos": frames(2), "audio": [0.0]}, TypeError, "'audio' is not an argument"),

@@ -383,6 +383,20 @@ class TestSteps:
         assert len(losses) == 6
         assert losses[-1] < losses[0]
 
+    def test_one_process_where_accelerate_was_asked_for_more_is_said(
+        self, start: Path, lessons: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """`accelerate launch --cpu --num_processes 2` starts one, and tells it of no other."""
+        plans: list[RunPlan] = []
+        for launcher in ("False", "True"):
+            monkeypatch.setenv("ACCELERATE_USE_CPU", launcher)
+            train(
+                recipe(), model=start, data=lessons, out=tmp_path / "run",
+                on_start=plans.append, dry_run=True,
+            )  # fmt: skip
+        assert plans[0].notes == ()
+        assert "starts one process on the CPU" in plans[1].notes[0]
+
     @pytest.mark.timeout(600)
     @pytest.mark.parametrize("stage", ["align", "tune"])
     def test_several_processes_share_a_batch(

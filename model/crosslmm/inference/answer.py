@@ -63,6 +63,13 @@ class Answer:
     versions: dict[str, str] = field(repr=False)
     warnings: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        text = self.text if len(self.text) <= 60 else self.text[:59] + "…"
+        return (
+            f"<Answer {text!r}, {len(self.frames)} frames of {self.video}, "
+            f"{self.tokens.generated} tokens in {self.timing.generate:.1f} s>"
+        )
+
     def as_dict(self) -> dict[str, Any]:
         record = asdict(self)
         record["answer"] = record.pop("text")

@@ -9,9 +9,9 @@ When memory runs out the chunk is halved, then the number of frames, with a noti
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack, overload
 
 import torch
 
@@ -24,6 +24,8 @@ from crosslmm.errors import OutOfMemory, UsageError
 from crosslmm.inference import batch, session
 from crosslmm.inference.answer import Answer
 from crosslmm.inference.encoding import memory_errors
+from crosslmm.inference.generation import GenerationKeywords
+from crosslmm.inference.given import VideoLike
 from crosslmm.inference.memory_check import check_memory, estimate_memory
 from crosslmm.inference.response import Response
 from crosslmm.inference.runtime import Notice, Progress, Runtime
@@ -137,6 +139,13 @@ class Assistant:
             on_notice=on_notice,
         )
 
+    def __repr__(self) -> str:
+        how = self.settings
+        return (
+            f"<Assistant {self.name or type(self.model).__name__} on {how['device']}, "
+            f"{how['dtype']}, {self.tokens_per_frame} tokens per frame>"
+        )
+
     @property
     def on_notice(self) -> Notice | None:
         return self.runtime.on_notice
@@ -167,18 +176,35 @@ class Assistant:
     def versions(self) -> dict[str, str]:
         return self.runtime.versions
 
+    @overload
+    def ask(self, video: VideoLike, question: str, **options: Unpack[AskKeywords]) -> Answer: ...
+    @overload
     def ask(
         self,
-        video: str | os.PathLike[str],
-        question: str,
+        video: VideoLike,
+        question: list[str] | tuple[str, ...],
         **options: Unpack[AskKeywords],
-    ) -> Answer:
-        """Answer one question about a video; options as in `open_video` and `VideoSession.stream`."""
-        return self.stream(video, question, **options).answer
+    ) -> list[Answer]: ...
+
+    def ask(
+        self,
+        video: VideoLike,
+        question: str | list[str] | tuple[str, ...],
+        **options: Unpack[AskKeywords],
+    ) -> Answer | list[Answer]:
+        """Answer a question about a video, or each of a list of questions, the video encoded once.
+
+        Options as in `open_video` and `VideoSession.stream`; an unknown one raises TypeError. For one
+        question about each of several videos see `answer_batch`.
+        """
+        of_answers = GenerationKeywords.__annotations__.keys() & options.keys()
+        of_video = options.keys() - of_answers
+        session = self.open_video(video, **_some(options, of_video))
+        return session.ask(question, **_some(options, of_answers))
 
     def stream(
         self,
-        video: str | os.PathLike[str],
+        video: VideoLike,
         question: str,
         *,
         max_new_tokens: int = 512,
@@ -193,22 +219,32 @@ class Assistant:
 
     def open_video(
         self,
-        video: str | os.PathLike[str],
+        video: VideoLike,
         sampling: Sampling | None = None,
         *,
+        times: Sequence[float] | None = None,
         tokens_per_frame: int | None = None,
         on_progress: Progress | None = None,
         **options: Unpack[SamplingOptions],
     ) -> VideoSession:
         """Decode, encode and prefill a video once, for any number of questions.
 
-        Sampling options are those of `crosslmm.sample`. on_progress is called with a stage, what is
-        done of it and the total. Raises VideoError, UsageError, OutOfMemory.
+        - video: a path; a binary file object, read to its end; `crosslmm.Frames`; an array or tensor
+          (T, H, W, 3) or (T, 3, H, W) of uint8; a list of PIL images, arrays or paths of images. An
+          image alone, (H, W, 3), is a video of one frame, also for checkpoints of LLaVA-OneVision,
+          which transformers gives high-resolution tiles.
+        - Sampling options are those of `crosslmm.sample`. Of frames in memory all are used unless
+          `frames`, `max_frames`, `start` or `end` choose some. Several of them need `fps`, here the
+          rate of these frames, or `times`, the seconds of each; `Frames` bring theirs.
+        - on_progress: called with a stage, what is done of it and the total.
+
+        Raises VideoError, UsageError, OutOfMemory.
         """
         return session.open_video(
             self.runtime,
             video,
             Sampling.of(sampling, options),
+            times=times,
             tokens_per_frame=tokens_per_frame,
             on_progress=on_progress,
         )
@@ -227,3 +263,7 @@ class Assistant:
         """
         done = batch.answer_batch(self.runtime, videos, questions, max_new_tokens=max_new_tokens)
         return [answer.text for answer in done.answers]
+
+
+def _some(options: Mapping[str, Any], names: Set[str]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name in names}

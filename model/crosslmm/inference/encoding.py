@@ -8,7 +8,7 @@ import gc
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 
 from crosslmm.errors import VideoError
 from crosslmm.inference.answer import FrameUsed
+from crosslmm.inference.given import GivenFrames
 from crosslmm.inference.runtime import Progress, Runtime
 from crosslmm.modeling_crosslmm import VisualTokens
 from crosslmm.options import Sampling
@@ -138,31 +139,37 @@ class FrameEncoder:
 
 def encode_video(
     runtime: Runtime,
-    video: str | os.PathLike[str],
+    video: str | os.PathLike[str] | GivenFrames,
     sampling: Sampling,
     *,
     tokens_per_frame: int,
     on_progress: Progress | None = None,
 ) -> EncodedVideo:
-    """Decode and encode a video.
+    """Decode and encode a video, or encode frames that are given.
 
     Raises VideoError, UsageError, TooManyFrames.
     """
     if on_progress:
         on_progress("decode", 0, 0)
-    with open_stream(
-        video,
-        sampling,
-        size=runtime.processor.frame_size,
-        resample=int(runtime.processor.image_processor.resample),
-    ) as stream:
+    processor = runtime.processor
+    opened: AbstractContextManager[FrameStream | GivenFrames]
+    if isinstance(video, GivenFrames):
+        opened = nullcontext(video.chosen(sampling, processor.resize))
+    else:
+        opened = open_stream(
+            video,
+            sampling,
+            size=processor.frame_size,
+            resample=int(processor.image_processor.resample),
+        )
+    with opened as stream:
         encoder = FrameEncoder(runtime, frames=stream.count, tokens_per_frame=tokens_per_frame)
         try:
             used = _encode_stream(stream, encoder, on_progress)
         except MemoryError:
             raise TooManyFrames(stream.count) from None
         if not used:
-            raise VideoError(f"{os.fsdecode(video)}: no frames were decoded")
+            raise VideoError(f"{stream.source.path}: no frames were decoded")
         visual = encoder.finish()
         unfamiliar: tuple[str, ...] = ()
         if runtime.footage is not None and visual.features is not None:
@@ -178,7 +185,7 @@ def encode_video(
 
 
 def _encode_stream(
-    stream: FrameStream, encoder: FrameEncoder, on_progress: Progress | None
+    stream: FrameStream | GivenFrames, encoder: FrameEncoder, on_progress: Progress | None
 ) -> list[FrameUsed]:
     used: list[FrameUsed] = []
     pending: list[np.ndarray] = []

@@ -2,12 +2,13 @@
 
 import platform
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import torch
 
+from crosslmm.checkpoints import catalog
 from crosslmm.inference.footage import FootageCheck, read_check
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.processing_crosslmm import CrossLMMProcessor
@@ -34,6 +35,7 @@ class Runtime:
     quantization: str = "none"
     load_seconds: float = 0.0
     on_notice: Notice | None = None
+    _told_of_images: bool = field(default=False, init=False)
 
     @property
     def device(self) -> torch.device:
@@ -67,6 +69,18 @@ class Runtime:
     @cached_property
     def versions(self) -> dict[str, str]:
         return library_versions()
+
+    def notice_image(self) -> None:
+        """Say, once, what a still image loses in a checkpoint of LLaVA-OneVision."""
+        if self._told_of_images or self.folder is None:
+            return
+        if catalog.is_llava_onevision(self.folder):
+            self._told_of_images = True
+            self.notice(
+                f"the image is read as a video of one frame, {self.tokens_per_frame} tokens; "
+                "LLaVA-OneVision in transformers also reads it as tiles at a higher resolution, "
+                "which shows small details"
+            )
 
     def notice(self, text: str) -> None:
         if self.on_notice:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Unpack
+from typing import Unpack, overload
 
 import torch
 
@@ -24,6 +24,7 @@ from crosslmm.inference.generation import (
     TokenStream,
     decode_answer,
 )
+from crosslmm.inference.given import GivenFrames, VideoLike, readable
 from crosslmm.inference.prefix import VideoPrefix, prefill_video
 from crosslmm.inference.response import Response
 from crosslmm.inference.runtime import Progress, Runtime
@@ -33,11 +34,14 @@ from crosslmm.options import Sampling, SamplingOptions
 from crosslmm.processing_crosslmm import Message
 from crosslmm.video import summary
 
+STILL = ("image", "frames")  # containers of what may be a still image
+
 
 class VideoKeywords(SamplingOptions, total=False):
     """What `Assistant.open_video` takes."""
 
     sampling: Sampling | None
+    times: Sequence[float] | None
     tokens_per_frame: int | None
     on_progress: Progress | None
 
@@ -93,14 +97,29 @@ class VideoSession:
             raise RuntimeError("the video is not prefilled")
         return self._prefix
 
+    def __repr__(self) -> str:
+        return f"<VideoSession {self.video}: {self.summary}>"
+
     @cached_property
     def summary(self) -> str:
         """`64 of 5,340 frames, one per 2.8 s`"""
         return summary(tuple(frame.time for frame in self.frames), self.source)
 
-    def ask(self, question: str, **options: Unpack[GenerationKeywords]) -> Answer:
-        """The complete answer; options as in `stream`."""
-        return self.stream(question, **options).answer
+    @overload
+    def ask(self, question: str, **options: Unpack[GenerationKeywords]) -> Answer: ...
+    @overload
+    def ask(
+        self, question: list[str] | tuple[str, ...], **options: Unpack[GenerationKeywords]
+    ) -> list[Answer]: ...
+
+    def ask(
+        self, question: str | list[str] | tuple[str, ...], **options: Unpack[GenerationKeywords]
+    ) -> Answer | list[Answer]:
+        """The complete answer, or one for each of several unrelated questions, one after another;
+        options as in `stream`. `ask_all` answers several in one batch, as text only."""
+        if isinstance(question, str):
+            return self.stream(question, **options).answer
+        return [response.answer for response in [self.stream(each, **options) for each in question]]
 
     def stream(
         self,
@@ -270,16 +289,17 @@ class VideoSession:
 
 def open_video(
     runtime: Runtime,
-    video: str | os.PathLike[str],
+    video: VideoLike,
     sampling: Sampling,
     *,
+    times: Sequence[float] | None = None,
     tokens_per_frame: int | None = None,
     on_progress: Progress | None = None,
 ) -> VideoSession:
     """Decode, encode and prefill a video, with fewer frames where memory runs out.
 
-    on_progress is called with a stage, what is done of it and the total. Raises VideoError,
-    UsageError, OutOfMemory.
+    times: of frames in memory, in seconds. on_progress is called with a stage, what is done of it and
+    the total. Raises VideoError, UsageError, OutOfMemory.
     """
     started = time.perf_counter()
     tokens = runtime.tokens_per_frame
@@ -287,29 +307,58 @@ def open_video(
         tokens = check_tokens_per_frame(
             tokens_per_frame, runtime.model.config.patches_per_frame, error=UsageError
         )
-    if sampling.frames is None and sampling.fps is None:
-        sampling = replace(sampling, frames=runtime.default_frames)
-    path, tried = os.fsdecode(video), sampling
+    with readable(video, sampling, times) as (source, name):
+        in_memory = isinstance(source, GivenFrames)  # all are used, unless some are chosen
+        if not in_memory and sampling.frames is None and sampling.fps is None:
+            sampling = replace(sampling, frames=runtime.default_frames)
+        return _open(
+            runtime,
+            source,
+            sampling,
+            name=name,
+            tokens_per_frame=tokens,
+            on_progress=on_progress,
+            started=started,
+        )
 
+
+def _open(
+    runtime: Runtime,
+    source: str | os.PathLike[str] | GivenFrames,
+    sampling: Sampling,
+    *,
+    name: str,
+    tokens_per_frame: int,
+    on_progress: Progress | None,
+    started: float,
+) -> VideoSession:
     def attempt(tried: Sampling) -> VideoSession:
         encoded = encode_video(
-            runtime, video, tried, tokens_per_frame=tokens, on_progress=on_progress
+            runtime, source, tried, tokens_per_frame=tokens_per_frame, on_progress=on_progress
         )
+        if encoded.source.container in STILL and encoded.source.frame_count == 1:
+            runtime.notice_image()
         if on_progress:
             on_progress("prefill", 0, 0)
         session = VideoSession(
-            runtime, path, encoded, sampling=sampling, tokens_per_frame=tokens, started=started
+            runtime,
+            name,
+            replace(encoded, source=replace(encoded.source, path=name)),
+            sampling=sampling,
+            tokens_per_frame=tokens_per_frame,
+            started=started,
         )
         session.prefill(encoded.visual)
         return session
 
+    tried = sampling
     while True:
         try:
             return attempt(tried)
         except TooManyFrames as error:
             used = error.frames
         if used <= 1:
-            raise OutOfMemory(f"{path}: out of memory on {runtime.device} even with one frame")
+            raise OutOfMemory(f"{name}: out of memory on {runtime.device} even with one frame")
         tried = replace(sampling, max_frames=used // 2)
         release_memory()
         runtime.notice(f"out of memory with {used} frames; trying with {tried.max_frames}")

@@ -6,6 +6,7 @@ run resumes; with another recipe it is refused.
 """
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -194,6 +195,11 @@ def _prepare(
     notes = []
     if recipe.stage == "align" and any(gate_values(model)["t2v"]):
         notes.append("T2V is open in this checkpoint; align leaves it as it is")
+    if os.environ.get("ACCELERATE_USE_CPU") == "True" and "WORLD_SIZE" not in os.environ:
+        notes.append(
+            "accelerate launch starts one process on the CPU, whatever number it is given; for several: "
+            "torchrun, with the number as `nproc_per_node`"
+        )
     if recipe.lora is None:
         freeze(model, recipe.stage)
         return model, dtype, notes

@@ -40,6 +40,10 @@ class Frames:
     def __len__(self) -> int:
         return len(self.indices)
 
+    def __repr__(self) -> str:
+        height, width = self.pixels.shape[1:3]
+        return f"<Frames {self.source.path}: {self.summary}, {width}x{height}>"
+
     @cached_property
     def summary(self) -> str:
         """What was sampled: `64 of 5,340 frames, one per 2.8 s`."""

@@ -1,0 +1,157 @@
+"""Frames and files that are handed over in memory, made what a session reads as it reads a file."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import IO, Any, TypeAlias
+
+import numpy as np
+from PIL import Image
+
+from crosslmm.errors import UsageError, VideoError
+from crosslmm.options import Sampling
+from crosslmm.video import Frame, Frames, SourceInfo
+from crosslmm.video_inputs import read_clip
+
+# A path, a binary file object, `Frames`, an array or tensor (T, H, W, 3) or (T, 3, H, W) of uint8, or
+# images. Arrays and tensors are of libraries that need not be there to say so.
+VideoLike: TypeAlias = str | os.PathLike[str] | IO[bytes] | Frames | Sequence[Any] | Any
+
+_OF_FILES = ("seek", "reader", "deadline")
+
+
+@dataclass(frozen=True, eq=False)
+class GivenFrames:
+    """Frames with their indices and times in seconds; iterate it as a `FrameStream`."""
+
+    frames: Sequence[np.ndarray | Image.Image]
+    indices: tuple[int, ...]
+    times: tuple[float, ...]
+    source: SourceInfo
+    warnings: tuple[str, ...] = ()
+    resize: Callable[[Any], np.ndarray] = np.asarray
+    seconds = 0.0
+
+    @classmethod
+    def of(cls, video: Any, sampling: Sampling, times: Sequence[float] | None) -> "GivenFrames":
+        """Raises UsageError for what are no frames, and where their times are not known."""
+        for option in fields(Sampling):
+            name = option.name
+            if name in _OF_FILES and getattr(sampling, name) != option.default:
+                raise UsageError(f"`{name}` is for files; these frames are decoded already")
+        if isinstance(video, Frames):
+            if times is not None or sampling.fps is not None:
+                raise UsageError("`Frames` have their times: leave out `fps` and `times`")
+            return cls(list(video.pixels), video.indices, video.times, video.source, video.warnings)
+        is_image = isinstance(video, Image.Image) or getattr(video, "ndim", 0) == 3
+        try:
+            clip = read_clip(
+                video,
+                "image" if is_image else "video",
+                Sampling(),
+                default_frames=1,
+                size=None,
+                resample=int(Image.Resampling.BICUBIC),
+            )
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        count = len(clip.frames)
+        known = _times(count, sampling.fps, times)
+        spacing = (known[-1] - known[0]) / (count - 1) if count > 1 else 0.0
+        first = np.asarray(clip.frames[0])
+        source = SourceInfo(
+            path=f"({count} frames)" if count > 1 else "(image)",
+            duration=known[-1] + spacing,
+            fps=1 / spacing if spacing else 0.0,
+            size=(first.shape[0], first.shape[1]),
+            codec="none",
+            container="frames",
+            rotation=0,
+            frame_count=count,
+            reader="none",
+        )
+        return cls(clip.frames, tuple(range(count)), known, source)
+
+    @property
+    def count(self) -> int:
+        return len(self.frames)
+
+    def __iter__(self) -> Iterator[Frame]:
+        for frame, index, time in zip(self.frames, self.indices, self.times, strict=True):
+            yield Frame(self.resize(frame), index, time)
+
+    def chosen(self, sampling: Sampling, resize: Callable[[Any], np.ndarray]) -> "GivenFrames":
+        """Those from `start` to `end`, evenly thinned to `frames` and `max_frames`."""
+        start, end = sampling.start or 0.0, sampling.end
+        kept = [
+            index
+            for index, time in enumerate(self.times)
+            if time >= start and (end is None or time < end)
+        ]
+        if not kept:
+            raise VideoError(f"{self.source.path}: no frame lies between `start` and `end`")
+        most = min(sampling.most_frames or len(kept), len(kept))
+        kept = [kept[int((slot + 0.5) * len(kept) / most)] for slot in range(most)]
+        return replace(
+            self,
+            frames=[self.frames[index] for index in kept],
+            indices=tuple(self.indices[index] for index in kept),
+            times=tuple(self.times[index] for index in kept),
+            resize=resize,
+        )
+
+
+def _times(count: int, fps: float | None, times: Sequence[float] | None) -> tuple[float, ...]:
+    if times is None:
+        if fps is None and count > 1:
+            raise UsageError(
+                "frames in memory have no times: give `fps`, the rate of these frames, or `times`, "
+                "the seconds of each"
+            )
+        return tuple(index / (fps or 1.0) for index in range(count))
+    if fps is not None:
+        raise UsageError("`fps` and `times` exclude each other: give one of them")
+    known = tuple(float(time) for time in times)
+    if len(known) != count:
+        raise UsageError(f"`times` has {len(known)} times for {count} frames")
+    if any(not 0 <= time < float("inf") for time in known) or any(
+        later <= earlier for earlier, later in pairwise(known)
+    ):
+        raise UsageError("`times` must be seconds of at least 0, each later than the one before")
+    return known
+
+
+@contextmanager
+def readable(
+    video: Any, sampling: Sampling, times: Sequence[float] | None
+) -> Iterator[tuple[str | os.PathLike[str] | GivenFrames, str]]:
+    """What the encoder reads of it, and its name. A file object is copied to a temporary file, which
+    is removed at the end: decoders need one that they can seek in and open again."""
+    is_file = hasattr(video, "read") and not isinstance(video, os.PathLike)
+    if not is_file and not isinstance(video, str | os.PathLike):
+        given = GivenFrames.of(video, sampling, times)
+        yield given, given.source.path
+        return
+    if times is not None:
+        raise UsageError("`times` are for frames in memory; a file has its own")
+    if not is_file:
+        yield video, os.fsdecode(video)
+        return
+    named = getattr(video, "name", None)
+    name = named if isinstance(named, str) else "(file object)"
+    with tempfile.TemporaryDirectory(prefix="crosslmm-") as folder:
+        copy = Path(folder) / "video"
+        with copy.open("wb") as file:
+            try:
+                shutil.copyfileobj(video, file)
+            except TypeError:
+                raise UsageError(f"{name}: the file must be opened in binary mode") from None
+        try:
+            yield copy, name
+        except VideoError as error:
+            raise VideoError(str(error).replace(str(copy), name)) from error

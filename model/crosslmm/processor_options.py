@@ -1,0 +1,78 @@
+"""The keyword arguments of a processor's call, each where it belongs; an unknown one raises."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from transformers.processing_utils import TextKwargs
+
+from crosslmm.frame_pixels import FramePixels
+from crosslmm.options import Sampling
+
+_SAMPLING = {"num_frames", "fps", "do_sample_frames"}
+_OUTPUTS = {"return_tensors", "return_mm_token_type_ids", "return_text_replacement_offsets"}
+_KNOWN = {
+    "text_kwargs": set(TextKwargs.__annotations__),
+    "images_kwargs": FramePixels.names() | {"return_tensors"},
+    "videos_kwargs": FramePixels.names() | _SAMPLING | {"return_tensors", "tokens_per_frame"},
+    "common_kwargs": {"return_tensors"},
+    "audio_kwargs": set[str](),
+}
+KINDS = frozenset(_KNOWN)
+FRAME_OPTIONS = FramePixels.names() | _SAMPLING
+
+
+@dataclass(frozen=True)
+class CallOptions:
+    """- text: of the tokenizer; images, videos: how their frames become pixels.
+    - sampling: which frames of a video.
+    """
+
+    text: dict[str, Any]
+    images: FramePixels
+    videos: FramePixels
+    sampling: Sampling
+    return_tensors: Any
+    return_mm_token_type_ids: bool
+    return_text_replacement_offsets: bool
+
+    @classmethod
+    def of(cls, merged: Mapping[str, Any], image_processor: Any) -> "CallOptions":
+        """merged: the arguments by kind, as transformers merges them with the tokenizer's defaults."""
+        text, videos = dict(merged["text_kwargs"]), dict(merged["videos_kwargs"])
+        outputs = {
+            name: bool(text.pop(name, merged.get(name)))
+            for name in ("return_mm_token_type_ids", "return_text_replacement_offsets")
+        }
+        return cls(
+            return_tensors=text.pop("return_tensors", "pt"),
+            text=text,
+            images=FramePixels.of(image_processor, merged["images_kwargs"]),
+            videos=FramePixels.of(image_processor, videos),
+            sampling=_sampling_of(videos),
+            **outputs,
+        )
+
+
+def check_names(kwargs: Mapping[str, Any]) -> None:
+    """Raises TypeError for an argument that nothing would read."""
+    flat = {"tokens_per_frame"} | _OUTPUTS | set.union(*map(set, _KNOWN.values()))
+    unknown = set(kwargs) - flat - set(_KNOWN)
+    for kind, known in _KNOWN.items():
+        unknown |= set(kwargs.get(kind) or {}) - known
+    if unknown:
+        raise TypeError(f"{min(unknown)!r} is not an argument of CrossLMMProcessor")
+
+
+def without_sampling(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments without those that choose the frames of files."""
+    kept = {name: value for name, value in kwargs.items() if name not in _SAMPLING}
+    if kept.get("videos_kwargs"):
+        kept["videos_kwargs"] = without_sampling(kept["videos_kwargs"])
+    return kept
+
+
+def _sampling_of(options: Mapping[str, Any]) -> Sampling:
+    if options.get("do_sample_frames") is False:
+        return Sampling()
+    return Sampling(frames=options.get("num_frames"), fps=options.get("fps"))
