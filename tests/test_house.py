@@ -19,8 +19,8 @@ CLI = Path(crosslmm_cli.__file__).parent
 
 # From the ground up: a room imports only rooms of lines above its own.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "auto"),
-    ("options", "limits"),
+    ("errors", "auto", "limits"),
+    ("options",),
     ("files", "device", "subtitles", "versions"),
     ("fingerprint", "merging", "video"),
     ("configuration_crosslmm",),

@@ -56,6 +56,8 @@ class ProcessReader:
         indices = [target.index for target in plan.targets]
         return DecodeJob(
             path=plan.path,
+            opened=plan.path,
+            identity=plan.probe.identity,
             function=self.function,
             indices=indices,
             times=[float(index.times[number]) for number in indices],
