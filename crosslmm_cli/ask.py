@@ -70,6 +70,7 @@ def ask(
         frames=sampling.most_frames,
         announce=False,
     )
+    assistant.check_questions(questions)
     session = assistant.open_video(video, sampling, on_progress=output.progress)
     output.finish_progress()
     origin = catalog.default_model(model).origin

@@ -14,7 +14,7 @@ from crosslmm.errors import CrossLMMError, VideoError
 from crosslmm.options import Sampling
 from crosslmm.video import Frames, open_stream, sample
 from crosslmm.video.plan import ReadPlan
-from crosslmm.video.source import SourceInfo, over_time
+from crosslmm.video.source import NO_MEMORY, SourceInfo, over_time
 from crosslmm.video.worker import Payload
 
 _BILINEAR = 2
@@ -31,6 +31,11 @@ class ReadRequest:
     resample: int
     segments: float | None
     scenes: bool
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of the frames of a part, at most; 0 where that depends on the video."""
+        return (self.sampling.most_frames or 0) * self.size[0] * self.size[1] * 3
 
 
 def read_request(
@@ -188,7 +193,7 @@ def explain(error: BaseException, path: str) -> str:
     if isinstance(error, CrossLMMError):
         return str(error)
     if isinstance(error, MemoryError):
-        return f"{path}: out of memory while reading it"
+        return f"{path}: {NO_MEMORY}"
     return f"{path}: {type(error).__name__}: {str(error).strip() or 'no reason was given'}"
 
 

@@ -4,6 +4,7 @@ One decoder belongs to one thread: the one that probes the file and then reads i
 must not be touched once their file is closed: that is a use after free.
 """
 
+import errno
 from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any
@@ -192,7 +193,9 @@ class Decoder:
                 frames = packet.decode()
             except av.error.EOFError:
                 break
-            except av.error.FFmpegError:
+            except av.error.FFmpegError as error:
+                if error.errno == errno.ENOMEM:
+                    raise MemoryError from error
                 self._count_bad(packet.pts)
                 continue
             yield from frames

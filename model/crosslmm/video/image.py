@@ -178,8 +178,12 @@ def read_image(
             elif upright.mode.startswith("I") or upright.mode == "F":
                 upright = Image.fromarray(_to_eight_bits(np.asarray(upright)))
             pixels = orientation.apply(np.asarray(upright.convert("RGB")))
-    except VideoError:
+    except (VideoError, MemoryError):
         raise
+    except Image.DecompressionBombError as error:  # of WebP, which asks Pillow's own limit itself
+        raise VideoError(
+            f"{file.path}: {kind} images over Pillow's limit of pixels are not read ({error})"
+        ) from error
     except Exception as error:  # PIL's decoders raise all kinds of errors
         raise VideoError(f"{file.path}: this {kind} image cannot be read ({error})") from error
     return pixels, shown, warnings

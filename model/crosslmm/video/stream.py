@@ -19,7 +19,7 @@ from crosslmm.video.plan import ReadPlan, plan_reading
 from crosslmm.video.prefetch import Heartbeat, OverTime, Prefetch, Stalled
 from crosslmm.video.probe import probe_file
 from crosslmm.video.readers import Reader, candidates, make_reader
-from crosslmm.video.source import SourceInfo, over_time
+from crosslmm.video.source import NO_MEMORY, SourceInfo, over_time
 
 # Frames decoded ahead: enough to keep an encoder's chunk fed, and one only at full size.
 _AHEAD, _AHEAD_FULL_SIZE = 8, 1
@@ -249,10 +249,12 @@ def _read(
 
 @contextmanager
 def as_video_error(path: str) -> Iterator[None]:
-    """Turn an FFmpeg error that nothing else handled into a `VideoError`."""
+    """Turn an FFmpeg error that nothing else handled, or MemoryError, into a `VideoError`."""
     import av
 
     try:
         yield
+    except MemoryError as error:
+        raise VideoError(f"{path}: {NO_MEMORY}") from error
     except av.error.FFmpegError as error:
         raise VideoError(f"{path}: this video cannot be read ({error.strerror})") from error
