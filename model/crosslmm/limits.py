@@ -24,7 +24,10 @@ AUTO_QUANTIZED_PARAMETERS = 1_000_000_000
 MAX_PIXELS = 178_956_970
 # A frame that is longer than so many times its width, or the other way round, is refused.
 MAX_ASPECT = 16
-# Frames of more pixels (DCI 4K is 8.8 million) are scaled while they are converted.
+# Images of formats that are decoded at once, in several copies.
+MAX_COPIED_PIXELS = 2**26
+# Frames of more pixels (DCI 4K is 8.8 million) are decoded in a process whose memory is limited, and
+# scaled while they are converted.
 LARGE_PIXELS = 4096 * 2304
 # Bytes read of a file without coming to the next frame.
 MAX_FRAME_BYTES = 256 * 2**20

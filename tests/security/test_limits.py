@@ -494,3 +494,46 @@ def test_readers_share_the_deadline(clip: Path) -> None:
     with open_stream(clip, frames=3, deadline=60, reader="pyav") as stream:
         assert stream._running is not None
         assert stream._running.deadline == 60
+
+
+def test_large_frames_are_read_in_a_process_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_clip(tmp_path / "a.mp4", frames=40, width=96, height=64, rotation=90)
+    options: Any = {"frames": 7, "size": (48, 32)}
+    here = crosslmm.sample(tmp_path / "a.mp4", **options)
+    monkeypatch.setattr("crosslmm.video.decoder.LARGE_PIXELS", 1000)
+    started: list[int | None] = []
+    start = WorkerProcess.start
+
+    def counted(self: WorkerProcess) -> None:
+        started.append(self.memory)
+        start(self)
+
+    monkeypatch.setattr(WorkerProcess, "start", counted)
+    with open_stream(tmp_path / "a.mp4", **options) as stream:
+        apart = list(stream)
+    assert started == [1 << 30]
+    np.testing.assert_array_equal(np.stack([frame.pixels for frame in apart]), here.pixels)
+    assert [(frame.index, frame.time) for frame in apart] == list(
+        zip(here.indices, here.times, strict=True)
+    )
+    assert stream.source == here.source
+    again = crosslmm.sample(tmp_path / "a.mp4", **options, plan=stream.plan)
+    np.testing.assert_array_equal(again.pixels, here.pixels)
+    assert crosslmm.sample(tmp_path / "a.mp4", frames=2).pixels.shape == (2, 64, 96, 3)
+
+
+def test_what_is_wrong_with_large_frames_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_clip(tmp_path / "a.mp4", frames=40, width=96, height=64)
+    monkeypatch.setattr("crosslmm.video.decoder.LARGE_PIXELS", 1000)
+    assert "beyond the end" in refusal(tmp_path / "a.mp4", start=99)
+    monkeypatch.setattr("crosslmm.video.apart.READER_MEMORY", 1 << 20)
+    assert "out of memory" in refusal(tmp_path / "a.mp4") or sys.platform != "linux"
+
+
+def test_a_large_webp_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.webp").write_bytes(webp(9000, 9000))
+    assert "WEBP images of over 67,108,864 pixels" in refusal(tmp_path / "a.webp")

@@ -7,12 +7,14 @@ must not be touched once their file is closed: that is a use after free.
 import errno
 from collections.abc import Callable, Iterator
 from itertools import chain
+from math import prod
 from typing import Any
 
-from crosslmm.limits import MAX_PIXELS
+from crosslmm.limits import LARGE_PIXELS, MAX_PIXELS
 from crosslmm.video.file import VideoFile
-from crosslmm.video.image import check_size
+from crosslmm.video.image import check_size, square
 from crosslmm.video.source import open_container, video_stream
+from crosslmm.video.worker import memory_is_limited
 
 # More threads than this were slower on two cores; fewer cost a third of the speed.
 _THREADS = 2
@@ -29,6 +31,10 @@ _MOST_LATE = 64
 
 # Packets read after a seek in search of one keyframe.
 _MOST_BEFORE_KEY = 256
+
+
+class LargeFrames(Exception):
+    """The video's frames are so large that it must be read apart, see `apart`."""
 
 
 class Decoder:
@@ -54,16 +60,21 @@ class Decoder:
         self.reset_damage()
 
     def open(self) -> None:
-        """Find the video in the file. Raises `VideoError`, after which the file is closed."""
+        """Find the video in the file. Raises `VideoError` and LargeFrames, and then it is closed."""
         try:
             self.container = open_container(self.file)
             self.stream = video_stream(self.container, self.path)
             context, aspect = self.stream.codec_context, self.stream.sample_aspect_ratio
             check_size(self.path, context.width, context.height, aspect, max_pixels=self.max_pixels)
+            most = self.max_pixels
+            if not memory_is_limited():
+                if prod(square(context.width, context.height, aspect)) > LARGE_PIXELS:
+                    raise LargeFrames
+                most = min(most, LARGE_PIXELS)
             context.thread_type = "AUTO"
             context.thread_count = _THREADS
             # A frame further on may be larger than the header says.
-            context.options = {"max_pixels": str(self.max_pixels)}
+            context.options = {"max_pixels": str(most)}
         except BaseException:
             self.close()
             raise

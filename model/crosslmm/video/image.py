@@ -11,7 +11,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from crosslmm.errors import VideoError
-from crosslmm.limits import LARGE_PIXELS, MAX_ASPECT
+from crosslmm.limits import LARGE_PIXELS, MAX_ASPECT, MAX_COPIED_PIXELS
 from crosslmm.video.file import VideoFile
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ _MAGIC = {
 _EXIF_TAG = 0x0112  # of the orientation
 
 _ROWS = 256
+_COPIED = ("WEBP", "AVIF")
 
 _THINNEST = Fraction(1, 16)
 
@@ -167,6 +168,11 @@ def read_image(
         make, _ = Image.OPEN[kind]
         with make(file, file.path) as image:  # type: ignore[arg-type]
             check_size(file.path, *image.size, max_pixels=max_pixels)
+            if kind in _COPIED and image.size[0] * image.size[1] > MAX_COPIED_PIXELS:
+                raise VideoError(
+                    f"{file.path}: {kind} images of over {MAX_COPIED_PIXELS:,} pixels take too much "
+                    "memory to be read; convert it to JPEG or PNG"
+                )
             if getattr(image, "n_frames", 1) > 1 and kind != "JPEG":
                 warnings.append(f"{name} is an animated {kind}; only its first frame is read")
             orientation = _EXIF_ORIENTATIONS.get(image.getexif().get(_EXIF_TAG, 1), Orientation())

@@ -10,10 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from types import TracebackType
 
 from crosslmm.errors import VideoError
 from crosslmm.options import Sampling
+from crosslmm.video.apart import ApartReader
+from crosslmm.video.decoder import LargeFrames
 from crosslmm.video.frames import Frame
 from crosslmm.video.plan import ReadPlan, plan_reading
 from crosslmm.video.prefetch import Heartbeat, OverTime, Prefetch, Stalled
@@ -52,7 +55,7 @@ class FrameStream:
         self._seconds = 0.0
         self._readers: list[str] = []
         self._reader = ""
-        self._reader_box: list[Reader] = []
+        self._reader_box: list[Reader | ApartReader] = []
         self._last = -1
         self._given = 0
         self._running: Prefetch[ReadPlan | Frame] | None = None
@@ -224,7 +227,7 @@ def _read(
     size: tuple[int, int] | None,
     resample: int,
     reader: str,
-    box: list[Reader],
+    box: list[Reader | ApartReader],
 ) -> Iterator[ReadPlan | Frame]:
     """Produce the frames of a plan, after the plan itself where none is given; fills `box`.
 
@@ -238,10 +241,30 @@ def _read(
                 probe, decoder = probe_file(path, sampling, heartbeat=heartbeat, size=size)
                 plan = plan_reading(probe, sampling, size=size, resample=resample)
                 yield plan
-            box.append(
-                make_reader(reader, plan, heartbeat=heartbeat, sampling=sampling, decoder=decoder)
+            chosen = make_reader(
+                reader, plan, heartbeat=heartbeat, sampling=sampling, decoder=decoder
             )
-            yield from box[0].read()
+            box.append(chosen)
+            yield from chosen.read()
+        except LargeFrames:
+            apart = ApartReader(
+                path,
+                sampling,
+                heartbeat=heartbeat,
+                size=size,
+                resample=resample,
+                reader=reader,
+            )
+            box[:] = [apart]
+            first = (
+                0
+                if plan is None
+                else plan.targets[0].index
+                if plan.targets
+                else len(plan.probe.index)
+            )
+            frames = apart.read(first=first)
+            yield from frames if plan is None else islice(frames, 1, None)
         finally:
             if decoder is not None:
                 decoder.close()

@@ -60,6 +60,8 @@ _BOOT = (
 )
 _PR_SET_PDEATHSIG = 1
 
+_memory_is_limited = False
+
 Payload = bytes | bytearray | memoryview
 Handler = Callable[[dict[str, Any]], Iterator[tuple[Any, Payload]]]
 Result = TypeVar("Result")
@@ -317,12 +319,19 @@ def main(handler: str, heartbeat: float | None, parent: int, memory: int | None)
     serve(work, channel, heartbeat=heartbeat)
 
 
+def memory_is_limited() -> bool:
+    """Whether this is a worker that was given a limit."""
+    return _memory_is_limited
+
+
 def limit_memory(size: int) -> None:
     """Let this process allocate so many bytes more, and no others (on Linux).
 
     The limit is one of data and not of addresses, since a library such as torch maps many gigabytes of
     files that it hardly reads.
     """
+    global _memory_is_limited
+    _memory_is_limited = True
     if sys.platform != "linux":
         return
     import resource
