@@ -537,3 +537,20 @@ def test_what_is_wrong_with_large_frames_is_said(
 def test_a_large_webp_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.webp").write_bytes(webp(9000, 9000))
     assert "WEBP images of over 67,108,864 pixels" in refusal(tmp_path / "a.webp")
+
+
+def test_frames_that_get_no_memory_are_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """H.264's decoder says invalid data where no memory is left for a frame."""
+    path = tmp_path / "a.mp4"
+    front = {"movflags": "+faststart"}
+    write_clip(path, frames=60, width=128, height=128, detail=30, container_options=front)
+    data = bytearray(path.read_bytes())
+    first, last = len(data) // 2, len(data) * 2 // 3
+    data[first:last] = np.random.default_rng(0).bytes(last - first)
+    path.write_bytes(data)
+    frames = crosslmm.sample(path, frames=60, size=(32, 32))
+    assert "damaged" in frames.warnings[0]
+    monkeypatch.setattr("crosslmm.video.decoder.memory_left", lambda: 100)
+    assert "out of memory while reading it" in refusal(path, frames=60, reader="pyav")

@@ -14,7 +14,7 @@ from crosslmm.limits import LARGE_PIXELS, MAX_PIXELS
 from crosslmm.video.file import VideoFile
 from crosslmm.video.image import check_size, square
 from crosslmm.video.source import open_container, video_stream
-from crosslmm.video.worker import memory_is_limited
+from crosslmm.video.worker import memory_is_limited, memory_left
 
 # More threads than this were slower on two cores; fewer cost a third of the speed.
 _THREADS = 2
@@ -205,7 +205,11 @@ class Decoder:
             except av.error.EOFError:
                 break
             except av.error.FFmpegError as error:
-                if error.errno == errno.ENOMEM:
+                # Most decoders call it invalid data where they get no memory for a frame.
+                if (
+                    error.errno == errno.ENOMEM
+                    or memory_left() < 3 * context.width * context.height
+                ):
                     raise MemoryError from error
                 self._count_bad(packet.pts)
                 continue

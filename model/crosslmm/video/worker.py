@@ -336,12 +336,24 @@ def limit_memory(size: int) -> None:
         return
     import resource
 
-    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
-        taken = next((int(line.split()[1]) for line in status if line.startswith("VmData:")), 0)
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    wanted = min((taken << 10) + size, 1 << 60)
+    wanted = min(_memory_taken() + size, 1 << 60)
     limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+
+
+def memory_left() -> float:
+    """Bytes that this process may still allocate; infinity where there is no limit."""
+    if not _memory_is_limited or sys.platform != "linux":
+        return float("inf")
+    import resource
+
+    return resource.getrlimit(resource.RLIMIT_DATA)[0] - _memory_taken()
+
+
+def _memory_taken() -> int:
+    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+        return next((int(line.split()[1]) << 10 for line in status if line[:6] == "VmData"), 0)
 
 
 def die_with_parent(parent: int) -> None:

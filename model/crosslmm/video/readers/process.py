@@ -32,8 +32,8 @@ class ProcessReader:
 
     def read(self) -> Iterator[Frame]:
         """The frames of the plan; `VideoError` when the process fails, is killed or refuses."""
-        height, width = self.plan.source.size
-        memory = READER_MEMORY + 8 * height * width * 3  # full frames, and their copies
+        height, width = self.plan.size
+        memory = READER_MEMORY + 2 * height * width * 3  # a frame as it was asked for, and its copy
         worker = WorkerProcess(_HANDLER, timeout=None, memory=memory)
         # Killed at once when the consumer leaves, even while this thread waits for its output.
         self._heartbeat.on_cancel = worker.kill
