@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from crosslmm.checkpoints import catalog
+from crosslmm.limits import FILE_TIMEOUT, MAX_PIXELS
 from crosslmm.options import Sampling
 from crosslmm_cli import options
 from crosslmm_cli.inputs import check_video, read_questions
@@ -26,6 +27,8 @@ def ask(
     end: options.EndOption = None,
     reader: options.ReaderOption = "auto",
     seek: options.SeekOption = "auto",
+    max_pixels: options.MaxPixelsOption = MAX_PIXELS,
+    file_timeout: options.FileTimeoutOption = FILE_TIMEOUT,
     tokens_per_frame: options.TokensPerFrameOption = None,
     quantize: options.QuantizeOption = "auto",
     device: options.DeviceOption = None,
@@ -52,8 +55,10 @@ def ask(
         end=end,
         reader=reader,
         seek=seek,
+        file_timeout=file_timeout,
+        max_pixels=max_pixels,
     )
-    check_video(video)
+    check_video(video, sampling)
 
     assistant = load_assistant(
         output,
@@ -65,6 +70,7 @@ def ask(
         frames=sampling.most_frames,
         announce=False,
     )
+    assistant.check_questions(questions)
     session = assistant.open_video(video, sampling, on_progress=output.progress)
     output.finish_progress()
     origin = catalog.default_model(model).origin

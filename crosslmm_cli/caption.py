@@ -13,7 +13,8 @@ from crosslmm.captioning import caption as caption_videos
 from crosslmm.captioning.options import MAX_FRAMES, EngineName, Format
 from crosslmm.checkpoints import catalog
 from crosslmm.errors import UsageError, VideoError
-from crosslmm.options import DEADLINE, Sampling
+from crosslmm.limits import DEADLINE, FILE_TIMEOUT, MAX_PIXELS
+from crosslmm.options import Sampling
 from crosslmm_cli import interrupt, options
 from crosslmm_cli.caption_report import CaptionReport
 from crosslmm_cli.errors import SOME_FAILED
@@ -101,6 +102,8 @@ def caption(
             help="Skip a file if decoding makes no progress for this many seconds.",
         ),
     ] = DEADLINE,
+    file_timeout: options.FileTimeoutOption = FILE_TIMEOUT,
+    max_pixels: options.MaxPixelsOption = MAX_PIXELS,
     batch_size: Annotated[
         int, typer.Option("--batch-size", "-b", metavar="N", min=1, help="Videos per batch.")
     ] = 8,
@@ -198,6 +201,8 @@ def caption(
             seek=seek,
             reader=reader,
             deadline=deadline,
+            file_timeout=file_timeout,
+            max_pixels=max_pixels,
         ),
         batch_size=batch_size,
         readers=readers,

@@ -7,7 +7,7 @@ PANELS = {
     "Input": ("from_file", "include", "exclude", "shard", "video_folder", "task"),
     "Video": (
         *("frames", "fps", "max_frames", "start", "end", "seek", "reader", "deadline"),
-        *("segments", "scenes"),
+        *("segments", "scenes", "file_timeout", "max_pixels"),
     ),
     "Model": ("model", "tokens_per_frame", "quantize", "device", "dtype"),
     "Answer": ("prompt", "prompt_file", "max_new_tokens", "temperature", "seed"),

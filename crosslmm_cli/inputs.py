@@ -6,14 +6,17 @@ import sys
 from pathlib import Path
 
 from crosslmm.errors import UsageError, VideoError
-from crosslmm.video.source import regular_file
+from crosslmm.files import read_regular
+from crosslmm.limits import MAX_LIST_BYTES, MAX_TEXT_BYTES
+from crosslmm.options import Sampling
+from crosslmm.video.file import VideoFile
 
 
-def check_video(path: str) -> None:
+def check_video(path: str, sampling: Sampling) -> None:
     """Raise `VideoError` for what is no video or image, before the model is loaded."""
     from crosslmm.video.probe import check_file  # NumPy and FFmpeg, which help does not need
 
-    check_file(regular_file(path))
+    check_file(path, deadline=sampling.deadline, max_pixels=sampling.max_pixels)
 
 
 def read_questions(questions: list[str]) -> list[str]:
@@ -21,7 +24,7 @@ def read_questions(questions: list[str]) -> list[str]:
     if questions.count("-") > 1:
         raise UsageError("-: stdin holds one question only")
     try:
-        read = [sys.stdin.read() if question == "-" else question for question in questions]
+        read = [_read_stdin_text() if question == "-" else question for question in questions]
     except UnicodeDecodeError as error:
         raise UsageError(f"-: stdin is not {error.encoding} text") from None
     # Bytes that are not UTF-8, perhaps a file name: the tokenizer takes text only.
@@ -41,15 +44,18 @@ def read_paths(paths: list[str], from_file: str | None) -> list[str]:
     found: list[str] = []
     for path in paths:
         if path == "-":
-            found += _split_list(sys.stdin.buffer.read())
+            found += _split_list(_read_stdin_list())
         elif not os.path.lexists(path):
             if "://" in path:
-                regular_file(path)  # whose error says that it is an address
+                VideoFile(path).open()  # whose error says that it is an address
             raise VideoError(f"{path}: no such file or folder")
         else:
             found.append(path)
     if from_file is not None:
-        data = sys.stdin.buffer.read() if from_file == "-" else Path(from_file).read_bytes()
+        if from_file == "-":
+            data = _read_stdin_list()
+        else:
+            data = read_regular(Path(from_file), most=MAX_LIST_BYTES)
         found += _split_list(data)
     return found
 
@@ -61,9 +67,26 @@ def read_prompt(prompt: str | None, file: Path | None) -> str | None:
     if file is None:
         return prompt
     try:
-        return file.read_text("utf-8").strip()
+        return read_regular(file, most=MAX_TEXT_BYTES).decode("utf-8").strip()
     except UnicodeDecodeError:
         raise UsageError(f"{file}: the prompt is not UTF-8 text; convert the file") from None
+
+
+def _read_stdin_text() -> str:
+    text = sys.stdin.read(MAX_TEXT_BYTES + 1)
+    _check_length(len(text), MAX_TEXT_BYTES)
+    return text
+
+
+def _read_stdin_list() -> bytes:
+    data = sys.stdin.buffer.read(MAX_LIST_BYTES + 1)
+    _check_length(len(data), MAX_LIST_BYTES)
+    return data
+
+
+def _check_length(length: int, most: int) -> None:
+    if length > most:
+        raise UsageError(f"-: stdin holds over {most >> 20} MiB, the most that is read of it")
 
 
 def _split_list(data: bytes) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from crosslmm.limits import FILE_TIMEOUT, MAX_PIXELS
 from crosslmm.options import Dtype, Quantization, ReaderName, Seek
 from crosslmm_cli import completion
 
@@ -20,7 +21,7 @@ def seconds(text: str) -> float:
     return int(match[1] or 0) * 3600 + int(match[2] or 0) * 60 + float(match[3])
 
 
-def _rate(value: float | None) -> float | None:
+def _above_zero(value: float | None) -> float | None:
     if value is not None and not (math.isfinite(value) and value > 0):
         raise typer.BadParameter(f"{value:g} is not greater than 0")
     return value
@@ -45,7 +46,7 @@ FramesOption = Annotated[
 FpsOption = Annotated[
     float | None,
     typer.Option(
-        "--fps", metavar="RATE", callback=_rate, help="Frames per second; replaces --frames."
+        "--fps", metavar="RATE", callback=_above_zero, help="Frames per second; replaces --frames."
     ),
 ]
 MaxFramesOption = Annotated[
@@ -71,6 +72,26 @@ SeekOption = Annotated[
         "--seek",
         help="exact frames, the nearest keyframes (faster on long videos), or auto: keyframes where "
         "one is close.",
+    ),
+]
+FileTimeoutOption = Annotated[
+    float,
+    typer.Option(
+        "--file-timeout",
+        metavar="SECONDS",
+        callback=_above_zero,
+        help="Skip a file if reading it takes longer than this in all.",
+        show_default=f"{FILE_TIMEOUT:g}",
+    ),
+]
+MaxPixelsOption = Annotated[
+    int,
+    typer.Option(
+        "--max-pixels",
+        metavar="N",
+        min=1,
+        help="Refuse files with more pixels per frame.",
+        show_default=f"{MAX_PIXELS:,}",
     ),
 ]
 TokensPerFrameOption = Annotated[

@@ -23,6 +23,7 @@ from crosslmm.cost.tables import (
 )
 from crosslmm.errors import UsageError
 from crosslmm.limits import FRAMES_PER_CHUNK
+from crosslmm.options import Sampling
 from crosslmm_cli import completion, options
 from crosslmm_cli.inputs import check_video
 from crosslmm_cli.loading import check_model, load_assistant
@@ -179,7 +180,7 @@ def profile(
     if measure:
         check_model(model, device=device, tokens_per_frame=None)
     if video is not None:
-        check_video(str(video))
+        check_video(str(video), Sampling())
     estimates = _estimate(name, compare, shape=shape, settings=settings, **counts)
     measured: list[Measured] = []
     if measure:

@@ -19,8 +19,8 @@ CLI = Path(crosslmm_cli.__file__).parent
 
 # From the ground up: a room imports only rooms of lines above its own.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "auto"),
-    ("options", "limits", "precision"),
+    ("errors", "auto", "limits", "precision"),
+    ("options",),
     ("files", "device", "frame_pixels", "subtitles", "versions"),
     ("fingerprint", "merging", "video"),
     ("configuration_crosslmm",),

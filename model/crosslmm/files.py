@@ -209,6 +209,19 @@ def open_regular(
     return os.fdopen(descriptor, kind, buffering=0 if mode & os.O_APPEND else -1)
 
 
+def read_regular(path: Path, *, most: int) -> bytes:
+    """The content of a regular file that somebody named, of at most so many bytes. Raises UsageError
+    for a longer one and for what is no file, and OSError."""
+    descriptor = os.open(path, os.O_RDONLY | _FLAGS | getattr(os, "O_NONBLOCK", 0))
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise UsageError(f"{path}: not a regular file")
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise UsageError(f"{path}: over {most >> 20} MiB, the most that is read of such a file")
+    return data
+
+
 def exists(path: Path, *, root: Root) -> bool:
     """Whether there is something at `path`, a link counting as what it points to; False where its
     folder cannot be reached without a link."""

@@ -1,4 +1,6 @@
-"""Limits and choices that the model follows and the cost model counts with. Imports nothing."""
+"""Limits: what a file that somebody gave you may cost, and what the model follows and the cost model
+counts with. Imports nothing.
+"""
 
 # Decoders that can be loaded, and whose cost can be counted. Others may scale embeddings or logits in
 # what surrounds their layers, which crosslmm does not run.
@@ -15,3 +17,30 @@ ABSORBED_QUERIES = 8
 DEFAULT_FRAMES = 64
 # Up to this size `auto` does not quantize a model: it would save less than it costs.
 AUTO_QUANTIZED_PARAMETERS = 1_000_000_000
+
+# Of a file that is read. What can be changed is an option of the same name; the rest is fixed.
+
+# Pixels of a frame, as it is shown: Pillow's own limit for an image.
+MAX_PIXELS = 178_956_970
+# A frame that is longer than so many times its width, or the other way round, is refused.
+MAX_ASPECT = 16
+# Images of formats that are decoded at once, in several copies.
+MAX_COPIED_PIXELS = 2**26
+# Frames of more pixels (DCI 4K is 8.8 million) are decoded in a process whose memory is limited, and
+# scaled while they are converted.
+LARGE_PIXELS = 4096 * 2304
+# Bytes read of a file without coming to the next frame.
+MAX_FRAME_BYTES = 256 * 2**20
+# Packets of a video.
+MAX_SOURCE_FRAMES = 10_000_000
+# Captioned parts of a video.
+MAX_SEGMENTS = 100_000
+# Seconds that a reader may go without progress: no packet read, no frame decoded.
+DEADLINE = 60.0
+# Seconds that reading one file may take altogether: a long film in 4K takes two hours on two cores.
+FILE_TIMEOUT = 4 * 3600.0
+# Bytes that a reading process may hold, besides the frames that were asked for.
+READER_MEMORY = 2**30
+# Bytes of a question or a prompt, and of a list of files.
+MAX_TEXT_BYTES = 2**20
+MAX_LIST_BYTES = 256 * 2**20

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, TypedDict, get_args
 
 from crosslmm.errors import UsageError
+from crosslmm.limits import DEADLINE, FILE_TIMEOUT, MAX_PIXELS
 
 Seek = Literal["exact", "keyframe", "auto"]
 ReaderName = Literal["auto", "pyav", "decord", "torchcodec"]
@@ -15,9 +16,6 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 V2VScope = Literal["video", "frame"]
 ProjectorOrder = Literal["merge_first", "project_first"]
 T2VCache = Literal["projected", "features"]
-
-# Seconds that a reader may go without progress: no packet read, no frame decoded.
-DEADLINE = 60.0
 
 
 class SamplingOptions(TypedDict, total=False):
@@ -31,6 +29,8 @@ class SamplingOptions(TypedDict, total=False):
     seek: Seek
     reader: ReaderName
     deadline: float
+    file_timeout: float
+    max_pixels: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,9 @@ class Sampling:
     - `seek`: `exact` frames; `keyframe`, the keyframes nearest to them, much faster; `auto` takes a
       keyframe when one lies within a quarter of the sampling interval. Times are always real.
     - `reader`: `auto` is PyAV, and the next one where it hangs or fails.
-    - `deadline`: seconds that a reader may go without reading a packet or decoding a frame.
+    - `deadline`: seconds that reading may go without a packet read or a frame decoded, with all
+      readers together; `file_timeout`: seconds that it may take in all, waiting for the model left out.
+    - `max_pixels`: a file whose frames have more, shown with square pixels, is refused.
 
     Raises `UsageError` for values that mean nothing.
     """
@@ -57,11 +59,13 @@ class Sampling:
     seek: Seek = "auto"
     reader: ReaderName = "auto"
     deadline: float = DEADLINE
+    file_timeout: float = FILE_TIMEOUT
+    max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
         if self.frames is not None and self.fps is not None:
             raise UsageError("`frames` and `fps` exclude each other: give one of them")
-        for name in ("frames", "max_frames"):
+        for name in ("frames", "max_frames", "max_pixels"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise UsageError(f"`{name}` must be a whole number of at least 1, not {value!r}")
@@ -75,10 +79,12 @@ class Sampling:
             raise UsageError(
                 f"`start` ({self.start or 0:g} s) must be before `end` ({self.end:g} s)"
             )
-        if not 0 < self.deadline < float("inf"):
-            raise UsageError(
-                f"`deadline` must be a number of seconds above 0, not {self.deadline!r}"
-            )
+        if self.max_pixels is None:
+            raise UsageError("`max_pixels` must be a whole number of at least 1, not None")
+        for name in ("deadline", "file_timeout"):
+            value = getattr(self, name)
+            if not 0 < value < float("inf"):
+                raise UsageError(f"`{name}` must be a number of seconds above 0, not {value!r}")
         _check_choice("seek", self.seek, get_args(Seek))
         _check_choice("reader", self.reader, get_args(ReaderName))
 

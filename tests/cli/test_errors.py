@@ -86,7 +86,7 @@ def test_a_library_error_names_the_flag(run: Run, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_notice_of_the_library_names_the_flag(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crosslmm_cli.ask.check_video", lambda path: None)
+    monkeypatch.setattr("crosslmm_cli.ask.check_video", lambda *given: None)
 
     def loaded(output: Any, **options: object) -> None:
         output.notice("out of memory; lower `max_frames`, or `batch_size` elsewhere")

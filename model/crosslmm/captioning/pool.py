@@ -14,6 +14,7 @@ from typing import Protocol
 
 from crosslmm.captioning.reading import Clip, ReadRequest, explain, read_clips, unpack
 from crosslmm.errors import CrossLMMError, VideoError
+from crosslmm.limits import READER_MEMORY
 from crosslmm.video.worker import HEARTBEAT, JobFailed, WorkerDied, WorkerProcess, WorkerTimeout
 
 AHEAD_BYTES = 512 << 20  # of frames, beyond the clip that is wanted next
@@ -47,7 +48,7 @@ class ClipReader:
         """The clips of a video. Raises VideoError, also when the process dies."""
         worker = None
         try:
-            worker = self._live_worker()
+            worker = self._live_worker(request)
             for reply in worker.run(asdict(request)):
                 yield unpack(reply.head, reply.payload)
         except JobFailed as error:
@@ -69,13 +70,17 @@ class ClipReader:
         if self._worker is not None:
             self._worker.close()
 
-    def _live_worker(self) -> WorkerProcess:
+    def _live_worker(self, request: ReadRequest) -> WorkerProcess:
         worker = self._worker
         if worker is not None and worker.alive and worker.jobs < _VIDEOS_PER_PROCESS:
             return worker
         if worker is not None:
             worker.close()
-        worker = WorkerProcess("crosslmm.captioning.reading:read_packed", timeout=self._timeout)
+        worker = WorkerProcess(
+            "crosslmm.captioning.reading:read_packed",
+            timeout=self._timeout,
+            memory=READER_MEMORY + request.frame_bytes,
+        )
         self._worker = worker
         if self._closed:  # by another thread, which may not have seen this one
             worker.kill()

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from crosslmm.errors import CrossLMMError, VideoError
 from crosslmm.options import Sampling
 from crosslmm.video import Frames, open_stream, sample
 from crosslmm.video.plan import ReadPlan
-from crosslmm.video.source import SourceInfo
+from crosslmm.video.source import NO_MEMORY, SourceInfo, over_time
 from crosslmm.video.worker import Payload
 
 _BILINEAR = 2
@@ -30,6 +31,11 @@ class ReadRequest:
     resample: int
     segments: float | None
     scenes: bool
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of the frames of a part, at most; 0 where that depends on the video."""
+        return (self.sampling.most_frames or 0) * self.size[0] * self.size[1] * 3
 
 
 def read_request(
@@ -76,7 +82,11 @@ class Clip:
 
 
 def read_clips(request: ReadRequest) -> Iterator[Clip]:
-    """The clips of a video, in order, one in memory at a time. Raises CrossLMMError."""
+    """The clips of a video, in order, one in memory at a time. Raises CrossLMMError.
+
+    `file_timeout` is for all of them together.
+    """
+    clock = _FileClock(request)
     began = time.perf_counter()
     if request.segments is None and not request.scenes:
         frames = sample(
@@ -93,22 +103,26 @@ def read_clips(request: ReadRequest) -> Iterator[Clip]:
             frames=frames,
         )
         return
-    with open_stream(request.path, replace(request.sampling, frames=1, fps=None)) as stream:
+    with (
+        clock.running() as sampling,
+        open_stream(request.path, replace(sampling, frames=1, fps=None)) as stream,
+    ):
         plan = stream.plan
     source = plan.source
-    spans = _spans(request, plan)
+    with clock.running() as sampling:
+        spans = _spans(replace(request, sampling=sampling), plan)
     for number, (start, end) in enumerate(spans):
         part: Frames | None = None
         problem = None
         try:
-            sampling = request.sampling
-            if source.duration > 0:  # an image has no duration
-                sampling = replace(sampling, start=start, end=end)
-            part = sample(
-                request.path, sampling, size=request.size, resample=request.resample, plan=plan
-            )
+            with clock.running() as sampling:
+                if source.duration > 0:  # an image has no duration
+                    sampling = replace(sampling, start=start, end=end)
+                part = sample(
+                    request.path, sampling, size=request.size, resample=request.resample, plan=plan
+                )
         except VideoError as error:
-            if len(spans) == 1:
+            if len(spans) == 1 or clock.has_run_out:
                 raise
             problem = str(error)
         seconds = time.perf_counter() - began
@@ -126,12 +140,42 @@ def read_clips(request: ReadRequest) -> Iterator[Clip]:
         began = time.perf_counter()
 
 
+class _FileClock:
+    """The seconds that reading one file has taken; waiting for whoever takes its clips is not
+    reading."""
+
+    def __init__(self, request: ReadRequest) -> None:
+        self._path, self._sampling = request.path, request.sampling
+        self._left = request.sampling.file_timeout
+
+    @property
+    def has_run_out(self) -> bool:
+        return self._left <= 0
+
+    @contextmanager
+    def running(self) -> Iterator[Sampling]:
+        """The sampling with the time that is left. Raises VideoError where there is none."""
+        if self.has_run_out:
+            raise over_time(self._path, self._sampling)
+        began = time.monotonic()
+        try:
+            yield replace(self._sampling, file_timeout=self._left)
+        except VideoError:
+            if (
+                time.monotonic() - began >= self._left
+            ):  # and the error says what was left, not the limit
+                raise over_time(self._path, self._sampling) from None
+            raise
+        finally:
+            self._left -= time.monotonic() - began
+
+
 def _spans(request: ReadRequest, plan: ReadPlan) -> list[Span]:
     source = plan.source
     if source.duration <= 0:
         return [(0.0, 0.0)]
     if request.segments is not None:
-        return equal_spans(source.duration, request.segments)
+        return equal_spans(source.duration, request.segments, plan.probe.index.times)
     with open_stream(
         request.path,
         replace(
@@ -149,7 +193,7 @@ def explain(error: BaseException, path: str) -> str:
     if isinstance(error, CrossLMMError):
         return str(error)
     if isinstance(error, MemoryError):
-        return f"{path}: out of memory while reading it"
+        return f"{path}: {NO_MEMORY}"
     return f"{path}: {type(error).__name__}: {str(error).strip() or 'no reason was given'}"
 
 

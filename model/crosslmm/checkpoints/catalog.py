@@ -26,7 +26,8 @@ from crosslmm.checkpoints.cache import (
 )
 from crosslmm.checkpoints.headers import IncompleteCheckpoint, read_headers
 from crosslmm.errors import CheckpointError, CrossLMMError, UsageError
-from crosslmm.files import atomic_write, remove_folder
+from crosslmm.files import atomic_write, read_regular, remove_folder
+from crosslmm.limits import MAX_TEXT_BYTES
 
 CROSSLMM, LLAVA_ONEVISION = "crosslmm", "llava_onevision"
 MODEL_TYPES = (CROSSLMM, LLAVA_ONEVISION)
@@ -368,10 +369,10 @@ def _settings_file() -> Path:
 
 def _settings() -> dict[str, Any]:
     try:
-        settings = json.loads(_settings_file().read_text("utf-8"))
+        settings = json.loads(read_regular(_settings_file(), most=MAX_TEXT_BYTES))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{_settings_file()}: not readable as JSON; fix or delete it") from error
     if not isinstance(settings, dict):
         raise UsageError(f"{_settings_file()}: not a table of settings; fix or delete it")

@@ -9,7 +9,7 @@ When memory runs out the chunk is halved, then the number of frames, with a noti
 
 import os
 import time
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, Unpack, overload
 
@@ -27,6 +27,7 @@ from crosslmm.inference.encoding import memory_errors
 from crosslmm.inference.generation import GenerationKeywords
 from crosslmm.inference.given import VideoLike
 from crosslmm.inference.memory_check import check_memory, estimate_memory
+from crosslmm.inference.question import check_questions
 from crosslmm.inference.response import Response
 from crosslmm.inference.runtime import Notice, Progress, Runtime
 from crosslmm.inference.session import AskKeywords, VideoKeywords, VideoSession
@@ -213,6 +214,7 @@ class Assistant:
         **options: Unpack[VideoKeywords],
     ) -> Response:
         """As `ask`, as an iterator of pieces of text, with the result in its `answer`."""
+        self.check_questions([question])
         return self.open_video(video, **options).stream(
             question, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
         )
@@ -248,6 +250,10 @@ class Assistant:
             tokens_per_frame=tokens_per_frame,
             on_progress=on_progress,
         )
+
+    def check_questions(self, questions: Iterable[str]) -> None:
+        """Raise UsageError for a question that does not fit into the model's context."""
+        check_questions(self.runtime, questions)
 
     def answer_batch(
         self,

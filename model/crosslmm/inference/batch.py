@@ -16,6 +16,7 @@ from crosslmm.errors import OutOfMemory
 from crosslmm.inference.answer import Finish
 from crosslmm.inference.encoding import FrameEncoder, memory_errors
 from crosslmm.inference.generation import GenerationOptions, decode_answer, stop_token_ids
+from crosslmm.inference.question import check_questions
 from crosslmm.inference.runtime import Runtime
 from crosslmm.modeling_crosslmm import VisualTokens
 from crosslmm.video import Frames
@@ -51,8 +52,9 @@ def answer_batch(
 ) -> BatchAnswers:
     """One question about each video; both may differ in length.
 
-    Raises OutOfMemory where the batch is too large.
+    Raises OutOfMemory where the batch is too large, UsageError for a question that is too long.
     """
+    check_questions(runtime, questions)
     try:
         with memory_errors():
             return _answer_batch(runtime, videos, questions, max_new_tokens)

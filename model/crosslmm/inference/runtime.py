@@ -51,6 +51,11 @@ class Runtime:
         return int(self.model.config.default_frames)
 
     @cached_property
+    def longest_token(self) -> int:
+        """Characters of the longest token, at least."""
+        return max(map(len, self.processor.tokenizer.get_vocab()))
+
+    @cached_property
     def settings(self) -> dict[str, str]:
         """How the model runs: device, dtype, quantization, attention."""
         return {

@@ -26,6 +26,7 @@ from crosslmm.inference.generation import (
 )
 from crosslmm.inference.given import GivenFrames, VideoLike, readable
 from crosslmm.inference.prefix import VideoPrefix, prefill_video
+from crosslmm.inference.question import check_questions
 from crosslmm.inference.response import Response
 from crosslmm.inference.runtime import Progress, Runtime
 from crosslmm.merging import check_tokens_per_frame
@@ -147,6 +148,7 @@ class VideoSession:
             raise UsageError("the last message of a conversation must be a question of the user")
         if not messages[-1]["content"].strip():
             raise UsageError("the question is empty")
+        check_questions(self._runtime, [messages[-1]["content"]])
         return Response(self._respond(messages, options))
 
     def ask_all(self, questions: Sequence[str], *, max_new_tokens: int = 512) -> list[str]:
@@ -160,6 +162,7 @@ class VideoSession:
             raise UsageError("a question is empty")
         if not asked:
             return []
+        check_questions(self._runtime, asked)
         options = GenerationOptions(max_new_tokens)
         try:
             with memory_errors():

@@ -16,6 +16,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from crosslmm.errors import UsageError
+from crosslmm.files import read_regular
+from crosslmm.limits import MAX_TEXT_BYTES
 from crosslmm.options import ResolvedQuantization
 
 Stage = Literal["align", "tune"]
@@ -142,7 +144,7 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     path = Path(name)
     if path.is_file():
         try:
-            text = path.read_text("utf-8")
+            text = read_regular(path, most=MAX_TEXT_BYTES).decode("utf-8")
         except UnicodeDecodeError:
             raise UsageError(f"{name}: not UTF-8 text") from None
     elif str(name) in shipped_recipes():

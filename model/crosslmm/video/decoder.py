@@ -4,11 +4,17 @@ One decoder belongs to one thread: the one that probes the file and then reads i
 must not be touched once their file is closed: that is a use after free.
 """
 
+import errno
 from collections.abc import Callable, Iterator
 from itertools import chain
+from math import prod
 from typing import Any
 
+from crosslmm.limits import LARGE_PIXELS, MAX_PIXELS
+from crosslmm.video.file import VideoFile
+from crosslmm.video.image import check_size, square
 from crosslmm.video.source import open_container, video_stream
+from crosslmm.video.worker import memory_is_limited, memory_left
 
 # More threads than this were slower on two cores; fewer cost a third of the speed.
 _THREADS = 2
@@ -27,16 +33,25 @@ _MOST_LATE = 64
 _MOST_BEFORE_KEY = 256
 
 
+class LargeFrames(Exception):
+    """The video's frames are so large that it must be read apart, see `apart`."""
+
+
 class Decoder:
     """The packets and frames of the best video stream of a file; frames in presentation order.
 
     `heartbeat` is called at each packet. `bad_pts` are the times of packets that could not be decoded,
     `bad_reads` counts errors between packets. `wanted` makes it skip the frames at other times which
     no frame refers to; that halves the cost of exact frames.
+
+    file: open; it is the decoder's from here on, which closes it.
     """
 
-    def __init__(self, path: str, *, heartbeat: Callable[[], None], deadline: float) -> None:
-        self.path, self.heartbeat, self.deadline = path, heartbeat, deadline
+    def __init__(
+        self, file: VideoFile, *, heartbeat: Callable[[], None], max_pixels: int = MAX_PIXELS
+    ) -> None:
+        self.path, self.file, self.heartbeat = file.path, file, heartbeat
+        self.max_pixels = max_pixels
         self.container: Any = None
         self.stream: Any = None
         self.wanted: frozenset[int] | None = None
@@ -45,12 +60,21 @@ class Decoder:
         self.reset_damage()
 
     def open(self) -> None:
-        """Open the file. Raises `VideoError`."""
-        self.container = open_container(self.path, deadline=self.deadline)
+        """Find the video in the file. Raises `VideoError` and LargeFrames, and then it is closed."""
         try:
+            self.container = open_container(self.file)
             self.stream = video_stream(self.container, self.path)
-            self.stream.codec_context.thread_type = "AUTO"
-            self.stream.codec_context.thread_count = _THREADS
+            context, aspect = self.stream.codec_context, self.stream.sample_aspect_ratio
+            check_size(self.path, context.width, context.height, aspect, max_pixels=self.max_pixels)
+            most = self.max_pixels
+            if not memory_is_limited():
+                if prod(square(context.width, context.height, aspect)) > LARGE_PIXELS:
+                    raise LargeFrames
+                most = min(most, LARGE_PIXELS)
+            context.thread_type = "AUTO"
+            context.thread_count = _THREADS
+            # A frame further on may be larger than the header says.
+            context.options = {"max_pixels": str(most)}
         except BaseException:
             self.close()
             raise
@@ -58,6 +82,10 @@ class Decoder:
 
     def close(self) -> None:
         """Close the file, once; its stream is let go first."""
+        self._close_container()
+        self.file.close()
+
+    def _close_container(self) -> None:
         container, self.container, self.stream = self.container, None, None
         if container is not None:
             container.close()
@@ -79,14 +107,19 @@ class Decoder:
         while failures < _MOST_FAILURES:
             try:
                 for packet in self.container.demux(self.stream):
+                    self.file.check()
+                    self.file.expect_frame()
                     self.heartbeat()
                     failures = 0
                     if self._untouched and packet.size:
                         self._untouched, self._first = False, _identity(packet)
                     if packet.size:
                         yield packet
+                        self.file.expect_frame()  # whoever took the packet may have had it for long
+                self.file.check()
                 return
             except (av.error.EOFError, IndexError):
+                self.file.check()
                 return  # PyAV raises an IndexError at the end where damage made a stream appear
             except av.error.FFmpegError:
                 self.bad_reads += 1
@@ -98,7 +131,7 @@ class Decoder:
         packets = self._rewound()
         if packets is None:
             # Many a demuxer cannot seek, or not to the first packet: raw streams, MPEG-TS, some GIFs.
-            self.close()
+            self._close_container()
             self.open()
             packets = self.packets()
         return self._frames(packets)
@@ -131,6 +164,7 @@ class Decoder:
 
     def _seek(self, pts: int) -> None:
         self._untouched = False
+        self.file.expect_frame(limited=False)
         self.container.seek(pts, stream=self.stream, backward=True)
 
     def _rewound(self) -> Iterator[Any] | None:
@@ -170,7 +204,13 @@ class Decoder:
                 frames = packet.decode()
             except av.error.EOFError:
                 break
-            except av.error.FFmpegError:
+            except av.error.FFmpegError as error:
+                # Most decoders call it invalid data where they get no memory for a frame.
+                if (
+                    error.errno == errno.ENOMEM
+                    or memory_left() < 3 * context.width * context.height
+                ):
+                    raise MemoryError from error
                 self._count_bad(packet.pts)
                 continue
             yield from frames

@@ -11,9 +11,12 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from crosslmm.errors import VideoError
+from crosslmm.limits import LARGE_PIXELS, MAX_ASPECT, MAX_COPIED_PIXELS
+from crosslmm.video.file import VideoFile
 
 if TYPE_CHECKING:
     import numpy as np
+    from PIL import Image
 
 BICUBIC = 3  # PIL.Image.Resampling.BICUBIC, known here without importing PIL
 
@@ -24,6 +27,11 @@ _MAGIC = {
     b"II*\x00": "TIFF",
     b"MM\x00*": "TIFF",
 }
+
+_EXIF_TAG = 0x0112  # of the orientation
+
+_ROWS = 256
+_COPIED = ("WEBP", "AVIF")
 
 _THINNEST = Fraction(1, 16)
 
@@ -87,6 +95,17 @@ class Orientation:
         return (width, height) if self.swapped else (height, width)
 
 
+_EXIF_ORIENTATIONS = {
+    2: Orientation(flip_x=True),
+    3: Orientation(flip_x=True, flip_y=True),
+    4: Orientation(flip_y=True),
+    5: Orientation(swapped=True),
+    6: Orientation(swapped=True, flip_x=True),
+    7: Orientation(swapped=True, flip_x=True, flip_y=True),
+    8: Orientation(swapped=True, flip_y=True),
+}
+
+
 def square(width: int, height: int, aspect: Fraction | None) -> tuple[int, int]:
     """The (width, height) that shows pixels of this aspect ratio as square ones, losing none.
 
@@ -112,32 +131,97 @@ def image_format(path: str, head: bytes) -> str | None:
     return next((name for magic, name in _MAGIC.items() if head.startswith(magic)), None)
 
 
-def read_image(path: str, kind: str) -> "tuple[np.ndarray, list[str]]":
-    """An image, upright by its EXIF tag, transparency over white: (H, W, 3) uint8, warnings."""
+def check_size(
+    path: str, width: int, height: int, aspect: Fraction | None = None, *, max_pixels: int
+) -> None:
+    """Raise `VideoError` for frames of more than `max_pixels`, or thinner than 1 to MAX_ASPECT, as
+    they are shown."""
+    width, height = square(width, height, aspect)
+    if width * height > max_pixels:
+        raise VideoError(
+            f"{path}: its frames have {width * height:,} pixels ({width}x{height}), the limit is "
+            f"{max_pixels:,}; raise `max_pixels`"
+        )
+    if width and height and max(width, height) > MAX_ASPECT * min(width, height):
+        raise VideoError(
+            f"{path}: its frames are {width}x{height}, thinner than 1 to {MAX_ASPECT}, "
+            "the thinnest that are read"
+        )
+
+
+def read_image(
+    file: VideoFile, kind: str, *, max_pixels: int, size: tuple[int, int] | None
+) -> "tuple[np.ndarray, tuple[int, int], list[str]]":
+    """An image, upright by its EXIF tag, transparency over white: (H, W, 3) uint8, its (height, width)
+    as it is stored, warnings.
+
+    A large one comes reduced to about twice `size` (height, width), where one is given.
+    """
     import numpy as np
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     warnings = []
-    name = os.path.basename(path)
+    name = os.path.basename(file.path)
+    Image.init()
     try:
-        with Image.open(path, formats=[kind]) as image:
+        # Not `Image.open`, whose limit is one for the whole process, and a warning.
+        make, _ = Image.OPEN[kind]
+        with make(file, file.path) as image:  # type: ignore[arg-type]
+            check_size(file.path, *image.size, max_pixels=max_pixels)
+            if kind in _COPIED and image.size[0] * image.size[1] > MAX_COPIED_PIXELS:
+                raise VideoError(
+                    f"{file.path}: {kind} images of over {MAX_COPIED_PIXELS:,} pixels take too much "
+                    "memory to be read; convert it to JPEG or PNG"
+                )
             if getattr(image, "n_frames", 1) > 1 and kind != "JPEG":
                 warnings.append(f"{name} is an animated {kind}; only its first frame is read")
-            upright = ImageOps.exif_transpose(image)
+            orientation = _EXIF_ORIENTATIONS.get(image.getexif().get(_EXIF_TAG, 1), Orientation())
+            shown = orientation.shape(*image.size)
+            upright = _reduced(image, size, swapped=orientation.swapped)
             if upright.has_transparency_data:
                 upright = upright.convert("RGBA")
                 upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
             elif upright.mode.startswith("I") or upright.mode == "F":
                 upright = Image.fromarray(_to_eight_bits(np.asarray(upright)))
-            pixels = np.asarray(upright.convert("RGB"))
+            pixels = orientation.apply(np.asarray(upright.convert("RGB")))
+    except (VideoError, MemoryError):
+        raise
+    except Image.DecompressionBombError as error:  # of WebP, which asks Pillow's own limit itself
+        raise VideoError(
+            f"{file.path}: {kind} images over Pillow's limit of pixels are not read ({error})"
+        ) from error
     except Exception as error:  # PIL's decoders raise all kinds of errors
-        raise VideoError(f"{path}: this {kind} image cannot be read ({error})") from error
-    return pixels, warnings
+        raise VideoError(f"{file.path}: this {kind} image cannot be read ({error})") from error
+    return pixels, shown, warnings
+
+
+def _reduced(image: "Image.Image", size: tuple[int, int] | None, *, swapped: bool) -> "Image.Image":
+    """A large image at no less than twice `size`; a JPEG is never decoded larger than needed."""
+    width, height = image.size
+    if size is None or width * height <= LARGE_PIXELS:
+        return image
+    wide, high = size if swapped else size[::-1]
+    image.draft(None, (2 * wide, 2 * high))
+    factor = min(image.size[0] // (2 * wide), image.size[1] // (2 * high))
+    if factor < 2:
+        return image
+    if image.mode in ("1", "P", "PA"):
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    elif image.mode.startswith("I;16"):
+        image = image.convert("I")
+    return image.reduce(factor)
 
 
 def _to_eight_bits(grey: "np.ndarray") -> "np.ndarray":
     import numpy as np
 
-    if grey.dtype.kind == "f":
-        return np.asarray(np.clip(grey, 0, 255), dtype=np.uint8)
-    return np.asarray(np.clip(grey, 0, 65535).astype(np.uint32) >> 8, dtype=np.uint8)
+    shown = np.empty(grey.shape, dtype=np.uint8)
+    for first in range(
+        0, len(grey), _ROWS
+    ):  # a part at a time, since the parts are converted twice
+        part = grey[first : first + _ROWS]
+        if grey.dtype.kind == "f":
+            shown[first : first + _ROWS] = np.clip(part, 0, 255)
+        else:
+            shown[first : first + _ROWS] = np.clip(part, 0, 65535).astype(np.uint32) >> 8
+    return shown

@@ -5,15 +5,19 @@ frame counts include frames that an edit list hides, and `duration * rate` is wr
 rate.
 """
 
+from array import array
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from crosslmm.errors import VideoError
+from crosslmm.limits import MAX_SOURCE_FRAMES
 from crosslmm.video.decoder import Decoder
+
+NONE = -(1 << 63)  # FFmpeg's own mark, which no time can be
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,46 +70,49 @@ class PacketIndex:
 def scan(decoder: Decoder) -> PacketIndex | None:
     """Read every packet of a newly opened file once; None when there is none to be shown."""
     container, stream = decoder.container, decoder.stream
-    pts: list[int | None] = []
-    dts: list[int | None] = []
-    keys: list[bool] = []
+    # Arrays, since there may be ten million packets; NONE stands for a time that is not given.
+    pts, dts, keys = array("q"), array("q"), bytearray()
     hidden = 0
     bad_pts: set[int] = set()
-    lasting: dict[int, int] = {}
     leading, last_key = False, None
+    last, tail = NONE, 0
 
     for packet in decoder.packets():
-        if len(pts) + hidden > container.size:
+        if len(pts) + hidden > decoder.file.size:
             break  # more packets than bytes: a damaged index that loops
+        if len(pts) >= MAX_SOURCE_FRAMES:
+            raise VideoError(
+                f"{decoder.path}: over {MAX_SOURCE_FRAMES:,} frames, the most that are read of a video"
+            )
         if packet.is_discard:
             hidden += 1
             continue
         time, key = packet.pts, packet.is_keyframe
-        pts.append(time)
-        dts.append(packet.dts)
+        pts.append(NONE if time is None else time)
+        dts.append(NONE if packet.dts is None else packet.dts)
         keys.append(key)
         if time is not None:
             if key:
                 last_key = time
             elif last_key is not None and time < last_key:
                 leading = True
-            lasting[time] = packet.duration or 0
+            if time >= last:
+                last, tail = time, packet.duration or 0
             if packet.is_corrupt:
                 bad_pts.add(time)
     if not pts:
         return None
 
     time_base = stream.time_base or Fraction(1, 90_000)
-    known = [time for time in pts if time is not None]
-    if len(set(known)) == len(pts) and not _times_are_guesses(container, stream):
-        times = np.array(known, dtype=np.int64)
-        order = np.argsort(times)
-        times = times[order]
-        key_indices = np.flatnonzero(np.array(keys, dtype=bool)[order])
-        tail = lasting[int(times[-1])]
+    times = np.frombuffer(pts, dtype=np.int64)
+    order = np.argsort(times)
+    times = times[order]
+    distinct = times[0] != NONE and bool(np.all(times[1:] > times[:-1]))
+    if distinct and not _times_are_guesses(container, stream):
+        key_indices = np.flatnonzero(np.frombuffer(keys, dtype=bool)[order])
         sequential = False
     else:
-        times, time_base = _counted_times(dts, stream, time_base)
+        times, time_base = _counted_times(np.frombuffer(dts, dtype=np.int64), stream, time_base)
         key_indices = np.zeros(1, dtype=np.int64)
         tail, sequential = 0, True
     if tail <= 0:
@@ -150,12 +157,11 @@ def _holes(times: np.ndarray) -> np.ndarray:
 
 
 def _counted_times(
-    dts: list[int | None], stream: Any, time_base: Fraction
+    dts: np.ndarray, stream: Any, time_base: Fraction
 ) -> tuple[np.ndarray, Fraction]:
     """Times of frames whose container gives none: decoding times where they rise, else a count."""
-    known = [time for time in dts if time is not None]
-    if len(known) == len(dts) and all(a < b for a, b in pairwise(known)):
-        return np.array(known, dtype=np.int64), time_base
+    if not np.any(dts == NONE) and bool(np.all(dts[1:] > dts[:-1])):
+        return dts, time_base
     return np.arange(len(dts), dtype=np.int64), 1 / _rate(stream)
 
 

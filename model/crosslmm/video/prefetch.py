@@ -26,14 +26,18 @@ class Stalled(Exception):
 
 
 class Heartbeat:
-    """The producer's side: call it at each step. It notes progress, or ends a cancelled producer.
+    """The producer's side: call it at each step. It notes progress, or ends a producer that is
+    cancelled, or that has worked for longer than `allowed` seconds in all, with OverTime.
 
     `on_cancel` is called once, from the consumer's thread, when the producer is cancelled; a
     producer with a process of its own kills it there.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, allowed: float = float("inf")) -> None:
         self.last = time.monotonic()
+        self.allowed = allowed
+        self.worked = 0.0
+        self.began: float | None = None
         self.cancelled = threading.Event()
         self.on_cancel: Callable[[], None] | None = None
 
@@ -41,6 +45,26 @@ class Heartbeat:
         self.last = time.monotonic()
         if self.cancelled.is_set():
             raise Cancelled
+        if self.began is not None and self.seconds > self.allowed:
+            raise OverTime
+
+    @property
+    def seconds(self) -> float:
+        """Time spent inside the producer, without the time spent waiting for the consumer."""
+        began = self.began
+        return self.worked + (time.monotonic() - began if began is not None else 0.0)
+
+    def start(self) -> None:
+        """The producer works from here on."""
+        self.began = time.monotonic()
+
+    def pause(self) -> None:
+        """The producer waits from here on."""
+        self.worked, self.began = self.seconds, None
+
+
+class OverTime(Exception):
+    """The producer has worked for as long as it may."""
 
 
 class _End:
@@ -52,21 +76,25 @@ class Prefetch(Generic[Item]):
     """Iterates `produce(heartbeat)` in a thread, at most `depth` items ahead.
 
     `take` gives the next item, raises what the producer raised, `StopIteration` at the end, or
-    `Stalled` after `deadline` seconds of waiting without a heartbeat. `seconds` is the time spent
-    inside the producer, without the time spent waiting for the consumer.
+    `Stalled` after `deadline` seconds of waiting without a heartbeat. `allowed` and `seconds` are as
+    in `Heartbeat`.
     """
 
     def __init__(
-        self, produce: Callable[[Heartbeat], Iterator[Item]], *, depth: int, deadline: float
+        self,
+        produce: Callable[[Heartbeat], Iterator[Item]],
+        *,
+        depth: int,
+        deadline: float,
+        allowed: float = float("inf"),
     ) -> None:
-        self.heartbeat = Heartbeat()
+        self.heartbeat = Heartbeat(allowed=allowed)
         self.deadline = deadline
-        self.clock = [0.0]
         self._stalled = False
         self._items: queue.Queue[Item | _End] = queue.Queue(maxsize=depth)
         self._thread = threading.Thread(
             target=_run,
-            args=(produce, self.heartbeat, self._items, self.clock),
+            args=(produce, self.heartbeat, self._items),
             name="crosslmm-video",
             daemon=True,
         )
@@ -77,7 +105,7 @@ class Prefetch(Generic[Item]):
 
     @property
     def seconds(self) -> float:
-        return self.clock[0]
+        return self.heartbeat.seconds
 
     def take(self) -> Item:
         waiting_since = time.monotonic()
@@ -116,22 +144,20 @@ def _run(
     produce: Callable[[Heartbeat], Iterator[Item]],
     heartbeat: Heartbeat,
     items: "queue.Queue[Item | _End]",
-    clock: list[float],
 ) -> None:
     """The thread: holds no reference to its `Prefetch`, so that a forgotten one is collected."""
     error: BaseException | None = None
-    began = time.monotonic()
     try:
         producing = produce(heartbeat)
         try:
             while True:
-                began = time.monotonic()
+                heartbeat.start()
                 try:
                     item = next(producing)
                 except StopIteration:
                     break
                 finally:
-                    clock[0] += time.monotonic() - began
+                    heartbeat.pause()
                 _put(items, item, heartbeat)
         finally:
             close = getattr(producing, "close", None)

@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 
 from crosslmm.errors import VideoError
-from crosslmm.options import DEADLINE
+from crosslmm.limits import DEADLINE, MAX_PIXELS
+from crosslmm.options import Sampling
 from crosslmm.video.converter import orientation_of
 from crosslmm.video.decoder import Decoder
-from crosslmm.video.image import Orientation, image_format, read_image, square
+from crosslmm.video.file import Identity, VideoFile, check_identity
+from crosslmm.video.image import Orientation, check_size, image_format, read_image, square
 from crosslmm.video.index import PacketIndex, scan
 from crosslmm.video.prefetch import Heartbeat
-from crosslmm.video.source import SourceInfo, open_container, read_head, video_stream
+from crosslmm.video.source import SourceInfo, open_container, video_stream
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +24,8 @@ class VideoProbe:
     """A file as it was found, whatever is then asked of it.
 
     `image` (H, W, 3) uint8 holds the pixels where the source is an image. `warnings` are about the
-    file; `mirrored` says that it asks to be shown left to right.
+    file; `mirrored` says that it asks to be shown left to right. `identity` is that of the file, for
+    whoever opens it again.
     """
 
     source: SourceInfo
@@ -30,37 +33,57 @@ class VideoProbe:
     warnings: tuple[str, ...] = ()
     mirrored: bool = False
     image: np.ndarray | None = None
+    identity: Identity | None = None
 
 
-def check_file(path: str, *, deadline: float = DEADLINE) -> None:
-    """Raise `VideoError` for what is neither an image nor a video, by its header only: quick, however
-    long the video is. Damage further on is found when it is read."""
-    kind = image_format(path, read_head(path))
-    if kind is not None:
-        read_image(path, kind)
-        return
-    with open_container(path, deadline=deadline) as container:
-        video_stream(container, path)
+def check_file(path: str, *, deadline: float = DEADLINE, max_pixels: int = MAX_PIXELS) -> None:
+    """Raise `VideoError` for what is neither an image nor a video, or too large, by its header only:
+    quick, however long the video is. Damage further on is found when it is read."""
+    with VideoFile(path, deadline=deadline) as file:
+        kind = image_format(path, file.head)
+        if kind is not None:
+            read_image(file, kind, max_pixels=max_pixels, size=(1, 1))
+            return
+        with open_container(file) as container:
+            stream = video_stream(container, path)
+            context, aspect = stream.codec_context, stream.sample_aspect_ratio
+            check_size(path, context.width, context.height, aspect, max_pixels=max_pixels)
 
 
 def probe_file(
-    path: str, *, heartbeat: Heartbeat, deadline: float
+    path: str, sampling: Sampling, *, heartbeat: Heartbeat, size: tuple[int, int] | None = None
 ) -> tuple[VideoProbe, Decoder | None]:
-    """Probe a video or an image. Raises `VideoError` where it gives no frames.
+    """Probe a video or an image; size: (height, width) that a large image need not be much larger
+    than. Raises `VideoError` where it gives no frames.
 
     A video's decoder comes back open, for the same thread to read on with; the caller closes it.
     """
-    head = read_head(path)
-    kind = image_format(path, head)
-    if kind is not None:
-        return _probe_image(path, kind), None
-    decoder = Decoder(path, heartbeat=heartbeat, deadline=deadline)
-    decoder.open()
+    file = VideoFile(path, deadline=sampling.deadline, cancelled=heartbeat.cancelled.is_set)
+    file.open()
+    try:
+        kind = image_format(path, file.head)
+        if kind is not None:
+            with file:
+                return _probe_image(file, kind, sampling.max_pixels, size), None
+        decoder = Decoder(file, heartbeat=heartbeat, max_pixels=sampling.max_pixels)
+        decoder.open()
+    except BaseException:
+        file.close()
+        raise
     try:
         return _probe_video(decoder), decoder
     except BaseException:
         decoder.close()
         raise
+
+
+def open_again(probe: VideoProbe, sampling: Sampling, *, heartbeat: Heartbeat) -> VideoFile:
+    """The probed file, open. Raises `VideoError`, also where it is another one by now."""
+    path = probe.source.path
+    file = VideoFile(path, deadline=sampling.deadline, cancelled=heartbeat.cancelled.is_set)
+    file.open()
+    check_identity(file, probe.identity)
+    return file
 
 
 def _probe_video(decoder: Decoder) -> VideoProbe:
@@ -92,6 +115,7 @@ def _probe_video(decoder: Decoder) -> VideoProbe:
         index,
         warnings=tuple(_missing_end(index, declared)),
         mirrored=upright.mirrored,
+        identity=decoder.file.identity,
     )
 
 
@@ -127,8 +151,10 @@ def _missing_end(index: PacketIndex, declared: float | None) -> list[str]:
     ]
 
 
-def _probe_image(path: str, kind: str) -> VideoProbe:
-    pixels, warnings = read_image(path, kind)
+def _probe_image(
+    file: VideoFile, kind: str, max_pixels: int, size: tuple[int, int] | None
+) -> VideoProbe:
+    pixels, shown, warnings = read_image(file, kind, max_pixels=max_pixels, size=size)
     index = PacketIndex(
         pts=np.zeros(1, dtype=np.int64),
         keys=np.zeros(1, dtype=np.int64),
@@ -136,14 +162,14 @@ def _probe_image(path: str, kind: str) -> VideoProbe:
         tail=0,
     )
     source = SourceInfo(
-        path=path,
+        path=file.path,
         duration=0.0,
         fps=0.0,
-        size=(pixels.shape[0], pixels.shape[1]),
+        size=shown,
         codec=kind.lower(),
         container="image",
         rotation=0,
         frame_count=1,
         reader="pillow",
     )
-    return VideoProbe(source, index, warnings=tuple(warnings), image=pixels)
+    return VideoProbe(source, index, warnings=tuple(warnings), image=pixels, identity=file.identity)

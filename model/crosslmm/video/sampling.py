@@ -17,7 +17,7 @@ from crosslmm.video.index import PacketIndex
 _ROUNDING = 1e-6
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Target:
     """A wanted frame: its index; `key` when it is fetched as a lone keyframe."""
 
@@ -47,13 +47,15 @@ def choose(
         )
     end = min(end, duration)
 
-    middles = _middles(start, end, sampling)
+    count = _count(end - start, sampling)
     first = _shown_at(index, start)
     last = int(np.searchsorted(index.times, end - _ROUNDING, side="left")) - 1
     in_range = max(last, first) - first + 1
-    if in_range <= len(middles):
+    # Before anything of that length is made: a number or a rate may ask for any count of frames.
+    if in_range <= count:
         return tuple(Target(number) for number in range(first, first + in_range)), warnings
 
+    middles = _middles(start, end, int(count), sampling)
     exact = np.searchsorted(index.times, middles + _ROUNDING, side="right") - 1
     exact = np.clip(exact, first, first + in_range - 1)
     keys = index.keys[(index.keys >= first) & (index.keys < first + in_range)]
@@ -72,17 +74,25 @@ def choose(
     return tuple(unique[number] for number in sorted(unique)), warnings
 
 
-def _middles(start: float, end: float, sampling: Sampling) -> np.ndarray:
-    """The wanted times in seconds, ascending."""
-    length, most = end - start, sampling.max_frames or float("inf")
+def _count(length: float, sampling: Sampling) -> float:
+    """How many frames are wanted of `length` seconds, whatever the video has of them."""
+    most = sampling.max_frames or float("inf")
     if sampling.fps is None:
-        count = int(min(sampling.frames or DEFAULT_FRAMES, most))
-        return start + (np.arange(count) + 0.5) * (length / count)
-    count = max(1, int(np.ceil(length * sampling.fps - 0.5 - _ROUNDING)))
-    if count > most:
-        count = int(most)
-        return start + (np.arange(count) + 0.5) * (length / count)
-    middles = start + (np.arange(count) + 0.5) / sampling.fps
+        return min(sampling.frames or DEFAULT_FRAMES, most)
+    return min(_at_rate(length, sampling.fps), most)
+
+
+def _at_rate(length: float, fps: float) -> float:
+    return max(1.0, float(np.ceil(length * fps - 0.5 - _ROUNDING)))
+
+
+def _middles(start: float, end: float, count: int, sampling: Sampling) -> np.ndarray:
+    """The wanted times in seconds, ascending."""
+    length, places = end - start, np.arange(count) + 0.5
+    if sampling.fps is None or count < _at_rate(length, sampling.fps):
+        middles: np.ndarray = start + places * (length / count)
+        return middles
+    middles = start + places / sampling.fps
     return np.minimum(middles, start + length / 2) if count == 1 else middles
 
 

@@ -1,27 +1,28 @@
 """Opening a video, and refusing what is not one.
 
 FFmpeg opens almost anything: a text file as an "ansi" video, an mp3's cover as a one-frame video, a
-playlist as the files that it names. So the demuxers that take something else for a video are
-excluded by name, and no protocol but plain files is allowed.
+playlist as the files that it names. So only the containers of this list are opened, and no protocol:
+FFmpeg reads through a file that is open already, and can open no other one.
 """
 
-import os
-import stat
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 from crosslmm.errors import VideoError
+from crosslmm.limits import READER_MEMORY
+from crosslmm.options import Sampling
+from crosslmm.video.file import VideoFile
 
-# Demuxers that read other files or the network, capture devices, or text and images as video.
-_REFUSED_FORMATS = """
-adf alias_pix avisynth bin brender_pix concat dash data fbdev ffmetadata hls idf image2 image2pipe
-imf kmsgrab lavfi rawvideo rtp rtsp sap sdp tedcaptions tty txd video4linux2,v4l2 vapoursynth
-webm_dash_manifest x11grab xbin
+# Those of videos, as a person has them; then sound, to say that there is only sound.
+_FORMATS = """
+mov matroska webm avi mpegts mpeg mpegvideo asf flv ogg rm mxf gxf nut dv wtv swf ivr nsv gif apng ivf
+h261 h263 h264 hevc vvc evc m4v mjpeg obu av1 vc1 cavsvideo avs2 avs3 dirac yuv4mpegpipe
+aac ac3 aiff flac mp3 wav
 """
 
 
-_HEAD = 4096  # bytes that tell images, text and playlists from videos
+# Of a process that reads, whose memory is limited, or of the machine.
+NO_MEMORY = f"out of memory while reading it; a reader may take {READER_MEMORY >> 20} MiB"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,58 +47,34 @@ class SourceInfo:
     damaged_packets: int = 0
 
 
-def regular_file(path: str | bytes | os.PathLike[str]) -> str:
-    """`path` as text if it is a non-empty regular file that may be read, else `VideoError`."""
-    name = os.fsdecode(path)
-    read_head(name)
-    return name
+def over_time(path: str, sampling: Sampling) -> VideoError:
+    """The error for a file that takes longer than it may."""
+    return VideoError(
+        f"{path}: reading took over {sampling.file_timeout:g} s; raise `file_timeout`"
+    )
 
 
-def read_head(path: str) -> bytes:
-    """The first bytes of a non-empty regular file, else `VideoError`; a pipe is never opened."""
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError) as error:
-        if "://" in path:
-            raise VideoError(
-                f"{path}: this is a URL; only local files are supported, download it first"
-            ) from error
-        if isinstance(error, PermissionError):
-            raise VideoError(f"{path}: permission denied") from error
-        raise VideoError(f"{path}: no such file") from error
-    if stat.S_ISDIR(status.st_mode):
-        raise VideoError(f"{path}: this is a folder; give a video file in it")
-    if not stat.S_ISREG(status.st_mode):
-        raise VideoError(f"{path}: not a regular file ({_kind(status.st_mode)})")
-    if status.st_size == 0:
-        raise VideoError(f"{path}: the file is empty")
-    try:
-        with open(path, "rb") as file:
-            return file.read(_HEAD)
-    except OSError as error:
-        raise VideoError(f"{path}: cannot be read ({error.strerror})") from error
-
-
-def _kind(mode: int) -> str:
-    if stat.S_ISFIFO(mode):
-        return "a pipe"
-    return "a socket" if stat.S_ISSOCK(mode) else "a device"
-
-
-def open_container(path: str, *, deadline: float) -> Any:
-    """Open `path` with PyAV. Raises `VideoError` that says what is wrong with it."""
+def open_container(file: VideoFile) -> Any:
+    """Open an open file with PyAV. Raises `VideoError` that says what is wrong with it."""
     import av
 
+    file.seek(0)
+    file.expect_frame()
     try:
-        return av.open(
-            # The prefix keeps a name like "concat:a|b" a name.
-            "file:" + os.path.abspath(path),
+        container = av.open(
+            file,
             metadata_errors="replace",
-            timeout=deadline,
-            options={"protocol_whitelist": "file", "format_whitelist": _allowed_formats()},
+            options={"protocol_whitelist": "none", "format_whitelist": ",".join(_FORMATS.split())},
         )
     except av.error.FFmpegError as error:
-        raise VideoError(f"{path}: {_why_not_opened(path, error)}") from error
+        file.check()
+        raise VideoError(f"{file.path}: {_why_not_opened(file.head, error)}") from error
+    try:
+        file.check()
+    except VideoError:
+        container.close()
+        raise
+    return container
 
 
 def video_stream(container: Any, path: str) -> Any:
@@ -114,22 +91,7 @@ def video_stream(container: Any, path: str) -> Any:
     return stream
 
 
-@cache
-def _allowed_formats() -> str:
-    import av
-
-    refused = set(_REFUSED_FORMATS.split())
-    return ",".join(
-        sorted(
-            name
-            for name in av.formats_available
-            if name not in refused and not name.endswith("_pipe")
-        )
-    )
-
-
-def _why_not_opened(path: str, error: Exception) -> str:
-    head = read_head(path)
+def _why_not_opened(head: bytes, error: Exception) -> str:
     if head[4:8] == b"ftyp":
         return (
             "its index is missing; the file was probably cut off while being downloaded or recorded"

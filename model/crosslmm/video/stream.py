@@ -1,7 +1,8 @@
 """The frames of a video as a stream: decoded ahead in the background, a few at a time.
 
-A reader that makes no progress for the deadline, or cannot decode, is stopped; with `reader="auto"`
-the next one goes on from the frame after the last good one, and a warning says so.
+A reader that makes no progress for its share of the deadline, or cannot decode, is stopped; with
+`reader="auto"` the next one goes on from the frame after the last good one, and a warning says so. The
+readers share the deadline, and the time that the file may take, so that both hold for the file.
 """
 
 import os
@@ -9,16 +10,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from types import TracebackType
 
 from crosslmm.errors import VideoError
 from crosslmm.options import Sampling
+from crosslmm.video.apart import ApartReader
+from crosslmm.video.decoder import LargeFrames
 from crosslmm.video.frames import Frame
 from crosslmm.video.plan import ReadPlan, plan_reading
-from crosslmm.video.prefetch import Heartbeat, Prefetch, Stalled
+from crosslmm.video.prefetch import Heartbeat, OverTime, Prefetch, Stalled
 from crosslmm.video.probe import probe_file
 from crosslmm.video.readers import Reader, candidates, make_reader
-from crosslmm.video.source import SourceInfo
+from crosslmm.video.source import NO_MEMORY, SourceInfo, over_time
 
 # Frames decoded ahead: enough to keep an encoder's chunk fed, and one only at full size.
 _AHEAD, _AHEAD_FULL_SIZE = 8, 1
@@ -47,11 +51,11 @@ class FrameStream:
         self.warnings: list[str] = []
         self._sampling, self._size, self._resample = sampling, size, resample
         self._probe = None if plan is None else plan.probe
-        self._deadline = sampling.deadline
+        self._silence = sampling.deadline  # that may still pass before the next frame
         self._seconds = 0.0
         self._readers: list[str] = []
         self._reader = ""
-        self._reader_box: list[Reader] = []
+        self._reader_box: list[Reader | ApartReader] = []
         self._last = -1
         self._given = 0
         self._running: Prefetch[ReadPlan | Frame] | None = None
@@ -68,6 +72,7 @@ class FrameStream:
                 self._probe, self._sampling, size=self._size, resample=self._resample
             )
             self._start_reader(self.plan)
+            self._share_deadline()
         self.warnings.extend(self.plan.warnings)
         self.source = self._source_read()
 
@@ -78,10 +83,13 @@ class FrameStream:
             self.close()
             if isinstance(error, Stalled):
                 raise VideoError(
-                    f"{self.path}: could not be opened within {self._deadline:g} s"
+                    f"{self.path}: could not be opened within {self._sampling.deadline:g} s"
                 ) from None
+            if isinstance(error, OverTime):
+                raise over_time(self.path, self._sampling) from None
             raise
         assert isinstance(plan, ReadPlan)
+        self._share_deadline()
         return plan
 
     def _start_reader(self, plan: ReadPlan | None) -> "Prefetch[ReadPlan | Frame]":
@@ -97,9 +105,19 @@ class FrameStream:
             box=self._reader_box,
         )
         depth = _AHEAD if self._size is not None else _AHEAD_FULL_SIZE
-        self._running = Prefetch(produce, depth=depth, deadline=self._deadline)
+        self._running = Prefetch(
+            produce,
+            depth=depth,
+            deadline=self._sampling.deadline,
+            allowed=self._sampling.file_timeout - self._seconds,
+        )
         self._running.start()
         return self._running
+
+    def _share_deadline(self) -> None:
+        """Give the running reader its part of the silence that is left; the last one gets all."""
+        assert self._running is not None
+        self._running.deadline = self._silence / (1 + len(self._readers))
 
     def _source_read(self) -> SourceInfo:
         """The source with the reader that decodes it; an image keeps its own."""
@@ -128,7 +146,12 @@ class FrameStream:
             except StopIteration:
                 self._finish()
             except Stalled:
-                self._replace_reader(f"made no progress for {self._deadline:g} s")
+                quiet = self._running.deadline
+                self._silence -= quiet
+                self._replace_reader(f"made no progress for {quiet:g} s")
+            except OverTime:
+                self.close()
+                raise over_time(self.path, self._sampling) from None
             except VideoError as error:
                 self._replace_reader("could not decode it", error)
             except BaseException:
@@ -137,6 +160,9 @@ class FrameStream:
             else:
                 assert isinstance(frame, Frame)
                 self._last, self._given = frame.index, self._given + 1
+                if self._silence < self._sampling.deadline:
+                    self._silence = self._sampling.deadline
+                    self._share_deadline()
                 return frame
         raise StopIteration
 
@@ -188,6 +214,7 @@ class FrameStream:
         )
         # It opens the file itself: the one before may be stuck with its decoder.
         self._start_reader(self.plan.after(self._last))
+        self._share_deadline()
         self.source = self._source_read()
 
 
@@ -200,7 +227,7 @@ def _read(
     size: tuple[int, int] | None,
     resample: int,
     reader: str,
-    box: list[Reader],
+    box: list[Reader | ApartReader],
 ) -> Iterator[ReadPlan | Frame]:
     """Produce the frames of a plan, after the plan itself where none is given; fills `box`.
 
@@ -211,15 +238,33 @@ def _read(
     with as_video_error(path):
         try:
             if plan is None:
-                probe, decoder = probe_file(path, heartbeat=heartbeat, deadline=sampling.deadline)
+                probe, decoder = probe_file(path, sampling, heartbeat=heartbeat, size=size)
                 plan = plan_reading(probe, sampling, size=size, resample=resample)
                 yield plan
-            box.append(
-                make_reader(
-                    reader, plan, heartbeat=heartbeat, deadline=sampling.deadline, decoder=decoder
-                )
+            chosen = make_reader(
+                reader, plan, heartbeat=heartbeat, sampling=sampling, decoder=decoder
             )
-            yield from box[0].read()
+            box.append(chosen)
+            yield from chosen.read()
+        except LargeFrames:
+            apart = ApartReader(
+                path,
+                sampling,
+                heartbeat=heartbeat,
+                size=size,
+                resample=resample,
+                reader=reader,
+            )
+            box[:] = [apart]
+            first = (
+                0
+                if plan is None
+                else plan.targets[0].index
+                if plan.targets
+                else len(plan.probe.index)
+            )
+            frames = apart.read(first=first)
+            yield from frames if plan is None else islice(frames, 1, None)
         finally:
             if decoder is not None:
                 decoder.close()
@@ -227,10 +272,12 @@ def _read(
 
 @contextmanager
 def as_video_error(path: str) -> Iterator[None]:
-    """Turn an FFmpeg error that nothing else handled into a `VideoError`."""
+    """Turn an FFmpeg error that nothing else handled, or MemoryError, into a `VideoError`."""
     import av
 
     try:
         yield
+    except MemoryError as error:
+        raise VideoError(f"{path}: {NO_MEMORY}") from error
     except av.error.FFmpegError as error:
         raise VideoError(f"{path}: this video cannot be read ({error.strerror})") from error

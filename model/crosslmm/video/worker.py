@@ -60,6 +60,8 @@ _BOOT = (
 )
 _PR_SET_PDEATHSIG = 1
 
+_memory_is_limited = False
+
 Payload = bytes | bytearray | memoryview
 Handler = Callable[[dict[str, Any]], Iterator[tuple[Any, Payload]]]
 Result = TypeVar("Result")
@@ -99,6 +101,7 @@ class WorkerProcess:
     - `timeout`: seconds without a message, while one is waited for, after which the process is
       killed; None where somebody else watches it. `start_timeout` replaces a shorter one until the
       first message.
+    - `memory`: bytes that the process may allocate for its jobs, None for no limit; kept on Linux.
     - `jobs`: how many it was given.
 
     `run` and `start` belong to one thread, which must live as long as the process; `kill` and `close`
@@ -106,9 +109,15 @@ class WorkerProcess:
     """
 
     def __init__(
-        self, handler: str, *, timeout: float | None, start_timeout: float = START_TIMEOUT
+        self,
+        handler: str,
+        *,
+        timeout: float | None,
+        start_timeout: float = START_TIMEOUT,
+        memory: int | None = None,
     ) -> None:
         self.handler, self.timeout, self.start_timeout = handler, timeout, start_timeout
+        self.memory = memory
         self.jobs = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._starting = threading.Lock()
@@ -133,6 +142,7 @@ class WorkerProcess:
             "handler": self.handler,
             "heartbeat": None if self.timeout is None else HEARTBEAT,
             "parent": os.getpid(),
+            "memory": self.memory,
         }
         with self._starting:
             if self._closing.is_set():
@@ -298,12 +308,52 @@ def serve(handler: Handler, channel: Channel, *, heartbeat: float | None) -> Non
             channel.send("end")
 
 
-def main(handler: str, heartbeat: float | None, parent: int) -> None:
+def main(handler: str, heartbeat: float | None, parent: int, memory: int | None) -> None:
     """The process of a `WorkerProcess`, whose id is `parent`."""
     channel = Channel.take_stdout()  # before the handler's module prints anything
     die_with_parent(parent)
     module, _, function = handler.partition(":")
-    serve(getattr(import_module(module), function), channel, heartbeat=heartbeat)
+    work = getattr(import_module(module), function)
+    if memory is not None:
+        limit_memory(memory)
+    serve(work, channel, heartbeat=heartbeat)
+
+
+def memory_is_limited() -> bool:
+    """Whether this is a worker that was given a limit."""
+    return _memory_is_limited
+
+
+def limit_memory(size: int) -> None:
+    """Let this process allocate so many bytes more, and no others (on Linux).
+
+    The limit is one of data and not of addresses, since a library such as torch maps many gigabytes of
+    files that it hardly reads.
+    """
+    global _memory_is_limited
+    _memory_is_limited = True
+    if sys.platform != "linux":
+        return
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    wanted = min(_memory_taken() + size, 1 << 60)
+    limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+
+
+def memory_left() -> float:
+    """Bytes that this process may still allocate; infinity where there is no limit."""
+    if not _memory_is_limited or sys.platform != "linux":
+        return float("inf")
+    import resource
+
+    return resource.getrlimit(resource.RLIMIT_DATA)[0] - _memory_taken()
+
+
+def _memory_taken() -> int:
+    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+        return next((int(line.split()[1]) << 10 for line in status if line[:6] == "VmData"), 0)
 
 
 def die_with_parent(parent: int) -> None:

@@ -9,7 +9,7 @@ from importlib import import_module, metadata, util
 from typing import TYPE_CHECKING, Protocol
 
 from crosslmm.errors import UsageError
-from crosslmm.options import ReaderName
+from crosslmm.options import ReaderName, Sampling
 
 if TYPE_CHECKING:
     from crosslmm.video.decoder import Decoder
@@ -34,7 +34,7 @@ class ReaderSpec:
     """A reader: the `package` that it needs, and the `target` ("module:name") that does the reading.
 
     The target is a function that a worker process calls, see `readers.job`; with `in_process` it is a
-    `Reader` class that takes a plan, `heartbeat`, `deadline` and the `decoder` of the probe.
+    `Reader` class that takes a plan, `heartbeat`, `sampling` and the `decoder` of the probe.
     `impostor` is a package that installs itself under the same name, and why it is refused.
     """
 
@@ -105,7 +105,7 @@ def make_reader(
     plan: "ReadPlan",
     *,
     heartbeat: "Heartbeat",
-    deadline: float,
+    sampling: Sampling,
     decoder: "Decoder | None" = None,
 ) -> Reader:
     """The reader of that name, about to read `plan`; it uses or closes the open `decoder`."""
@@ -117,7 +117,7 @@ def make_reader(
     if spec.in_process:
         module, _, kind = spec.target.partition(":")
         make = getattr(import_module(module), kind)
-        reader: Reader = make(plan, heartbeat=heartbeat, deadline=deadline, decoder=decoder)
+        reader: Reader = make(plan, heartbeat=heartbeat, sampling=sampling, decoder=decoder)
         return reader
     if decoder is not None:
         decoder.close()  # a library in a worker process opens the file itself

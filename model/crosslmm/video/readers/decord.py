@@ -24,7 +24,7 @@ def read(job: DecodeJob) -> "Iterator[tuple[int, np.ndarray]]":
     misread = job.hidden or job.leading or job.sequential or job.mirrored
     if misread or job.container in _UNTRUSTED:
         raise job.refuse("decord", "returns wrong frames for files of this kind")
-    reader = VideoReader(job.path, ctx=cpu(0), num_threads=1)
+    reader = VideoReader(job.opened, ctx=cpu(0), num_threads=1)
     if len(reader) != job.count:
         raise job.refuse("decord", f"counts {len(reader)} frames where {job.count} are shown")
     zero = float(reader.get_frame_timestamp(0)[0])

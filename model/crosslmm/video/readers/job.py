@@ -3,13 +3,15 @@
 Such a reader is a function that takes a `DecodeJob` and yields (index, (H, W, 3) uint8) pairs, upright.
 """
 
+import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
 
 from crosslmm.errors import VideoError
 from crosslmm.video import image
+from crosslmm.video.file import Identity, VideoFile, check_identity
 from crosslmm.video.worker import Payload
 
 
@@ -20,9 +22,14 @@ class DecodeJob:
     `function` ("module:function") reads them. `count` is how many frames the packet index says there
     are; `display` the upright (height, width) with square pixels, `size` the one to give; the rest as
     in `PacketIndex`.
+
+    `opened` is what the library opens: a name of the descriptor that was checked, where the platform
+    has one; `identity` is that of the probed file.
     """
 
     path: str
+    opened: str
+    identity: Identity | None
     function: str
     indices: list[int]
     times: list[float]
@@ -44,7 +51,16 @@ class DecodeJob:
 def decode(fields: dict[str, Any]) -> Iterator[tuple[Any, Payload]]:
     """The handler of the worker: the frames of one `DecodeJob`, resized."""
     sizes = {name: tuple(fields[name]) for name in ("display", "size")}
-    job = DecodeJob(**fields | sizes)
+    identity = None if fields["identity"] is None else tuple(fields["identity"])
+    job = DecodeJob(**fields | sizes | {"identity": identity})
+    with VideoFile(job.path) as file:
+        check_identity(file, job.identity)
+        # These libraries open names, pipes and playlists alike; so they get what was checked.
+        opened = f"/dev/fd/{file.fileno()}"
+        yield from _decode(replace(job, opened=opened) if os.path.exists(opened) else job)
+
+
+def _decode(job: DecodeJob) -> Iterator[tuple[Any, Payload]]:
     module, _, function = job.function.partition(":")
     time_of = dict(zip(job.indices, job.times, strict=True))
     try:

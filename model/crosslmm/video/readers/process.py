@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from crosslmm.errors import VideoError
+from crosslmm.limits import READER_MEMORY
 from crosslmm.video.frames import Frame
 from crosslmm.video.readers.job import DecodeJob
 from crosslmm.video.worker import JobFailed, WorkerDied, WorkerProcess
@@ -31,7 +32,9 @@ class ProcessReader:
 
     def read(self) -> Iterator[Frame]:
         """The frames of the plan; `VideoError` when the process fails, is killed or refuses."""
-        worker = WorkerProcess(_HANDLER, timeout=None)
+        height, width = self.plan.size
+        memory = READER_MEMORY + 2 * height * width * 3  # a frame as it was asked for, and its copy
+        worker = WorkerProcess(_HANDLER, timeout=None, memory=memory)
         # Killed at once when the consumer leaves, even while this thread waits for its output.
         self._heartbeat.on_cancel = worker.kill
         try:
@@ -56,6 +59,8 @@ class ProcessReader:
         indices = [target.index for target in plan.targets]
         return DecodeJob(
             path=plan.path,
+            opened=plan.path,
+            identity=plan.probe.identity,
             function=self.function,
             indices=indices,
             times=[float(index.times[number]) for number in indices],

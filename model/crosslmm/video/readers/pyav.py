@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from crosslmm.errors import VideoError
+from crosslmm.options import Sampling
 from crosslmm.video.converter import Converter
 from crosslmm.video.decoder import Decoder
 from crosslmm.video.fetcher import CountingFetcher, SeekingFetcher
 from crosslmm.video.frames import Frame
 from crosslmm.video.image import resize
+from crosslmm.video.probe import open_again
 
 if TYPE_CHECKING:
     from crosslmm.video.plan import ReadPlan
@@ -34,21 +36,25 @@ class PyAVReader:
         plan: "ReadPlan",
         *,
         heartbeat: "Heartbeat",
-        deadline: float,
+        sampling: Sampling,
         decoder: Decoder | None = None,
     ) -> None:
         self.plan = plan
         self.warnings: list[str] = []
         self.bad_packets = 0
         self._decoder = decoder
-        self._heartbeat, self._deadline = heartbeat, deadline
+        self._heartbeat, self._sampling = heartbeat, sampling
 
     def read(self) -> Iterator[Frame]:
         """The frames of the plan, ascending; `VideoError` when there is not one good one."""
         plan, index = self.plan, self.plan.probe.index
         decoder = self._decoder
         if decoder is None:
-            decoder = Decoder(plan.path, heartbeat=self._heartbeat, deadline=self._deadline)
+            decoder = Decoder(
+                open_again(plan.probe, self._sampling, heartbeat=self._heartbeat),
+                heartbeat=self._heartbeat,
+                max_pixels=self._sampling.max_pixels,
+            )
             decoder.open()
         decoder.reset_damage()
         fetcher: CountingFetcher | SeekingFetcher
@@ -56,7 +62,7 @@ class PyAVReader:
             fetcher = CountingFetcher(decoder)
         else:
             fetcher = SeekingFetcher(decoder, index, plan.targets)
-        converter = Converter()
+        converter = Converter(plan.size, path=plan.path, max_pixels=self._sampling.max_pixels)
         last, damage = -1, _Damage()
         try:
             for target in plan.targets:

@@ -26,7 +26,7 @@ def read(job: DecodeJob) -> "Iterator[tuple[int, np.ndarray]]":
 
     if job.mirrored or job.sequential:
         raise job.refuse("torchcodec", "returns wrong frames for files of this kind")
-    decoder = VideoDecoder(job.path, seek_mode="exact", dimension_order="NHWC")
+    decoder = VideoDecoder(job.opened, seek_mode="exact", dimension_order="NHWC")
     count = len(decoder)
     if count != job.count:
         raise job.refuse("torchcodec", f"counts {count} frames where {job.count} are shown")
