@@ -6,6 +6,7 @@ new content goes into a scratch file of an unpredictable name that then replaces
 """
 
 import errno
+import json
 import os
 import re
 import secrets
@@ -23,6 +24,7 @@ _FLAGS: int = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _HAS_DIR_FD = {os.open, os.mkdir, os.unlink, os.stat, os.rename} <= os.supports_dir_fd
 _SCRATCH = re.compile(r"\.crosslmm-[0-9a-f]{16}\.new")
 _LINK = "a link, and links are not followed"
+_LONGEST_TEXT = 256 << 20  # bytes of a file that is read at once
 
 
 class HeldFolder:
@@ -207,6 +209,40 @@ def open_regular(
     if mode & os.O_APPEND:
         kind = "a+b" if mode & os.O_RDWR else "ab"
     return os.fdopen(descriptor, kind, buffering=0 if mode & os.O_APPEND else -1)
+
+
+def open_readable(path: Path) -> IO[bytes]:
+    """Open a regular file to read it, through links too. Raises OSError, without waiting for a pipe."""
+    descriptor = os.open(path, os.O_RDONLY | _FLAGS | getattr(os, "O_NONBLOCK", 0))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return os.fdopen(descriptor, "rb")
+
+
+def read_text(path: Path, *, longest: int = _LONGEST_TEXT) -> str:
+    """UTF-8 text of at most `longest` bytes. Raises OSError, and ValueError with a reason."""
+    with open_readable(path) as file:
+        data = file.read(longest + 1)
+    if len(data) > longest:
+        raise ValueError(f"longer than {longest:,} bytes")
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8 text") from None
+
+
+def read_json(path: Path, *, longest: int = _LONGEST_TEXT) -> Any:
+    """What a JSON file holds. Raises OSError, and ValueError with a reason."""
+    return parse_json(read_text(path, longest=longest))
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Raises ValueError, where JSON is nested too deeply as well."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def exists(path: Path, *, root: Root) -> bool:
