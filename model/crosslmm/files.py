@@ -151,18 +151,23 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     scratch.mkdir()
     try:
         yield scratch
-        for parent, _, files in os.walk(scratch, topdown=False):
-            for name in files:
-                _sync(Path(parent, name))
-            _sync(Path(parent))
+        sync_folder(scratch)
         _check_folder_target(path, replace=replace)
         old = _move_aside(path) if path.exists() else None
         os.rename(scratch, path)
-        _sync(path.parent)
+        sync_entry(path.parent)
         if old is not None:
             shutil.rmtree(old)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder and all that is in it to the disk, as before a rename. Raises OSError."""
+    for parent, _, files in os.walk(folder, topdown=False):
+        for name in files:
+            sync_entry(Path(parent, name))
+        sync_entry(Path(parent))
 
 
 def remove_folder(path: Path) -> None:
@@ -295,8 +300,8 @@ def _check_folder_target(path: Path, *, replace: bool) -> None:
         raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(path))
 
 
-def _sync(path: Path) -> None:
-    """Flush a file or a folder to the disk, where the platform can."""
+def sync_entry(path: Path) -> None:
+    """Flush a file, or a folder's list of names, to the disk, where the platform can."""
     on_windows = os.name == "nt"
     if path.is_symlink() or (on_windows and path.is_dir()):
         return

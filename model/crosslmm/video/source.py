@@ -6,6 +6,7 @@ excluded by name, and no protocol but plain files is allowed.
 """
 
 import os
+import re
 import stat
 from dataclasses import dataclass
 from functools import cache
@@ -130,6 +131,8 @@ def _allowed_formats() -> str:
 
 def _why_not_opened(path: str, error: Exception) -> str:
     head = read_head(path)
+    if re.search(r"%\d*d", os.path.basename(path)):
+        return "FFmpeg takes a name with %d for a numbered sequence of images; rename the file"
     if head[4:8] == b"ftyp":
         return (
             "its index is missing; the file was probably cut off while being downloaded or recorded"
