@@ -15,6 +15,7 @@ from transformers import BatchFeature, ProcessorMixin
 from transformers.processing_utils import TextKwargs
 
 from crosslmm.auto import register_processor
+from crosslmm.chat_templates import check_prompt, template_errors
 from crosslmm.configuration_crosslmm import CrossLMMConfig
 from crosslmm.inert_text import make_inert, tokenize
 from crosslmm.limits import DEFAULT_FRAMES
@@ -263,11 +264,11 @@ class CrossLMMProcessor(ProcessorMixin):
             line = self.time_line_of(times, duration) if index == first else ""
             shows = index == first and not text_only
             conversation.append(chat_turn(message["role"], line + message["content"], shows=shows))
-        rendered = self.apply_chat_template(
-            conversation, add_generation_prompt=True, tokenize=False
-        )
-        assert isinstance(rendered, str)
-        return rendered
+        with template_errors():
+            rendered = self.apply_chat_template(
+                conversation, add_generation_prompt=True, tokenize=False
+            )
+        return check_prompt(rendered)
 
     def escape(self, text: str) -> str:
         """The text with its special tokens and placeholders as text: only the chat template's count."""

@@ -21,6 +21,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from crosslmm.errors import CheckpointError, first_line
 from crosslmm.files import read_json, sync_entry, sync_folder
 
+# How torch reports a full disk, by its writer of archives.
+_UNWRITTEN = re.compile("PytorchStreamWriter|inline_container|iostream error")
 STATE = "trainer_state.json"
 _STAGING = ".partial"
 _NAME = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
@@ -65,8 +67,7 @@ def explain_unsaved(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
-        # torch and safetensors report a full disk in their own ways.
-        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+        if isinstance(error, RuntimeError) and not _UNWRITTEN.search(str(error)):
             raise
         last = latest_checkpoint(folder)
         raise CheckpointError(
