@@ -195,3 +195,17 @@ def test_a_half_downloaded_checkpoint_can_be_profiled(
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     done = run("profile", "-m", folder, "-n", "8")
     assert (done.code, done.err) == (0, "")
+
+
+def test_captions_that_the_shell_names_on_a_second_run_are_no_videos(
+    checkpoint: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_clip(tmp_path / "a.mp4", frames=3)
+    write_clip(tmp_path / "b.mp4", frames=4)
+    monkeypatch.chdir(tmp_path)
+    options = ("-m", checkpoint, "--frames", 2, "-f", "txt", "--readers", 0)
+    for _ in range(2):
+        done = run("caption", *sorted(path.name for path in tmp_path.glob("[!.]*")), *options)
+        assert done.code == 0, done.err
+    names = {path.name for path in tmp_path.glob("[!.]*")}
+    assert names == {"a.mp4", "a.txt", "b.mp4", "b.txt"}
