@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from crosslmm.errors import UsageError, VideoError
-from crosslmm.files import read_regular
+from crosslmm.files import read_regular, read_text
 from crosslmm.limits import MAX_LIST_BYTES, MAX_TEXT_BYTES
 from crosslmm.options import Sampling
 from crosslmm.video.file import VideoFile
@@ -55,7 +55,10 @@ def read_paths(paths: list[str], from_file: str | None) -> list[str]:
         if from_file == "-":
             data = _read_stdin_list()
         else:
-            data = read_regular(Path(from_file), most=MAX_LIST_BYTES)
+            try:
+                data = read_regular(Path(from_file), longest=MAX_LIST_BYTES)
+            except ValueError as error:
+                raise UsageError(f"{from_file}: {error}") from None
         found += _split_list(data)
     return found
 
@@ -67,9 +70,9 @@ def read_prompt(prompt: str | None, file: Path | None) -> str | None:
     if file is None:
         return prompt
     try:
-        return read_regular(file, most=MAX_TEXT_BYTES).decode("utf-8").strip()
-    except UnicodeDecodeError:
-        raise UsageError(f"{file}: the prompt is not UTF-8 text; convert the file") from None
+        return read_text(file, longest=MAX_TEXT_BYTES).strip()
+    except ValueError as error:
+        raise UsageError(f"{file}: the prompt is {error}") from None
 
 
 def _read_stdin_text() -> str:

@@ -21,7 +21,7 @@ CLI = Path(crosslmm_cli.__file__).parent
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "auto", "limits", "precision"),
     ("options",),
-    ("files", "device", "frame_pixels", "subtitles", "versions"),
+    ("chat_templates", "files", "device", "frame_pixels", "inert_text", "subtitles", "versions"),
     ("fingerprint", "merging", "video"),
     ("configuration_crosslmm",),
     ("cache", "cross_attention", "video_inputs", "vision", "visual_tokens"),

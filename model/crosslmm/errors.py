@@ -20,6 +20,10 @@ class CheckpointError(CrossLMMError):
     """A checkpoint that is missing, incomplete, unsafe, or does not match its configuration."""
 
 
+class ModelError(CrossLMMError):
+    """A model whose output is not a number, for all that was asked or for one question."""
+
+
 class OutOfMemory(CrossLMMError):
     """Memory ran out after every fallback, or is known in advance not to suffice."""
 

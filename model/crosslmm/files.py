@@ -6,6 +6,7 @@ new content goes into a scratch file of an unpredictable name that then replaces
 """
 
 import errno
+import json
 import os
 import re
 import secrets
@@ -23,6 +24,7 @@ _FLAGS: int = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _HAS_DIR_FD = {os.open, os.mkdir, os.unlink, os.stat, os.rename} <= os.supports_dir_fd
 _SCRATCH = re.compile(r"\.crosslmm-[0-9a-f]{16}\.new")
 _LINK = "a link, and links are not followed"
+_LONGEST_TEXT = 256 << 20  # bytes of a file that is read at once
 
 
 class HeldFolder:
@@ -149,18 +151,23 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     scratch.mkdir()
     try:
         yield scratch
-        for parent, _, files in os.walk(scratch, topdown=False):
-            for name in files:
-                _sync(Path(parent, name))
-            _sync(Path(parent))
+        sync_folder(scratch)
         _check_folder_target(path, replace=replace)
         old = _move_aside(path) if path.exists() else None
         os.rename(scratch, path)
-        _sync(path.parent)
+        sync_entry(path.parent)
         if old is not None:
             shutil.rmtree(old)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder and all that is in it to the disk, as before a rename. Raises OSError."""
+    for parent, _, files in os.walk(folder, topdown=False):
+        for name in files:
+            sync_entry(Path(parent, name))
+        sync_entry(Path(parent))
 
 
 def remove_folder(path: Path) -> None:
@@ -209,17 +216,43 @@ def open_regular(
     return os.fdopen(descriptor, kind, buffering=0 if mode & os.O_APPEND else -1)
 
 
-def read_regular(path: Path, *, most: int) -> bytes:
-    """The content of a regular file that somebody named, of at most so many bytes. Raises UsageError
-    for a longer one and for what is no file, and OSError."""
+def open_readable(path: Path) -> IO[bytes]:
+    """Open a regular file to read it, through links too. Raises OSError, without waiting for a pipe."""
     descriptor = os.open(path, os.O_RDONLY | _FLAGS | getattr(os, "O_NONBLOCK", 0))
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise UsageError(f"{path}: not a regular file")
-        data = file.read(most + 1)
-    if len(data) > most:
-        raise UsageError(f"{path}: over {most >> 20} MiB, the most that is read of such a file")
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return os.fdopen(descriptor, "rb")
+
+
+def read_regular(path: Path, *, longest: int = _LONGEST_TEXT) -> bytes:
+    """The content of a regular file. Raises OSError, and ValueError with a reason."""
+    with open_readable(path) as file:
+        data = file.read(longest + 1)
+    if len(data) > longest:
+        raise ValueError(f"longer than {longest:,} bytes")
     return data
+
+
+def read_text(path: Path, *, longest: int = _LONGEST_TEXT) -> str:
+    """UTF-8 text of at most `longest` bytes. Raises OSError, and ValueError with a reason."""
+    try:
+        return read_regular(path, longest=longest).decode()
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8 text") from None
+
+
+def read_json(path: Path, *, longest: int = _LONGEST_TEXT) -> Any:
+    """What a JSON file holds. Raises OSError, and ValueError with a reason."""
+    return parse_json(read_text(path, longest=longest))
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Raises ValueError, where JSON is nested too deeply as well."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def exists(path: Path, *, root: Root) -> bool:
@@ -272,8 +305,8 @@ def _check_folder_target(path: Path, *, replace: bool) -> None:
         raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(path))
 
 
-def _sync(path: Path) -> None:
-    """Flush a file or a folder to the disk, where the platform can."""
+def sync_entry(path: Path) -> None:
+    """Flush a file, or a folder's list of names, to the disk, where the platform can."""
     on_windows = os.name == "nt"
     if path.is_symlink() or (on_windows and path.is_dir()):
         return

@@ -17,8 +17,10 @@ from transformers import BatchFeature, ProcessorMixin
 from transformers.processing_utils import MultiModalData
 
 from crosslmm.auto import register_processor
+from crosslmm.chat_templates import check_prompt, template_errors
 from crosslmm.configuration_crosslmm import CrossLMMConfig
 from crosslmm.frame_pixels import FramePixels, height_and_width
+from crosslmm.inert_text import make_inert, tokenize
 from crosslmm.limits import DEFAULT_FRAMES
 from crosslmm.merging import check_tokens_per_frame
 from crosslmm.processor_options import (
@@ -252,13 +254,13 @@ class CrossLMMProcessor(ProcessorMixin):
         """A message with its videos and images read, where the options of a call are given."""
         content = message.get("content")
         if content is None or isinstance(content, str):
-            return message
+            return dict(message) | {"content": content and self.escape(content)}
         parts: list[dict[str, Any]] = []
         line = ""
         for part in content:
             kind, source = visual_part(part)
             if kind is None:
-                parts.append(dict(part))
+                parts.append({k: self.escape(v) if k == "text" else v for k, v in part.items()})
                 continue
             shown = images_as if kind == "image" else kind
             if options is None or source is None:
@@ -295,20 +297,18 @@ class CrossLMMProcessor(ProcessorMixin):
         first = roles.index("user") if "user" in roles else None
         conversation: list[Any] = []
         for index, message in enumerate(messages):
-            text = self.escape(message["content"])
-            if index == first:
-                text = self.time_line_of(times, duration) + text
+            line = self.time_line_of(times, duration) if index == first else ""
             shows = index == first and not text_only
-            conversation.append(chat_turn(message["role"], text, shows=shows))
-        rendered = self.apply_chat_template(
-            conversation, add_generation_prompt=True, tokenize=False
-        )
-        assert isinstance(rendered, str)
-        return rendered
+            conversation.append(chat_turn(message["role"], line + message["content"], shows=shows))
+        with template_errors():
+            rendered = self.apply_chat_template(
+                conversation, add_generation_prompt=True, tokenize=False
+            )
+        return check_prompt(rendered)
 
     def escape(self, text: str) -> str:
-        """The text without video placeholders, which only the chat template may write."""
-        return text.replace(self.video_token, self.video_token.strip("<>"))
+        """The text with its special tokens and placeholders as text: only the chat template's count."""
+        return make_inert(text, self.tokenizer, self.video_token, self.image_token)
 
     def time_line_of(self, times: Sequence[float] | None, duration: float | None) -> str:
         """What goes before the question; empty for models that were not trained with a time line."""
@@ -343,7 +343,7 @@ class CrossLMMProcessor(ProcessorMixin):
             "return_token_type_ids": False,
             "add_special_tokens": self.wants_special_tokens(first),
         }
-        return dict(self.tokenizer(expanded, **defaults | options))
+        return tokenize(self.tokenizer, expanded, **defaults | options)
 
     def expand(self, prompt: str, frames: int, *, tokens_per_frame: int | None = None) -> str:
         """The prompt with its one placeholder repeated for every merged token of so many frames."""

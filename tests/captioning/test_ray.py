@@ -10,6 +10,7 @@ import pytest
 from crosslmm.captioning.engines import ray as ray_engine
 from crosslmm.captioning.engines.ray import RayEngine
 from crosslmm.captioning.options import CaptionOptions, RunOptions
+from crosslmm.errors import UsageError
 
 # What actors were made with, and what functions were called with on the cluster.
 sent: list[Any] = []
@@ -59,11 +60,18 @@ def make_engine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., RayEngine]:
     return make
 
 
-@pytest.mark.parametrize(("given", "expected"), [(None, 100), (0, 1), (7, 7)])
+@pytest.mark.parametrize(("given", "expected"), [(None, 100), (1, 1), (7, 7)])
 def test_readers_on_a_cluster_are_half_its_cpus(
     checkpoint: Path, make_engine: Callable[..., RayEngine], given: int | None, expected: int
 ) -> None:
     assert make_engine(str(checkpoint), readers=given).readers == expected
+
+
+def test_a_cluster_has_no_main_process_that_decodes(
+    checkpoint: Path, make_engine: Callable[..., RayEngine]
+) -> None:
+    with pytest.raises(UsageError, match="`readers` 0 decodes in the main process"):
+        make_engine(str(checkpoint), readers=0)
 
 
 def test_a_model_s_folder_reaches_workers_as_an_absolute_path(

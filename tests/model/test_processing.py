@@ -8,6 +8,7 @@ from tokenizers import processors
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
+from crosslmm.inert_text import remove_marks
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.processing_crosslmm import CrossLMMProcessor, Message, llava_video_time_line
 from tests.support.tiny import CHAT_TEMPLATE, tiny_checkpoint, tiny_model, tiny_processor
@@ -99,7 +100,7 @@ def test_a_users_text_cannot_place_a_video() -> None:
     processor = tiny_processor()
     prompt = processor.prompt("Is <video> a tag?")
     assert prompt.count("<video>") == 1
-    assert "Is video a tag?" in prompt
+    assert "Is <video> a tag?" in remove_marks(prompt)
 
 
 def test_a_conversation_has_its_video_in_the_first_turn_of_the_user() -> None:
@@ -114,10 +115,10 @@ def test_a_conversation_has_its_video_in_the_first_turn_of_the_user() -> None:
     expected = (
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n<video>\n"
         + llava_video_time_line([0.5], 1.0)
-        + "Who?<|im_end|>\n<|im_start|>assistant\nA video ball.<|im_end|>\n"
+        + "Who?<|im_end|>\n<|im_start|>assistant\nA <video> ball.<|im_end|>\n"
         "<|im_start|>user\nWhere?<|im_end|>\n<|im_start|>assistant\n"
     )
-    assert prompt == expected
+    assert remove_marks(prompt) == expected
     assert processor.prompt(talk[:2], text_only=True).count("<video>") == 0
     assert processor.prompt("Who?") == processor.prompt([{"role": "user", "content": "Who?"}])
 

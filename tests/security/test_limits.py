@@ -441,7 +441,7 @@ def test_what_commands_read_is_limited_and_regular(
     for flag in ("--from", "--prompt-file"):
         paths = () if flag == "--from" else (clip,)
         for name, words in (
-            ("large", "over 1 MiB, the most that is read"),
+            ("large", "longer than 1,048,576 bytes"),
             ("pipe", "not a regular file"),
             ("/dev/zero", "not a regular file"),
         ):

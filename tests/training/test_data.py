@@ -192,7 +192,7 @@ class TestLabels:
         processor = tiny_processor(chat_template=template)
         tokens = ConversationFormat(processor, [END]).encode(TALK, frames=3)
         learned = [label for label in tokens.labels if label != IGNORED]
-        assert processor.tokenizer.decode(learned) == "\nme<|im_end|>nobody video<|im_end|>"
+        assert processor.tokenizer.decode(learned) == "\nme<|im_end|>nobody <video><|im_end|>"
         assert all(
             label in (IGNORED, token)
             for token, label in zip(tokens.input_ids, tokens.labels, strict=True)

@@ -73,15 +73,22 @@ class Captioner:
         except Exception as error:
             if len(clips) > 1:
                 return [self._caption([clip])[0] for clip in clips]
-            self._failing.add(clips[0].path)
             reason = f"the model failed: {type(error).__name__}: {error}"
-            if len(self._failing) >= self.max_failures:
-                raise CrossLMMError(
-                    f"{reason}\nso did the {len(self._failing) - 1} videos before it"
-                ) from error
+            self._note_failure(clips[0], reason)
             return [_failed(clips[0], reason)]
-        self._failing.clear()
+        broken = [each for each in zip(clips, segments, strict=True) if each[1].problem]
+        if len(broken) < len(clips):
+            self._failing.clear()
+        for clip, segment in broken:
+            self._note_failure(clip, str(segment.problem))
         return segments
+
+    def _note_failure(self, clip: Clip, reason: str) -> None:
+        """CrossLMMError where the model, not the clip, is at fault."""
+        self._failing.add(clip.path)
+        if len(self._failing) >= self.max_failures:
+            others = len(self._failing) - 1
+            raise CrossLMMError(f"{reason}\nso did the {others} videos before it")
 
     def _caption_fewer_frames(self, clip: Clip, error: OutOfMemory) -> Segment:
         """One clip with every other frame, where all of them do not fit."""
@@ -120,6 +127,8 @@ class Captioner:
 
 def _captioned(clip: Clip, frames: Frames, batch: BatchAnswers, index: int) -> Segment:
     answer = batch.answers[index]
+    if answer.problem is not None:
+        return _failed(clip, str(answer.problem))
     share = 1 / len(batch.answers)
     return Segment(
         start=clip.start,

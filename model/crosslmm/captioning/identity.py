@@ -4,7 +4,6 @@ A run with nothing to do needs no more than this. The device and its precision a
 only torch knows them, so it is imported where they are left open.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from crosslmm.checkpoints import catalog
 from crosslmm.checkpoints.headers import read_headers
 from crosslmm.errors import UsageError
+from crosslmm.files import read_json
 from crosslmm.limits import AUTO_QUANTIZED_PARAMETERS, DEFAULT_FRAMES
 from crosslmm.merging import check_tokens_per_frame
 
@@ -103,7 +103,7 @@ def _patch_grid(vision: Mapping[str, Any]) -> int | None:
 def _read_json(path: Path) -> dict[str, Any]:
     """The object in a file, empty where there is none that can be read."""
     try:
-        read = json.loads(path.read_text("utf-8"))
+        read = read_json(path)
     except (OSError, ValueError):
         return {}
     return read if isinstance(read, dict) else {}

@@ -153,6 +153,7 @@ class CaptionRun:
                 if not (output.writes if source.named else output.recognizes)(source.path)
             ]
             output.begin(sources, manifest, overwrite=self._run_options.overwrite)
+            sources = [source for source in sources if not output.wrote(source.path)]
         work = make_worklist(
             identify(sources),
             manifest,

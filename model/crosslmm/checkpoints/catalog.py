@@ -25,9 +25,9 @@ from crosslmm.checkpoints.cache import (
     split_revision,
 )
 from crosslmm.checkpoints.headers import IncompleteCheckpoint, read_headers
-from crosslmm.errors import CheckpointError, CrossLMMError, UsageError
-from crosslmm.files import atomic_write, read_regular, remove_folder
-from crosslmm.limits import MAX_TEXT_BYTES
+from crosslmm.checkpoints.screening import check_config, check_files
+from crosslmm.errors import CheckpointError, CrossLMMError, UsageError, first_line
+from crosslmm.files import atomic_write, read_json, remove_folder
 
 CROSSLMM, LLAVA_ONEVISION = "crosslmm", "llava_onevision"
 MODEL_TYPES = (CROSSLMM, LLAVA_ONEVISION)
@@ -178,7 +178,10 @@ class ValidationResult:
 def validate(folder: Path, *, kinds: tuple[str, ...] | None = MODEL_TYPES) -> ValidationResult:
     """The `model_type` of a folder and, in a line, why it cannot be loaded."""
     try:
-        kind = read_config(folder).get("model_type")
+        config = read_config(folder)
+        kind = config.get("model_type")
+        check_config(folder, config)
+        check_files(folder)
     except CheckpointError as error:
         return ValidationResult(None, str(error), isinstance(error, IncompleteCheckpoint))
     if kinds is not None and kind not in kinds:
@@ -200,11 +203,12 @@ def is_llava_onevision(folder: Path) -> bool:
 def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text("utf-8"))
+        config = read_json(path)
     except FileNotFoundError:
         raise IncompleteCheckpoint(f"{folder}: no checkpoint (it has no config.json)") from None
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not readable as JSON") from error
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise CheckpointError(f"{path}: not readable as JSON ({reason})") from error
     if not isinstance(config, dict):
         raise CheckpointError(f"{path}: not a model configuration")
     return config
@@ -369,7 +373,7 @@ def _settings_file() -> Path:
 
 def _settings() -> dict[str, Any]:
     try:
-        settings = json.loads(read_regular(_settings_file(), most=MAX_TEXT_BYTES))
+        settings = read_json(_settings_file())
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:

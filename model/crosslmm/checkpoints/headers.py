@@ -6,8 +6,8 @@ one number each, are read from the data. What a parameter belongs to is told by 
 nowhere else.
 """
 
-import json
 import math
+import os
 import re
 import struct
 from collections.abc import Mapping
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from crosslmm.errors import CheckpointError
+from crosslmm.files import open_readable, parse_json, read_json
 
 Branch = Literal["v2v", "t2v"]
 PartName = Literal[
@@ -45,9 +46,19 @@ PARTS: tuple[PartName, ...] = (*(part for part, _ in _PARTS), "other")
 _GATE = re.compile(r"\bcross_attention_layers\.(\d+)\.(?:modules_to_save\.\w+\.)?(v2v|t2v)\.gate$")
 
 INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _HEADER_LIMIT = 100_000_000  # bytes; the format's own bound
 _SCALARS = {"F64": "<d", "F32": "<f", "F16": "<e"}
+_BITS = {
+    **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
+    **dict.fromkeys(("F32", "I32", "U32"), 32),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 16),
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 8),
+    **dict.fromkeys(("F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
+    **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
+    "F4": 4,
+}
 
 
 class IncompleteCheckpoint(CheckpointError):
@@ -72,7 +83,7 @@ class TensorInfo:
         if self.count != 1:
             raise ValueError(f"a tensor of shape {self.shape} is not one number")
         size = 2 if self.dtype == "BF16" else struct.calcsize(_SCALARS[self.dtype])
-        with self.file.open("rb") as stream:
+        with open_readable(self.file) as stream:
             stream.seek(self.offset)
             data = stream.read(size)
         if self.dtype == "BF16":  # the upper half of a float32
@@ -86,16 +97,17 @@ def weight_files(folder: Path) -> list[Path]:
     Raises CheckpointError for a folder whose weights are absent, pickled or half-downloaded.
     """
     index = folder / INDEX
-    if index.exists():
+    # As transformers chooses, so that what is examined is what is loaded.
+    if index.exists() and not os.path.lexists(folder / SINGLE):
         try:
-            named = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+            named = sorted(set(read_json(index)["weight_map"].values()))
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
             raise CheckpointError(f"{index}: not a readable index of weights") from error
         if outside := [name for name in named if Path(str(name)).name != name]:
             raise CheckpointError(f"{index}: names a file outside its folder, {outside[0]!r}")
     else:
         found = sorted(path.name for path in folder.glob("*.safetensors"))  # broken links too
-        named = ["model.safetensors"] if "model.safetensors" in found else found
+        named = [SINGLE] if SINGLE in found else found
         if any("-of-" in name for name in named):
             raise IncompleteCheckpoint(f"{folder}: half-downloaded: shards without their {INDEX}")
         pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
@@ -118,33 +130,39 @@ def weight_files(folder: Path) -> list[Path]:
 def read_header(file: Path) -> dict[str, TensorInfo]:
     """The tensors of one safetensors file; CheckpointError where it is malformed or truncated."""
     try:
-        size = file.stat().st_size
-        with file.open("rb") as stream:
+        with open_readable(file) as stream:
+            size = os.fstat(stream.fileno()).st_size
             (length,) = struct.unpack("<Q", stream.read(8))
             if length > min(size - 8, _HEADER_LIMIT):
                 raise ValueError("header longer than the file")
-            header = json.loads(stream.read(length))
+            header = parse_json(stream.read(length))
         header.pop("__metadata__", None)
         start = 8 + length
-        tensors = {
-            name: TensorInfo(
-                dtype=entry["dtype"],
-                shape=tuple(entry["shape"]),
-                file=file,
-                offset=start + entry["data_offsets"][0],
-            )
-            for name, entry in header.items()
-        }
-        end = max((start + entry["data_offsets"][1] for entry in header.values()), default=start)
+        tensors = {}
+        end = start
+        for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+            first, last = entry["data_offsets"]
+            if start + first != end:
+                raise ValueError(f"the data of {name} overlaps others, or leaves a hole")
+            tensor = TensorInfo(entry["dtype"], tuple(entry["shape"]), file, start + first)
+            if any(type(side) is not int or side < 0 for side in tensor.shape):
+                raise ValueError(f"the shape of {name} is not made of sizes")
+            if _BITS[tensor.dtype] * tensor.count != 8 * (last - first):
+                raise ValueError(f"{name} has more or less data than its shape")
+            tensors[name] = tensor
+            end = start + last
     except OSError as error:
         raise CheckpointError(f"{file}: cannot be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, struct.error) as error:
-        raise CheckpointError(f"{file}: not a readable safetensors file") from error
+        reason = f" ({error})" if type(error) is ValueError else ""
+        raise CheckpointError(f"{file}: not a readable safetensors file{reason}") from error
     if size < end:
         raise IncompleteCheckpoint(
             f"{file}: half-downloaded: {size:,} of {end:,} bytes; fetch it again"
         )
-    return tensors
+    if size > end:
+        raise CheckpointError(f"{file}: has {size - end:,} bytes that belong to no tensor")
+    return {name: tensors[name] for name in header}
 
 
 def read_headers(folder: Path) -> dict[str, TensorInfo]:

@@ -5,7 +5,6 @@ and put one learned newline token after a video. With these settings a CrossLMM 
 for logit; with fewer tokens per frame it is that model with merged tokens.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from crosslmm.configuration_crosslmm import CrossLMMConfig
 from crosslmm.errors import CheckpointError
+from crosslmm.files import read_json, read_text
 from crosslmm.processing_crosslmm import CrossLMMProcessor
 
 # Weight names of the published checkpoints (and of today's `save_pretrained`) → those of CrossLMM.
@@ -108,9 +108,10 @@ def _frame_settings(folder: Path) -> dict[str, Any]:
 def _chat_template(folder: Path) -> str | None:
     template = folder / "chat_template.jinja"
     if template.is_file():
-        return template.read_text(encoding="utf-8")
+        return read_text(template)
     return _read_json(folder / "chat_template.json").get("chat_template")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    settings = read_json(path) if path.is_file() else {}
+    return settings if isinstance(settings, dict) else {}

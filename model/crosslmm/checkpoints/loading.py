@@ -10,7 +10,9 @@ import torch
 from transformers.utils import logging
 
 from crosslmm.checkpoints import catalog, llava_onevision
+from crosslmm.checkpoints.headers import read_headers
 from crosslmm.checkpoints.quantization import check_quantized, quantization_config
+from crosslmm.checkpoints.screening import check_sizes, offline
 from crosslmm.configuration_crosslmm import CrossLMMConfig
 from crosslmm.errors import CheckpointError, first_line, last_line
 from crosslmm.files import atomic_folder
@@ -20,6 +22,7 @@ from crosslmm.options import ResolvedQuantization
 from crosslmm.processing_crosslmm import CrossLMMProcessor
 
 
+@offline()
 def load_config(folder: Path) -> CrossLMMConfig:
     """The configuration of a CrossLMM folder, or of a LLaVA-OneVision one as CrossLMM."""
     try:
@@ -41,19 +44,23 @@ def load_config(folder: Path) -> CrossLMMConfig:
     return config
 
 
+@offline()
 def load_processor(folder: Path) -> CrossLMMProcessor:
     try:
         if catalog.is_llava_onevision(folder):
             return llava_onevision.crosslmm_processor(folder)
         processor = CrossLMMProcessor.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except CheckpointError:
+        raise
+    except Exception as error:  # of tokenizers' own kinds too
         raise CheckpointError(
-            f"{folder}: its tokenizer or processor files cannot be read: {error}"
+            f"{folder}: its tokenizer or processor files cannot be read: {first_line(error)}"
         ) from error
     set_pad_token(processor.tokenizer)
     return processor
 
 
+@offline()
 def load_model(
     folder: Path,
     *,
@@ -67,6 +74,7 @@ def load_model(
     Raises CheckpointError with the names of missing, unexpected or mis-shaped weights.
     """
     config = config or load_config(folder)
+    check_sizes(folder, config, read_headers(folder))
     is_llava = catalog.is_llava_onevision(folder)
     try:
         with quiet_library():

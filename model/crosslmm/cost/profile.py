@@ -12,7 +12,7 @@ from typing import Any
 
 from crosslmm.checkpoints import catalog
 from crosslmm.checkpoints.cache import is_hub_id, split_revision
-from crosslmm.checkpoints.headers import read_gates, read_headers
+from crosslmm.checkpoints.headers import IncompleteCheckpoint, read_gates, read_headers
 from crosslmm.cost.arithmetic import Macs, PromptTokens, count_tokens, prefill_macs, token_macs
 from crosslmm.cost.memory import (
     Memory,
@@ -253,7 +253,10 @@ def _with_gates(shape: ModelShape, folder: Path) -> ModelShape:
     """The shape with the branches counted whose gate in the folder's weights is not zero."""
     if not shape.open_v2v + shape.open_t2v or not any(folder.glob("*.safetensors")):
         return shape  # it has none, or only the config was fetched, by an earlier profile
-    gates = read_gates(read_headers(folder))
+    try:
+        gates = read_gates(read_headers(folder))
+    except IncompleteCheckpoint:
+        return shape  # its weights are still to come, and the cost follows from its config
     return shape.with_gates(gates) if gates else shape
 
 

@@ -30,7 +30,7 @@ from crosslmm.demo.model import IMAGE_SIZE, PATCH_SIZE, demo_config, demo_proces
 from crosslmm.demo.plain_attention import PLAIN
 from crosslmm.demo.stage import StageOptions, run_stage
 from crosslmm.errors import UsageError
-from crosslmm.files import atomic_folder, atomic_write, holds_run
+from crosslmm.files import atomic_folder, atomic_write, holds_run, read_json
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 
 SETTINGS = "settings.json"
@@ -146,7 +146,10 @@ def _keep_settings(out: Path, recipe: DemoRecipe, seed: int) -> None:
     state = PartialState()
     settings = json.loads(json.dumps([asdict(recipe), seed, state.num_processes]))
     path = out / SETTINGS
-    kept = json.loads(path.read_text("utf-8")) if holds_run(out, SETTINGS) else None
+    try:
+        kept = read_json(path) if holds_run(out, SETTINGS) else None
+    except ValueError:
+        kept = "damaged"
     state.wait_for_everyone()
     if kept not in (None, settings):
         raise UsageError(

@@ -20,7 +20,12 @@ from torch.utils.data import IterableDataset
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from crosslmm.demo.optimizer import Rates, make_optimizer
-from crosslmm.training.checkpoints import AtomicCheckpoints, check_loaded, latest_checkpoint
+from crosslmm.training.checkpoints import (
+    AtomicCheckpoints,
+    check_loaded,
+    check_state,
+    latest_checkpoint,
+)
 
 
 class BatchSource(Protocol):
@@ -135,6 +140,8 @@ def run_stage(
     arguments._n_gpu = min(arguments.n_gpu, 1)  # DataParallel would drop every second batch
     last = latest_checkpoint(folder)
     done = int(last.name.rsplit("-", 1)[1]) if last else 0
+    if last is not None:
+        check_state(last)
     if last is not None and done >= options.steps:
         check_loaded(module, *load_model(module, last / "model.safetensors", strict=False))
         history: list[dict[str, float]] = json.loads((last / "trainer_state.json").read_text())[

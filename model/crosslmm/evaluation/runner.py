@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from crosslmm.errors import CrossLMMError, OutOfMemory, UsageError
+from crosslmm.errors import CrossLMMError, ModelError, OutOfMemory, UsageError
 from crosslmm.evaluation.tasks import QuestionRow, Task, get_task
 from crosslmm.files import atomic_write
 
@@ -101,7 +101,9 @@ def evaluate(
             scored = [ScoredAnswer(row, "", False, str(error)) for row in asked]
         else:
             scored = [
-                ScoredAnswer(row, said, task.score(row, said))
+                ScoredAnswer(row, "", False, str(said))
+                if isinstance(said, ModelError)
+                else ScoredAnswer(row, said, task.score(row, said))
                 for row, said in zip(asked, texts, strict=True)
             ]
         for answer in scored:
@@ -122,10 +124,15 @@ def write_answers(report: Report, path: Path) -> None:
     atomic_write(path, "".join(f"{line}\n" for line in lines).encode())
 
 
-def _ask(session: "VideoSession", questions: list[str], max_new_tokens: int) -> list[str]:
-    """All in one batch, or in halves where memory does not suffice for that."""
+def _ask(
+    session: "VideoSession", questions: list[str], max_new_tokens: int
+) -> list[str | ModelError]:
+    """All in one batch, or in halves where memory does not suffice for that, or one has no answer."""
     try:
-        return session.ask_all(questions, max_new_tokens=max_new_tokens)
+        return [*session.ask_all(questions, max_new_tokens=max_new_tokens)]
+    except ModelError as error:
+        if len(questions) == 1:
+            return [error.with_traceback(None)]
     except OutOfMemory:
         if len(questions) == 1:
             raise

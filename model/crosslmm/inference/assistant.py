@@ -265,9 +265,11 @@ class Assistant:
         """One greedy answer for each of several videos (`crosslmm.Frames`), in one batch.
 
         Videos and questions may differ in length; each answer is the one it would have had alone.
-        Raises OutOfMemory.
+        Raises OutOfMemory, ModelError.
         """
         done = batch.answer_batch(self.runtime, videos, questions, max_new_tokens=max_new_tokens)
+        if problem := next((answer.problem for answer in done.answers if answer.problem), None):
+            raise problem
         return [answer.text for answer in done.answers]
 
 

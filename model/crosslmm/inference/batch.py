@@ -10,11 +10,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from crosslmm.cache import as_dual_cache
-from crosslmm.errors import OutOfMemory
+from crosslmm.errors import ModelError, OutOfMemory
 from crosslmm.inference.answer import Finish
 from crosslmm.inference.encoding import FrameEncoder, memory_errors
+from crosslmm.inference.finite import BrokenRows, not_finite
 from crosslmm.inference.generation import GenerationOptions, decode_answer, stop_token_ids
 from crosslmm.inference.question import check_questions
 from crosslmm.inference.runtime import Runtime
@@ -26,12 +28,13 @@ from crosslmm.vision import scatter_frames
 @dataclass(frozen=True)
 class BatchAnswer:
     """One answer of a batch; `tokens` counts those generated, its end token included. `warnings` are
-    about the footage, for this model."""
+    about the footage, for this model. With a `problem` there is no text."""
 
     text: str
     tokens: int
     finish: Finish
     warnings: tuple[str, ...] = ()
+    problem: ModelError | None = None
 
 
 @dataclass(frozen=True)
@@ -97,13 +100,19 @@ def _answer_batch(
             video_frame_mask=visual.frame_mask,
             past_key_values=cache,
             generation_config=options.config(model),
+            logits_processor=LogitsProcessorList([broken := BrokenRows()]),
+            stopping_criteria=StoppingCriteriaList([broken.stop]),
         )
     assert isinstance(out, torch.Tensor)
     generated = out[:, ids.shape[1] :].tolist()
     stops = stop_token_ids(model.generation_config)
     answers = tuple(
-        replace(_answer(runtime, row, stops), warnings=warnings)
-        for row, warnings in zip(generated, _warnings(runtime, visual, videos), strict=True)
+        BatchAnswer("", 0, "end", problem=not_finite(model.dtype))
+        if is_broken
+        else replace(_answer(runtime, row, stops), warnings=warnings)
+        for row, is_broken, warnings in zip(
+            generated, broken.rows(), _warnings(runtime, visual, videos), strict=True
+        )
     )
     return BatchAnswers(answers, encoded - started, time.perf_counter() - encoded)
 

@@ -24,6 +24,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from crosslmm.errors import UsageError
 from crosslmm.inference.answer import Finish
+from crosslmm.inference.finite import FiniteLogits
 from crosslmm.inference.token_sampling import GREEDY_SETTINGS, SeededSampler
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 
@@ -65,16 +66,17 @@ class GenerationOptions:
         return config
 
     def processors(self, model: CrossLMMForConditionalGeneration) -> LogitsProcessorList:
-        """What draws the tokens; empty where decoding is greedy."""
+        """The check of the logits, and what draws tokens where decoding is not greedy."""
+        check = FiniteLogits(model.dtype)
         if self.seed is None or self.temperature == 0:
-            return LogitsProcessorList()
+            return LogitsProcessorList([check])
         sampler = SeededSampler(
             model.generation_config,
             temperature=self.temperature,
             seed=self.seed,
             device=model.device,
         )
-        return LogitsProcessorList([sampler])
+        return LogitsProcessorList([check, sampler])
 
 
 def stop_token_ids(config: GenerationConfig) -> tuple[int, ...]:

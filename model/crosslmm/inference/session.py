@@ -8,8 +8,10 @@ from functools import cached_property
 from typing import Unpack, overload
 
 import torch
+from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from crosslmm.errors import OutOfMemory, UsageError
+from crosslmm.inert_text import remove_marks
 from crosslmm.inference.answer import Answer, Timing, TokenCounts
 from crosslmm.inference.encoding import (
     EncodedVideo,
@@ -18,6 +20,7 @@ from crosslmm.inference.encoding import (
     memory_errors,
     release_memory,
 )
+from crosslmm.inference.finite import BrokenRows, not_finite
 from crosslmm.inference.generation import (
     GenerationKeywords,
     GenerationOptions,
@@ -154,8 +157,8 @@ class VideoSession:
     def ask_all(self, questions: Sequence[str], *, max_new_tokens: int = 512) -> list[str]:
         """Greedy answers to unrelated questions, decoded together in one batch.
 
-        Raises UsageError for an empty question, OutOfMemory where the batch is too large, RuntimeError
-        while a response is being read.
+        Raises UsageError for an empty question, OutOfMemory where the batch is too large, ModelError
+        where one has no answer, RuntimeError while a response is being read.
         """
         asked = [question.strip() for question in questions]
         if not all(asked):
@@ -227,7 +230,7 @@ class VideoSession:
                 first_token=spent.first_token + tokens.prefill_seconds,
             ),
             finish=tokens.finish,
-            prompt=prompt,
+            prompt=remove_marks(prompt),
             settings={
                 **runtime.settings,
                 "frames": sampling.frames,
@@ -266,7 +269,11 @@ class VideoSession:
                 attention_mask=mask,
                 past_key_values=prefix.repeat(len(prompts)),
                 generation_config=config,
+                logits_processor=LogitsProcessorList([broken := BrokenRows()]),
+                stopping_criteria=StoppingCriteriaList([broken.stop]),
             )
+        if any(broken.rows()):
+            raise not_finite(model.dtype)
         rows = generated[:, length:].tolist()
         return [decode_answer(tokenizer, row).strip() for row in rows]
 

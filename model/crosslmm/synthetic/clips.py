@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from crosslmm.errors import UsageError
-from crosslmm.files import atomic_write
+from crosslmm.files import atomic_write, parse_json, read_json
 from crosslmm.synthetic.asker import ask_about
 from crosslmm.synthetic.frames import render_clips
 from crosslmm.synthetic.questions import QUESTION_TYPES, Question
@@ -82,7 +82,7 @@ def _check_settings(path: Path, settings: dict[str, Any]) -> None:
     if not path.exists():
         return
     try:
-        kept = json.loads(path.read_text("utf-8"))
+        kept = read_json(path)
         changed = [name for name, value in settings.items() if kept.get(name) != value]
     except (ValueError, AttributeError):
         raise UsageError(f"{path}: not written by crosslmm; choose another folder") from None
@@ -104,7 +104,7 @@ def _check_questions(path: Path, seed: int, clips: int, per_clip: int) -> None:
         for line in path.read_text("utf-8").split("\n"):
             if not line:
                 continue
-            of, *indices = map(int, json.loads(line)["id"].split("-"))
+            of, *indices = map(int, parse_json(line)["id"].split("-"))
             known &= of == seed
             most = [max(count, index + 1) for count, index in zip(most, indices, strict=True)]
     except (ValueError, LookupError, TypeError, AttributeError):

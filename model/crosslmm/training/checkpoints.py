@@ -8,16 +8,22 @@ the last rank has finished; before deletion they are renamed back into it.
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from torch import nn
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from crosslmm.errors import CheckpointError
+from crosslmm.errors import CheckpointError, first_line
+from crosslmm.files import read_json, sync_entry, sync_folder
 
+# How torch reports a full disk, by its writer of archives.
+_UNWRITTEN = re.compile("PytorchStreamWriter|inline_container|iostream error")
+STATE = "trainer_state.json"
 _STAGING = ".partial"
 _NAME = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
 
@@ -35,6 +41,40 @@ def list_checkpoints(folder: Path) -> list[Path]:
 def latest_checkpoint(folder: Path) -> Path | None:
     """The checkpoint to resume from, None where there is none."""
     return next(reversed(list_checkpoints(folder)), None)
+
+
+def check_state(checkpoint: Path) -> None:
+    """CheckpointError where the state that a run would resume from is damaged."""
+    path = checkpoint / STATE
+    try:
+        state = read_json(path)
+        known = isinstance(state["global_step"], int) and isinstance(state["log_history"], list)
+        reason = None if known else "not a trainer's state"
+    except OSError as error:
+        reason = error.strerror
+    except (LookupError, TypeError, ValueError) as error:
+        reason = str(error) if type(error) is ValueError else "not a trainer's state"
+    if reason is not None:
+        raise CheckpointError(
+            f"{path}: cannot be read ({reason}); move {checkpoint.name} away, and the run resumes from "
+            "the checkpoint before it, or from its beginning"
+        )
+
+
+@contextmanager
+def explain_unsaved(folder: Path) -> Iterator[None]:
+    """Turns what the libraries raise where a checkpoint cannot be written into a CheckpointError."""
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not _UNWRITTEN.search(str(error)):
+            raise
+        last = latest_checkpoint(folder)
+        raise CheckpointError(
+            f"{folder}: a checkpoint could not be written ({first_line(error)[:160]})\n"
+            "make room and start again: the run resumes from "
+            f"{last.name if last else 'its beginning'}"
+        ) from error
 
 
 def check_loaded(model: nn.Module, missing: Iterable[str], unexpected: Iterable[str]) -> None:
@@ -64,17 +104,24 @@ class AtomicCheckpoints(Trainer):
         self._clear(staging)
         self._saving = True
         try:
-            super()._save_checkpoint(model, trial)
+            with explain_unsaved(folder):
+                super()._save_checkpoint(model, trial)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
         finally:
             self._saving = False
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             written = staging / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            self.finish_checkpoint(written)
+            with explain_unsaved(folder):
+                self.finish_checkpoint(written)
+                sync_folder(written)
             final = folder / written.name
             if final.exists():
                 os.replace(final, staging / "replaced")
             os.replace(written, final)
+            sync_entry(folder)
             for old in list_checkpoints(folder)[: -(self.args.save_total_limit or 10**9)]:
                 os.replace(old, staging / old.name)
         self._clear(staging)

@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from crosslmm.errors import UsageError
+from crosslmm.inert_text import tokenize
 from crosslmm.processing_crosslmm import CrossLMMProcessor, chat_turn
 from crosslmm.training.records import Form, Turn, form_of
 
@@ -88,7 +89,8 @@ class ConversationFormat:
     def _append(self, tokens: LabelledTokens, text: str, *, learned: bool) -> None:
         # A beginning-of-text token comes once, as at inference.
         special = not tokens.input_ids and self.processor.wants_special_tokens(text)
-        ids = self.processor.tokenizer(text, add_special_tokens=special)["input_ids"]
+        encoded = tokenize(self.processor.tokenizer, [text], add_special_tokens=special)
+        (ids,) = encoded["input_ids"]
         tokens.input_ids.extend(ids)
         tokens.labels.extend(ids if learned else [IGNORED] * len(ids))
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from crosslmm.errors import UsageError
-from crosslmm.files import read_regular
+from crosslmm.files import read_text
 from crosslmm.limits import MAX_TEXT_BYTES
 from crosslmm.options import ResolvedQuantization
 
@@ -144,9 +144,9 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     path = Path(name)
     if path.is_file():
         try:
-            text = read_regular(path, most=MAX_TEXT_BYTES).decode("utf-8")
-        except UnicodeDecodeError:
-            raise UsageError(f"{name}: not UTF-8 text") from None
+            text = read_text(path, longest=MAX_TEXT_BYTES)
+        except ValueError as error:
+            raise UsageError(f"{name}: {error}") from None
     elif str(name) in shipped_recipes():
         text = (resources.files(__package__) / "recipes" / f"{name}.yaml").read_text("utf-8")
     else:
@@ -186,7 +186,7 @@ def _override(values: dict[str, Any], override: str) -> None:
 def _parse_yaml(text: str, where: str) -> Any:
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"{where}: not YAML: {reason}") from error
 

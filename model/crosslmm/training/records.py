@@ -4,7 +4,6 @@ Everything is read and checked before training starts, since a fault in the data
 run in its third day. Records of a JSONL file stay on disk; only the offset of each line is kept.
 """
 
-import json
 import math
 import random
 import re
@@ -18,6 +17,7 @@ import numpy as np
 import yaml
 
 from crosslmm.errors import UsageError
+from crosslmm.files import parse_json, read_json, read_text
 
 Role = Literal["system", "user", "assistant"]
 
@@ -30,6 +30,8 @@ _ROLES: dict[str, Role] = {
     "system": "system",
 }
 _STRATEGY = re.compile(r"(first|end|random):(\d+(?:\.\d+)?)(%?)")
+_YAML_ERRORS = (yaml.YAMLError, RecursionError)
+_LONGEST_FILE = 16 << 30  # bytes; of a list, which is held in memory
 _BRACES = re.compile(r"\{([^{}]*)\}")
 
 
@@ -78,7 +80,7 @@ class _JsonFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._records = json.loads(path.read_text("utf-8"))
+            self._records = read_json(path, longest=_LONGEST_FILE)
         except ValueError as error:
             raise UsageError(f"{path}: not JSON: {error}") from error
         if not isinstance(self._records, list):
@@ -120,7 +122,7 @@ class _JsonLines:
 
     def _parse(self, index: int, line: bytes) -> Any:
         try:
-            return json.loads(line)
+            return parse_json(line)
         except ValueError as error:
             raise UsageError(f"{self.path}, record {index + 1}: not JSON: {error}") from error
 
@@ -276,11 +278,11 @@ def _sources(path: str, folder: Path | None, seed: int) -> Iterator[_Source]:
     if not mix.is_file():
         raise UsageError(f"{mix}: no such file")
     try:
-        content = yaml.safe_load(mix.read_text("utf-8"))
+        content = yaml.safe_load(read_text(mix))
         entries = content["datasets"] or []
         if not all(isinstance(entry.get("json_path", ""), str) for entry in entries):
             raise TypeError("json_path")
-    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
+    except (*_YAML_ERRORS, ValueError, AttributeError, KeyError, TypeError) as error:
         raise UsageError(
             f"{mix}: a mix of data is YAML in UTF-8, a list `datasets:` of mappings, each with the "
             "path of a file as json_path"

@@ -18,13 +18,13 @@ from transformers.utils import logging
 
 from crosslmm.checkpoints import catalog, loading
 from crosslmm.errors import OutOfMemory, UsageError
-from crosslmm.files import atomic_write, holds_run
+from crosslmm.files import atomic_write, holds_run, read_json
 from crosslmm.inference.encoding import memory_errors
 from crosslmm.inference.generation import stop_token_ids
 from crosslmm.merging import check_tokens_per_frame
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.training import lora
-from crosslmm.training.checkpoints import latest_checkpoint
+from crosslmm.training.checkpoints import check_state, latest_checkpoint
 from crosslmm.training.dataset import VideoDataset
 from crosslmm.training.recipe import Recipe
 from crosslmm.training.records import Records
@@ -120,6 +120,8 @@ def train(
         if dataset is not None:
             dataset.check_template()
     resumed = latest_checkpoint(folder)
+    if resumed is not None:
+        check_state(resumed)
     plan = RunPlan(
         recipe=recipe,
         parts=tuple(summarise(tuned)),
@@ -246,7 +248,7 @@ def _stop_token_ids(model: Any, processor: Any) -> list[int]:
 def _check_same_run(folder: Path, identity: dict[str, Any]) -> None:
     if not holds_run(folder, RUN):
         return
-    before = json.loads((folder / RUN).read_text("utf-8"))
+    before = _read_run(folder)
     recipe, earlier = identity["recipe"], before["recipe"]
     changed = [
         f"{key} {earlier.get(key)!r} → {value!r}"
@@ -265,11 +267,30 @@ def _check_same_run(folder: Path, identity: dict[str, Any]) -> None:
         )
 
 
+def _read_run(folder: Path) -> dict[str, Any]:
+    """What `run.json` says. Raises UsageError where it is damaged."""
+    path = folder / RUN
+    kinds = {"recipe": dict, "model": str, "data": object, "samples": int, "sessions": list}
+    try:
+        record: dict[str, Any] = read_json(path)
+        wrong = [name for name, kind in kinds.items() if not isinstance(record[name], kind)]
+        reason = f"its {wrong[0]} is of another type" if wrong else None
+    except OSError as error:
+        reason = str(error.strerror)
+    except (LookupError, TypeError, ValueError) as error:
+        reason = str(error) if type(error) is ValueError else "not written by crosslmm, or cut off"
+    if reason is not None:
+        raise UsageError(
+            f"{path}: cannot be read ({reason}); restore it to resume the run, or give another folder"
+        )
+    return record
+
+
 def _check_same_data(folder: Path, samples: int) -> None:
     """The order of the samples follows from their number: with more or fewer it would change."""
     if not (folder / RUN).exists():
         return
-    before = json.loads((folder / RUN).read_text("utf-8"))["samples"]
+    before = _read_run(folder)["samples"]
     if before != samples:
         raise UsageError(
             f"{folder}: its data had {before:,} samples and now has {samples:,}; give another folder"
@@ -292,7 +313,7 @@ def _note_session(folder: Path, identity: dict[str, Any], plan: RunPlan) -> None
     """Write `run.json`, or add this session to it."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / RUN
-    record = json.loads(path.read_text("utf-8")) if path.exists() else {**identity, "sessions": []}
+    record = _read_run(folder) if path.exists() else {**identity, "sessions": []}
     record["recipe"] = identity["recipe"]
     record["parts"] = [asdict(part) for part in plan.parts]
     record["samples"], record["steps"] = plan.samples, plan.steps

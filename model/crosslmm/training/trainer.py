@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from crosslmm.errors import CrossLMMError, UsageError, VideoError
-from crosslmm.files import atomic_write, open_regular
+from crosslmm.files import atomic_write, open_regular, parse_json
 from crosslmm.processing_crosslmm import CrossLMMProcessor
 from crosslmm.training.checkpoints import AtomicCheckpoints, latest_checkpoint
 from crosslmm.training.collator import Collator
@@ -275,10 +275,10 @@ def _lines(entries: Iterable[dict[str, Any]]) -> bytes:
 def read_skipped(path: Path) -> dict[str, str]:
     """Reasons by origin, from a run's file of skipped samples; an incomplete line is ignored."""
     skipped = {}
-    for line in path.read_text("utf-8").splitlines() if path.exists() else ():
+    for line in path.read_bytes().splitlines() if path.exists() else ():
         try:
-            entry = json.loads(line)
-        except ValueError:
+            entry = parse_json(line)
+            skipped[str(entry["origin"])] = str(entry["reason"])
+        except (LookupError, TypeError, ValueError):
             continue
-        skipped[entry["origin"]] = entry["reason"]
     return skipped

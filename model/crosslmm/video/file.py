@@ -48,7 +48,8 @@ class VideoFile:
         cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
         self.path, self.deadline, self._cancelled = path, deadline, cancelled
-        self.name = "file:" + os.path.abspath(path) if "\0" not in path else path
+        # Libraries guess the format by it; FFmpeg takes "%03d" in it for a numbered sequence.
+        self.name = "file:" + os.path.abspath(path).replace("%", "_") if "\0" not in path else path
         self._descriptor: int | None = None
         self._problem: str | None = None
 

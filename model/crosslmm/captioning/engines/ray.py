@@ -52,6 +52,11 @@ class RayEngine:
     ) -> None:
         if workers is not None and workers < 1:
             raise UsageError(f"`workers` must be an integer from 1 up, not {workers}")
+        if run_options.readers == 0:
+            raise UsageError(
+                "`readers` 0 decodes in the main process, and on a cluster no video is there; "
+                "give at least 1"
+            )
         self.options = options
         self.run_options = run_options
         self.workers = workers

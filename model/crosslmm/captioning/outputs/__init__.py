@@ -83,6 +83,10 @@ class CaptionOutput:
         """Whether a file found in a folder is one that this output writes, or may have written."""
         return self.writes(path)
 
+    def wrote(self, path: str) -> bool:
+        """Whether an earlier run wrote this file, once `begin` has read its record."""
+        return False
+
     def begin(self, sources: Sequence[Source], manifest: Manifest, *, overwrite: bool) -> None:
         """Called once, with everything to be captioned. Raises CrossLMMError for existing files under
         the names of the output that the manifest does not know."""

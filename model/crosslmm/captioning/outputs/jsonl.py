@@ -10,8 +10,9 @@ from crosslmm.captioning.outputs import CaptionOutput, output_file
 from crosslmm.captioning.results import Record
 from crosslmm.captioning.sources import Source
 from crosslmm.errors import CrossLMMError
-from crosslmm.files import Root, atomic_write, open_regular
+from crosslmm.files import Root, atomic_write, open_regular, parse_json
 
+_LONGEST_SETTINGS = 64 << 20  # bytes
 _SHARED = ("model", "prompt", "settings", "versions")
 
 
@@ -74,7 +75,7 @@ def _read_shared(path: Path, root: Root) -> dict[str, Record]:
     """What earlier runs have written there. Raises CrossLMMError where it is something else."""
     try:
         with open_regular(path, os.O_RDONLY, root=root) as file:
-            shared = json.load(file)
+            shared = parse_json(file.read(_LONGEST_SETTINGS))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:

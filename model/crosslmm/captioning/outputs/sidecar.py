@@ -78,6 +78,12 @@ class SidecarOutput(CaptionOutput):
     def recognizes(self, path: str) -> bool:
         return path.lower().endswith(self._extension)
 
+    def wrote(self, path: str) -> bool:
+        file = Path(path)
+        return (
+            file.is_relative_to(self._home) and str(file.relative_to(self._home)) in self._digests
+        )
+
     def begin(self, sources: Sequence[Source], manifest: Manifest, *, overwrite: bool) -> None:
         super().begin(sources, manifest, overwrite=overwrite)
         recorded: dict[str, str] = {}

@@ -1,12 +1,12 @@
 """JSON lines of questions with exact answers, as `crosslmm synth` writes them."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from crosslmm.errors import UsageError
 from crosslmm.evaluation.scoring import is_right
 from crosslmm.evaluation.tasks.task import QuestionRow
+from crosslmm.files import parse_json, read_text
 from crosslmm.synthetic.questions import QUESTION_TYPES
 
 _FORMS = (
@@ -34,16 +34,17 @@ def read_questions(path: Path) -> list[QuestionRow]:
     """The rows of a JSONL of questions. Raises UsageError, which names the line."""
     rows: list[QuestionRow] = []
     try:
-        lines = path.read_text("utf-8").split("\n")  # JSON may hold the other ends of lines
-    except UnicodeDecodeError:
-        raise UsageError(f"{path}: not UTF-8 text") from None
+        lines = read_text(path).split("\n")  # JSON may hold the other ends of lines
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}") from None
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UsageError(f"{path}, line {number}: not JSON ({error.msg}){_FORMS}") from None
+            row = parse_json(line)
+        except ValueError as error:
+            reason = getattr(error, "msg", error)
+            raise UsageError(f"{path}, line {number}: not JSON ({reason}){_FORMS}") from None
         if fault := _fault(row):
             raise UsageError(f"{path}, line {number}: {fault}")
         rows.append(row)

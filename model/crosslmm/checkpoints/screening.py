@@ -1,0 +1,125 @@
+"""What a checkpoint that somebody gave you may not ask for, found before anything believes it.
+
+transformers follows a configuration to code of other repositories (attention kernels), to other weights
+(adapters, `transformers_weights`) and to any size. Here such a checkpoint is refused, with its reason.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crosslmm.checkpoints.headers import TensorInfo
+from crosslmm.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from crosslmm.configuration_crosslmm import CrossLMMConfig
+
+_ATTENTION = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", None)
+_ATTENTION_KEYS = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
+_MOST_LAYERS = 1000  # the largest language models have a tenth of it
+_TEXTS = (".json", ".jinja", ".txt", ".model")
+_LARGEST_TEXT = 256 << 20  # bytes; a tokenizer has up to 40 MB
+
+
+def check_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """CheckpointError for a config.json that asks for what is not in its folder."""
+    path = folder / "config.json"
+    for table in _tables(config):
+        for key in _ATTENTION_KEYS:
+            chosen = table.get(key)
+            for name in chosen.values() if isinstance(chosen, Mapping) else [chosen]:
+                if name not in _ATTENTION:
+                    raise CheckpointError(
+                        f"{path}: its {key} is {name!r}, which may be code from elsewhere; "
+                        "remove that line, or give sdpa"
+                    )
+        layers = table.get("num_hidden_layers")
+        if isinstance(layers, int) and not 0 < layers <= _MOST_LAYERS:
+            raise CheckpointError(f"{path}: its num_hidden_layers is {layers:,}; no model has that")
+    for key, reason in {
+        "transformers_weights": "names other weights than those of the folder",
+        "quantization_config": "says that its weights are quantized; give those that are not",
+    }.items():
+        if config.get(key) is not None:
+            raise CheckpointError(f"{path}: {key} {reason}")
+
+
+def check_files(folder: Path) -> None:
+    """CheckpointError where a file that loading would read is a pipe or a device, or far too long,
+    or where an adapter would draw in another model."""
+    if os.path.lexists(folder / "adapter_config.json"):
+        raise CheckpointError(
+            f"{folder}: holds an adapter of another model (adapter_config.json); merge it first"
+        )
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not os.path.exists(entry.path) or entry.is_dir():
+                continue  # what is missing, loading reports
+            if not entry.is_file():
+                raise CheckpointError(f"{entry.path}: not a regular file")
+            size = entry.stat().st_size
+            if size > _LARGEST_TEXT and entry.name.endswith(_TEXTS):
+                raise CheckpointError(f"{entry.path}: {size:,} bytes are too many for such a file")
+
+
+def check_sizes(folder: Path, config: "CrossLMMConfig", tensors: Mapping[str, TensorInfo]) -> None:
+    """CheckpointError where the configuration describes a larger model than the weights are, before
+    memory is allocated for it."""
+    sides = {side for tensor in tensors.values() for side in tensor.shape}
+    layers = {
+        "text_config.num_hidden_layers": int(config.text.num_hidden_layers),
+        "vision_config.num_hidden_layers": int(config.vision.num_hidden_layers),
+    }
+    for name, count in layers.items():
+        if count > len(tensors):
+            raise _too_large(folder, name, count, f"{len(tensors):,} weights")
+    widths = {
+        "text_config.hidden_size": config.text.hidden_size,
+        "text_config.intermediate_size": config.text.intermediate_size,
+        "text_config.vocab_size": config.text.vocab_size,
+        "vision_config.hidden_size": config.vision.hidden_size,
+        "vision_config.intermediate_size": config.vision.intermediate_size,
+        "vision_config.patch_size": config.vision.patch_size,
+        "vision_config.image_size (as patches)": config.patches_per_frame,
+    }
+    for name, width in widths.items():
+        if width not in sides:
+            raise _too_large(folder, name, width, "no weight of such a side")
+    heads = {
+        "num_attention_heads": config.text.num_attention_heads,
+        "num_key_value_heads": config.text.num_key_value_heads,
+        "head_dim": getattr(config.text, "head_dim", None) or 0,
+    }
+    for name, count in heads.items():
+        if count > max(sides):
+            raise _too_large(folder, f"text_config.{name}", count, "no weight as wide")
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """Whatever a library would fetch meanwhile is an error of that library."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _too_large(folder: Path, name: str, value: int, found: str) -> CheckpointError:
+    return CheckpointError(
+        f"{folder}: does not match its configuration: {name} is {value:,}, and there is {found}"
+    )
+
+
+def _tables(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """A configuration and those in it."""
+    waiting: list[Any] = [config]
+    while waiting:
+        table = waiting.pop()
+        yield table
+        waiting += [value for value in table.values() if isinstance(value, Mapping)]
