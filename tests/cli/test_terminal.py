@@ -57,6 +57,32 @@ def test_ctrl_c_that_ends_a_busy_process_replaces_the_display(tmp_path: Path) ->
         assert terminal.screen.replace("^C", "").lstrip("\n") == "crosslmm: interrupted\n"
 
 
+def test_ctrl_c_while_a_line_is_drawn_replaces_the_display(tmp_path: Path) -> None:
+    code = (
+        "import io, signal, sys\n"
+        "from crosslmm_cli import interrupt, output\n"
+        "class Pressing(io.TextIOWrapper):\n"
+        "    def flush(self):\n"
+        "        super().flush()\n"
+        "        if self.armed:\n"
+        "            self.armed = False\n"
+        "            signal.raise_signal(signal.SIGINT)\n"
+        "pressing = sys.stderr = Pressing(sys.stderr.buffer, line_buffering=True)\n"
+        "pressing.armed = False\n"
+        "interrupt.install()\n"
+        "shown = output.Output()\n"
+        "shown.progress('load', 1, 1)\n"
+        "pressing.armed = True\n"
+        "try: shown.progress('decode', 0, 0)\n"
+        "except KeyboardInterrupt: shown.error('interrupted')\n"
+    )
+    (tmp_path / "drawing.py").write_text(code)
+    with Terminal(program=tmp_path / "drawing.py") as terminal:
+        assert terminal.wait() == 0
+        assert b"decoding frames" in terminal.raw
+        assert terminal.screen == "crosslmm: interrupted\n"
+
+
 def test_train_with_bad_data(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "data.json").write_text(json.dumps([{"video": "gone.mp4"}]))
     line = ("train", "align-2b", "--model", checkpoint, "--data", tmp_path / "data.json")
