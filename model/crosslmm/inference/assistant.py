@@ -32,7 +32,7 @@ from crosslmm.merging import check_tokens_per_frame
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.options import Quantization, Sampling, SamplingOptions
 from crosslmm.processing_crosslmm import CrossLMMProcessor
-from crosslmm.video import Frames
+from crosslmm.video import Frames, FrameStream
 
 
 def load(
@@ -198,12 +198,15 @@ class Assistant:
         *,
         tokens_per_frame: int | None = None,
         on_progress: Progress | None = None,
+        stream: FrameStream | None = None,
         **options: Unpack[SamplingOptions],
     ) -> VideoSession:
         """Decode, encode and prefill a video once, for any number of questions.
 
         Sampling options are those of `crosslmm.sample`. on_progress is called with a stage, what is
-        done of it and the total. Raises VideoError, UsageError, OutOfMemory.
+        done of it and the total. stream: one of the same video that was started earlier, so that it
+        decodes while the model is being loaded; used where its frames are those that the model takes.
+        Raises VideoError, UsageError, OutOfMemory.
         """
         return session.open_video(
             self.runtime,
@@ -211,6 +214,7 @@ class Assistant:
             Sampling.of(sampling, options),
             tokens_per_frame=tokens_per_frame,
             on_progress=on_progress,
+            stream=stream,
         )
 
     def answer_batch(

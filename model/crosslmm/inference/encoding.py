@@ -143,19 +143,22 @@ def encode_video(
     *,
     tokens_per_frame: int,
     on_progress: Progress | None = None,
+    started: FrameStream | None = None,
 ) -> EncodedVideo:
     """Decode and encode a video.
 
-    Raises VideoError, UsageError, TooManyFrames.
+    started: a stream of the video that may already be decoding; it is closed here, and used where
+    its frames are those that the model takes. Raises VideoError, UsageError, TooManyFrames.
     """
     if on_progress:
         on_progress("decode", 0, 0)
-    with open_stream(
-        video,
-        sampling,
-        size=runtime.processor.frame_size,
-        resample=int(runtime.processor.image_processor.resample),
-    ) as stream:
+    size = runtime.processor.frame_size
+    resample = int(runtime.processor.image_processor.resample)
+    if started is not None and not started.gives(sampling, size=size, resample=resample):
+        started.close()
+        started = None
+    with started or open_stream(video, sampling, size=size, resample=resample) as stream:
+        stream.open()
         encoder = FrameEncoder(runtime, frames=stream.count, tokens_per_frame=tokens_per_frame)
         try:
             used = _encode_stream(stream, encoder, on_progress)

@@ -31,7 +31,7 @@ from crosslmm.merging import check_tokens_per_frame
 from crosslmm.modeling_crosslmm import VisualTokens
 from crosslmm.options import Sampling, SamplingOptions
 from crosslmm.processing_crosslmm import Message
-from crosslmm.video import summary
+from crosslmm.video import FrameStream, summary
 
 
 class VideoKeywords(SamplingOptions, total=False):
@@ -275,11 +275,12 @@ def open_video(
     *,
     tokens_per_frame: int | None = None,
     on_progress: Progress | None = None,
+    stream: FrameStream | None = None,
 ) -> VideoSession:
     """Decode, encode and prefill a video, with fewer frames where memory runs out.
 
-    on_progress is called with a stage, what is done of it and the total. Raises VideoError,
-    UsageError, OutOfMemory.
+    on_progress is called with a stage, what is done of it and the total. stream: as `started` of
+    `encode_video`. Raises VideoError, UsageError, OutOfMemory.
     """
     started = time.perf_counter()
     tokens = runtime.tokens_per_frame
@@ -287,13 +288,17 @@ def open_video(
         tokens = check_tokens_per_frame(
             tokens_per_frame, runtime.model.config.patches_per_frame, error=UsageError
         )
-    if sampling.frames is None and sampling.fps is None:
-        sampling = replace(sampling, frames=runtime.default_frames)
+    sampling = sampling.or_frames(runtime.default_frames)
     path, tried = os.fsdecode(video), sampling
 
     def attempt(tried: Sampling) -> VideoSession:
         encoded = encode_video(
-            runtime, video, tried, tokens_per_frame=tokens, on_progress=on_progress
+            runtime,
+            video,
+            tried,
+            tokens_per_frame=tokens,
+            on_progress=on_progress,
+            started=stream if tried is sampling else None,
         )
         if on_progress:
             on_progress("prefill", 0, 0)
