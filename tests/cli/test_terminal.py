@@ -40,6 +40,31 @@ def test_ctrl_c_replaces_the_display(film: Path, checkpoint: Path) -> None:
             assert terminal.screen.replace("^C", "").lstrip("\n") == "crosslmm: interrupted\n"
 
 
+@pytest.mark.parametrize(
+    ("line", "stage"),
+    [
+        ("demo", "loading the model"),
+        ("synth clips --clips 500", "writing clips"),
+        ("eval rows.jsonl --model demo", "loading the model"),
+        ("profile --measure --frames 8 --model demo", "loading the model"),
+    ],
+    ids=lambda text: text.split()[0],
+)
+def test_ctrl_c_of_other_commands(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, stage: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    row = {"video": str(clip), "type": "yes_no", "question": "q?", "answer": "yes"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    with Terminal(*line.split()) as terminal:
+        terminal.wait_for(stage)
+        terminal.press_ctrl_c()
+        assert terminal.wait() == 130
+        assert terminal.cursor_is_shown
+        assert "━" not in terminal.screen
+        assert terminal.screen.endswith("crosslmm: interrupted\n")
+
+
 def test_ctrl_c_that_ends_a_busy_process_replaces_the_display(tmp_path: Path) -> None:
     code = (
         "import hashlib\n"
