@@ -9,7 +9,12 @@ from crosslmm.limits import FILE_TIMEOUT, MAX_PIXELS
 from crosslmm.options import Sampling
 from crosslmm_cli import options
 from crosslmm_cli.inputs import check_video, read_questions
-from crosslmm_cli.loading import load_assistant, notice_of_demo, refuse_unfamiliar
+from crosslmm_cli.loading import (
+    decode_ahead,
+    load_assistant,
+    notice_of_demo,
+    refuse_unfamiliar,
+)
 from crosslmm_cli.output import Output
 
 
@@ -60,18 +65,20 @@ def ask(
     )
     check_video(video, sampling)
 
-    assistant = load_assistant(
-        output,
-        model=model,
-        device=device,
-        dtype=dtype,
-        quantize=quantize,
-        tokens_per_frame=tokens_per_frame,
-        frames=sampling.most_frames,
-        announce=False,
-    )
-    assistant.check_questions(questions)
-    session = assistant.open_video(video, sampling, on_progress=output.progress)
+    with decode_ahead(video, sampling, model) as stream:
+        assistant = load_assistant(
+            output,
+            model=model,
+            device=device,
+            dtype=dtype,
+            quantize=quantize,
+            tokens_per_frame=tokens_per_frame,
+            frames=sampling.most_frames,
+            announce=False,
+            stream=stream,
+        )
+        assistant.check_questions(questions)
+        session = assistant.open_video(video, sampling, stream=stream, on_progress=output.progress)
     output.finish_progress()
     origin = catalog.default_model(model).origin
     refuse_unfamiliar(session.warnings, video, origin)

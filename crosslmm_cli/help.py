@@ -54,6 +54,20 @@ def _show_option(option: Any) -> None:
         shown = max(option.opts, key=len).lstrip("-").upper()
     if option.is_flag or shown:
         option.display_type_rich = lambda ctx: shown or None
+    low, high = getattr(option, "min", None), getattr(option, "max", None)
+    option._get_number_range_help_str = lambda: _range(low, high)  # Typer's own says x>=1
+
+
+def _range(low: float | None, high: float | None) -> str | None:
+    """The numbers that an option takes, in words."""
+    match low, high:
+        case None, None:
+            return None
+        case _, None:
+            return f"at least {low:g}"
+        case None, _:
+            return f"at most {high:g}"
+    return f"{low:g} to {high:g}"
 
 
 class HumanHelp:

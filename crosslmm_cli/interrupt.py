@@ -37,7 +37,16 @@ class _Deferral:
         return deferred
 
 
+@dataclass
+class _Held:
+    """Whether Ctrl-C waits, and the signal that came meanwhile."""
+
+    active: bool = False
+    signal: int | None = None
+
+
 _deferral = _Deferral()
+_held = _Held()
 
 
 def install() -> None:
@@ -60,6 +69,23 @@ def defer_first_interrupt(callback: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         _deferral.callback, _deferral.pending = None, False
+
+
+@contextmanager
+def hold_interrupt() -> Iterator[None]:
+    """Inside, Ctrl-C waits for the end: for what is short and must not be left half done, such as a
+    line that is being drawn."""
+    if _held.active or threading.current_thread() is not threading.main_thread():
+        yield  # Python raises it in the main thread only
+        return
+    _held.active = True
+    try:
+        yield
+    finally:
+        _held.active = False
+        number, _held.signal = _held.signal, None
+        if number is not None:
+            _handle(number, None)
 
 
 def before_exit(step: Callable[[], None]) -> None:
@@ -96,6 +122,9 @@ def _end(code: int) -> NoReturn:
 
 
 def _handle(number: int, frame: object) -> None:
+    if _held.active:
+        _held.signal = number
+        return None
     callback, _deferral.callback = _deferral.callback, None
     if callback is not None:
         return callback()

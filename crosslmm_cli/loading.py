@@ -1,14 +1,19 @@
 """Choosing and loading the model, the same for every command that runs one."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from crosslmm.checkpoints import catalog
-from crosslmm.errors import UsageError, VideoError
+from crosslmm.checkpoints.frame_settings import read_frame_settings
+from crosslmm.errors import CheckpointError, UsageError, VideoError
 from crosslmm.merging import check_tokens_per_frame
-from crosslmm.options import check_device
+from crosslmm.options import Sampling, check_device
 from crosslmm_cli import options
 from crosslmm_cli.output import Output
+
+if TYPE_CHECKING:
+    from crosslmm.video import FrameStream
 
 
 def load_assistant(
@@ -21,14 +26,19 @@ def load_assistant(
     tokens_per_frame: int | None = None,
     frames: int | None = None,
     announce: bool = True,
+    stream: "FrameStream | None" = None,
 ) -> Any:
     """The chosen model, found before the heavy imports begin and loaded with its notices shown.
 
-    `announce`: say so where nobody chose the built-in one.
+    `announce`: say so where nobody chose the built-in one. `stream`: of the video to be asked about,
+    which is opened, and an error in it raised, before the weights are read.
     """
     choice = check_model(model, device=device, tokens_per_frame=tokens_per_frame)
     output.progress("load", 0, 0)
-    from crosslmm.inference.assistant import load
+    from crosslmm.inference.assistant import load  # torch, which takes seconds
+
+    if stream is not None:
+        stream.open()
 
     chosen = model_options(
         device=device, dtype=dtype, quantize=quantize, tokens_per_frame=tokens_per_frame
@@ -53,6 +63,30 @@ def check_model(
     if tokens_per_frame is not None:
         check_tokens_per_frame(tokens_per_frame, _patches(config), error=UsageError)
     return choice
+
+
+@contextmanager
+def decode_ahead(
+    video: str, sampling: Sampling, model: str | None
+) -> Iterator["FrameStream | None"]:
+    """The frames of `video` as the model takes them, decoding while torch is imported and the model is
+    loaded; None where only the loaded model knows how it takes them."""
+    from crosslmm.video.stream import FrameStream  # NumPy and FFmpeg, which help does not need
+
+    folder = catalog.resolve(catalog.default_model(model).name)
+    try:
+        settings = read_frame_settings(folder)
+    except (CheckpointError, OSError, ValueError):
+        yield None
+        return
+    with FrameStream(
+        video,
+        sampling.or_frames(settings.default_frames),
+        size=settings.size,
+        resample=settings.resample,
+    ) as stream:
+        stream.start()
+        yield stream
 
 
 def _patches(config: Mapping[str, Any]) -> int | None:

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from crosslmm_cli.flags import current_flags, with_flags
+from crosslmm_cli.interrupt import hold_interrupt
 
 if TYPE_CHECKING:
     from rich.progress import Progress, Task, TaskID
@@ -45,12 +46,16 @@ def _moves_cursor(stream: TextIO) -> bool:
 
 
 class _Display:
-    """The progress display of this process; nothing is shown until a stage is."""
+    """The progress display of this process; nothing is shown until a stage is.
+
+    Rich writes its buffer again where it was interrupted after writing it, which leaves a bar behind.
+    """
 
     def __init__(self) -> None:
         self.progress: Progress | None = None
         self.tasks: dict[str, TaskID] = {}
 
+    @hold_interrupt()
     def update(self, stage: str, done: int, total: int, label: str) -> None:
         if self.progress is None:
             self.progress = _progress_display()
@@ -62,6 +67,7 @@ class _Display:
             self.tasks[stage], description=label, completed=done, total=total or None
         )
 
+    @hold_interrupt()
     def stop(self) -> None:
         progress, self.progress = self.progress, None
         self.tasks = {}
@@ -198,7 +204,8 @@ class Output:
         progress = _display.progress
         if progress is not None:
             text = _wrap(text, progress.console.width)
-            progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            with hold_interrupt():
+                progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
             width = _terminal_width() if sys.stderr.isatty() else None
             print(_wrap(text, width), file=sys.stderr, flush=True)

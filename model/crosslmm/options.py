@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypedDict, get_args
 
 from crosslmm.errors import UsageError
@@ -98,6 +98,10 @@ class Sampling:
         if unknown := sorted(set(options) - {field.name for field in fields(cls)}):
             raise TypeError(f"{unknown[0]!r} is not an option of sampling")
         return sampling or cls(**options)
+
+    def or_frames(self, count: int) -> "Sampling":
+        """The same, with `count` frames where it says neither how many nor how many per second."""
+        return replace(self, frames=count) if self.frames is None and self.fps is None else self
 
     @property
     def most_frames(self) -> int | None:

@@ -56,10 +56,7 @@ def read_clip(
     if isinstance(source, ClipInput):
         return replace(source, kind=kind)
     if isinstance(source, str | os.PathLike):
-        if kind == "image":
-            sampling = Sampling(frames=1)
-        elif sampling.fps is None and sampling.frames is None:
-            sampling = replace(sampling, frames=default_frames)
+        sampling = Sampling(frames=1) if kind == "image" else sampling.or_frames(default_frames)
         source = sample(_local_path(source), sampling, size=size, resample=resample)
     elif kind == "image":
         return ClipInput([_frame(source)], kind=kind)

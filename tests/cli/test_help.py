@@ -5,11 +5,12 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
+import typer
 
-from crosslmm_cli.commands import COMMANDS, load
+from crosslmm_cli.commands import COMMANDS, Command, load
 from tests.conftest import Finished
 
 Run = Callable[..., Finished]
@@ -20,20 +21,40 @@ for _name in COMMANDS:
     LINES += [(_name, each, "--help") for each in getattr(load(_name, rich=False), "commands", {})]
 
 
+@pytest.mark.parametrize("columns", [80, 100])
 @pytest.mark.parametrize("rich", [False, True], ids=["plain", "rich"])
 @pytest.mark.parametrize("line", LINES, ids=" ".join)
 def test_no_python_and_no_long_lines(
-    run: Run, monkeypatch: pytest.MonkeyPatch, line: tuple[str, ...], rich: bool
+    run: Run, monkeypatch: pytest.MonkeyPatch, line: tuple[str, ...], rich: bool, columns: int
 ) -> None:
     monkeypatch.setattr("crosslmm_cli.main.supports_ansi", lambda stream: rich)
-    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 100)
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", columns)
+    monkeypatch.setenv("COLUMNS", str(columns))
     shown = run(*line)
     assert shown.code == 0
     usage = next(line for line in shown.out.splitlines() if "Usage:" in line)
     assert "{" not in usage
-    for text in (r"<\S", r"list\[", r"\bbool\b", r"\bstr\b"):
+    for text in (r"<\S", r"list\[", r"\bbool\b", r"\bstr\b", r"\bx\s*[<>]", r"[<>]="):
         assert not re.search(text, shown.out)
+    examples = shown.out.partition("Examples:")[0]  # commands, which are not broken
+    assert max(map(len, examples.splitlines())) <= columns
     assert max(map(len, shown.out.splitlines())) <= 100
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [(1, None, "at least 1"), (None, 0.5, "at most 0.5"), (0.0, 9, "0 to 9"), (None, None, "")],
+)
+def test_ranges_in_words(low: float | None, high: float | None, words: str) -> None:
+    app = typer.Typer(add_completion=False)
+
+    @app.command(cls=Command)
+    def count(number: Annotated[float, typer.Option(min=low, max=high)] = 0) -> None: ...
+
+    help_of = typer.main.get_command(app).params[0].get_help_record
+    record = help_of(typer.Context(typer.main.get_command(app)))
+    assert record is not None
+    assert record[1] == f"[default: 0{'; ' * bool(words)}{words}]"
 
 
 def test_panels_by_theme_on_a_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,6 +40,31 @@ def test_ctrl_c_replaces_the_display(film: Path, checkpoint: Path) -> None:
             assert terminal.screen.replace("^C", "").lstrip("\n") == "crosslmm: interrupted\n"
 
 
+@pytest.mark.parametrize(
+    ("line", "stage"),
+    [
+        ("demo", "loading the model"),
+        ("synth clips --clips 500", "writing clips"),
+        ("eval rows.jsonl --model demo", "loading the model"),
+        ("profile --measure --frames 8 --model demo", "loading the model"),
+    ],
+    ids=lambda text: text.split()[0],
+)
+def test_ctrl_c_of_other_commands(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, stage: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    row = {"video": str(clip), "type": "yes_no", "question": "q?", "answer": "yes"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    with Terminal(*line.split()) as terminal:
+        terminal.wait_for(stage)
+        terminal.press_ctrl_c()
+        assert terminal.wait() == 130
+        assert terminal.cursor_is_shown
+        assert "━" not in terminal.screen
+        assert terminal.screen.endswith("crosslmm: interrupted\n")
+
+
 def test_ctrl_c_that_ends_a_busy_process_replaces_the_display(tmp_path: Path) -> None:
     code = (
         "import hashlib\n"
@@ -55,6 +80,32 @@ def test_ctrl_c_that_ends_a_busy_process_replaces_the_display(tmp_path: Path) ->
         terminal.press_ctrl_c()
         assert terminal.wait() == 130
         assert terminal.screen.replace("^C", "").lstrip("\n") == "crosslmm: interrupted\n"
+
+
+def test_ctrl_c_while_a_line_is_drawn_replaces_the_display(tmp_path: Path) -> None:
+    code = (
+        "import io, signal, sys\n"
+        "from crosslmm_cli import interrupt, output\n"
+        "class Pressing(io.TextIOWrapper):\n"
+        "    def flush(self):\n"
+        "        super().flush()\n"
+        "        if self.armed:\n"
+        "            self.armed = False\n"
+        "            signal.raise_signal(signal.SIGINT)\n"
+        "pressing = sys.stderr = Pressing(sys.stderr.buffer, line_buffering=True)\n"
+        "pressing.armed = False\n"
+        "interrupt.install()\n"
+        "shown = output.Output()\n"
+        "shown.progress('load', 1, 1)\n"
+        "pressing.armed = True\n"
+        "try: shown.progress('decode', 0, 0)\n"
+        "except KeyboardInterrupt: shown.error('interrupted')\n"
+    )
+    (tmp_path / "drawing.py").write_text(code)
+    with Terminal(program=tmp_path / "drawing.py") as terminal:
+        assert terminal.wait() == 0
+        assert b"decoding frames" in terminal.raw
+        assert terminal.screen == "crosslmm: interrupted\n"
 
 
 def test_train_with_bad_data(checkpoint: Path, tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from crosslmm.inference.generation import GenerationOptions
 from crosslmm.inference.prefix import VideoPrefix
 from crosslmm.inference.session import VideoSession
 from crosslmm.options import Sampling
+from crosslmm.video import FrameStream
+from tests.support.threads import no_thread_within
 from tests.support.tiny import tiny_model, tiny_processor
 
 
@@ -155,3 +157,29 @@ def test_an_answer_that_failed_half_way_leaves_the_video_usable(
             with pytest.raises(crosslmm.OutOfMemory):
                 video.ask("what?", max_new_tokens=4)
     assert video.ask("what?", max_new_tokens=4).text == expected
+
+
+def test_a_stream_that_was_started_earlier_is_used_where_it_fits(
+    assistant: Assistant, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processor = assistant.processor
+    expected = assistant.open_video(clip, frames=4)
+    starts = []
+    start = FrameStream.start
+
+    def count(stream: FrameStream) -> None:
+        starts.append(stream)
+        start(stream)
+
+    monkeypatch.setattr(FrameStream, "start", count)
+    for size, opened in ((processor.frame_size, 1), ((12, 12), 2)):
+        starts.clear()
+        stream = FrameStream(clip, Sampling(frames=4), size=size, resample=3)
+        stream.start()
+        video = assistant.open_video(clip, frames=4, stream=stream)
+        assert len(starts) == opened
+        assert video.frames == expected.frames
+        assert video.ask("what?", max_new_tokens=6).text == (
+            expected.ask("what?", max_new_tokens=6).text
+        )
+        assert no_thread_within(5)

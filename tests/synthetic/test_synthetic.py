@@ -3,6 +3,7 @@
 import collections
 import itertools
 import json
+import os
 import re
 from pathlib import Path
 
@@ -397,6 +398,20 @@ def test_a_file_that_only_has_the_name_of_the_settings_stays(tmp_path: Path, set
     with pytest.raises(UsageError, match="choose another folder"):
         write_clips(tmp_path, clips=1, seed=1)
     assert (tmp_path / "clips.json").read_text() == settings
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in folders here")
+@pytest.mark.parametrize("name", ["clips.json", "questions.jsonl"])
+def test_a_pipe_is_not_waited_for_and_a_link_not_followed(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(UsageError, match=rf"{name}: not a regular file"):
+        write_clips(tmp_path, clips=1, seed=1, seconds=(1, 1), size=(64, 64))
+    (tmp_path / name).unlink()
+    (tmp_path / name).symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").write_text("{}")
+    with pytest.raises(UsageError, match=rf"{name}: a link"):
+        write_clips(tmp_path, clips=1, seed=1, seconds=(1, 1), size=(64, 64))
+    assert (tmp_path / "elsewhere").read_text() == "{}"
 
 
 def test_the_same_questions_at_another_size_and_rate(tmp_path: Path) -> None:

@@ -47,12 +47,9 @@ def read_request(
     default_frames: int,
 ) -> ReadRequest:
     """The request to read a video for captioning, with no option left open."""
-    sampling = options.sampling
-    if sampling.frames is None and sampling.fps is None:
-        sampling = replace(sampling, frames=default_frames)
     return ReadRequest(
         path=path,
-        sampling=sampling,
+        sampling=options.sampling.or_frames(default_frames),
         size=size,
         resample=resample,
         segments=options.segments,

@@ -8,12 +8,13 @@ for logit; with fewer tokens per frame it is that model with merged tokens.
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, LlavaOnevisionConfig
+from transformers import AutoTokenizer
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
+from crosslmm.checkpoints.frame_settings import read_frame_settings, read_settings
 from crosslmm.configuration_crosslmm import CrossLMMConfig
 from crosslmm.errors import CheckpointError
-from crosslmm.files import read_json, read_text
+from crosslmm.files import read_text
 from crosslmm.processing_crosslmm import CrossLMMProcessor
 
 # Weight names of the published checkpoints (and of today's `save_pretrained`) → those of CrossLMM.
@@ -35,6 +36,8 @@ def crosslmm_config(folder: Path) -> CrossLMMConfig:
 
     Raises CheckpointError for variants of LLaVA-OneVision that it does not cover.
     """
+    from transformers import LlavaOnevisionConfig  # which other checkpoints do not need
+
     source: Any = LlavaOnevisionConfig.from_pretrained(folder)
     vision, text = source.vision_config, source.text_config
     layer = source.vision_feature_layer
@@ -65,17 +68,14 @@ def crosslmm_processor(folder: Path) -> CrossLMMProcessor:
     """The processor for `crosslmm_config`, from the checkpoint's own files."""
     config = crosslmm_config(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    settings = _frame_settings(folder)
-    size = settings["size"]
-    if "height" not in size:
-        side = size.get("shortest_edge")
-        size = {"height": side, "width": side}
+    settings = read_frame_settings(folder)
+    height, width = settings.size
     image_processor = SiglipImageProcessorPil(
-        size={"height": size["height"], "width": size["width"]},
-        resample=settings.get("resample", 3),
-        image_mean=settings["image_mean"],
-        image_std=settings["image_std"],
-        rescale_factor=settings.get("rescale_factor", 1 / 255),
+        size={"height": height, "width": width},
+        resample=settings.resample,
+        image_mean=settings.values["image_mean"],
+        image_std=settings.values["image_std"],
+        rescale_factor=settings.values.get("rescale_factor", 1 / 255),
     )
     return CrossLMMProcessor(
         image_processor,
@@ -87,31 +87,8 @@ def crosslmm_processor(folder: Path) -> CrossLMMProcessor:
     )
 
 
-def _frame_settings(folder: Path) -> dict[str, Any]:
-    """How the checkpoint prepares a video frame, from whichever of its files says so."""
-    nested = _read_json(folder / "processor_config.json")
-    candidates = [
-        nested.get("video_processor"),
-        _read_json(folder / "video_preprocessor_config.json"),
-        nested.get("image_processor"),
-        _read_json(folder / "preprocessor_config.json"),
-    ]
-    for settings in candidates:
-        if settings and {"size", "image_mean", "image_std"} <= settings.keys():
-            return settings
-    raise CheckpointError(
-        f"{folder}: nothing says how frames are prepared; "
-        "preprocessor_config.json or processor_config.json is missing"
-    )
-
-
 def _chat_template(folder: Path) -> str | None:
     template = folder / "chat_template.jinja"
     if template.is_file():
         return read_text(template)
-    return _read_json(folder / "chat_template.json").get("chat_template")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    settings = read_json(path) if path.is_file() else {}
-    return settings if isinstance(settings, dict) else {}
+    return read_settings(folder / "chat_template.json").get("chat_template")

@@ -32,7 +32,8 @@ class Timing:
 
     - load: of the model; decode: reading frames; encode: frames to visual tokens, without the time
       spent waiting for decoding; prefill: up to the first token; generate: the rest.
-    - first_token: from the request to the first token, without loading.
+    - first_token: from the request to the first token, without loading, nor what was decoded of the
+      video while the model was being loaded.
     """
 
     load: float

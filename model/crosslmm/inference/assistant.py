@@ -35,7 +35,7 @@ from crosslmm.merging import check_tokens_per_frame
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.options import Quantization, Sampling, SamplingOptions
 from crosslmm.processing_crosslmm import CrossLMMProcessor
-from crosslmm.video import Frames
+from crosslmm.video import Frames, FrameStream
 
 
 def load(
@@ -227,6 +227,7 @@ class Assistant:
         times: Sequence[float] | None = None,
         tokens_per_frame: int | None = None,
         on_progress: Progress | None = None,
+        stream: FrameStream | None = None,
         **options: Unpack[SamplingOptions],
     ) -> VideoSession:
         """Decode, encode and prefill a video once, for any number of questions.
@@ -239,6 +240,8 @@ class Assistant:
           `frames`, `max_frames`, `start` or `end` choose some. Several of them need `fps`, here the
           rate of these frames, or `times`, the seconds of each; `Frames` bring theirs.
         - on_progress: called with a stage, what is done of it and the total.
+        - stream: one of the same video that was started earlier, so that it decodes while the model is
+          being loaded; used where its frames are those that the model takes.
 
         Raises VideoError, UsageError, OutOfMemory.
         """
@@ -249,6 +252,7 @@ class Assistant:
             times=times,
             tokens_per_frame=tokens_per_frame,
             on_progress=on_progress,
+            stream=stream,
         )
 
     def check_questions(self, questions: Iterable[str]) -> None:

@@ -144,25 +144,28 @@ def encode_video(
     *,
     tokens_per_frame: int,
     on_progress: Progress | None = None,
+    started: FrameStream | None = None,
 ) -> EncodedVideo:
     """Decode and encode a video, or encode frames that are given.
 
-    Raises VideoError, UsageError, TooManyFrames.
+    started: a stream of the video that may already be decoding; it is closed here, and used where
+    its frames are those that the model takes. Raises VideoError, UsageError, TooManyFrames.
     """
     if on_progress:
         on_progress("decode", 0, 0)
-    processor = runtime.processor
+    size = runtime.processor.frame_size
+    resample = int(runtime.processor.image_processor.resample)
+    if started is not None and not started.gives(sampling, size=size, resample=resample):
+        started.close()
+        started = None
     opened: AbstractContextManager[FrameStream | GivenFrames]
     if isinstance(video, GivenFrames):
-        opened = nullcontext(video.chosen(sampling, processor.resize))
+        opened = nullcontext(video.chosen(sampling, runtime.processor.resize))
     else:
-        opened = open_stream(
-            video,
-            sampling,
-            size=processor.frame_size,
-            resample=int(processor.image_processor.resample),
-        )
+        opened = started or open_stream(video, sampling, size=size, resample=resample)
     with opened as stream:
+        if isinstance(stream, FrameStream):
+            stream.open()
         encoder = FrameEncoder(runtime, frames=stream.count, tokens_per_frame=tokens_per_frame)
         try:
             used = _encode_stream(stream, encoder, on_progress)

@@ -36,7 +36,7 @@ from crosslmm.merging import check_tokens_per_frame
 from crosslmm.modeling_crosslmm import VisualTokens
 from crosslmm.options import Sampling, SamplingOptions
 from crosslmm.processing_crosslmm import Message
-from crosslmm.video import summary
+from crosslmm.video import FrameStream, summary
 
 STILL = ("image", "frames")  # containers of what may be a still image
 
@@ -305,11 +305,12 @@ def open_video(
     times: Sequence[float] | None = None,
     tokens_per_frame: int | None = None,
     on_progress: Progress | None = None,
+    stream: FrameStream | None = None,
 ) -> VideoSession:
     """Decode, encode and prefill a video, with fewer frames where memory runs out.
 
     times: of frames in memory, in seconds. on_progress is called with a stage, what is done of it and
-    the total. Raises VideoError, UsageError, OutOfMemory.
+    the total. stream: as `started` of `encode_video`. Raises VideoError, UsageError, OutOfMemory.
     """
     started = time.perf_counter()
     tokens = runtime.tokens_per_frame
@@ -318,9 +319,8 @@ def open_video(
             tokens_per_frame, runtime.model.config.patches_per_frame, error=UsageError
         )
     with readable(video, sampling, times) as (source, name):
-        in_memory = isinstance(source, GivenFrames)  # all are used, unless some are chosen
-        if not in_memory and sampling.frames is None and sampling.fps is None:
-            sampling = replace(sampling, frames=runtime.default_frames)
+        if not isinstance(source, GivenFrames):  # of these all are used, unless some are chosen
+            sampling = sampling.or_frames(runtime.default_frames)
         return _open(
             runtime,
             source,
@@ -328,6 +328,7 @@ def open_video(
             name=name,
             tokens_per_frame=tokens,
             on_progress=on_progress,
+            stream=stream,
             started=started,
         )
 
@@ -340,11 +341,17 @@ def _open(
     name: str,
     tokens_per_frame: int,
     on_progress: Progress | None,
+    stream: FrameStream | None,
     started: float,
 ) -> VideoSession:
     def attempt(tried: Sampling) -> VideoSession:
         encoded = encode_video(
-            runtime, source, tried, tokens_per_frame=tokens_per_frame, on_progress=on_progress
+            runtime,
+            source,
+            tried,
+            tokens_per_frame=tokens_per_frame,
+            on_progress=on_progress,
+            started=stream if tried is sampling else None,
         )
         if encoded.source.container in STILL and encoded.source.frame_count == 1:
             runtime.notice_image()

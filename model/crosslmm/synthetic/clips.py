@@ -6,6 +6,7 @@ show what a model was trained on.
 
 import io
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 
 from crosslmm.errors import UsageError
-from crosslmm.files import atomic_write, parse_json, read_json
+from crosslmm.files import atomic_write, open_regular, parse_json
 from crosslmm.synthetic.asker import ask_about
 from crosslmm.synthetic.frames import render_clips
 from crosslmm.synthetic.questions import QUESTION_TYPES, Question
@@ -79,10 +80,11 @@ def write_clips(
 
 def _check_settings(path: Path, settings: dict[str, Any]) -> None:
     """The settings of the clips in a folder: a scene depends on its length, and so do its answers."""
-    if not path.exists():
+    data = _read(path)
+    if data is None:
         return
     try:
-        kept = read_json(path)
+        kept = parse_json(data)
         changed = [name for name, value in settings.items() if kept.get(name) != value]
     except (ValueError, AttributeError):
         raise UsageError(f"{path}: not written by crosslmm; choose another folder") from None
@@ -94,14 +96,27 @@ def _check_settings(path: Path, settings: dict[str, Any]) -> None:
         )
 
 
+def _read(path: Path) -> bytes | None:
+    """What a file holds, None where there is none; UsageError for what is no regular file, such as a
+    pipe, which would be waited for."""
+    try:
+        with open_regular(path, os.O_RDONLY) as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}; choose another folder") from None
+
+
 def _check_questions(path: Path, seed: int, clips: int, per_clip: int) -> None:
     """That the questions to be replaced are among those to be written."""
-    if not path.exists():
+    data = _read(path)
+    if data is None:
         return
     known = path.with_name(SETTINGS_FILE).exists()
     most = [0, 0]
     try:
-        for line in path.read_text("utf-8").split("\n"):
+        for line in data.decode().split("\n"):
             if not line:
                 continue
             of, *indices = map(int, parse_json(line)["id"].split("-"))

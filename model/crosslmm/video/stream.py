@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import islice
+from math import prod
 from types import TracebackType
 
 from crosslmm.errors import VideoError
@@ -24,15 +25,17 @@ from crosslmm.video.probe import probe_file
 from crosslmm.video.readers import Reader, candidates, make_reader
 from crosslmm.video.source import NO_MEMORY, SourceInfo, over_time
 
-# Frames decoded ahead: enough to keep an encoder's chunk fed, and one only at full size.
-_AHEAD, _AHEAD_FULL_SIZE = 8, 1
+# Bytes of frames decoded ahead: enough to keep an encoder fed, and to go on while a model is being
+# loaded. One frame only at full size.
+_AHEAD_BYTES = 32 * 2**20
 
 
 class FrameStream:
     """Frames of one video, ascending; open it, iterate it once, and close it (or use `with`).
 
     `source`, `count` and `plan` are known once it is open, `warnings` after the last frame. With the
-    `plan` of another stream of the file, the file is not probed again.
+    `plan` of another stream of the file, the file is not probed again. One that is started before it
+    is opened is probed and decoded while its consumer is made ready.
     """
 
     plan: ReadPlan
@@ -49,7 +52,7 @@ class FrameStream:
     ) -> None:
         self.path = os.fsdecode(path)
         self.warnings: list[str] = []
-        self._sampling, self._size, self._resample = sampling, size, resample
+        self.sampling, self.size, self.resample = sampling, size, resample
         self._probe = None if plan is None else plan.probe
         self._silence = sampling.deadline  # that may still pass before the next frame
         self._seconds = 0.0
@@ -59,22 +62,32 @@ class FrameStream:
         self._last = -1
         self._given = 0
         self._running: Prefetch[ReadPlan | Frame] | None = None
-        self._done = False
+        self._is_open = self._done = False
         self._failure: VideoError | None = None
 
-    def open(self) -> None:
-        """Probe the file and start decoding. Raises `VideoError`."""
-        self._readers = list(candidates(self._sampling.reader))
-        if self._probe is None:
-            self.plan = self._take_plan(self._start_reader(None))
-        else:
+    def start(self) -> None:
+        """Start reading in the background. Raises `UsageError` for a reader that cannot be used."""
+        self._readers = list(candidates(self.sampling.reader))
+        if self._probe is not None:
             self.plan = plan_reading(
-                self._probe, self._sampling, size=self._size, resample=self._resample
+                self._probe, self.sampling, size=self.size, resample=self.resample
             )
-            self._start_reader(self.plan)
+        self._start_reader(None if self._probe is None else self.plan)
+        if self._probe is not None:
             self._share_deadline()
+
+    def open(self) -> None:
+        """Wait until it is known which frames will come; once. Raises `VideoError`."""
+        if self._is_open:
+            return
+        if self._running is None:
+            self.start()
+        assert self._running is not None
+        if self._probe is None:
+            self.plan = self._take_plan(self._running)
         self.warnings.extend(self.plan.warnings)
         self.source = self._source_read()
+        self._is_open = True
 
     def _take_plan(self, running: "Prefetch[ReadPlan | Frame]") -> ReadPlan:
         try:
@@ -83,36 +96,35 @@ class FrameStream:
             self.close()
             if isinstance(error, Stalled):
                 raise VideoError(
-                    f"{self.path}: could not be opened within {self._sampling.deadline:g} s"
+                    f"{self.path}: could not be opened within {self.sampling.deadline:g} s"
                 ) from None
             if isinstance(error, OverTime):
-                raise over_time(self.path, self._sampling) from None
+                raise over_time(self.path, self.sampling) from None
             raise
         assert isinstance(plan, ReadPlan)
         self._share_deadline()
         return plan
 
-    def _start_reader(self, plan: ReadPlan | None) -> "Prefetch[ReadPlan | Frame]":
+    def _start_reader(self, plan: ReadPlan | None) -> None:
         self._reader, self._reader_box = self._readers.pop(0), []
         produce = partial(
             _read,
             self.path,
-            self._sampling,
+            self.sampling,
             plan,
-            size=self._size,
-            resample=self._resample,
+            size=self.size,
+            resample=self.resample,
             reader=self._reader,
             box=self._reader_box,
         )
-        depth = _AHEAD if self._size is not None else _AHEAD_FULL_SIZE
+        depth = 1 if self.size is None else max(1, _AHEAD_BYTES // (3 * prod(self.size)))
         self._running = Prefetch(
             produce,
             depth=depth,
-            deadline=self._sampling.deadline,
-            allowed=self._sampling.file_timeout - self._seconds,
+            deadline=self.sampling.deadline,
+            allowed=self.sampling.file_timeout - self._seconds,
         )
         self._running.start()
-        return self._running
 
     def _share_deadline(self) -> None:
         """Give the running reader its part of the silence that is left; the last one gets all."""
@@ -124,6 +136,11 @@ class FrameStream:
         if self.plan.probe.image is not None:
             return self.plan.source
         return replace(self.plan.source, reader=self._reader)
+
+    def gives(self, sampling: Sampling, *, size: tuple[int, int], resample: int) -> bool:
+        """Whether it has not been read yet, and gives the frames that such a stream would give."""
+        asked = (self.sampling, self.size, self.resample)
+        return not self._done and not self._given and asked == (sampling, size, resample)
 
     @property
     def count(self) -> int:
@@ -151,7 +168,7 @@ class FrameStream:
                 self._replace_reader(f"made no progress for {quiet:g} s")
             except OverTime:
                 self.close()
-                raise over_time(self.path, self._sampling) from None
+                raise over_time(self.path, self.sampling) from None
             except VideoError as error:
                 self._replace_reader("could not decode it", error)
             except BaseException:
@@ -160,8 +177,8 @@ class FrameStream:
             else:
                 assert isinstance(frame, Frame)
                 self._last, self._given = frame.index, self._given + 1
-                if self._silence < self._sampling.deadline:
-                    self._silence = self._sampling.deadline
+                if self._silence < self.sampling.deadline:
+                    self._silence = self.sampling.deadline
                     self._share_deadline()
                 return frame
         raise StopIteration
