@@ -5,10 +5,11 @@ from typing import Annotated, Any
 import typer
 
 from crosslmm.checkpoints import catalog
+from crosslmm.errors import UnfamiliarFootage, VideoError
 from crosslmm.options import Sampling
 from crosslmm_cli import options
 from crosslmm_cli.inputs import check_video, read_questions
-from crosslmm_cli.loading import load_assistant, notice_of_demo, refuse_unfamiliar
+from crosslmm_cli.loading import demo_refusal, load_assistant, notice_of_demo
 from crosslmm_cli.output import Output
 
 
@@ -65,10 +66,17 @@ def ask(
         frames=sampling.most_frames,
         announce=False,
     )
-    session = assistant.open_video(video, sampling, on_progress=output.progress)
-    output.finish_progress()
     origin = catalog.default_model(model).origin
-    refuse_unfamiliar(session.warnings, video, origin)
+    try:
+        session = assistant.open_video(
+            video,
+            sampling,
+            allow_unfamiliar=origin != "built-in",
+            on_progress=output.progress,
+        )
+    except UnfamiliarFootage:
+        raise VideoError(demo_refusal(video)) from None
+    output.finish_progress()
     notice_of_demo(output, origin)
     output.notice(session.summary)
     for warning in session.warnings:

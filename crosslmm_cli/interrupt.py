@@ -22,6 +22,7 @@ GRACE = 1.0  # seconds for the KeyboardInterrupt to unwind
 
 _requested = threading.Event()
 _cleanup: list[Callable[[], None]] = []
+_remarks: list[str] = []
 
 
 @dataclass
@@ -65,6 +66,25 @@ def defer_first_interrupt(callback: Callable[[], None]) -> Iterator[None]:
 def before_exit(step: Callable[[], None]) -> None:
     """Call `step` where Ctrl-C ends the process from outside, before its line is written."""
     _cleanup.append(step)
+
+
+@contextmanager
+def remark(text: str) -> Iterator[None]:
+    """Inside, a Ctrl-C that ends the process adds this to what it says."""
+    _remarks.append(text)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise  # `message` is still to say it
+    except BaseException:
+        _remarks.remove(text)
+        raise
+    _remarks.remove(text)
+
+
+def message() -> str:
+    """What is said of a Ctrl-C that ends the process."""
+    return "\n".join(["interrupted", *_remarks])
 
 
 def requested() -> bool:
@@ -113,5 +133,5 @@ def _watch(reader: socket.socket) -> None:
         thread.start()
         thread.join(GRACE)
     with suppress(OSError):
-        os.write(2, b"crosslmm: interrupted\n")
+        os.write(2, f"crosslmm: {message()}\n".encode())
     _end(EXIT_CODE)

@@ -15,3 +15,8 @@ ABSORBED_QUERIES = 8
 DEFAULT_FRAMES = 64
 # Up to this size `auto` does not quantize a model: it would save less than it costs.
 AUTO_QUANTIZED_PARAMETERS = 1_000_000_000
+
+
+def quantizes_by_default(device_type: str, parameters: int) -> bool:
+    """Whether `auto` is 4bit: on a GPU, for models over `AUTO_QUANTIZED_PARAMETERS`."""
+    return device_type == "cuda" and parameters > AUTO_QUANTIZED_PARAMETERS

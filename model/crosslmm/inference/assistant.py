@@ -197,19 +197,22 @@ class Assistant:
         sampling: Sampling | None = None,
         *,
         tokens_per_frame: int | None = None,
+        allow_unfamiliar: bool = True,
         on_progress: Progress | None = None,
         **options: Unpack[SamplingOptions],
     ) -> VideoSession:
         """Decode, encode and prefill a video once, for any number of questions.
 
-        Sampling options are those of `crosslmm.sample`. on_progress is called with a stage, what is
-        done of it and the total. Raises VideoError, UsageError, OutOfMemory.
+        Sampling options are those of `crosslmm.sample`. allow_unfamiliar: False raises
+        UnfamiliarFootage where the built-in model would only warn. on_progress is called with a
+        stage, what is done of it and the total. Raises VideoError, UsageError, OutOfMemory.
         """
         return session.open_video(
             self.runtime,
             video,
             Sampling.of(sampling, options),
             tokens_per_frame=tokens_per_frame,
+            allow_unfamiliar=allow_unfamiliar,
             on_progress=on_progress,
         )
 

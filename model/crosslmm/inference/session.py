@@ -39,6 +39,7 @@ class VideoKeywords(SamplingOptions, total=False):
 
     sampling: Sampling | None
     tokens_per_frame: int | None
+    allow_unfamiliar: bool
     on_progress: Progress | None
 
 
@@ -274,12 +275,13 @@ def open_video(
     sampling: Sampling,
     *,
     tokens_per_frame: int | None = None,
+    allow_unfamiliar: bool = True,
     on_progress: Progress | None = None,
 ) -> VideoSession:
     """Decode, encode and prefill a video, with fewer frames where memory runs out.
 
-    on_progress is called with a stage, what is done of it and the total. Raises VideoError,
-    UsageError, OutOfMemory.
+    allow_unfamiliar: False raises UnfamiliarFootage, before anything is prefilled. on_progress is
+    called with a stage, what is done of it and the total. Raises VideoError, UsageError, OutOfMemory.
     """
     started = time.perf_counter()
     tokens = runtime.tokens_per_frame
@@ -293,7 +295,12 @@ def open_video(
 
     def attempt(tried: Sampling) -> VideoSession:
         encoded = encode_video(
-            runtime, video, tried, tokens_per_frame=tokens, on_progress=on_progress
+            runtime,
+            video,
+            tried,
+            tokens_per_frame=tokens,
+            allow_unfamiliar=allow_unfamiliar,
+            on_progress=on_progress,
         )
         if on_progress:
             on_progress("prefill", 0, 0)
