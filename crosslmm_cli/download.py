@@ -13,12 +13,18 @@ def download(output: Output, model: str, *, on_notice: Callable[[str], None] | N
     """Download `org/name[@revision]` and return its folder."""
     from crosslmm.checkpoints.hub import pull
 
-    output.notice(f"downloading {model}")
+    announced = False
+
+    def report(done: int, total: int) -> None:
+        nonlocal announced
+        if not announced:  # the repository is one that can be used
+            announced = True
+            output.finish_progress()
+            output.notice(f"downloading {model}")
+        output.progress("download", done, total)
+
+    output.progress("repository", 0, 0)
     with interrupt.remark(_RESUMES):
-        folder = pull(
-            model,
-            on_progress=lambda done, total: output.progress("download", done, total),
-            on_notice=on_notice,
-        )
+        folder = pull(model, on_progress=report, on_notice=on_notice)
     output.finish_progress()
     return folder

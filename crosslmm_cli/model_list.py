@@ -83,6 +83,9 @@ def _write_published(output: Output, fits: list[Fit], machine: str) -> None:
         for found in fits
     ]
     output.table(rows, right=(2, 4))
+    for found in fits:
+        if found.problem:
+            output.notice(f"{found.name} {found.problem}")
     output.notice(
         f"MEMORY is for {DEFAULT_FRAMES} frames or as many as fit; here: {machine}; "
         "`crosslmm setup` downloads what fits best, `crosslmm models pull NAME` any of them"

@@ -34,6 +34,7 @@ STAGES = {
     "prefill": "prefilling",
     "download": "downloading",
     "machine": "looking at this machine",
+    "repository": "looking at the repository",
 }
 
 

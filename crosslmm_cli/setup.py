@@ -26,8 +26,8 @@ def setup(
 ) -> None:
     """Propose a model that fits this machine, download it and make it the default.
 
-    Looks at the device, its free memory and the disk, shows sizes and licence, and asks before
-    anything is downloaded. An interrupted download is resumed.
+    Looks at the device, its memory and the disk; shows sizes and licence; asks
+    first. An interrupted download is resumed.
     """
     set_up(Output(quiet=quiet, progress=not no_progress), yes=yes)
 
@@ -77,16 +77,19 @@ def _proposal(machine: Machine, chosen: Fit) -> list[tuple[str, str]]:
     precision = machine.dtype
     if chosen.quantization != "none":
         precision = f"{chosen.quantization} language model, the rest {machine.dtype}"
-    size = "0 GB, it is on disk" if chosen.installed else f"{gigabytes(chosen.download)}"
+    size = f"{gigabytes(chosen.download)}, to {hub_cache()}"
     return [
         ("device", f"{machine.device} ({machine.device_name})"),
         ("free", f"{gigabytes(machine.memory)} of memory, {gigabytes(machine.disk)} of disk"),
         ("model", chosen.name),
         ("licence", chosen.license),
-        ("download", f"{size}, in {hub_cache()}"),
+        ("download", "none, it is on disk" if chosen.installed else size),
         ("precision", precision),
         ("memory", f"{gigabytes(chosen.memory)} for {chosen.frames} frames of {tokens} tokens"),
-        ("frames", f"up to {chosen.most_frames} of {tokens} tokens"),
+        (
+            "frames",
+            f"up to {chosen.most_frames}, {tokens} tokens each: the checkpoint's own number",
+        ),
     ]
 
 

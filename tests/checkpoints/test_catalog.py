@@ -488,6 +488,7 @@ class TestPull:
             code, out, err = answers[name]
             assert (code, out) == (1, ""), name
             assert words in err, err
+            assert "downloading" not in err
         assert list(hub.rglob("*.safetensors")) == []
         assert list(hub.rglob("config.json")) == []
 

@@ -51,6 +51,10 @@ class TestWithoutATerminal:
         finished = run(*command)
         assert finished.code == 2
         assert finished.out.splitlines()[:4] == PROPOSAL
+        assert finished.out.splitlines()[-2:] == [
+            "memory     4.2 GB for 64 frames of 196 tokens",
+            "frames     up to 166, 196 tokens each: the checkpoint's own number",
+        ]
         assert finished.err.splitlines() == [
             f"not {LARGE}: needs 33.7 GB of memory for a single frame, and cpu has 32.0 GB free",
             "crosslmm: there is no terminal to ask on, and nothing was downloaded; give --yes",
@@ -63,6 +67,7 @@ class TestWithoutATerminal:
         assert finished.code == 0, finished.err
         assert f"the default model is now {SMALL}\n" in finished.err
         assert finished.err.endswith('next: crosslmm ask VIDEO "what happens?"\n')
+        assert "download   none, it is on disk\n" in finished.out
         assert catalog.default_model() == catalog.Choice(SMALL, "setting")
         again = run("setup")  # nothing to ask
         assert again.code == 0
@@ -97,6 +102,9 @@ class TestList:
         assert [SMALL, "1.8", "GB", "Apache-2.0", "4.2", "GB", "yes"] in rows
         assert [LARGE, "16.1", "GB", "Apache-2.0", "35.7", "GB", "no"] in rows
         assert ["crosslmm-2b", "siglip2-so400m-patch14-384", "Qwen2.5-1.5B-Instruct"] in rows
+
+    def test_what_does_not_fit_says_why(self, run: Run) -> None:
+        assert f"{LARGE} needs 33.7 GB of memory for a single frame" in run("models", "list").err
 
     def test_records_say_what_they_are(self, run: Run, tmp_path: Path) -> None:
         write_cached(tmp_path / "hub", SMALL, kind="llava_onevision")

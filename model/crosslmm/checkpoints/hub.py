@@ -67,6 +67,7 @@ def pull(
     coming = sum(file.file_size or 0 for file in files if file.will_download)
     _check_space(name, coming - begun(repository))
     report = on_progress or (lambda done, total: None)
+    report(total - coming, total)
     with _explained(name):
         snapshot_download(**{**wanted, "ignore_patterns": [*_UNWANTED, _WEIGHTS]})
         folder = Path(snapshot_download(**wanted, tqdm_class=_progress_class(report, total)))
