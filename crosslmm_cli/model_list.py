@@ -65,7 +65,8 @@ def _write_stored(output: Output, models: list[catalog.StoredModel]) -> None:
         )
     for model in models:
         if model.problem:
-            output.notice(f"unusable: {model.problem}")
+            reason = model.problem.removeprefix(f"{model.path}: ")
+            output.notice(f"unusable: {model.name}: {reason}")
 
 
 def _write_published(output: Output, fits: list[Fit], machine: str) -> None:

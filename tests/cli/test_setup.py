@@ -106,6 +106,16 @@ class TestList:
     def test_what_does_not_fit_says_why(self, run: Run) -> None:
         assert f"{LARGE} needs 33.7 GB of memory for a single frame" in run("models", "list").err
 
+    def test_an_interrupted_download_says_how_to_go_on(self, run: Run, tmp_path: Path) -> None:
+        snapshot = write_cached(tmp_path / "hub", SMALL, kind="llava_onevision")
+        (snapshot / "model.safetensors").unlink()
+        finished = run("models", "list")
+        assert (
+            f"unusable: {SMALL}: no weights (no *.safetensors file)\n"
+            f"`crosslmm models pull {SMALL}` resumes the download\n"
+        ) in finished.err
+        assert [SMALL, "unusable"] in [line.split()[:2] for line in finished.out.splitlines()]
+
     def test_records_say_what_they_are(self, run: Run, tmp_path: Path) -> None:
         write_cached(tmp_path / "hub", SMALL, kind="llava_onevision")
         records = [json.loads(line) for line in run("models", "list", "--json").out.splitlines()]

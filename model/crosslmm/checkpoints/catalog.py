@@ -316,6 +316,7 @@ def _hub_models() -> list[StoredModel]:
 
 def _stored(name: str, path: Path, source: Location) -> StoredModel:
     result = validate(path)
+    remedy = _remedy(path) if result.is_incomplete else ""
     return StoredModel(
         name=name,
         path=path,
@@ -323,7 +324,7 @@ def _stored(name: str, path: Path, source: Location) -> StoredModel:
         size=size_on_disk(path),
         source=source,
         default=False,
-        problem=result.problem,
+        problem=result.problem and result.problem + remedy,
     )
 
 
