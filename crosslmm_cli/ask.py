@@ -5,16 +5,12 @@ from typing import Annotated, Any
 import typer
 
 from crosslmm.checkpoints import catalog
+from crosslmm.errors import UnfamiliarFootage, VideoError
 from crosslmm.limits import FILE_TIMEOUT, MAX_PIXELS
 from crosslmm.options import Sampling
 from crosslmm_cli import options
 from crosslmm_cli.inputs import check_video, read_questions
-from crosslmm_cli.loading import (
-    decode_ahead,
-    load_assistant,
-    notice_of_demo,
-    refuse_unfamiliar,
-)
+from crosslmm_cli.loading import decode_ahead, demo_refusal, load_assistant, notice_of_demo
 from crosslmm_cli.output import Output
 
 
@@ -78,10 +74,18 @@ def ask(
             stream=stream,
         )
         assistant.check_questions(questions)
-        session = assistant.open_video(video, sampling, stream=stream, on_progress=output.progress)
+        origin = catalog.default_model(model).origin
+        try:
+            session = assistant.open_video(
+                video,
+                sampling,
+                allow_unfamiliar=origin != "built-in",
+                on_progress=output.progress,
+                stream=stream,
+            )
+        except UnfamiliarFootage:
+            raise VideoError(demo_refusal(video)) from None
     output.finish_progress()
-    origin = catalog.default_model(model).origin
-    refuse_unfamiliar(session.warnings, video, origin)
     notice_of_demo(output, origin)
     output.notice(session.summary)
     for warning in session.warnings:

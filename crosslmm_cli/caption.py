@@ -11,7 +11,6 @@ import typer
 from crosslmm.captioning import MAX_NEW_TOKENS, PROMPT, Shard
 from crosslmm.captioning import caption as caption_videos
 from crosslmm.captioning.options import MAX_FRAMES, EngineName, Format
-from crosslmm.checkpoints import catalog
 from crosslmm.errors import UsageError, VideoError
 from crosslmm.limits import DEADLINE, FILE_TIMEOUT, MAX_PIXELS
 from crosslmm.options import Sampling
@@ -19,7 +18,7 @@ from crosslmm_cli import interrupt, options
 from crosslmm_cli.caption_report import CaptionReport
 from crosslmm_cli.errors import SOME_FAILED
 from crosslmm_cli.inputs import read_paths, read_prompt
-from crosslmm_cli.loading import check_model, model_options
+from crosslmm_cli.loading import check_model, demo_refusal, model_options
 from crosslmm_cli.output import Output
 
 Globs = list[str]
@@ -177,11 +176,7 @@ def caption(
     text = read_prompt(prompt, prompt_file)
     choice = check_model(model, device=device, tokens_per_frame=tokens_per_frame)
     if choice.origin == "built-in":
-        raise UsageError(
-            "no model is chosen, and the built-in demo model cannot describe real footage; "
-            f"`crosslmm models pull {catalog.SUGGESTED}` downloads one that can, "
-            "`--model demo` uses the built-in one all the same"
-        )
+        raise UsageError(demo_refusal("no model is chosen"))
     run = caption_videos(
         found,
         assistant=choice.name,

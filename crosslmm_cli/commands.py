@@ -49,6 +49,9 @@ COMMANDS: Mapping[str, CommandInfo] = {
         ),
     ),
     "demo": CommandInfo("demo", "Write a sample clip and ask the built-in model about it."),
+    "setup": CommandInfo(
+        "setup", "Download the model that fits this machine and make it the default."
+    ),
     "models": CommandInfo("models", "List, download, assemble, choose and delete models."),
     "profile": CommandInfo(
         "profile",

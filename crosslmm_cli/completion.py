@@ -23,6 +23,13 @@ def shapes(incomplete: str) -> list[str]:
     return list(dict.fromkeys([*model_names(incomplete), *_matching(RECIPES, incomplete)]))
 
 
+def published_models(incomplete: str) -> list[str]:
+    """Models to download that are known to work."""
+    from crosslmm.checkpoints.published import LICENSES
+
+    return _matching(LICENSES, incomplete)
+
+
 def assembly_recipes(incomplete: str) -> list[str]:
     """What `models init` takes."""
     from crosslmm.checkpoints import catalog

@@ -36,7 +36,7 @@ def explain(error: BaseException) -> int:
                 output.error(f"{message}\nsee `{path} --help`")
             return WRONG_USAGE
         case KeyboardInterrupt() | typer.Abort():
-            output.error("interrupted")
+            output.error(interrupt.message())
             return interrupt.EXIT_CODE
         case BrokenPipeError():
             return BROKEN_PIPE

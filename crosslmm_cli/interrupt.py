@@ -22,6 +22,7 @@ GRACE = 1.0  # seconds for the KeyboardInterrupt to unwind
 
 _requested = threading.Event()
 _cleanup: list[Callable[[], None]] = []
+_remarks: list[str] = []
 
 
 @dataclass
@@ -93,6 +94,25 @@ def before_exit(step: Callable[[], None]) -> None:
     _cleanup.append(step)
 
 
+@contextmanager
+def remark(text: str) -> Iterator[None]:
+    """Inside, a Ctrl-C that ends the process adds this to what it says."""
+    _remarks.append(text)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise  # `message` is still to say it
+    except BaseException:
+        _remarks.remove(text)
+        raise
+    _remarks.remove(text)
+
+
+def message() -> str:
+    """What is said of a Ctrl-C that ends the process."""
+    return "\n".join(["interrupted", *_remarks])
+
+
 def requested() -> bool:
     """Whether Ctrl-C was pressed; unwinding from it may raise another error."""
     return _requested.is_set()
@@ -142,5 +162,5 @@ def _watch(reader: socket.socket) -> None:
         thread.start()
         thread.join(GRACE)
     with suppress(OSError):
-        os.write(2, b"crosslmm: interrupted\n")
+        os.write(2, f"crosslmm: {message()}\n".encode())
     _end(EXIT_CODE)

@@ -1,12 +1,12 @@
 """Choosing and loading the model, the same for every command that runs one."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from crosslmm.checkpoints import catalog
 from crosslmm.checkpoints.frame_settings import read_frame_settings
-from crosslmm.errors import CheckpointError, UsageError, VideoError
+from crosslmm.errors import CheckpointError, UsageError
 from crosslmm.merging import check_tokens_per_frame
 from crosslmm.options import Sampling, check_device
 from crosslmm_cli import options
@@ -14,6 +14,10 @@ from crosslmm_cli.output import Output
 
 if TYPE_CHECKING:
     from crosslmm.video import FrameStream
+_LIMITS = (
+    "the built-in demo model knows synthetic shape clips only and cannot describe real footage; "
+    "`crosslmm setup` downloads a model that can"
+)
 
 
 def load_assistant(
@@ -119,20 +123,9 @@ def model_options(
 def notice_of_demo(output: Output, origin: catalog.Origin) -> None:
     """Say what the built-in model is, where nobody chose it."""
     if origin == "built-in":
-        output.notice(
-            "using the built-in demo model, which knows synthetic shape clips and cannot describe "
-            f"real footage; `crosslmm models pull {catalog.SUGGESTED}` downloads one that can, and "
-            "`crosslmm models use` or --model chooses it"
-        )
+        output.notice(f"no model is chosen: {_LIMITS}")
 
 
-def refuse_unfamiliar(warnings: Sequence[str], video: str, origin: catalog.Origin) -> None:
-    """Raise `VideoError` for footage that the built-in model does not know, where nobody chose it."""
-    from crosslmm.inference.footage import UNFAMILIAR  # torch
-
-    if origin == "built-in" and UNFAMILIAR in warnings:
-        raise VideoError(
-            f"{video}: unlike the synthetic clips that the built-in demo model knows; choose another "
-            f"model (`crosslmm models pull {catalog.SUGGESTED}`, then --model or "
-            "`crosslmm models use`), or insist with --model demo"
-        )
+def demo_refusal(subject: str) -> str:
+    """Why the built-in model is not used for `subject` where nobody chose it, and what to do."""
+    return f"{subject}: {_LIMITS}, --model demo uses the built-in one all the same"

@@ -1,6 +1,5 @@
 """`crosslmm models`: the models on disk, and getting more of them."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,7 +10,9 @@ from crosslmm.errors import CheckpointError, UsageError
 from crosslmm.files import check_empty
 from crosslmm_cli import completion, options
 from crosslmm_cli.commands import Command, Group
+from crosslmm_cli.download import download
 from crosslmm_cli.output import Output, size_text
+from crosslmm_cli.setup import YesOption, report_default, set_up
 
 app = typer.Typer(
     cls=Group, no_args_is_help=True, help="List, download, assemble, choose and delete models."
@@ -29,60 +30,34 @@ NameArgument = Annotated[
 
 @app.command("list", cls=Command)
 def list_models(as_json: options.JsonOption = False) -> None:
-    """List the models on disk with their kind, size and location."""
-    output = Output(as_json=as_json)
-    models = catalog.stored_models()
-    if as_json:
-        for model in models:
-            output.record({**vars(model), "path": str(model.path)})
-        return
-    if not models:
-        output.notice(
-            f"no models on disk; `crosslmm models pull {catalog.SUGGESTED}` downloads one"
-        )
-        return
-    rows = [("", "NAME", "KIND", "SIZE", "PATH")]
-    rows += [
-        (
-            "*" if model.default else "",
-            model.name,
-            "unusable" if model.problem else str(model.kind),
-            size_text(model.size),
-            str(model.path),
-        )
-        for model in models
-    ]
-    output.table(rows, right=(3,))
-    choice = catalog.default_model()
-    if any(model.default for model in models):
-        output.notice(f"* default model, {_ORIGINS[choice.origin]}")
-    else:
-        output.notice(
-            f"the default model {choice.name} ({_ORIGINS[choice.origin]}) is not on disk; pull it, "
-            "or choose another with `crosslmm models use`"
-        )
-    for model in models:
-        if model.problem:
-            output.notice(f"unusable: {model.problem}")
+    """List the models on disk, those to download and whether they fit, and recipes."""
+    from crosslmm_cli.model_list import write_list
 
-
-_ORIGINS: dict[catalog.Origin, str] = {
-    "option": "set by --model",
-    "environment": f"set by {catalog.ENVIRONMENT}",
-    "setting": "set by `crosslmm models use`",
-    "built-in": "built in; choose another with `crosslmm models use`",
-}
+    write_list(Output(as_json=as_json))
 
 
 @app.command(cls=Command)
 def pull(
-    model: Annotated[str, typer.Argument(metavar="ID", help="org/name or org/name@revision.")],
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="ID",
+            autocompletion=completion.published_models,
+            help="org/name or org/name@revision; none: as `crosslmm setup`.",
+        ),
+    ] = None,
+    yes: YesOption = False,
     quiet: options.QuietOption = False,
     no_progress: options.NoProgressOption = False,
 ) -> None:
     """Download a model from the Hugging Face Hub. An interrupted download is resumed."""
     output = Output(quiet=quiet, progress=not no_progress)
-    folder = _download(output, model, on_notice=output.notice)
+    if model is None:
+        set_up(output, yes=yes)
+        return
+    if yes:
+        raise UsageError("--yes answers the question of a pull without a model")
+    folder = download(output, model, on_notice=output.notice)
     output.text(str(folder))
     if catalog.validate(folder).problem is None:
         output.notice(f"`crosslmm models use {model}` makes it the default model")
@@ -169,10 +144,7 @@ def use(
     if (model is None) != reset:
         raise typer.BadParameter("give a model, or --reset to return to the built-in one")
     catalog.use(model)
-    choice = catalog.default_model()
-    output.notice(f"the default model is now {choice.name}")
-    if choice.origin == "environment":
-        output.notice(f"{catalog.ENVIRONMENT} is set and takes precedence")
+    report_default(output)
 
 
 @app.command("rm", cls=Command)
@@ -187,7 +159,7 @@ def remove(
     shared = (
         " from the cache shared with other Hugging Face tools" if removal.source == "hub" else ""
     )
-    if not yes and not typer.confirm(f"Delete {what}{shared}?", err=True):
+    if not yes and not output.confirm(f"Delete {what}{shared}?"):
         output.notice("nothing was deleted")
         return
     catalog.remove(removal)
@@ -255,7 +227,7 @@ def init(
         except CheckpointError:
             if not (fetch and catalog.is_hub_id(part)):
                 raise
-            _download(output, part)
+            download(output, part)
     output.progress("load", 0, 0)
     from crosslmm.checkpoints.assembly import assemble
 
@@ -280,18 +252,3 @@ def _parts(recipe: str | None, vision: str | None, language: str | None) -> tupl
     if vision is None or language is None:
         raise UsageError("give a recipe, or both --vision and --language")
     return vision, language
-
-
-def _download(
-    output: Output, model: str, *, on_notice: Callable[[str], None] | None = None
-) -> Path:
-    from crosslmm.checkpoints.hub import pull as download
-
-    output.notice(f"downloading {model}")
-    folder = download(
-        model,
-        on_progress=lambda done, total: output.progress("download", done, total),
-        on_notice=on_notice,
-    )
-    output.finish_progress()
-    return folder

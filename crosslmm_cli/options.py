@@ -101,6 +101,7 @@ TokensPerFrameOption = Annotated[
         metavar="N",
         min=1,
         help="Merged tokens per frame, a square number: 1, 4, 9, 16, …",
+        show_default="the checkpoint's own: 9, or 196 for LLaVA-OneVision",
     ),
 ]
 QuantizeOption = Annotated[

@@ -15,6 +15,8 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
+import typer
+
 from crosslmm_cli.flags import current_flags, with_flags
 from crosslmm_cli.interrupt import hold_interrupt
 
@@ -32,6 +34,8 @@ STAGES = {
     "encode": "encoding frames",
     "prefill": "prefilling",
     "download": "downloading",
+    "machine": "looking at this machine",
+    "repository": "looking at the repository",
 }
 
 
@@ -186,6 +190,15 @@ class Output:
     def error(self, text: str) -> None:
         self.finish_progress()
         self._to_stderr(f"crosslmm: {with_flags(text, self._flags)}")
+
+    def confirm(self, question: str, *, default: bool = False) -> bool:
+        """A yes or no from stdin; the question goes to stderr. Ctrl-C and Ctrl-D raise Abort."""
+        self.finish_progress()
+        try:
+            return typer.confirm(question, default=default, err=True)
+        except typer.Abort:
+            print(file=sys.stderr)  # the cursor is still behind the question
+            raise
 
     def progress(self, stage: str, done: int, total: int, *, label: str | None = None) -> None:
         """Draw how far a stage is, on a terminal only; `total` is 0 where it is not known.

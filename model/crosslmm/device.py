@@ -1,5 +1,7 @@
 """The device and the precision that a model runs with."""
 
+import platform
+
 import torch
 
 from crosslmm.errors import UsageError
@@ -39,6 +41,13 @@ def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torc
     if dtype not in names:
         raise UsageError(f"{dtype}: not a precision; give auto or one of {', '.join(names)}")
     return names[dtype]
+
+
+def device_name(device: torch.device) -> str:
+    """What the device is called: a GPU's model, or the processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return platform.processor() or platform.machine()
 
 
 def free_memory(device: torch.device) -> int:

@@ -6,7 +6,6 @@ multiplied, the default model is inspected.
 
 import os
 import platform
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 from crosslmm.checkpoints import catalog
+from crosslmm.checkpoints.cache import free_disk, hub_cache
 from crosslmm.errors import first_line
 from crosslmm.files import gigabytes
 from crosslmm.options import ReaderName, Sampling
@@ -152,11 +152,8 @@ def check_memory() -> Check:
 
 
 def check_disk() -> Check:
-    folder = catalog.hub_cache()
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    detail = f"{gigabytes(free)} free in {catalog.hub_cache()}"
+    free = free_disk()
+    detail = f"{gigabytes(free)} free in {hub_cache()}"
     if free >= LEAST_DISK:
         return Check("disk", "ok", detail)
     return Check("disk", "warning", detail, "set HF_HOME to a folder on a larger disk")

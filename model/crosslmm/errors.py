@@ -16,6 +16,10 @@ class VideoError(CrossLMMError):
     """A file without usable frames: missing, not a video, too damaged, or too slow."""
 
 
+class UnfamiliarFootage(VideoError):
+    """Footage unlike what the built-in model was trained on, where it is not to be answered about."""
+
+
 class CheckpointError(CrossLMMError):
     """A checkpoint that is missing, incomplete, unsafe, or does not match its configuration."""
 

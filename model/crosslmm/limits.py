@@ -44,3 +44,8 @@ READER_MEMORY = 2**30
 # Bytes of a question or a prompt, and of a list of files.
 MAX_TEXT_BYTES = 2**20
 MAX_LIST_BYTES = 256 * 2**20
+
+
+def quantizes_by_default(device_type: str, parameters: int) -> bool:
+    """Whether `auto` is 4bit: on a GPU, for models over `AUTO_QUANTIZED_PARAMETERS`."""
+    return device_type == "cuda" and parameters > AUTO_QUANTIZED_PARAMETERS

@@ -126,6 +126,11 @@ class TestLocate:
         other = write_model(tmp_path / "other", kind="bert")
         not_json = faulty("not-json")
         (not_json / "config.json").write_text("nonsense")
+        quantized = faulty("quantized")
+        quantization = {"quantization_config": {"quant_method": "awq"}}
+        (quantized / "config.json").write_text(
+            json.dumps({"model_type": "crosslmm", **quantization})
+        )
         no_weights = faulty("no-weights")
         (no_weights / "model.safetensors").unlink()
         pickled = faulty("pickled")
@@ -147,6 +152,7 @@ class TestLocate:
             empty / "file": "no such model",
             other: "model_type is 'bert', not crosslmm or llava_onevision",
             not_json: "not readable as JSON",
+            quantized: "its weights are stored quantized (awq)",
             no_weights: "no weights",
             pickled: "only pickled weights (pytorch_model.bin)",
             truncated: "half-downloaded: 900 of",
@@ -446,6 +452,56 @@ class TestPull:
             assert "Traceback" not in err
             assert len(err.splitlines()) <= 3, err
 
+    def test_what_cannot_be_loaded_is_refused_before_its_weights_come(
+        self, home: Path, tmp_path: Path
+    ) -> None:
+        configs = {
+            "org/llava": ({"model_type": "llava"}, "supported are crosslmm and llava_onevision"),
+            "org/decoder": (
+                {"model_type": "llava_onevision", "text_config": {"model_type": "phi3"}},
+                "its language model is a phi3, not one of qwen2",
+            ),
+            "org/encoder": (
+                {"model_type": "crosslmm", "vision_config": {"model_type": "clip_vision_model"}},
+                "its vision encoder is a clip_vision_model, not siglip_vision_model",
+            ),
+            "org/gptq": (
+                {"model_type": "llava_onevision", "quantization_config": {"quant_method": "gptq"}},
+                "stored quantized (gptq); supported are float32",
+            ),
+            "org/mlx": (
+                {"model_type": "qwen2", "quantization": {"bits": 4}},
+                "stored quantized (quantization); supported are float32",
+            ),
+        }
+        folders = {name: write_model(tmp_path / name) for name in configs}
+        for name, (config, _) in configs.items():
+            (folders[name] / "config.json").write_text(json.dumps(config))
+        folders["org/no-config"] = write_model(tmp_path / "org/no-config")
+        (folders["org/no-config"] / "config.json").unlink()
+        hub = tmp_path / "hub"
+        with fake_hub(folders) as address:
+            answers = {name: self.pull(hub, address, name) for name in folders}
+        expected = {name: words for name, (_, words) in configs.items()}
+        expected["org/no-config"] = "the repository has no config.json"
+        for name, words in expected.items():
+            code, out, err = answers[name]
+            assert (code, out) == (1, ""), name
+            assert words in err, err
+            assert "downloading" not in err
+        assert list(hub.rglob("*.safetensors")) == []
+        assert list(hub.rglob("config.json")) == []
+
+    def test_weights_come_last(self, home: Path, tmp_path: Path, published: Path) -> None:
+        (published / "z.json").write_text("{}")
+        asked: list[str] = []
+        with fake_hub({"org/model": published}, asked=asked) as address:
+            code, _, err = self.pull(tmp_path / "hub", address, "org/model")
+        assert code == 0, err
+        weights = asked.index("model.safetensors")
+        assert {"config.json", "z.json", "chat_template.jinja"} <= set(asked[:weights])
+        assert set(asked[weights:]) == {"model.safetensors"}
+
     def test_what_is_no_crosslmm_is_said_before_it_comes(self, home: Path, tmp_path: Path) -> None:
         part = write_model(tmp_path / "part", kind="qwen2")
         with fake_hub({"org/part": part}) as address:
@@ -458,12 +514,12 @@ class TestPull:
     def test_too_little_space_is_found_out_first(
         self, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from crosslmm.checkpoints import hub
+        from crosslmm.checkpoints import cache, hub
 
         class Usage:
             free = 1_000_000_000
 
-        monkeypatch.setattr(hub.shutil, "disk_usage", lambda place: Usage)
+        monkeypatch.setattr(cache.shutil, "disk_usage", lambda place: Usage)
         hub._check_space("org/model", 700_000_000)
         with pytest.raises(hub.DownloadError, match=r"2\.0 GB to download, 1\.0 GB free"):
             hub._check_space("org/model", 2_000_000_000)

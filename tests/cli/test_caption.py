@@ -88,7 +88,7 @@ def test_the_built_in_model_must_be_named(
     monkeypatch.delenv("CROSSLMM_MODEL", raising=False)
     finished = run("caption", folder)
     assert (finished.code, finished.out) == (2, "")
-    assert "`crosslmm models pull llava-hf/llava-onevision-qwen2-0.5b-ov-hf`" in finished.err
+    assert "`crosslmm setup`" in finished.err
     assert "--model demo" in finished.err
     assert not (folder / "captions.jsonl").exists()
     short = ("--readers", "0", "--frames", "1", "--max-new-tokens", "1", "--include", "0.mp4")

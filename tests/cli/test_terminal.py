@@ -140,10 +140,8 @@ def test_notices_wrap_at_words(tmp_path: Path) -> None:
     with Terminal("ask", sample, "q", "--max-new-tokens", 1) as terminal:
         assert terminal.wait() == 0
         assert terminal.screen.startswith(
-            "using the built-in demo model, which knows synthetic shape clips and cannot\n"
-            "describe real footage; `crosslmm models pull\n"
-            "llava-hf/llava-onevision-qwen2-0.5b-ov-hf` downloads one that can, and `crosslmm\n"
-            "models use` or --model chooses it\n"
+            "no model is chosen: the built-in demo model knows synthetic shape clips only and\n"
+            "cannot describe real footage; `crosslmm setup` downloads a model that can\n"
         )
 
 

@@ -8,15 +8,21 @@ import numpy as np
 import pytest
 
 import crosslmm
+from crosslmm.errors import UnfamiliarFootage
 from crosslmm.inference.batch import answer_batch
 from crosslmm.inference.footage import UNFAMILIAR
+from crosslmm.inference.session import VideoSession
+from crosslmm.modeling_crosslmm import VisualTokens
 from crosslmm.synthetic.clips import plan_clip, write_video
 from crosslmm.video.writing import write_frames
 from tests.conftest import Finished
 
 Run = Callable[..., Finished]
 BRIEF = ("--max-new-tokens", 3)
-INSIST = "or insist with --model demo"
+REFUSED = (
+    "the built-in demo model knows synthetic shape clips only and cannot describe real footage; "
+    "`crosslmm setup` downloads a model that can, --model demo uses the built-in one all the same"
+)
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +56,32 @@ def test_other_footage_is_refused_where_nobody_chose_the_model(
 ) -> None:
     finished = run("ask", noise, "What happens?", *BRIEF)
     assert (finished.code, finished.out) == (1, "")
-    assert finished.err.count("\n") == 1
-    assert "`crosslmm models pull" in finished.err
-    assert finished.err.endswith(f"{INSIST}\n")
+    assert finished.err == f"crosslmm: {noise}: {REFUSED}\n"
+
+
+def test_ask_and_caption_refuse_in_the_same_words(run: Run, home: Path, noise: Path) -> None:
+    finished = run("caption", noise, "--out", noise.with_suffix(".jsonl"))
+    assert finished.code == 2
+    assert finished.err == f"crosslmm: no model is chosen: {REFUSED}\n"
+
+
+def test_footage_is_refused_before_the_language_model_runs(
+    noise: Path, shapes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefilled: list[str] = []
+    prefill = VideoSession.prefill
+
+    def counted(self: VideoSession, visual: VisualTokens) -> None:
+        prefilled.append(self.video)
+        prefill(self, visual)
+
+    monkeypatch.setattr(VideoSession, "prefill", counted)
+    assistant = crosslmm.load("demo")
+    with pytest.raises(UnfamiliarFootage, match="made up"):
+        assistant.open_video(noise, allow_unfamiliar=False)
+    assert prefilled == []
+    assert assistant.open_video(shapes, allow_unfamiliar=False).warnings == ()
+    assert assistant.open_video(noise).warnings == (UNFAMILIAR,)
 
 
 @pytest.mark.parametrize("chosen_by", ["option", "environment", "setting"])

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from urllib.parse import unquote, urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -14,11 +14,18 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @contextmanager
 def fake_hub(
-    repositories: dict[str, Path], *, gated: tuple[str, ...] = (), break_after: int | None = None
+    repositories: dict[str, Path],
+    *,
+    gated: tuple[str, ...] = (),
+    break_after: int | None = None,
+    stall_after: int | None = None,
+    asked: list[str] | None = None,
 ) -> Iterator[str]:
     """Serve folders by Hub id and yield the address. With `break_after` every answer that is longer
-    breaks off after that many bytes, once."""
+    breaks off after that many bytes, once; with `stall_after` it goes on after a long time. `asked`
+    gets the names of the files whose contents are sent."""
     broken: set[str] = set()
+    released = Event()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -66,6 +73,8 @@ def fake_hub(
                 "Accept-Ranges": "bytes",
             }
             status = 200
+            if body and asked is not None:
+                asked.append(file)
             wanted = self.headers.get("Range")
             if wanted and body:
                 start = int(wanted.removeprefix("bytes=").partition("-")[0])
@@ -93,6 +102,11 @@ def fake_hub(
                 self.wfile.write(data[:break_after])
                 self.close_connection = True
                 return
+            if stall_after is not None and len(data) > stall_after:
+                self.wfile.write(data[:stall_after])
+                released.wait(60)
+                self.close_connection = True
+                return
             self.wfile.write(data)
 
         def log_message(self, *arguments: object) -> None:
@@ -105,6 +119,7 @@ def fake_hub(
     try:
         yield f"http://127.0.0.1:{server.server_port}"
     finally:
+        released.set()
         server.shutdown()
         server.server_close()
         thread.join()

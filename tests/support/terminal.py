@@ -22,12 +22,18 @@ class Terminal:
     """`crosslmm` with these arguments, or another `program`, in a terminal of its own; use with
     `with`."""
 
-    def __init__(self, *arguments: object, program: Path | None = None, **environment: str) -> None:
+    def __init__(
+        self,
+        *arguments: object,
+        program: Path | None = None,
+        columns: int = COLUMNS,
+        **environment: str,
+    ) -> None:
         self.raw = b""
-        self._screen = pyte.Screen(COLUMNS, LINES)
+        self._screen = pyte.Screen(columns, LINES)
         self._stream = pyte.ByteStream(self._screen)
         self._ours, theirs = os.openpty()
-        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, columns, 0, 0))
         self._process = subprocess.Popen(
             [
                 sys.executable,
@@ -57,7 +63,10 @@ class Terminal:
         os.close(self._ours)
 
     def press_ctrl_c(self) -> None:
-        os.write(self._ours, b"\x03")
+        self.type("\x03")
+
+    def type(self, keys: str) -> None:
+        os.write(self._ours, keys.encode())
 
     def wait_for(self, text: str, *, seconds: float = 120) -> None:
         """Until the screen shows this."""

@@ -1,10 +1,13 @@
 """The Hugging Face Hub's cache on this machine: repositories by id, their revisions and snapshots."""
 
+import shutil
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from crosslmm.files import remove_folder
+
+DISK_MARGIN = 200_000_000  # bytes that a download leaves free
 
 
 def hub_cache() -> Path:
@@ -12,6 +15,20 @@ def hub_cache() -> Path:
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE)
+
+
+def free_disk() -> int:
+    """Bytes free on the disk of the cache, which need not exist yet."""
+    folder = hub_cache()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def begun(repository: str) -> int:
+    """Bytes of an interrupted download of `org/name`."""
+    blobs = repository_folder(repository) / "blobs"
+    return sum(path.stat().st_size for path in blobs.glob("*.incomplete"))
 
 
 def is_hub_id(name: str) -> bool:

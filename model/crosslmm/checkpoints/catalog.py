@@ -25,32 +25,15 @@ from crosslmm.checkpoints.cache import (
     split_revision,
 )
 from crosslmm.checkpoints.headers import IncompleteCheckpoint, read_headers
+from crosslmm.checkpoints.published import LICENSES, RECIPES
 from crosslmm.checkpoints.screening import check_config, check_files
+from crosslmm.checkpoints.support import LLAVA_ONEVISION, MODEL_TYPES, unsupported, wrong_kind
 from crosslmm.errors import CheckpointError, CrossLMMError, UsageError, first_line
 from crosslmm.files import atomic_write, read_json, remove_folder
 
-CROSSLMM, LLAVA_ONEVISION = "crosslmm", "llava_onevision"
-MODEL_TYPES = (CROSSLMM, LLAVA_ONEVISION)
 DEMO = "demo"
-SUGGESTED = "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"
 ENVIRONMENT = "CROSSLMM_MODEL"
 
-
-@dataclass(frozen=True)
-class AssemblyRecipe:
-    """The parts of a CrossLMM to be assembled and trained: Hub ids."""
-
-    vision: str
-    language: str
-
-
-# The paper's two sizes.
-RECIPES = {
-    "crosslmm-2b": AssemblyRecipe(
-        "google/siglip2-so400m-patch14-384", "Qwen/Qwen2.5-1.5B-Instruct"
-    ),
-    "crosslmm-7b": AssemblyRecipe("google/siglip2-so400m-patch14-384", "Qwen/Qwen2.5-7B-Instruct"),
-}
 
 Location = Literal["built-in", "hub", "folder"]
 Origin = Literal["option", "environment", "setting", "built-in"]
@@ -157,7 +140,7 @@ def _what_instead(name: str) -> str:
             "a recipe for a model that is still to be trained\n"
             f"`crosslmm models init {name}` assembles it; see its help"
         )
-    known = [DEMO, *RECIPES, *(folder for folder, _ in _named_folders())]
+    known = [DEMO, *RECIPES, *(folder for folder, _ in _named_folders()), *LICENSES]
     if close := get_close_matches(name, known, n=1):
         return f"no such model; did you mean {close[0]}?"
     return (
@@ -179,15 +162,15 @@ def validate(folder: Path, *, kinds: tuple[str, ...] | None = MODEL_TYPES) -> Va
     """The `model_type` of a folder and, in a line, why it cannot be loaded."""
     try:
         config = read_config(folder)
-        kind = config.get("model_type")
         check_config(folder, config)
         check_files(folder)
     except CheckpointError as error:
         return ValidationResult(None, str(error), isinstance(error, IncompleteCheckpoint))
+    kind = config.get("model_type")
     if kinds is not None and kind not in kinds:
-        return ValidationResult(
-            kind, f"{folder}: its model_type is {kind!r}, not {' or '.join(kinds)}"
-        )
+        return ValidationResult(kind, f"{folder}: {wrong_kind(kind, kinds)}")
+    if kind in MODEL_TYPES and (problem := unsupported(config)):
+        return ValidationResult(kind, f"{folder}: {problem}")
     try:
         read_headers(folder)
     except CheckpointError as error:
@@ -277,7 +260,7 @@ def _found_demo() -> Path:
     if not _has_config(folder):
         raise CheckpointError(
             "no model is chosen, and this installation has no built-in one\n"
-            f"get one: `crosslmm models pull {SUGGESTED}`, then `crosslmm models use` it"
+            "`crosslmm setup` downloads one"
         )
     return folder
 
@@ -337,6 +320,7 @@ def _hub_models() -> list[StoredModel]:
 
 def _stored(name: str, path: Path, source: Location) -> StoredModel:
     result = validate(path)
+    remedy = _remedy(path) if result.is_incomplete else ""
     return StoredModel(
         name=name,
         path=path,
@@ -344,7 +328,7 @@ def _stored(name: str, path: Path, source: Location) -> StoredModel:
         size=size_on_disk(path),
         source=source,
         default=False,
-        problem=result.problem,
+        problem=result.problem and result.problem + remedy,
     )
 
 

@@ -1,26 +1,35 @@
 """Fetching models from the Hugging Face Hub into its ordinary cache: the one place that uses the
 network, and only when asked.
 
-Weights come as safetensors or not at all. Free space is compared with what is still to come before
-the first byte; an interrupted download is resumed.
+Weights come as safetensors or not at all, and only of models that can be loaded, which their
+configuration tells. Free space is compared with what is still to come before the first byte; an
+interrupted download is resumed. Weights come last: a checkpoint that has them has all its files.
 """
 
 import io
-import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from crosslmm.checkpoints.cache import hub_cache, is_hub_id, repository_folder, split_revision
-from crosslmm.checkpoints.catalog import MODEL_TYPES, read_config
+from crosslmm.checkpoints.cache import (
+    DISK_MARGIN,
+    begun,
+    free_disk,
+    hub_cache,
+    is_hub_id,
+    split_revision,
+)
+from crosslmm.checkpoints.catalog import read_config
 from crosslmm.checkpoints.headers import read_headers
+from crosslmm.checkpoints.support import MODEL_TYPES, unsupported, unsupported_part
 from crosslmm.errors import CheckpointError, CrossLMMError, UsageError, first_line
 from crosslmm.files import gigabytes
 
-_WANTED = ["*.safetensors", "*.json", "*.txt", "*.jinja", "*.model"]
+_WEIGHTS = "*.safetensors"
+_WANTED = [_WEIGHTS, "*.json", "*.txt", "*.jinja", "*.model"]
 _UNWANTED = ["*/*", ".*"]  # other formats live in sub-folders
-_MARGIN = 200_000_000  # bytes left free on the disk
 
 
 class DownloadError(CrossLMMError):
@@ -36,9 +45,9 @@ def pull(
     """Download `org/name[@revision]` and return its folder; a complete one is not fetched again.
 
     `on_progress` is called with the bytes downloaded and the total; `on_notice`, before
-    the weights come, with a line of text where the model cannot be asked.
+    the weights come, with a line of text where the model is only a part of one.
     Raises DownloadError, UsageError for a name of another form, CheckpointError for a repository
-    without safetensors weights.
+    that holds no safetensors weights or a model that cannot be loaded.
     """
     from huggingface_hub import snapshot_download
 
@@ -53,28 +62,24 @@ def pull(
     }
     with _explained(name):
         files = snapshot_download(**wanted, dry_run=True)
-    if not any(file.filename.endswith(".safetensors") for file in files):
-        raise CheckpointError(f"{name}: the repository has no safetensors weights")
+    _check_supported(name, {file.filename for file in files}, on_notice)
     total = sum(file.file_size or 0 for file in files)
     coming = sum(file.file_size or 0 for file in files if file.will_download)
-    _check_space(name, coming - _begun(repository))
-    if on_notice is not None and any(file.filename == "config.json" for file in files):
-        kind = read_config(fetch_config(name).parent).get("model_type")
-        if kind not in MODEL_TYPES:
-            on_notice(
-                f"{name}: its model_type is {kind!r}, so it is no CrossLMM: usable only as a part for "
-                "`crosslmm models init`, and not shown by `crosslmm models list`"
-            )
+    _check_space(name, coming - begun(repository))
     report = on_progress or (lambda done, total: None)
+    report(total - coming, total)
     with _explained(name):
+        snapshot_download(**{**wanted, "ignore_patterns": [*_UNWANTED, _WEIGHTS]})
         folder = Path(snapshot_download(**wanted, tqdm_class=_progress_class(report, total)))
     report(total, total)
     read_headers(folder)
     return folder
 
 
-def fetch_config(name: str) -> Path:
+def fetch_config(name: str, *, cache: Path | None = None) -> Path:
     """Download the config.json of `org/name[@revision]` alone, and return its path.
+
+    cache: a folder other than the Hub's cache to put it in.
 
     Raises DownloadError, UsageError for a name of another form.
     """
@@ -84,25 +89,42 @@ def fetch_config(name: str) -> Path:
     if not is_hub_id(repository):
         raise UsageError(f"{name}: not a Hub id; it has the form org/name or org/name@revision")
     with _explained(name):
-        return Path(hf_hub_download(repository, "config.json", revision=revision))
+        return Path(hf_hub_download(repository, "config.json", revision=revision, cache_dir=cache))
+
+
+def _check_supported(name: str, files: set[str], on_notice: Callable[[str], None] | None) -> None:
+    """Raises CheckpointError, before the weights come, for a repository that is of no use."""
+    if not any(file.endswith(".safetensors") for file in files):
+        raise CheckpointError(
+            f"{name}: the repository has no safetensors weights; pickled ones (.bin, .pt) and GGUF "
+            "are not supported"
+        )
+    if "config.json" not in files:
+        raise CheckpointError(
+            f"{name}: no checkpoint of a model (the repository has no config.json)"
+        )
+    # In a cache of its own, so that nothing is left of a repository that is refused.
+    with tempfile.TemporaryDirectory(prefix="crosslmm-config-") as scratch:
+        config = read_config(fetch_config(name, cache=Path(scratch)).parent)
+    kind = config.get("model_type")
+    is_model = kind in MODEL_TYPES
+    if problem := unsupported(config) if is_model else unsupported_part(config):
+        raise CheckpointError(f"{name}: {problem}")
+    if not is_model and on_notice is not None:
+        on_notice(
+            f"{name}: its model_type is {kind!r}, so it is no CrossLMM: usable only as a part for "
+            "`crosslmm models init`, and not shown by `crosslmm models list`"
+        )
 
 
 def _check_space(name: str, coming: int) -> None:
-    folder = hub_cache()
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    if coming > 0 and coming + _MARGIN > free:
+    free = free_disk()
+    if coming > 0 and coming + DISK_MARGIN > free:
         raise DownloadError(
             f"{name}: {gigabytes(coming)} to download, {gigabytes(free)} free "
             f"in {hub_cache()}\n"
             "free some space, or set HF_HOME to a folder on a larger disk"
         )
-
-
-def _begun(repository: str) -> int:
-    blobs = repository_folder(repository) / "blobs"
-    return sum(path.stat().st_size for path in blobs.glob("*.incomplete"))
 
 
 def _progress_class(report: Callable[[int, int], None], total: int) -> type[Any]:
@@ -113,6 +135,10 @@ def _progress_class(report: Callable[[int, int], None], total: int) -> type[Any]
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             kwargs.pop("name", None)
             super().__init__(*args, **{**kwargs, "file": io.StringIO(), "disable": False})
+
+        def close(self) -> None:
+            # tqdm's own draws once more, and where nobody closes a bar, as the interpreter ends.
+            self.disable = True
 
         def display(self, *args: Any, **kwargs: Any) -> None:
             # Bytes received and bytes written are two bars; files finished are a third.
@@ -154,7 +180,10 @@ def _problem(causes: list[Exception], errors: Any) -> str | None:
             "what was downloaded is kept; try again when the network is back"
         )
     if has(OSError):
-        return f"the download failed ({first_line(causes[0])[:160]})"
+        return (
+            f"the download failed ({first_line(causes[0])[:160]})\n"
+            "what was downloaded is kept; the same command resumes the download"
+        )
     return None
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import BitsAndBytesConfig
 
 from crosslmm.errors import CheckpointError, UsageError
-from crosslmm.limits import AUTO_QUANTIZED_PARAMETERS
+from crosslmm.limits import quantizes_by_default
 from crosslmm.options import Quantization, ResolvedQuantization
 from crosslmm.precision import UNQUANTIZED_MODULES
 
@@ -32,9 +32,7 @@ def resolve_quantization(
 ) -> ResolvedQuantization:
     """`auto` is 4bit on a GPU for models of over a billion parameters, and none elsewhere."""
     if quantization == "auto":
-        return (
-            "4bit" if device.type == "cuda" and parameters > AUTO_QUANTIZED_PARAMETERS else "none"
-        )
+        return "4bit" if quantizes_by_default(device.type, parameters) else "none"
     if quantization not in CHOICES:
         raise UsageError(f"{quantization}: not a quantization; give one of {', '.join(CHOICES)}")
     if quantization != "none" and device.type == "mps":

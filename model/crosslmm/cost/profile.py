@@ -20,7 +20,7 @@ from crosslmm.cost.memory import (
     memory_needed,
     weight_parts,
 )
-from crosslmm.cost.shape import RECIPES, ModelShape
+from crosslmm.cost.shape import PUBLISHED, RECIPES, ModelShape
 from crosslmm.errors import CheckpointError, UsageError
 from crosslmm.limits import FRAMES_PER_CHUNK
 from crosslmm.options import ResolvedQuantization, T2VCache, V2VScope
@@ -172,12 +172,14 @@ def compare(first: Profile, other: str) -> Profile:
 
 
 def find_shape(model: str) -> ModelShape:
-    """The shape of a recipe, a model on disk, or a Hub id, whose config is fetched."""
+    """The shape of a recipe, a model on disk, a published one, or a Hub id, whose config is fetched."""
     try:
         folder = catalog.find(model)
     except CheckpointError as error:
         if model in RECIPES:
             return RECIPES[model]
+        if model in PUBLISHED:
+            return PUBLISHED[model]
         if Path(model).exists() or not is_hub_id(split_revision(model)[0]):
             known = ", ".join(RECIPES)
             raise CheckpointError(f"{error}\nrecipes need no weights: {known}") from None

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from math import isqrt
 from typing import Any
 
-from crosslmm.checkpoints.catalog import CROSSLMM, LLAVA_ONEVISION, MODEL_TYPES
 from crosslmm.checkpoints.headers import Gate
+from crosslmm.checkpoints.support import CROSSLMM, LLAVA_ONEVISION, MODEL_TYPES
 from crosslmm.errors import CheckpointError, UsageError
 from crosslmm.limits import DECODERS
 from crosslmm.merging import check_tokens_per_frame
@@ -297,15 +297,25 @@ QWEN2_0_5B_PADDED = _qwen(896, 4864, 24, 14, 2, 152000, True)
 QWEN2_7B_PADDED = QWEN25_7B | {"vocab_size": 152128}
 
 
-def _peer(text_config: Mapping[str, Any]) -> ModelShape:
+def _llava(text_config: Mapping[str, Any]) -> ModelShape:
+    return ModelShape.from_config({"model_type": LLAVA_ONEVISION, "text_config": text_config})
+
+
+# The published checkpoints by Hub id, as crosslmm runs them.
+PUBLISHED: dict[str, ModelShape] = {
+    "llava-hf/llava-onevision-qwen2-0.5b-ov-hf": _llava(QWEN2_0_5B_PADDED),
+    "llava-hf/llava-onevision-qwen2-7b-ov-hf": _llava(QWEN2_7B_PADDED),
+}
+
+
+def _peer(shape: ModelShape) -> ModelShape:
     """LLaVA-OneVision as transformers runs it: 196 tokens per frame, all frames encoded at once."""
-    shape = ModelShape.from_config({"model_type": LLAVA_ONEVISION, "text_config": text_config})
     return replace(shape, interval=None, chunked=False)
 
 
 RECIPES: dict[str, ModelShape] = {
     "crosslmm-2b": ModelShape.from_config({"model_type": CROSSLMM, "text_config": QWEN25_1_5B}),
     "crosslmm-7b": ModelShape.from_config({"model_type": CROSSLMM, "text_config": QWEN25_7B}),
-    "llava-onevision-0.5b": _peer(QWEN2_0_5B_PADDED),
-    "llava-onevision-7b": _peer(QWEN2_7B_PADDED),
+    "llava-onevision-0.5b": _peer(_llava(QWEN2_0_5B_PADDED)),
+    "llava-onevision-7b": _peer(_llava(QWEN2_7B_PADDED)),
 }

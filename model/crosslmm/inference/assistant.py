@@ -226,6 +226,7 @@ class Assistant:
         *,
         times: Sequence[float] | None = None,
         tokens_per_frame: int | None = None,
+        allow_unfamiliar: bool = True,
         on_progress: Progress | None = None,
         stream: FrameStream | None = None,
         **options: Unpack[SamplingOptions],
@@ -239,6 +240,7 @@ class Assistant:
         - Sampling options are those of `crosslmm.sample`. Of frames in memory all are used unless
           `frames`, `max_frames`, `start` or `end` choose some. Several of them need `fps`, here the
           rate of these frames, or `times`, the seconds of each; `Frames` bring theirs.
+        - allow_unfamiliar: False raises UnfamiliarFootage where the built-in model would only warn.
         - on_progress: called with a stage, what is done of it and the total.
         - stream: one of the same video that was started earlier, so that it decodes while the model is
           being loaded; used where its frames are those that the model takes.
@@ -251,6 +253,7 @@ class Assistant:
             Sampling.of(sampling, options),
             times=times,
             tokens_per_frame=tokens_per_frame,
+            allow_unfamiliar=allow_unfamiliar,
             on_progress=on_progress,
             stream=stream,
         )

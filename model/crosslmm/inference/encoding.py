@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from crosslmm.errors import VideoError
+from crosslmm.errors import UnfamiliarFootage, VideoError
 from crosslmm.inference.answer import FrameUsed
 from crosslmm.inference.given import GivenFrames
 from crosslmm.inference.runtime import Progress, Runtime
@@ -143,13 +143,15 @@ def encode_video(
     sampling: Sampling,
     *,
     tokens_per_frame: int,
+    allow_unfamiliar: bool = True,
     on_progress: Progress | None = None,
     started: FrameStream | None = None,
 ) -> EncodedVideo:
     """Decode and encode a video, or encode frames that are given.
 
-    started: a stream of the video that may already be decoding; it is closed here, and used where
-    its frames are those that the model takes. Raises VideoError, UsageError, TooManyFrames.
+    allow_unfamiliar: False raises UnfamiliarFootage where it would be warned of. started: a stream of
+    the video that may already be decoding; it is closed here, and used where its frames are those that
+    the model takes. Raises VideoError, UsageError, TooManyFrames.
     """
     if on_progress:
         on_progress("decode", 0, 0)
@@ -177,6 +179,8 @@ def encode_video(
         unfamiliar: tuple[str, ...] = ()
         if runtime.footage is not None and visual.features is not None:
             unfamiliar = runtime.footage.warning(visual.features[0])
+        if unfamiliar and not allow_unfamiliar:
+            raise UnfamiliarFootage(f"{stream.source.path}: {unfamiliar[0]}")
         return EncodedVideo(
             visual=visual,
             frames=tuple(used),

@@ -1,6 +1,5 @@
 """A loaded model with its processor: what sessions, batches and the encoder run on."""
 
-import platform
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
@@ -9,6 +8,7 @@ from pathlib import Path
 import torch
 
 from crosslmm.checkpoints import catalog
+from crosslmm.device import device_name
 from crosslmm.inference.footage import FootageCheck, read_check
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.processing_crosslmm import CrossLMMProcessor
@@ -60,7 +60,7 @@ class Runtime:
         """How the model runs: device, dtype, quantization, attention."""
         return {
             "device": str(self.device),
-            "device_name": _device_name(self.device),
+            "device_name": device_name(self.device),
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "quantization": self.quantization,
             "attention": str(self.model.config.text._attn_implementation),
@@ -90,9 +90,3 @@ class Runtime:
     def notice(self, text: str) -> None:
         if self.on_notice:
             self.on_notice(text)
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return platform.processor() or platform.machine()

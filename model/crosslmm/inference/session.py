@@ -47,6 +47,7 @@ class VideoKeywords(SamplingOptions, total=False):
     sampling: Sampling | None
     times: Sequence[float] | None
     tokens_per_frame: int | None
+    allow_unfamiliar: bool
     on_progress: Progress | None
 
 
@@ -304,13 +305,18 @@ def open_video(
     *,
     times: Sequence[float] | None = None,
     tokens_per_frame: int | None = None,
+    allow_unfamiliar: bool = True,
     on_progress: Progress | None = None,
     stream: FrameStream | None = None,
 ) -> VideoSession:
     """Decode, encode and prefill a video, with fewer frames where memory runs out.
 
-    times: of frames in memory, in seconds. on_progress is called with a stage, what is done of it and
-    the total. stream: as `started` of `encode_video`. Raises VideoError, UsageError, OutOfMemory.
+    - times: of frames in memory, in seconds.
+    - allow_unfamiliar: False raises UnfamiliarFootage, before anything is prefilled.
+    - on_progress: called with a stage, what is done of it and the total.
+    - stream: as `started` of `encode_video`.
+
+    Raises VideoError, UsageError, OutOfMemory.
     """
     started = time.perf_counter()
     tokens = runtime.tokens_per_frame
@@ -327,6 +333,7 @@ def open_video(
             sampling,
             name=name,
             tokens_per_frame=tokens,
+            allow_unfamiliar=allow_unfamiliar,
             on_progress=on_progress,
             stream=stream,
             started=started,
@@ -340,6 +347,7 @@ def _open(
     *,
     name: str,
     tokens_per_frame: int,
+    allow_unfamiliar: bool,
     on_progress: Progress | None,
     stream: FrameStream | None,
     started: float,
@@ -350,6 +358,7 @@ def _open(
             source,
             tried,
             tokens_per_frame=tokens_per_frame,
+            allow_unfamiliar=allow_unfamiliar,
             on_progress=on_progress,
             started=stream if tried is sampling else None,
         )
