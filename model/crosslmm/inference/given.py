@@ -22,7 +22,7 @@ from crosslmm.video_inputs import read_clip
 # images. Arrays and tensors are of libraries that need not be there to say so.
 VideoLike: TypeAlias = str | os.PathLike[str] | IO[bytes] | Frames | Sequence[Any] | Any
 
-_OF_FILES = ("seek", "reader", "deadline")
+_OF_FILES = ("seek", "reader", "deadline", "file_timeout", "max_pixels")
 
 
 @dataclass(frozen=True, eq=False)
