@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import runpy
 import shlex
 import shutil
 from collections.abc import Callable
@@ -23,6 +24,7 @@ README = (ROOT / "README.md").read_text("utf-8")
 
 # Parsed and not run, each for a reason; one that is not in the README is an error.
 NOT_RUN = {
+    "setup": "needs the network; tests/cli/test_setup.py runs it with a fake Hub",
     "models pull": "needs the network; tests/checkpoints/test_catalog.py pulls from a fake Hub",
     "models use llava-hf/": "needs what was pulled",
     "models init": "needs gigabytes of parts; tests/checkpoints/test_loading.py assembles tiny ones",
@@ -34,8 +36,8 @@ NOT_RUN = {
 SMALLER = {"--clips 200": "--clips 1 --seconds 2-2 --questions 3"}
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
 def commands() -> list[str]:
@@ -137,6 +139,25 @@ def test_commands_run_one_after_another(
 @pytest.mark.parametrize("snippet", blocks("python"))
 def test_snippets_run(workplace: Path, snippet: str) -> None:
     exec(compile(snippet, "README.md", "exec"), {})
+
+
+def test_the_snippets_of_the_python_page_run_one_after_another(
+    workplace: Path, terse: Path
+) -> None:
+    shutil.copytree(terse, workplace / "my-crosslmm")
+    names: dict[str, Any] = {}
+    for snippet in blocks("python", (ROOT / "docs" / "python.md").read_text("utf-8")):
+        exec(compile(snippet, "python.md", "exec"), names)
+    assert names["output"].shape[0] == 1
+    [record] = map(json.loads, blocks("json", (ROOT / "docs" / "python.md").read_text("utf-8")))
+    assert list(record) == list(names["answer"].as_dict())
+
+
+def test_the_picture_of_a_run_is_what_it_prints() -> None:
+    drawing = runpy.run_path(str(ROOT / "docs" / "draw_terminal.py"))
+    picture = (ROOT / "docs" / "terminal.svg").read_text("utf-8")
+    assert drawing["draw"](drawing["run"]()) == picture, "run python docs/draw_terminal.py"
+    assert len(re.findall("http", picture)) == 1, "nothing is fetched; the one is SVG's own name"
 
 
 def test_the_table_of_commands_is_that_of_the_program() -> None:
