@@ -57,6 +57,8 @@ def read_paths(paths: list[str], from_file: str | None) -> list[str]:
         else:
             try:
                 data = read_regular(Path(from_file), longest=MAX_LIST_BYTES)
+            except OSError as error:
+                raise UsageError(f"{from_file}: {error.strerror}") from None
             except ValueError as error:
                 raise UsageError(f"{from_file}: {error}") from None
         found += _split_list(data)
@@ -71,6 +73,8 @@ def read_prompt(prompt: str | None, file: Path | None) -> str | None:
         return prompt
     try:
         return read_text(file, longest=MAX_TEXT_BYTES).strip()
+    except OSError as error:
+        raise UsageError(f"{file}: {error.strerror}") from None
     except ValueError as error:
         raise UsageError(f"{file}: the prompt is {error}") from None
 

@@ -82,7 +82,8 @@ def read_features(
     if fused:
         # In bfloat16 the two products below take 30 times as long on a CPU. The fused kernel runs one
         # thread per head and batch row, so the queries are shared out as heads.
-        heads = math.gcd(query.shape[1], torch.get_num_threads())
+        threads = 1 if torch.compiler.is_compiling() else torch.get_num_threads()
+        heads = math.gcd(query.shape[1], threads)
         keys = features[:, None].expand(-1, heads, -1, -1)
         read = nn.functional.scaled_dot_product_attention(
             query.unflatten(1, (heads, -1)),

@@ -463,7 +463,7 @@ def test_settings_are_a_regular_file_of_some_size(home: Path, run: Any) -> None:
     assert "not a regular file" in run("models", "list").err
     (home / "settings.json").unlink()
     (home / "settings.json").write_bytes(b"[" * ((1 << 20) + 1))
-    assert "over 1 MiB" in run("models", "list").err
+    assert "longer than 1,048,576 bytes" in run("models", "list").err
     (home / "settings.json").write_bytes(b"[" * (1 << 19))
     assert "fix or delete it" in run("models", "list").err
     (home / "settings.json").unlink()
@@ -473,7 +473,7 @@ def test_recipes_are_regular_files_of_some_size(tmp_path: Path) -> None:
     from crosslmm.training.recipe import load_recipe
 
     (tmp_path / "a.yaml").write_bytes(b"#" * ((1 << 20) + 1))
-    with pytest.raises(UsageError, match="over 1 MiB"):
+    with pytest.raises(UsageError, match="longer than 1,048,576 bytes"):
         load_recipe(tmp_path / "a.yaml")
 
 

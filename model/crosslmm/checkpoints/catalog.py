@@ -30,6 +30,7 @@ from crosslmm.checkpoints.screening import check_config, check_files
 from crosslmm.checkpoints.support import LLAVA_ONEVISION, MODEL_TYPES, unsupported, wrong_kind
 from crosslmm.errors import CheckpointError, CrossLMMError, UsageError, first_line
 from crosslmm.files import atomic_write, read_json, remove_folder
+from crosslmm.limits import MAX_TEXT_BYTES
 
 DEMO = "demo"
 ENVIRONMENT = "CROSSLMM_MODEL"
@@ -357,11 +358,15 @@ def _settings_file() -> Path:
 
 def _settings() -> dict[str, Any]:
     try:
-        settings = read_json(_settings_file())
+        settings = read_json(_settings_file(), longest=MAX_TEXT_BYTES)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{_settings_file()}: not readable as JSON; fix or delete it") from error
+    except OSError as error:
+        raise UsageError(f"{_settings_file()}: {error.strerror}; fix or delete it") from error
+    except ValueError as error:
+        raise UsageError(
+            f"{_settings_file()}: not readable as JSON ({first_line(error)}); fix or delete it"
+        ) from error
     if not isinstance(settings, dict):
         raise UsageError(f"{_settings_file()}: not a table of settings; fix or delete it")
     return settings

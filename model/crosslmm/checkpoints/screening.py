@@ -38,12 +38,10 @@ def check_config(folder: Path, config: Mapping[str, Any]) -> None:
         layers = table.get("num_hidden_layers")
         if isinstance(layers, int) and not 0 < layers <= _MOST_LAYERS:
             raise CheckpointError(f"{path}: its num_hidden_layers is {layers:,}; no model has that")
-    for key, reason in {
-        "transformers_weights": "names other weights than those of the folder",
-        "quantization_config": "says that its weights are quantized; give those that are not",
-    }.items():
-        if config.get(key) is not None:
-            raise CheckpointError(f"{path}: {key} {reason}")
+    if config.get("transformers_weights") is not None:
+        raise CheckpointError(
+            f"{path}: transformers_weights names other weights than those of the folder"
+        )
 
 
 def check_files(folder: Path) -> None:

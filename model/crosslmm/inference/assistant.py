@@ -200,6 +200,7 @@ class Assistant:
         """
         of_answers = GenerationKeywords.__annotations__.keys() & options.keys()
         of_video = options.keys() - of_answers
+        self.check_questions([question] if isinstance(question, str) else question)
         session = self.open_video(video, **_some(options, of_video))
         return session.ask(question, **_some(options, of_answers))
 
