@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from crosslmm.captioning.outputs.webdataset import WebDatasetOutput
 from crosslmm.errors import CrossLMMError
 from tests.support.parrot import begin, make, parrot, run  # noqa: F401
 
@@ -61,7 +62,7 @@ def test_a_video_that_was_replaced_does_not_get_into_a_shard(
 ) -> None:
     out = folder / "captions"
     for result in begin(folder, format="webdataset"):
-        if result.path.endswith("a.mp4"):
+        if result.path.endswith("a.mp4") and not result.error:
             (folder / "a.mp4").unlink()
             put(folder / "a.mp4")
     assert names(out) == ["b"]
@@ -97,6 +98,64 @@ def test_a_captioned_video_that_is_gone_after_a_kill_fails_alone(folder: Path) -
     assert names(folder / "captions") == []
     assert run([folder / "b.mp4"], format="webdataset") == ([], [])
     assert names(folder / "captions") == ["b"]
+
+
+@pytest.mark.parametrize("shard_samples", [1, 1000])
+def test_a_captioned_video_that_is_gone_counts_as_failed(
+    folder: Path, shard_samples: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(WebDatasetOutput, "shard_samples", shard_samples)
+    prepare = WebDatasetOutput.prepare
+    monkeypatch.setattr(
+        WebDatasetOutput,
+        "prepare",
+        lambda self, path: (prepare(self, path), path.endswith("a.mp4") and os.remove(path)),
+    )
+    captioning = begin(folder, format="webdataset")
+    results = [(Path(result.path).name, result.error) for result in captioning]
+    gone = f"{folder}/a.mp4: gone before its shard was written (No such file or directory)"
+    assert results == [("a.mp4", None), ("a.mp4", gone), ("b.mp4", None)] or (
+        results == [("a.mp4", None), ("b.mp4", None), ("a.mp4", gone)] and shard_samples == 1000
+    )
+    summary = captioning.summary
+    assert (summary.captioned, summary.failed, summary.total) == (1, 1, 2)
+    assert summary.failures == [(f"{folder}/a.mp4", gone)]
+    assert errors(folder / "captions") == {"a.mp4": gone}
+    make(folder, "a.mp4")
+    monkeypatch.setattr(WebDatasetOutput, "prepare", prepare)
+    assert run(folder, format="webdataset") == ([], [])
+    assert run(folder, format="webdataset", retry_failed=True) == (["a.mp4"], [])
+    assert sorted(names(folder / "captions")) == ["a", "b"]
+
+
+def test_one_that_was_kept_counts_as_failed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed = begin([folder / "a.mp4", folder / "b.mp4"], format="webdataset")
+    next(killed)
+    next(killed)
+    killed.close()
+    begun = WebDatasetOutput.finish
+    monkeypatch.setattr(
+        WebDatasetOutput,
+        "finish",
+        lambda self, manifest: ((folder / "a.mp4").unlink(), begun(self, manifest)),
+    )
+    again = begin(folder, format="webdataset")
+    assert [Path(result.path).name for result in again if result.error] == ["a.mp4"]
+    assert (again.summary.kept, again.summary.captioned, again.summary.failed) == (1, 0, 1)
+
+
+def test_a_copy_stands_in_for_a_video_that_is_gone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "copy.mp4").write_text("a.mp4", "utf-8")
+    begun = WebDatasetOutput.finish
+    monkeypatch.setattr(
+        WebDatasetOutput,
+        "finish",
+        lambda self, manifest: ((folder / "a.mp4").unlink(), begun(self, manifest)),
+    )
+    assert run(folder, format="webdataset")[1] == []
+    assert sorted(names(folder / "captions")) == ["b", "copy"]
 
 
 def test_a_video_that_is_a_link_is_as_good_as_any(folder: Path, tmp_path: Path) -> None:

@@ -101,6 +101,7 @@ class WorkerProcess:
     - `timeout`: seconds without a message, while one is waited for, after which the process is
       killed; None where somebody else watches it. `start_timeout` replaces a shorter one until the
       first message.
+    - `heartbeats`: False where `timeout` is the time of a job, and not of silence.
     - `memory`: bytes that the process may allocate for its jobs, None for no limit; kept on Linux.
     - `jobs`: how many it was given.
 
@@ -115,9 +116,10 @@ class WorkerProcess:
         timeout: float | None,
         start_timeout: float = START_TIMEOUT,
         memory: int | None = None,
+        heartbeats: bool = True,
     ) -> None:
         self.handler, self.timeout, self.start_timeout = handler, timeout, start_timeout
-        self.memory = memory
+        self.memory, self.heartbeats = memory, heartbeats
         self.jobs = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._starting = threading.Lock()
@@ -140,7 +142,7 @@ class WorkerProcess:
         settings = {
             "path": sys.path,
             "handler": self.handler,
-            "heartbeat": None if self.timeout is None else HEARTBEAT,
+            "heartbeat": None if self.timeout is None else self._interval(),
             "parent": os.getpid(),
             "memory": self.memory,
         }
@@ -207,6 +209,10 @@ class WorkerProcess:
             with contextlib.suppress(OSError, ValueError):
                 if pipe is not None:
                     pipe.close()
+
+    def _interval(self) -> float:
+        """Seconds between heartbeats; the first one always comes, when the process has started."""
+        return HEARTBEAT if self.heartbeats else threading.TIMEOUT_MAX
 
     def _payload(self, stdout: IO[bytes], size: int) -> np.ndarray:
         """Read a payload a piece at a time, so that a slow pipe is not taken for a silent process."""

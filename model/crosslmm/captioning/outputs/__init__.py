@@ -109,6 +109,11 @@ class CaptionOutput:
     def restore(self, path: str, manifest: Manifest) -> None:
         """Called for a video that is done, whose file may have been lost."""
 
+    def take_lost(self) -> list[Record]:
+        """The records, now failures, of videos that were captioned and then could not be written, since
+        this was last called."""
+        return []
+
     def finish(self, manifest: Manifest) -> None:
         """Called at the end of every run that was not killed."""
 
