@@ -92,14 +92,21 @@ def render(
     """
     job = {"conversations": talks, "chat_template": template} | dict(arguments)
     if template == PLAIN_TEMPLATE:
-        from transformers.utils.chat_template_utils import render_jinja_template
-
-        with template_errors():
-            prompts, spans = render_jinja_template(**job)
+        prompts, spans = render_here(job)
     else:
         prompts, spans = _render_apart(job)
     both = zip(prompts, spans or [[]] * len(prompts), strict=True)
-    return [(check_prompt(prompt), _pieces(prompt, marked)) for prompt, marked in both]
+    return [(prompt, _pieces(prompt, marked)) for prompt, marked in both]
+
+
+def render_here(job: dict[str, Any]) -> tuple[list[str], list[list[Span]]]:
+    """Prompts and spans of `render_jinja_template`, in this process. Raises CheckpointError."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    with _template_errors():
+        rendered: Any = render_jinja_template(**job)
+    prompts, spans = rendered
+    return [_check_prompt(prompt) for prompt in prompts], spans
 
 
 def _pieces(prompt: str, spans: Sequence[Span]) -> list[Piece]:
@@ -111,7 +118,7 @@ def _pieces(prompt: str, spans: Sequence[Span]) -> list[Piece]:
 
 
 @contextmanager
-def template_errors() -> Iterator[None]:
+def _template_errors() -> Iterator[None]:
     """Turns an error of a chat template into CheckpointError."""
     try:
         yield
@@ -154,7 +161,7 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else f"<{type(value).__name__}>"
 
 
-def check_prompt(rendered: object) -> str:
+def _check_prompt(rendered: object) -> str:
     """The prompt that a template wrote. Raises CheckpointError where it is none."""
     if not isinstance(rendered, str):
         raise _failure("wrote no text")

@@ -3,6 +3,7 @@
 import io
 import os
 import struct
+import subprocess
 import sys
 import time
 import zlib
@@ -31,6 +32,7 @@ from crosslmm.video.file import VideoFile
 from crosslmm.video.index import PacketIndex
 from crosslmm.video.probe import check_file
 from crosslmm.video.sampling import choose
+from crosslmm.video.source import _probing_codecs, open_container
 from crosslmm.video.worker import JobFailed, WorkerProcess
 from tests.support.clips import number_of, numbers_of, picture, write_clip
 
@@ -554,3 +556,49 @@ def test_frames_that_get_no_memory_are_not_called_damaged(
     assert "damaged" in frames.warnings[0]
     monkeypatch.setattr("crosslmm.video.decoder.memory_left", lambda: 100)
     assert "out of memory while reading it" in refusal(path, frames=60, reader="pyav")
+
+
+@pytest.mark.parametrize("kind", ["mp4", "ts", "h264"])
+def test_no_frame_of_h264_is_decoded_to_open_a_file(kind: str, tmp_path: Path) -> None:
+    """It is not known yet how large and how many they are."""
+    path = tmp_path / f"a.{kind}"
+    write_clip(path, frames=30, width=128, height=128)
+    assert numbers_of(crosslmm.sample(path, frames=30, size=(64, 64)).pixels) == list(range(30))
+    with VideoFile(str(path)) as file, open_container(file) as container:
+        context = container.streams.video[0].codec_context
+        assert (context.name, context.width, context.height) == ("h264", 128, 128)
+    allowed = _probing_codecs().split(",")
+    assert {"mpeg2video", "hevc", "mjpeg"} <= set(allowed)
+    assert not [name for name in allowed if "h264" in name]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peaks are read of Linux")
+def test_opening_a_stream_of_many_large_frames_takes_little_memory(tmp_path: Path) -> None:
+    """Its size is not in the container, and each of its 16 references would be held."""
+    path = tmp_path / "a.ts"
+    options = {"preset": "ultrafast", "x264-params": "ref=16:bframes=0:keyint=100:scenecut=0"}
+    write_clip(path, frames=18, width=4096, height=2304, options=options)
+    code = "; ".join(
+        [
+            "import resource as r, sys, crosslmm",
+            "from crosslmm.video.probe import check_file",
+            "check_file(sys.argv[1])",
+            "print(r.getrusage(r.RUSAGE_SELF).ru_maxrss >> 10)",
+        ]
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) < 120
+
+
+def test_no_memory_for_a_thread_is_told_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_clip(tmp_path / "a.mp4", frames=3)
+
+    def refuse(self: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("threading.Thread.start", refuse)
+    assert "out of memory while reading it" in refusal(tmp_path / "a.mp4")

@@ -124,7 +124,10 @@ class FrameStream:
             deadline=self.sampling.deadline,
             allowed=self.sampling.file_timeout - self._seconds,
         )
-        self._running.start()
+        try:
+            self._running.start()
+        except RuntimeError as error:  # no memory is left for a thread
+            raise VideoError(f"{self.path}: {NO_MEMORY}") from error
 
     def _share_deadline(self) -> None:
         """Give the running reader its part of the silence that is left; the last one gets all."""
