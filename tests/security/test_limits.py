@@ -35,6 +35,7 @@ from crosslmm.video.sampling import choose
 from crosslmm.video.source import _probing_codecs, open_container
 from crosslmm.video.worker import JobFailed, WorkerProcess
 from tests.support.clips import number_of, numbers_of, picture, write_clip
+from tests.support.tiny import text_config, tiny_checkpoint
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -426,6 +427,37 @@ def test_a_long_question_on_the_command_line(checkpoint: Path, clip: Path, run: 
     assert done.out == ""
     assert "the question 'why? why?" in done.err
     assert "frames" not in done.err
+
+
+def test_frames_and_question_fit_into_the_context_together(
+    tmp_path: Path, clip: Path, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A frame has 4 tokens, and a letter is one; nothing is encoded for what does not fit."""
+    folder = tiny_checkpoint(tmp_path / "model", text=text_config(max_position_embeddings=100))
+    assistant = crosslmm.load(folder)
+    assert assistant.ask(clip, "why?", frames=4, max_new_tokens=1).tokens.prompt <= 100
+    session = assistant.open_video(clip, frames=10)
+    with monkeypatch.context() as patch:
+        patch.setattr("crosslmm.inference.encoding.FrameEncoder.add", None)
+        for ask in (assistant.ask, lambda *a, **k: assistant.stream(*a, **k).answer):
+            with pytest.raises(
+                UsageError, match=r"^30 frames of 4 tokens and .* most 24 `frames`, or"
+            ):
+                ask(clip, "why?", frames=30)
+            with pytest.raises(
+                UsageError, match=r"90 tokens of text .* 100 .* shorten the question"
+            ):
+                ask(clip, "a" * 90, frames=10)
+    with pytest.raises(UsageError, match="shorten the question"):
+        session.ask("a" * 60)
+    with pytest.raises(UsageError, match="shorten the question"):
+        session.ask_all(["why?", "a" * 60])
+    frames = crosslmm.sample(clip, frames=20, size=(30, 30))
+    with pytest.raises(UsageError, match=r"20 frames of 4 tokens"):
+        assistant.answer_batch([frames], ["why?" * 5])
+    done = run("ask", clip, "why?", "--model", folder, "--frames", 30)
+    assert (done.code, done.out) == (2, "")
+    assert "use at most 24 --frames, or fewer --tokens-per-frame" in done.err
 
 
 @pytest.fixture

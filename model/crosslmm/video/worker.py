@@ -58,6 +58,8 @@ _BOOT = (
     "import json, sys; settings = json.loads(sys.argv[1]); sys.path[:] = settings.pop('path'); "
     "from crosslmm.video.worker import main; main(**settings)"
 )
+# A timekeeper that wakes so many seconds late did not run, as after Ctrl-Z; no silence is counted then.
+STOPPED = 2.0
 _PR_SET_PDEATHSIG = 1
 
 _memory_is_limited = False
@@ -234,7 +236,11 @@ class WorkerProcess:
 
     def _keep_time(self) -> None:
         assert self.timeout is not None
+        woken = time.monotonic()
         while not self._closing.wait(min(HEARTBEAT, self.timeout) / 2):
+            slept, woken = time.monotonic() - woken, time.monotonic()
+            if slept > STOPPED and self._waiting_since is not None:
+                self._waiting_since = woken
             since = self._waiting_since
             limit = self.timeout if self._heard else max(self.timeout, self.start_timeout)
             if since is not None and time.monotonic() - since > limit:
