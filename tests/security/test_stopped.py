@@ -30,7 +30,7 @@ print(reading.take())
 """
 WORKER = f"""
 from crosslmm.video.worker import WorkerProcess
-worker = WorkerProcess("{__name__}:wait", timeout=4.0)
+worker = WorkerProcess("{__name__}:wait", timeout=5.5, heartbeats=False)
 worker.start()
 running = worker.run({{}})
 print(next(running).head, flush=True)
@@ -42,7 +42,7 @@ worker.close()
 def wait(job: dict[str, Any]) -> Iterator[tuple[Any, bytes]]:
     """What a worker does here; it is not stopped with the process that started it."""
     yield "started", b""
-    time.sleep(2.0)
+    time.sleep(8.0)
     yield "frame", b""
 
 
