@@ -30,17 +30,24 @@ _LONGEST_TEXT = 256 << 20  # bytes of a file that is read at once
 class HeldFolder:
     """A folder that stays the same one while this block holds it, whatever takes its place by name.
 
-    It is made where it is missing. Raises OSError. Without descriptors of folders it is a path.
+    It is made where it is missing; with `named` False it may not be a link. Raises OSError. Without
+    descriptors of folders it is a path.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, named: bool = True) -> None:
+        self.path, self.named = path, named
         self.descriptor: int | None = None
 
     def __enter__(self) -> "HeldFolder":
         self.path.mkdir(parents=True, exist_ok=True)
+        nofollow = 0 if self.named else _NOFOLLOW
+        if not self.named and self.path.is_symlink():
+            raise OSError(errno.ELOOP, _LINK, str(self.path))
+        if not os.access(self.path, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self.path))
         if _HAS_DIR_FD:
-            self.descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | _FLAGS)
+            flags = os.O_RDONLY | os.O_DIRECTORY | _FLAGS | nofollow
+            self.descriptor = os.open(self.path, flags)
         return self
 
     def __exit__(self, *error: object) -> None:

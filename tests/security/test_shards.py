@@ -11,7 +11,7 @@ import pytest
 
 from crosslmm.captioning.outputs.webdataset import WebDatasetOutput
 from crosslmm.errors import CrossLMMError
-from tests.support.parrot import begin, make, parrot, run  # noqa: F401
+from tests.support.parrot import Parrot, begin, make, parrot, run  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("parrot")
 
@@ -237,3 +237,28 @@ def test_what_tarfile_writes_is_read() -> None:
         member.name: content[member.offset : member.offset + member.size]
         for member in read_members(file)
     } == written
+
+
+def test_a_link_put_at_the_default_folder_after_it_was_checked(folder: Path) -> None:
+    (folder / "elsewhere").mkdir()
+    captioning = begin([folder / "a.mp4"], format="webdataset")
+    (folder / "captions").symlink_to("elsewhere")
+    with pytest.raises(CrossLMMError, match=r"captions: .* links are not followed"):
+        list(captioning)
+    assert list((folder / "elsewhere").iterdir()) == []
+    (folder / "captions").unlink()
+    (folder / "named").symlink_to("elsewhere")
+    assert run([folder / "a.mp4"], format="webdataset", out=folder / "named")[1] == []
+
+
+@pytest.mark.parametrize("kind", ["txt", "jsonl", "webdataset"])
+def test_a_folder_that_may_not_be_written_to_is_named_before_a_model_is_loaded(
+    folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as `/`, which is all that some files have in common."""
+    monkeypatch.setattr(Parrot, "load", None)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(
+        CrossLMMError, match=r"given.*cannot be written to this folder .*another `out`"
+    ):
+        run(folder, format=kind)

@@ -185,7 +185,9 @@ def make_output(
     format: str, out: Path | None, part: str, sources: Sequence[Source]
 ) -> WebDatasetOutput:
     folder = output_folder(format, out or Path("captions"), default=out is None)
-    return WebDatasetOutput(folder, part)
+    output = WebDatasetOutput(folder, part)
+    output.named = out is not None
+    return output
 
 
 def _sample_key(content: str | None, settings_hash: str) -> str:
