@@ -24,6 +24,7 @@ _FLAGS: int = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _HAS_DIR_FD = {os.open, os.mkdir, os.unlink, os.stat, os.rename} <= os.supports_dir_fd
 _SCRATCH = re.compile(r"\.crosslmm-[0-9a-f]{16}\.new")
 _LINK = "a link, and links are not followed"
+LONGEST_LINE = 64 << 20  # bytes of a line of JSON
 _LONGEST_TEXT = 256 << 20  # bytes of a file that is read at once
 
 
@@ -260,6 +261,14 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def read_lines(file: IO[bytes], *, longest: int = LONGEST_LINE) -> Iterator[bytes]:
+    """The lines of an open file; one of more than `longest` bytes is cut, and is the last."""
+    while line := file.readline(longest + 1):
+        yield line
+        if len(line) > longest:
+            return
 
 
 def exists(path: Path, *, root: Root) -> bool:

@@ -10,7 +10,6 @@ from functools import cache
 from typing import Any
 
 from crosslmm.errors import VideoError
-from crosslmm.limits import READER_MEMORY
 from crosslmm.options import Sampling
 from crosslmm.video.file import VideoFile
 
@@ -20,10 +19,6 @@ mov matroska webm avi mpegts mpeg mpegvideo asf flv ogg rm mxf gxf nut dv wtv sw
 h261 h263 h264 hevc vvc evc m4v mjpeg obu av1 vc1 cavsvideo avs2 avs3 dirac yuv4mpegpipe
 aac ac3 aiff flac mp3 wav
 """
-
-
-# Of a process that reads, whose memory is limited, or of the machine.
-NO_MEMORY = f"out of memory while reading it; a reader may take {READER_MEMORY >> 20} MiB"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,7 +62,7 @@ _BOOT = (
 STOPPED = 2.0
 _PR_SET_PDEATHSIG = 1
 
-_memory_is_limited = False
+_memory_limit: int | None = None
 
 Payload = bytes | bytearray | memoryview
 Handler = Callable[[dict[str, Any]], Iterator[tuple[Any, Payload]]]
@@ -333,7 +333,14 @@ def main(handler: str, heartbeat: float | None, parent: int, memory: int | None)
 
 def memory_is_limited() -> bool:
     """Whether this is a worker that was given a limit."""
-    return _memory_is_limited
+    return _memory_limit is not None
+
+
+def out_of_memory(limit: int | None = None) -> str:
+    """What to say of a file for which memory ran out: here, or in a worker with that limit."""
+    limit = limit or _memory_limit
+    most = "" if limit is None else f"; a reader may take {limit >> 20:,} MiB"
+    return f"out of memory while reading it{most}"
 
 
 def limit_memory(size: int) -> None:
@@ -342,8 +349,8 @@ def limit_memory(size: int) -> None:
     The limit is one of data and not of addresses, since a library such as torch maps many gigabytes of
     files that it hardly reads.
     """
-    global _memory_is_limited
-    _memory_is_limited = True
+    global _memory_limit
+    _memory_limit = size
     if sys.platform != "linux":
         return
     import resource
@@ -356,7 +363,7 @@ def limit_memory(size: int) -> None:
 
 def memory_left() -> float:
     """Bytes that this process may still allocate; infinity where there is no limit."""
-    if not _memory_is_limited or sys.platform != "linux":
+    if _memory_limit is None or sys.platform != "linux":
         return float("inf")
     import resource
 

@@ -17,13 +17,20 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import IO
 
-from crosslmm.captioning.manifest import LONGEST_LINE, Manifest, parse_record
+from crosslmm.captioning.manifest import Manifest, parse_record
 from crosslmm.captioning.outputs import CaptionOutput, output_folder, unknown_file
 from crosslmm.captioning.outputs.shards import ShardMember, read_members
 from crosslmm.captioning.results import Record
 from crosslmm.captioning.sources import Source
 from crosslmm.errors import CrossLMMError
-from crosslmm.files import Root, atomic_file, open_regular, remove_file, remove_scratch
+from crosslmm.files import (
+    LONGEST_LINE,
+    Root,
+    atomic_file,
+    open_regular,
+    remove_file,
+    remove_scratch,
+)
 from crosslmm.fingerprint import open_content_identity
 
 _NUMBER = "[0-9]" * 6  # of a shard, as a pattern
