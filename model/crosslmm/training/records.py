@@ -99,7 +99,8 @@ class _JsonFile:
 class _JsonLines:
     def __init__(self, path: Path) -> None:
         self.path = path
-        offsets, offset = [], 0
+        offsets: list[int] = []
+        offset = 0
         with open_readable(path) as stream:
             for line in read_lines(stream):
                 if len(line) > LONGEST_LINE:
