@@ -73,7 +73,6 @@ def ask(
             announce=False,
             stream=stream,
         )
-        assistant.check_questions(questions)
         origin = catalog.default_model(model).origin
         try:
             session = assistant.open_video(
@@ -82,6 +81,7 @@ def ask(
                 allow_unfamiliar=origin != "built-in",
                 on_progress=output.progress,
                 stream=stream,
+                questions=questions,
             )
         except UnfamiliarFootage:
             raise VideoError(demo_refusal(video)) from None

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from crosslmm.limits import FILE_TIMEOUT, MAX_PIXELS
 from crosslmm.options import Dtype, Quantization, ReaderName, Seek
 from crosslmm_cli import completion
 
@@ -81,7 +80,6 @@ FileTimeoutOption = Annotated[
         metavar="SECONDS",
         callback=_above_zero,
         help="Skip a file if reading it takes longer than this in all.",
-        show_default=f"{FILE_TIMEOUT:g}",
     ),
 ]
 MaxPixelsOption = Annotated[
@@ -91,7 +89,6 @@ MaxPixelsOption = Annotated[
         metavar="N",
         min=1,
         help="Refuse files with more pixels per frame.",
-        show_default=f"{MAX_PIXELS:,}",
     ),
 ]
 TokensPerFrameOption = Annotated[

@@ -21,10 +21,12 @@ CLI = Path(crosslmm_cli.__file__).parent
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "auto", "limits", "precision"),
     ("options",),
-    ("chat_templates", "files", "device", "frame_pixels", "inert_text", "subtitles", "versions"),
+    ("files", "device", "frame_pixels", "inert_text", "subtitles", "versions"),
     ("fingerprint", "merging", "video"),
     ("configuration_crosslmm",),
     ("cache", "cross_attention", "video_inputs", "vision", "visual_tokens"),
+    ("chat_templates",),
+    ("chat_template_job",),
     ("visual_encoding", "processor_options", "prompt_visuals"),
     ("modeling_crosslmm", "processing_crosslmm"),
     ("checkpoints",),

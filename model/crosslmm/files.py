@@ -24,23 +24,31 @@ _FLAGS: int = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _HAS_DIR_FD = {os.open, os.mkdir, os.unlink, os.stat, os.rename} <= os.supports_dir_fd
 _SCRATCH = re.compile(r"\.crosslmm-[0-9a-f]{16}\.new")
 _LINK = "a link, and links are not followed"
+LONGEST_LINE = 64 << 20  # bytes of a line of JSON
 _LONGEST_TEXT = 256 << 20  # bytes of a file that is read at once
 
 
 class HeldFolder:
     """A folder that stays the same one while this block holds it, whatever takes its place by name.
 
-    It is made where it is missing. Raises OSError. Without descriptors of folders it is a path.
+    It is made where it is missing; with `named` False it may not be a link. Raises OSError. Without
+    descriptors of folders it is a path.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, named: bool = True) -> None:
+        self.path, self.named = path, named
         self.descriptor: int | None = None
 
     def __enter__(self) -> "HeldFolder":
         self.path.mkdir(parents=True, exist_ok=True)
+        nofollow = 0 if self.named else _NOFOLLOW
+        if not self.named and self.path.is_symlink():
+            raise OSError(errno.ELOOP, _LINK, str(self.path))
+        if not os.access(self.path, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self.path))
         if _HAS_DIR_FD:
-            self.descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | _FLAGS)
+            flags = os.O_RDONLY | os.O_DIRECTORY | _FLAGS | nofollow
+            self.descriptor = os.open(self.path, flags)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -253,6 +261,14 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def read_lines(file: IO[bytes], *, longest: int = LONGEST_LINE) -> Iterator[bytes]:
+    """The lines of an open file; one of more than `longest` bytes is cut, and is the last."""
+    while line := file.readline(longest + 1):
+        yield line
+        if len(line) > longest:
+            return
 
 
 def exists(path: Path, *, root: Root) -> bool:

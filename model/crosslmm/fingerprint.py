@@ -1,8 +1,11 @@
 """Hashes that identify files, settings and checkpoints.
 
 A file is identified by its size and a hash of its content, so that moving or touching it changes
-nothing. Of a large file only blocks spread over it are hashed, since reading all of a data set costs
-hours.
+nothing; so neither its name nor its times or inode belong to the identity. Of a large file only blocks
+spread over it are hashed, its two ends among them: a data set of 10 TB takes a night to read. Whoever
+encodes, cuts or remuxes a video again changes its size or its ends, and whoever trains a model changes
+weights everywhere. Bytes that are changed in place between the blocks are not noticed. Somebody can make
+two files of one identity on purpose; all that it earns is that one gets the caption of the other.
 """
 
 import hashlib

@@ -41,6 +41,9 @@ DEADLINE = 60.0
 FILE_TIMEOUT = 4 * 3600.0
 # Bytes that a reading process may hold, besides the frames that were asked for.
 READER_MEMORY = 2**30
+# Seconds that a checkpoint's chat template may take for a prompt, and bytes that it may hold.
+TEMPLATE_SECONDS = 10.0
+TEMPLATE_MEMORY = 256 * 2**20
 # Bytes of a question or a prompt, and of a list of files.
 MAX_TEXT_BYTES = 2**20
 MAX_LIST_BYTES = 256 * 2**20

@@ -17,7 +17,7 @@ from transformers import BatchFeature, ProcessorMixin
 from transformers.processing_utils import MultiModalData
 
 from crosslmm.auto import register_processor
-from crosslmm.chat_templates import check_prompt, template_errors
+from crosslmm.chat_templates import RENDERED_TEMPLATE, chat_turn, render
 from crosslmm.configuration_crosslmm import CrossLMMConfig
 from crosslmm.frame_pixels import FramePixels, height_and_width
 from crosslmm.inert_text import make_inert, tokenize
@@ -28,6 +28,7 @@ from crosslmm.processor_options import (
     KINDS,
     CallOptions,
     check_names,
+    template_arguments,
     without_sampling,
 )
 from crosslmm.prompt_visuals import PromptVisuals
@@ -232,29 +233,36 @@ class CrossLMMProcessor(ProcessorMixin):
         options = self._options(given)[0] if tokenize else None
         if tokenize:  # what chooses frames is done with when they are read
             given = without_sampling(given)
+        template = self._resolve_chat_template(chat_template)
         # A template that does not know images shows them as videos.
-        template = str(chat_template or self.chat_template)
         images_as = "image" if "image" in template else "video"
         batched = bool(conversation) and not isinstance(conversation[0], dict)
         talks = [
             [self._turn(message, options, images_as) for message in talk]
             for talk in (conversation if batched else [conversation])
         ]
+        written, rest = template_arguments(kwargs, template, tokenize=tokenize)
+        rendered = render(talks, template, self.tokenizer.special_tokens_map | written)
+        if not tokenize:
+            return [prompt for prompt, _ in rendered] if batched else rendered[0][0]
+        for talk, (_, pieces) in zip(talks, rendered, strict=True):
+            talk[0]["rendered"] = pieces
         return super().apply_chat_template(
             talks if batched else talks[0],
-            chat_template,
-            tokenize=tokenize,
+            RENDERED_TEMPLATE,
+            tokenize=True,
             processor_kwargs=given,
-            **({"return_tensors": "pt"} if tokenize else {}) | kwargs,
+            **{"return_tensors": "pt"} | rest,
         )
 
     def _turn(
         self, message: dict[str, Any], options: CallOptions | None, images_as: str
     ) -> dict[str, Any]:
         """A message with its videos and images read, where the options of a call are given."""
+        message = {key: value for key, value in message.items() if value is not None}
         content = message.get("content")
         if content is None or isinstance(content, str):
-            return dict(message) | {"content": content and self.escape(content)}
+            return message | ({} if content is None else {"content": self.escape(content)})
         parts: list[dict[str, Any]] = []
         line = ""
         for part in content:
@@ -275,7 +283,7 @@ class CrossLMMProcessor(ProcessorMixin):
                 parts.append({"type": "text", "text": line})
             else:
                 text["text"] = line + text["text"]
-        return dict(message) | {"content": parts}
+        return message | {"content": parts}
 
     def prompt(
         self,
@@ -300,11 +308,9 @@ class CrossLMMProcessor(ProcessorMixin):
             line = self.time_line_of(times, duration) if index == first else ""
             shows = index == first and not text_only
             conversation.append(chat_turn(message["role"], line + message["content"], shows=shows))
-        with template_errors():
-            rendered = self.apply_chat_template(
-                conversation, add_generation_prompt=True, tokenize=False
-            )
-        return check_prompt(rendered)
+        return str(
+            self.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False)
+        )
 
     def escape(self, text: str) -> str:
         """The text with its special tokens and placeholders as text: only the chat template's count."""
@@ -369,12 +375,6 @@ class CrossLMMProcessor(ProcessorMixin):
     def resize(self, frame: np.ndarray | Image.Image) -> np.ndarray:
         """One frame to `frame_size`, (H, W, 3) uint8."""
         return FramePixels.of(self.image_processor).resize(frame)
-
-
-def chat_turn(role: str, text: str, *, shows: bool) -> dict[str, Any]:
-    """A turn as chat templates take it; `shows`: with a video before its text."""
-    content = [{"type": "text", "text": text}]
-    return {"role": role, "content": [{"type": "video"}, *content] if shows else content}
 
 
 def llava_video_time_line(times: Sequence[float], duration: float) -> str:

@@ -1,5 +1,6 @@
 """The keyword arguments of a processor's call, each where it belongs; an unknown one raises."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,9 @@ _KNOWN = {
     "common_kwargs": {"return_tensors"},
     "audio_kwargs": set[str](),
 }
+# Of `apply_chat_template`, where it renders and where it tokenizes.
+_RENDERING = {"tools", "documents", "add_generation_prompt", "continue_final_message"}
+_TOKENIZING = {"return_dict", "return_assistant_tokens_mask", "load_audio_from_video"}
 KINDS = frozenset(_KNOWN)
 FRAME_OPTIONS = FramePixels.names() | _SAMPLING
 
@@ -62,6 +66,27 @@ def check_names(kwargs: Mapping[str, Any]) -> None:
         unknown |= set(kwargs.get(kind) or {}) - known
     if unknown:
         raise TypeError(f"{min(unknown)!r} is not an argument of CrossLMMProcessor")
+
+
+def template_arguments(
+    kwargs: Mapping[str, Any], template: str, *, tokenize: bool
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Of the keyword arguments of `apply_chat_template`, those that the template is rendered with, and
+    those for what follows. Raises ValueError, and TypeError for an argument that nothing would read."""
+    rest = dict(kwargs)
+    # Special tokens in a conversation are text in any case.
+    rest.pop("sanitize_control_tokens", None)
+    taken = {name: rest.pop(name) for name in _RENDERING & set(rest)}
+    if marked := rest.get("return_assistant_tokens_mask"):
+        taken["return_assistant_tokens_mask"] = True
+    if taken.get("continue_final_message") and (marked or taken.get("add_generation_prompt")):
+        raise ValueError("continue_final_message excludes what adds or marks an answer")
+    for name in set(rest) - _TOKENIZING - set(KINDS).union(*_KNOWN.values()):
+        if re.search(rf"\b{re.escape(name)}\b", template):
+            taken[name] = rest.pop(name)
+    if not tokenize:
+        check_names({name: value for name, value in rest.items() if name not in _TOKENIZING})
+    return taken, rest
 
 
 def without_sampling(kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -65,6 +65,31 @@ def test_attention_from_the_hub_is_refused_unseen(
     assert "attn_implementation" in done.err
 
 
+@pytest.mark.parametrize(
+    ("changes", "package"),
+    [
+        ({"attn_implementation": "flash_attention_2"}, "flash-attn"),
+        ({"attn_implementation": "flash_attention_3"}, "flash-attn-3"),
+        ({"_attn_implementation": {"vision_config": "flash_attention_2"}}, "flash-attn"),
+    ],
+)
+def test_no_kernel_of_the_hub_stands_in_for_a_missing_package(
+    given: Path, changes: dict[str, Any], package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
+
+    loaded: list[Any] = []
+    monkeypatch.setattr(
+        CrossLMMForConditionalGeneration, "from_pretrained", lambda *a, **k: loaded.append(a)
+    )
+    change(given, **changes)
+    with pytest.raises(
+        CheckpointError, match=rf"the package {package} is not installed .* give sdpa"
+    ):
+        crosslmm.load(given, device="cpu")
+    assert not loaded
+
+
 @pytest.mark.parametrize("name", ["sdpa", "eager"])
 def test_attention_of_the_library_stays_a_choice(given: Path, name: str) -> None:
     change(given, attn_implementation=name)

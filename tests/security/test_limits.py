@@ -1,8 +1,10 @@
 """Files that cost more than a file may: the limits of `crosslmm.limits`, each told with its number."""
 
 import io
+import json
 import os
 import struct
+import subprocess
 import sys
 import time
 import zlib
@@ -31,8 +33,10 @@ from crosslmm.video.file import VideoFile
 from crosslmm.video.index import PacketIndex
 from crosslmm.video.probe import check_file
 from crosslmm.video.sampling import choose
-from crosslmm.video.worker import JobFailed, WorkerProcess
+from crosslmm.video.source import _probing_codecs, open_container
+from crosslmm.video.worker import JobFailed, WorkerProcess, out_of_memory
 from tests.support.clips import number_of, numbers_of, picture, write_clip
+from tests.support.tiny import text_config, tiny_checkpoint
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -426,6 +430,37 @@ def test_a_long_question_on_the_command_line(checkpoint: Path, clip: Path, run: 
     assert "frames" not in done.err
 
 
+def test_frames_and_question_fit_into_the_context_together(
+    tmp_path: Path, clip: Path, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A frame has 4 tokens, and a letter is one; nothing is encoded for what does not fit."""
+    folder = tiny_checkpoint(tmp_path / "model", text=text_config(max_position_embeddings=100))
+    assistant = crosslmm.load(folder)
+    assert assistant.ask(clip, "why?", frames=4, max_new_tokens=1).tokens.prompt <= 100
+    session = assistant.open_video(clip, frames=10)
+    with monkeypatch.context() as patch:
+        patch.setattr("crosslmm.inference.encoding.FrameEncoder.add", None)
+        for ask in (assistant.ask, lambda *a, **k: assistant.stream(*a, **k).answer):
+            with pytest.raises(
+                UsageError, match=r"^30 frames of 4 tokens and .* most 24 `frames`, or"
+            ):
+                ask(clip, "why?", frames=30)
+            with pytest.raises(
+                UsageError, match=r"90 tokens of text .* 100 .* shorten the question"
+            ):
+                ask(clip, "a" * 90, frames=10)
+    with pytest.raises(UsageError, match="shorten the question"):
+        session.ask("a" * 60)
+    with pytest.raises(UsageError, match="shorten the question"):
+        session.ask_all(["why?", "a" * 60])
+    frames = crosslmm.sample(clip, frames=20, size=(30, 30))
+    with pytest.raises(UsageError, match=r"20 frames of 4 tokens"):
+        assistant.answer_batch([frames], ["why?" * 5])
+    done = run("ask", clip, "why?", "--model", folder, "--frames", 30)
+    assert (done.code, done.out) == (2, "")
+    assert "use at most 24 --frames, or fewer --tokens-per-frame" in done.err
+
+
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("crosslmm_cli.inputs.MAX_TEXT_BYTES", 1 << 20)
@@ -554,3 +589,88 @@ def test_frames_that_get_no_memory_are_not_called_damaged(
     assert "damaged" in frames.warnings[0]
     monkeypatch.setattr("crosslmm.video.decoder.memory_left", lambda: 100)
     assert "out of memory while reading it" in refusal(path, frames=60, reader="pyav")
+
+
+@pytest.mark.parametrize("kind", ["mp4", "ts", "h264"])
+def test_no_frame_of_h264_is_decoded_to_open_a_file(kind: str, tmp_path: Path) -> None:
+    """It is not known yet how large and how many they are."""
+    path = tmp_path / f"a.{kind}"
+    write_clip(path, frames=30, width=128, height=128)
+    assert numbers_of(crosslmm.sample(path, frames=30, size=(64, 64)).pixels) == list(range(30))
+    with VideoFile(str(path)) as file, open_container(file) as container:
+        context = container.streams.video[0].codec_context
+        assert (context.name, context.width, context.height) == ("h264", 128, 128)
+    allowed = _probing_codecs().split(",")
+    assert {"mpeg2video", "hevc", "mjpeg"} <= set(allowed)
+    assert not [name for name in allowed if "h264" in name]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peaks are read of Linux")
+def test_opening_a_stream_of_many_large_frames_takes_little_memory(tmp_path: Path) -> None:
+    """Its size is not in the container, and each of its 16 references would be held."""
+    path = tmp_path / "a.ts"
+    options = {"preset": "ultrafast", "x264-params": "ref=16:bframes=0:keyint=100:scenecut=0"}
+    write_clip(path, frames=18, width=4096, height=2304, options=options)
+    code = "; ".join(
+        [
+            "import sys, crosslmm",
+            "from crosslmm.video.probe import check_file",
+            "check_file(sys.argv[1])",
+            "print(next(line for line in open('/proc/self/status') if line[:5] == 'VmHWM'))",
+        ]
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout.split()[1]) < 120 << 10
+
+
+def test_no_memory_for_a_thread_is_told_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_clip(tmp_path / "a.mp4", frames=3)
+
+    def refuse(self: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("threading.Thread.start", refuse)
+    assert "out of memory while reading it" in refusal(tmp_path / "a.mp4")
+
+
+def test_a_record_of_training_data_has_a_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from crosslmm.training.records import Records
+
+    monkeypatch.setattr("crosslmm.training.records.LONGEST_LINE", 1000)
+    monkeypatch.setattr("crosslmm.files.read_lines.__kwdefaults__", {"longest": 1000})
+    talk = [{"from": "human", "value": "why?"}, {"from": "gpt", "value": "so"}]
+    line = json.dumps({"conversations": talk})
+    path = tmp_path / "a.jsonl"
+    path.write_text(f"{line}\n\n{line}{' ' * 1000}\n", "utf-8")
+    with pytest.raises(UsageError, match=r"a\.jsonl, record 2: longer than 1,000 bytes"):
+        Records(path)
+    path.write_text(f"{line}\n\n{line}\n", "utf-8")
+    assert len(Records(path)) == 2
+
+
+def remember(job: dict[str, Any]) -> Iterator[tuple[Any, bytes]]:
+    yield out_of_memory(), b""
+
+
+def test_out_of_memory_tells_the_limit_there_was() -> None:
+    assert out_of_memory() == "out of memory while reading it"
+    for size in (1 << 30, 3 << 30):
+        worker = WorkerProcess(f"{__name__}:remember", timeout=60.0, memory=size)
+        worker.start()
+        try:
+            assert [reply.head for reply in worker.run({})] == [out_of_memory(size)]
+        finally:
+            worker.close()
+    assert out_of_memory(3 << 30).endswith("a reader may take 3,072 MiB")
+
+
+def test_defaults_are_numbers_in_the_help(run: Any) -> None:
+    done = run("caption", "--help")
+    assert "[default: 14400.0]" in " ".join(done.out.split())
+    assert "[default: 178956970" in " ".join(done.out.split())

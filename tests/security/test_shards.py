@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from crosslmm.captioning.outputs.webdataset import WebDatasetOutput
 from crosslmm.errors import CrossLMMError
-from tests.support.parrot import begin, make, parrot, run  # noqa: F401
+from tests.support.parrot import Parrot, begin, make, parrot, run  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("parrot")
 
@@ -61,7 +62,7 @@ def test_a_video_that_was_replaced_does_not_get_into_a_shard(
 ) -> None:
     out = folder / "captions"
     for result in begin(folder, format="webdataset"):
-        if result.path.endswith("a.mp4"):
+        if result.path.endswith("a.mp4") and not result.error:
             (folder / "a.mp4").unlink()
             put(folder / "a.mp4")
     assert names(out) == ["b"]
@@ -97,6 +98,64 @@ def test_a_captioned_video_that_is_gone_after_a_kill_fails_alone(folder: Path) -
     assert names(folder / "captions") == []
     assert run([folder / "b.mp4"], format="webdataset") == ([], [])
     assert names(folder / "captions") == ["b"]
+
+
+@pytest.mark.parametrize("shard_samples", [1, 1000])
+def test_a_captioned_video_that_is_gone_counts_as_failed(
+    folder: Path, shard_samples: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(WebDatasetOutput, "shard_samples", shard_samples)
+    prepare = WebDatasetOutput.prepare
+    monkeypatch.setattr(
+        WebDatasetOutput,
+        "prepare",
+        lambda self, path: (prepare(self, path), path.endswith("a.mp4") and os.remove(path)),
+    )
+    captioning = begin(folder, format="webdataset")
+    results = [(Path(result.path).name, result.error) for result in captioning]
+    gone = f"{folder}/a.mp4: gone before its shard was written (No such file or directory)"
+    assert results == [("a.mp4", None), ("a.mp4", gone), ("b.mp4", None)] or (
+        results == [("a.mp4", None), ("b.mp4", None), ("a.mp4", gone)] and shard_samples == 1000
+    )
+    summary = captioning.summary
+    assert (summary.captioned, summary.failed, summary.total) == (1, 1, 2)
+    assert summary.failures == [(f"{folder}/a.mp4", gone)]
+    assert errors(folder / "captions") == {"a.mp4": gone}
+    make(folder, "a.mp4")
+    monkeypatch.setattr(WebDatasetOutput, "prepare", prepare)
+    assert run(folder, format="webdataset") == ([], [])
+    assert run(folder, format="webdataset", retry_failed=True) == (["a.mp4"], [])
+    assert sorted(names(folder / "captions")) == ["a", "b"]
+
+
+def test_one_that_was_kept_counts_as_failed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed = begin([folder / "a.mp4", folder / "b.mp4"], format="webdataset")
+    next(killed)
+    next(killed)
+    killed.close()
+    begun = WebDatasetOutput.finish
+    monkeypatch.setattr(
+        WebDatasetOutput,
+        "finish",
+        lambda self, manifest: ((folder / "a.mp4").unlink(), begun(self, manifest)),
+    )
+    again = begin(folder, format="webdataset")
+    assert [Path(result.path).name for result in again if result.error] == ["a.mp4"]
+    assert (again.summary.kept, again.summary.captioned, again.summary.failed) == (1, 0, 1)
+
+
+def test_a_copy_stands_in_for_a_video_that_is_gone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "copy.mp4").write_text("a.mp4", "utf-8")
+    begun = WebDatasetOutput.finish
+    monkeypatch.setattr(
+        WebDatasetOutput,
+        "finish",
+        lambda self, manifest: ((folder / "a.mp4").unlink(), begun(self, manifest)),
+    )
+    assert run(folder, format="webdataset")[1] == []
+    assert sorted(names(folder / "captions")) == ["b", "copy"]
 
 
 def test_a_video_that_is_a_link_is_as_good_as_any(folder: Path, tmp_path: Path) -> None:
@@ -178,3 +237,28 @@ def test_what_tarfile_writes_is_read() -> None:
         member.name: content[member.offset : member.offset + member.size]
         for member in read_members(file)
     } == written
+
+
+def test_a_link_put_at_the_default_folder_after_it_was_checked(folder: Path) -> None:
+    (folder / "elsewhere").mkdir()
+    captioning = begin([folder / "a.mp4"], format="webdataset")
+    (folder / "captions").symlink_to("elsewhere")
+    with pytest.raises(CrossLMMError, match=r"captions: .* links are not followed"):
+        list(captioning)
+    assert list((folder / "elsewhere").iterdir()) == []
+    (folder / "captions").unlink()
+    (folder / "named").symlink_to("elsewhere")
+    assert run([folder / "a.mp4"], format="webdataset", out=folder / "named")[1] == []
+
+
+@pytest.mark.parametrize("kind", ["txt", "jsonl", "webdataset"])
+def test_a_folder_that_may_not_be_written_to_is_named_before_a_model_is_loaded(
+    folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as `/`, which is all that some files have in common."""
+    monkeypatch.setattr(Parrot, "load", None)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(
+        CrossLMMError, match=r"given.*cannot be written to this folder .*another `out`"
+    ):
+        run(folder, format=kind)

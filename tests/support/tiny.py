@@ -8,17 +8,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
+from crosslmm.chat_templates import PLAIN_TEMPLATE
 from crosslmm.configuration_crosslmm import CrossLMMConfig
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.processing_crosslmm import CrossLMMProcessor
 
 SPECIAL = ["<pad>", "<|im_start|>", "<|im_end|>", "<image>", "<video>"]
-CHAT_TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
-    "{% for part in message['content'] if part['type'] == 'video' %}<video>\n{% endfor %}"
-    "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}"
-    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
+CHAT_TEMPLATE = PLAIN_TEMPLATE
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:

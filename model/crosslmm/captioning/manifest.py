@@ -15,11 +15,10 @@ from typing import IO
 
 from crosslmm.captioning.results import CAPTION_FIELDS, Record, is_usable
 from crosslmm.errors import CrossLMMError
-from crosslmm.files import Root, atomic_file, open_regular
+from crosslmm.files import LONGEST_LINE, Root, atomic_file, open_regular, read_lines
 
 _FIELDS = ("path", "content", "settings_hash", "error")
 _BEGINNING = b'{"path"'  # of every line
-LONGEST_LINE = 64 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -186,7 +185,7 @@ class Manifest:
     def _load(self) -> None:
         offset = 0
         with open_regular(self.path, os.O_RDONLY, root=self._root) as file:
-            for number, line in enumerate(_read_lines(file, self._longest_line), start=1):
+            for number, line in enumerate(read_lines(file, longest=self._longest_line), start=1):
                 record = parse_record(line)
                 if record is None:
                     if self._is_torn(line):
@@ -207,7 +206,7 @@ class Manifest:
         """Remove what a kill has left at the end of a file that lines are appended to."""
         end, line = 0, b""
         file.seek(0)
-        for line in _read_lines(file, self._longest_line):
+        for line in read_lines(file, longest=self._longest_line):
             end += len(line)
         if line and self._is_torn(line):
             os.ftruncate(file.fileno(), end - len(line))
@@ -249,7 +248,7 @@ def read_records(path: Path, *, root: Root | None = None) -> Iterator[Record]:
     """The records of a manifest of this process's user that another run may be writing to; other
     lines are skipped."""
     with suppress(OSError), open_regular(path, os.O_RDONLY, own=True, root=root) as file:
-        yield from filter(None, map(parse_record, _read_lines(file, LONGEST_LINE)))
+        yield from filter(None, map(parse_record, read_lines(file)))
 
 
 def index_by_content(entries: Mapping[str, ManifestEntry]) -> dict[tuple[str, str], str]:
@@ -259,14 +258,6 @@ def index_by_content(entries: Mapping[str, ManifestEntry]) -> dict[tuple[str, st
         for path, entry in entries.items()
         if entry.content is not None and not entry.failed
     }
-
-
-def _read_lines(file: IO[bytes], longest: int) -> Iterator[bytes]:
-    """The lines of a file; one that is longer than a record may be is cut and is the last."""
-    while line := file.readline(longest + 1):
-        yield line
-        if len(line) > longest:
-            return
 
 
 def _write_all(file: IO[bytes], data: bytes) -> None:

@@ -14,8 +14,8 @@ from crosslmm.errors import CrossLMMError, VideoError
 from crosslmm.options import Sampling
 from crosslmm.video import Frames, open_stream, sample
 from crosslmm.video.plan import ReadPlan
-from crosslmm.video.source import NO_MEMORY, SourceInfo, over_time
-from crosslmm.video.worker import Payload
+from crosslmm.video.source import SourceInfo, over_time
+from crosslmm.video.worker import Payload, out_of_memory
 
 _BILINEAR = 2
 
@@ -190,7 +190,7 @@ def explain(error: BaseException, path: str) -> str:
     if isinstance(error, CrossLMMError):
         return str(error)
     if isinstance(error, MemoryError):
-        return f"{path}: {NO_MEMORY}"
+        return f"{path}: {out_of_memory()}"
     return f"{path}: {type(error).__name__}: {str(error).strip() or 'no reason was given'}"
 
 

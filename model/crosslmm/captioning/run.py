@@ -53,6 +53,7 @@ class CaptionRun:
         self._stopping = threading.Event()
         self._began = 0.0
         self._captioning = False
+        self._captioned: set[str] = set()
         self._todo: dict[str, list[Source]] = {}
         settings: dict[str, Any] = {"model": engine.fingerprint, **engine.settings}
         settings |= options.as_dict()
@@ -114,6 +115,7 @@ class CaptionRun:
                 if manifest is not None and output is not None:
                     manifest.compact()
                     output.finish(manifest)
+                    yield from self._take_lost(output)
         finally:
             self.summary.seconds = time.perf_counter() - self._began
             self.summary.stopped = self._stopping.is_set() and bool(self._todo)
@@ -238,11 +240,33 @@ class CaptionRun:
         if manifest is not None and self._output is not None:
             done = self._write(done, manifest, self._output)
         yield from self._count(done)
+        if self._output is not None:
+            yield from self._take_lost(self._output)
+
+    def _take_lost(self, output: CaptionOutput) -> list[CaptionResult]:
+        """A second result, a failure, for each video that was captioned and did not get written."""
+        lost = output.take_lost()
+        for record in lost:
+            if record["path"] in self._captioned:
+                self.summary.captioned -= 1
+            else:
+                self.summary.kept -= 1
+        sources = [
+            Source(record["path"], record["path"], named=True, content=record["content"])
+            for record in lost
+        ]
+        return self._count(
+            [
+                self._failed(source, record["error"])
+                for source, record in zip(sources, lost, strict=True)
+            ]
+        )
 
     def _count(self, done: list[CaptionResult]) -> list[CaptionResult]:
         for result in done:
             if result.error is None:
                 self.summary.captioned += 1
+                self._captioned.add(result.path)
             else:
                 self.summary.failed += 1
                 self.summary.failures.append((result.path, result.error))

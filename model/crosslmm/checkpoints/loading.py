@@ -12,7 +12,7 @@ from transformers.utils import logging
 from crosslmm.checkpoints import catalog, llava_onevision
 from crosslmm.checkpoints.headers import read_headers
 from crosslmm.checkpoints.quantization import check_quantized, quantization_config
-from crosslmm.checkpoints.screening import check_sizes, offline
+from crosslmm.checkpoints.screening import check_attention, check_sizes, offline
 from crosslmm.configuration_crosslmm import CrossLMMConfig
 from crosslmm.errors import CheckpointError, first_line, last_line
 from crosslmm.files import atomic_folder
@@ -74,6 +74,7 @@ def load_model(
     Raises CheckpointError with the names of missing, unexpected or mis-shaped weights.
     """
     config = config or load_config(folder)
+    check_attention(folder, config)
     check_sizes(folder, config, read_headers(folder))
     is_llava = catalog.is_llava_onevision(folder)
     try:

@@ -108,6 +108,24 @@ def offline() -> Iterator[None]:
         constants.HF_HUB_OFFLINE = before
 
 
+def check_attention(folder: Path, config: "CrossLMMConfig") -> None:
+    """CheckpointError for attention whose package is missing: transformers would run a compiled kernel
+    of the Hub instead, if it finds one in the cache."""
+    from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
+
+    packages = {
+        "flash_attention_2": ("flash-attn", is_flash_attn_2_available),
+        "flash_attention_3": ("flash-attn-3", is_flash_attn_3_available),
+    }
+    for part in (config, config.text, config.vision):
+        name = part._attn_implementation
+        if name in packages and not packages[name][1]():
+            raise CheckpointError(
+                f"{folder / 'config.json'}: its attn_implementation is {name}, and the package "
+                f"{packages[name][0]} is not installed for this device; install it, or give sdpa"
+            )
+
+
 def _too_large(folder: Path, name: str, value: int, found: str) -> CheckpointError:
     return CheckpointError(
         f"{folder}: does not match its configuration: {name} is {value:,}, and there is {found}"

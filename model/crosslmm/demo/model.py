@@ -1,7 +1,8 @@
 """The demo's architecture: small enough to ship in a package, with every part that a CrossLMM has."""
 
+from crosslmm.chat_templates import PLAIN_TEMPLATE
 from crosslmm.configuration_crosslmm import CrossLMMConfig
-from crosslmm.demo.tokenizer import CHAT_TEMPLATE, demo_tokenizer
+from crosslmm.demo.tokenizer import demo_tokenizer
 from crosslmm.processing_crosslmm import CrossLMMProcessor
 from crosslmm.synthetic.scenes import FRAMES_NEEDED
 
@@ -16,7 +17,7 @@ def demo_processor() -> CrossLMMProcessor:
     return CrossLMMProcessor(
         SiglipImageProcessorPil(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}),
         demo_tokenizer(),
-        chat_template=CHAT_TEMPLATE,
+        chat_template=PLAIN_TEMPLATE,
         tokens_per_frame=9,
         time_line="llava_video",
     )

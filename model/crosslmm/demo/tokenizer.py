@@ -18,14 +18,6 @@ from crosslmm.synthetic.vocabulary import COLOUR_NAMES, GLYPHS, SHAPES, SIZES
 
 SPECIAL_TOKENS = ("<pad>", "<|im_start|>", "<|im_end|>", "<image>", "<video>")
 VOCABULARY_SIZE = 1152
-CHAT_TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
-    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
-    "{% for part in message['content'] if part['type'] == 'video' %}<video>\n{% endfor %}"
-    "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}"
-    "{% endif %}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 _PIECES = "|".join(
     [
         r"\.\d\d(?=s|\s|$)",  # hundredths of a second

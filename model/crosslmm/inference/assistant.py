@@ -200,8 +200,8 @@ class Assistant:
         """
         of_answers = GenerationKeywords.__annotations__.keys() & options.keys()
         of_video = options.keys() - of_answers
-        self.check_questions([question] if isinstance(question, str) else question)
-        session = self.open_video(video, **_some(options, of_video))
+        questions = [question] if isinstance(question, str) else question
+        session = self.open_video(video, questions=questions, **_some(options, of_video))
         return session.ask(question, **_some(options, of_answers))
 
     def stream(
@@ -215,8 +215,7 @@ class Assistant:
         **options: Unpack[VideoKeywords],
     ) -> Response:
         """As `ask`, as an iterator of pieces of text, with the result in its `answer`."""
-        self.check_questions([question])
-        return self.open_video(video, **options).stream(
+        return self.open_video(video, questions=[question], **options).stream(
             question, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
         )
 
@@ -230,6 +229,7 @@ class Assistant:
         allow_unfamiliar: bool = True,
         on_progress: Progress | None = None,
         stream: FrameStream | None = None,
+        questions: Sequence[str] = (),
         **options: Unpack[SamplingOptions],
     ) -> VideoSession:
         """Decode, encode and prefill a video once, for any number of questions.
@@ -245,6 +245,8 @@ class Assistant:
         - on_progress: called with a stage, what is done of it and the total.
         - stream: one of the same video that was started earlier, so that it decodes while the model is
           being loaded; used where its frames are those that the model takes.
+        - questions: that will be asked, to say before anything is encoded where they do not fit into
+          the model's context with the frames.
 
         Raises VideoError, UsageError, OutOfMemory.
         """
@@ -257,6 +259,7 @@ class Assistant:
             allow_unfamiliar=allow_unfamiliar,
             on_progress=on_progress,
             stream=stream,
+            questions=questions,
         )
 
     def check_questions(self, questions: Iterable[str]) -> None:

@@ -18,7 +18,7 @@ from crosslmm.inference.answer import Finish
 from crosslmm.inference.encoding import FrameEncoder, memory_errors
 from crosslmm.inference.finite import BrokenRows, not_finite
 from crosslmm.inference.generation import GenerationOptions, decode_answer, stop_token_ids
-from crosslmm.inference.question import check_questions
+from crosslmm.inference.question import check_context, check_questions
 from crosslmm.inference.runtime import Runtime
 from crosslmm.modeling_crosslmm import VisualTokens
 from crosslmm.video import Frames
@@ -73,16 +73,24 @@ def _answer_batch(
 ) -> BatchAnswers:
     processor, model = runtime.processor, runtime.model
     options = GenerationOptions(max_new_tokens)
-    started = time.perf_counter()
-    visual = _encode(runtime, videos)
-    encoded = time.perf_counter()
     prompts = [
         processor.prompt(question, times=clip.times, duration=clip.source.duration)
         for clip, question in zip(videos, questions, strict=True)
     ]
     batch = processor.encode_prompts(prompts, [len(clip) for clip in videos])
+    for clip, row in zip(videos, batch["attention_mask"].sum(dim=1).tolist(), strict=True):
+        tokens = processor.tokens_per_frame
+        check_context(
+            runtime,
+            frames=len(clip),
+            tokens_per_frame=tokens,
+            prompt_tokens=row - len(clip) * tokens,
+        )
     ids = batch["input_ids"].to(runtime.device)
     mask = batch["attention_mask"].to(runtime.device)
+    started = time.perf_counter()
+    visual = _encode(runtime, videos)
+    encoded = time.perf_counter()
     with torch.inference_mode():
         # All but the last token is prefilled here, because `generate` knows no encoded videos.
         cache = as_dual_cache(None, model.config)

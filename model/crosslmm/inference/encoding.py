@@ -17,6 +17,7 @@ import torch
 from crosslmm.errors import UnfamiliarFootage, VideoError
 from crosslmm.inference.answer import FrameUsed
 from crosslmm.inference.given import GivenFrames
+from crosslmm.inference.question import check_context
 from crosslmm.inference.runtime import Progress, Runtime
 from crosslmm.modeling_crosslmm import VisualTokens
 from crosslmm.options import Sampling
@@ -146,12 +147,16 @@ def encode_video(
     allow_unfamiliar: bool = True,
     on_progress: Progress | None = None,
     started: FrameStream | None = None,
+    question_tokens: int = 0,
 ) -> EncodedVideo:
     """Decode and encode a video, or encode frames that are given.
 
-    allow_unfamiliar: False raises UnfamiliarFootage where it would be warned of. started: a stream of
-    the video that may already be decoding; it is closed here, and used where its frames are those that
-    the model takes. Raises VideoError, UsageError, TooManyFrames.
+    - question_tokens: what must fit into the model's context with the frames.
+    - allow_unfamiliar: False raises UnfamiliarFootage where it would be warned of.
+    - started: a stream of the video that may already be decoding; it is closed here, and used where its
+      frames are those that the model takes.
+
+    Raises VideoError, UsageError, TooManyFrames.
     """
     if on_progress:
         on_progress("decode", 0, 0)
@@ -168,6 +173,12 @@ def encode_video(
     with opened as stream:
         if isinstance(stream, FrameStream):
             stream.open()
+        check_context(
+            runtime,
+            frames=stream.count,
+            tokens_per_frame=tokens_per_frame,
+            prompt_tokens=question_tokens,
+        )
         encoder = FrameEncoder(runtime, frames=stream.count, tokens_per_frame=tokens_per_frame)
         try:
             used = _encode_stream(stream, encoder, on_progress)

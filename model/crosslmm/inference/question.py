@@ -1,4 +1,4 @@
-"""Whether a question fits into the model's context, told before a video is decoded for it."""
+"""Whether questions and frames fit into the model's context, before anything is computed."""
 
 from collections.abc import Iterable
 
@@ -8,18 +8,40 @@ from crosslmm.inference.runtime import Runtime
 _SHOWN = 40  # characters of a question in an error
 
 
-def check_questions(runtime: Runtime, questions: Iterable[str]) -> None:
-    """Raise `UsageError` for a question that alone has more tokens than the context of the model."""
-    most = int(runtime.model.config.text.max_position_embeddings)
+def check_questions(runtime: Runtime, questions: Iterable[str]) -> int:
+    """Tokens of the longest question, at least. Raises `UsageError` for one that alone has more than the
+    context of the model."""
+    most = runtime.context
+    longest = 0
     for question in questions:
-        if len(question.encode()) <= most:
-            continue  # a token has at least one byte
         # Tokenizing is slow beyond any use: no token of any vocabulary is that long.
         text = question[: most * runtime.longest_token + 1]
         count = len(runtime.processor.tokenizer(text, add_special_tokens=False)["input_ids"])
+        longest = max(longest, count)
         if count > most:
             over = "over " if len(text) < len(question) else ""
             raise UsageError(
                 f"the question {question[:_SHOWN]!r}… has {over}{count:,} tokens, more than the "
                 f"{most:,} of the model's context; shorten it"
             )
+    return longest
+
+
+def check_context(
+    runtime: Runtime, *, frames: int, tokens_per_frame: int, prompt_tokens: int
+) -> None:
+    """Raise `UsageError` where frames and the rest of a prompt together exceed the model's context."""
+    visual = frames * tokens_per_frame
+    if visual + prompt_tokens <= runtime.context:
+        return
+    if visual < prompt_tokens:
+        advice = "shorten the question"
+    else:
+        fewer = max(1, (runtime.context - prompt_tokens) // tokens_per_frame)
+        advice = f"use at most {fewer:,} `frames`"
+        if tokens_per_frame > 1:
+            advice += ", or fewer `tokens_per_frame`"
+    raise UsageError(
+        f"{frames:,} frames of {tokens_per_frame} tokens and {prompt_tokens:,} tokens of text are more "
+        f"than the {runtime.context:,} of the model's context; {advice}"
+    )

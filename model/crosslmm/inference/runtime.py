@@ -50,6 +50,11 @@ class Runtime:
         """Frames taken of a video when nothing else is asked for."""
         return int(self.model.config.default_frames)
 
+    @property
+    def context(self) -> int:
+        """Tokens that the model was made for, in all."""
+        return int(self.model.config.text.max_position_embeddings)
+
     @cached_property
     def longest_token(self) -> int:
         """Characters of the longest token, at least."""

@@ -29,7 +29,7 @@ from crosslmm.inference.generation import (
 )
 from crosslmm.inference.given import GivenFrames, VideoLike, readable
 from crosslmm.inference.prefix import VideoPrefix, prefill_video
-from crosslmm.inference.question import check_questions
+from crosslmm.inference.question import check_context, check_questions
 from crosslmm.inference.response import Response
 from crosslmm.inference.runtime import Progress, Runtime
 from crosslmm.merging import check_tokens_per_frame
@@ -287,10 +287,14 @@ class VideoSession:
         )
 
     def _prompt_ids(self, prompt: str) -> torch.Tensor:
-        """(1, L). Raises RuntimeError where it does not begin with the prefilled part."""
+        """(1, L). Raises UsageError where it exceeds the model's context, RuntimeError where it does not
+        begin with the prefilled part."""
+        frames, tokens = len(self.frames), self._tokens_per_frame
         encoded = self._runtime.processor.encode_prompts(
-            [prompt], [len(self.frames)], tokens_per_frame=self._tokens_per_frame
+            [prompt], [frames], tokens_per_frame=tokens
         )
+        text = encoded["input_ids"].shape[1] - frames * tokens
+        check_context(self._runtime, frames=frames, tokens_per_frame=tokens, prompt_tokens=text)
         ids = encoded["input_ids"].to(self._runtime.device)
         prefix = self._prefix
         if prefix is not None and not torch.equal(ids[:, : len(prefix)], prefix.ids):
@@ -308,6 +312,7 @@ def open_video(
     allow_unfamiliar: bool = True,
     on_progress: Progress | None = None,
     stream: FrameStream | None = None,
+    questions: Sequence[str] = (),
 ) -> VideoSession:
     """Decode, encode and prefill a video, with fewer frames where memory runs out.
 
@@ -315,10 +320,12 @@ def open_video(
     - allow_unfamiliar: False raises UnfamiliarFootage, before anything is prefilled.
     - on_progress: called with a stage, what is done of it and the total.
     - stream: as `started` of `encode_video`.
+    - questions: that will be asked, to say before anything is encoded where they do not fit.
 
     Raises VideoError, UsageError, OutOfMemory.
     """
     started = time.perf_counter()
+    question_tokens = check_questions(runtime, questions)
     tokens = runtime.tokens_per_frame
     if tokens_per_frame is not None:
         tokens = check_tokens_per_frame(
@@ -337,6 +344,7 @@ def open_video(
             on_progress=on_progress,
             stream=stream,
             started=started,
+            question_tokens=question_tokens,
         )
 
 
@@ -351,6 +359,7 @@ def _open(
     on_progress: Progress | None,
     stream: FrameStream | None,
     started: float,
+    question_tokens: int,
 ) -> VideoSession:
     def attempt(tried: Sampling) -> VideoSession:
         encoded = encode_video(
@@ -361,6 +370,7 @@ def _open(
             allow_unfamiliar=allow_unfamiliar,
             on_progress=on_progress,
             started=stream if tried is sampling else None,
+            question_tokens=question_tokens,
         )
         if encoded.source.container in STILL and encoded.source.frame_count == 1:
             runtime.notice_image()

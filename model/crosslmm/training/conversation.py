@@ -10,11 +10,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import TemplateError
-
-from crosslmm.errors import UsageError
+from crosslmm.chat_templates import chat_turn
+from crosslmm.errors import CheckpointError, UsageError
 from crosslmm.inert_text import tokenize
-from crosslmm.processing_crosslmm import CrossLMMProcessor, chat_turn
+from crosslmm.processing_crosslmm import CrossLMMProcessor
 from crosslmm.training.records import Form, Turn, form_of
 
 IGNORED = -100  # the label of a token that is not learned
@@ -124,7 +123,7 @@ class ConversationFormat:
             rendered = self.processor.apply_chat_template(
                 messages, add_generation_prompt=generate, tokenize=False
             )
-        except TemplateError as error:
+        except CheckpointError as error:
             roles = ", ".join(role for role, _ in form)
             raise UsageError(
                 f"the checkpoint's chat template refuses conversations of {roles}: {error}"

@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 
 from crosslmm.errors import UsageError
-from crosslmm.files import parse_json, read_json, read_text
+from crosslmm.files import LONGEST_LINE, open_readable, parse_json, read_json, read_lines, read_text
 
 Role = Literal["system", "user", "assistant"]
 
@@ -99,9 +99,14 @@ class _JsonFile:
 class _JsonLines:
     def __init__(self, path: Path) -> None:
         self.path = path
-        offsets, offset = [], 0
-        with path.open("rb") as stream:
-            for line in stream:
+        offsets: list[int] = []
+        offset = 0
+        with open_readable(path) as stream:
+            for line in read_lines(stream):
+                if len(line) > LONGEST_LINE:
+                    raise UsageError(
+                        f"{path}, record {len(offsets) + 1}: longer than {LONGEST_LINE:,} bytes"
+                    )
                 if line.strip():
                     offsets.append(offset)
                 offset += len(line)
@@ -111,13 +116,13 @@ class _JsonLines:
         return len(self._offsets)
 
     def __getitem__(self, index: int) -> Any:
-        with self.path.open("rb") as stream:
+        with open_readable(self.path) as stream:
             stream.seek(int(self._offsets[index]))
-            return self._parse(index, stream.readline())
+            return self._parse(index, stream.readline(LONGEST_LINE))
 
     def __iter__(self) -> Iterator[Any]:
-        with self.path.open("rb") as stream:
-            for index, line in enumerate(line for line in stream if line.strip()):
+        with open_readable(self.path) as stream:
+            for index, line in enumerate(line for line in read_lines(stream) if line.strip()):
                 yield self._parse(index, line)
 
     def _parse(self, index: int, line: bytes) -> Any:

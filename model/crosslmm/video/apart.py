@@ -20,8 +20,8 @@ from crosslmm.video.plan import ReadPlan
 from crosslmm.video.prefetch import Heartbeat
 from crosslmm.video.probe import VideoProbe
 from crosslmm.video.sampling import Target
-from crosslmm.video.source import NO_MEMORY, SourceInfo
-from crosslmm.video.worker import JobFailed, Reply, WorkerDied, WorkerProcess
+from crosslmm.video.source import SourceInfo
+from crosslmm.video.worker import JobFailed, Reply, WorkerDied, WorkerProcess, out_of_memory
 
 _HANDLER = "crosslmm.video.apart_job:read"
 
@@ -74,7 +74,9 @@ class ApartReader:
             raise VideoError(str(error)) from None
         except WorkerDied as error:
             self.heartbeat()  # where the consumer had it killed, that is no error
-            raise VideoError(f"{self.path}: {NO_MEMORY} ({error.cause})") from None
+            raise VideoError(
+                f"{self.path}: {out_of_memory(worker.memory)} ({error.cause})"
+            ) from None
         finally:
             worker.close()
 

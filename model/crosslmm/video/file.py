@@ -13,6 +13,7 @@ from typing import Any
 
 from crosslmm.errors import VideoError
 from crosslmm.limits import DEADLINE, MAX_FRAME_BYTES
+from crosslmm.video.worker import STOPPED
 
 HEAD = 4096  # bytes that tell images, text and playlists from videos
 
@@ -80,7 +81,7 @@ class VideoFile:
         """Count bytes and seconds from here on; not `limited` while FFmpeg seeks by itself, in what
         has been read before."""
         self._left = MAX_FRAME_BYTES if limited else 1 << 62
-        self._until = time.monotonic() + self.deadline
+        self._spent, self._looked = 0.0, time.monotonic()
 
     def check(self) -> None:
         """Raise `VideoError` where reading was ended."""
@@ -94,7 +95,11 @@ class VideoFile:
             self._problem = (
                 f"over {MAX_FRAME_BYTES >> 20} MiB without a frame, the most that is read"
             )
-        if self._problem is None and time.monotonic() > self._until:
+        now = time.monotonic()
+        # Between two reads there is little work, unless this process was stopped: Ctrl-Z.
+        self._spent += min(now - self._looked, STOPPED)
+        self._looked = now
+        if self._problem is None and self._spent > self.deadline:
             self._problem = f"no frame was found within {self.deadline:g} s; raise `deadline`"
         if self._problem is not None or self._cancelled():
             return b""

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
+from crosslmm.video.worker import STOPPED
+
 Item = TypeVar("Item")
 
 # Seconds between polls of a waiting side: the longest that Ctrl-C or closing can take.
@@ -27,21 +29,25 @@ class Stalled(Exception):
 
 class Heartbeat:
     """The producer's side: call it at each step. It notes progress, or ends a producer that is
-    cancelled, or that has worked for longer than `allowed` seconds in all, with OverTime.
+    cancelled, or that has worked for longer than `allowed` seconds in all, with OverTime. Of a time
+    between two steps at most `deadline` seconds are counted.
 
     `on_cancel` is called once, from the consumer's thread, when the producer is cancelled; a
     producer with a process of its own kills it there.
     """
 
-    def __init__(self, *, allowed: float = float("inf")) -> None:
+    def __init__(self, *, allowed: float = float("inf"), deadline: float = float("inf")) -> None:
         self.last = time.monotonic()
-        self.allowed = allowed
+        self.allowed, self.deadline = allowed, deadline
         self.worked = 0.0
         self.began: float | None = None
         self.cancelled = threading.Event()
         self.on_cancel: Callable[[], None] | None = None
 
     def __call__(self) -> None:
+        if self.began is not None:
+            self.pause()
+            self.start()
         self.last = time.monotonic()
         if self.cancelled.is_set():
             raise Cancelled
@@ -52,7 +58,10 @@ class Heartbeat:
     def seconds(self) -> float:
         """Time spent inside the producer, without the time spent waiting for the consumer."""
         began = self.began
-        return self.worked + (time.monotonic() - began if began is not None else 0.0)
+        if began is None:
+            return self.worked
+        # What is silent for longer is ended, unless the whole process was stopped.
+        return self.worked + min(time.monotonic() - began, self.deadline)
 
     def start(self) -> None:
         """The producer works from here on."""
@@ -88,7 +97,7 @@ class Prefetch(Generic[Item]):
         deadline: float,
         allowed: float = float("inf"),
     ) -> None:
-        self.heartbeat = Heartbeat(allowed=allowed)
+        self.heartbeat = Heartbeat(allowed=allowed, deadline=deadline)
         self.deadline = deadline
         self._stalled = False
         self._items: queue.Queue[Item | _End] = queue.Queue(maxsize=depth)
@@ -108,14 +117,17 @@ class Prefetch(Generic[Item]):
         return self.heartbeat.seconds
 
     def take(self) -> Item:
-        waiting_since = time.monotonic()
+        waiting_since = polled = time.monotonic()
         while True:
             try:
                 item = self._items.get(timeout=_POLL_INTERVAL)
                 break
             except queue.Empty:
-                quiet_since = max(waiting_since, self.heartbeat.last)
-                if time.monotonic() - quiet_since > self.deadline:
+                now = time.monotonic()
+                if now - polled > STOPPED:
+                    waiting_since = now
+                polled = now
+                if now - max(waiting_since, self.heartbeat.last) > self.deadline:
                     self._stalled = True
                     self.close()
                     raise Stalled from None

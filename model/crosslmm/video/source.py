@@ -6,10 +6,10 @@ FFmpeg reads through a file that is open already, and can open no other one.
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from crosslmm.errors import VideoError
-from crosslmm.limits import READER_MEMORY
 from crosslmm.options import Sampling
 from crosslmm.video.file import VideoFile
 
@@ -19,10 +19,6 @@ mov matroska webm avi mpegts mpeg mpegvideo asf flv ogg rm mxf gxf nut dv wtv sw
 h261 h263 h264 hevc vvc evc m4v mjpeg obu av1 vc1 cavsvideo avs2 avs3 dirac yuv4mpegpipe
 aac ac3 aiff flac mp3 wav
 """
-
-
-# Of a process that reads, whose memory is limited, or of the machine.
-NO_MEMORY = f"out of memory while reading it; a reader may take {READER_MEMORY >> 20} MiB"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +60,11 @@ def open_container(file: VideoFile) -> Any:
         container = av.open(
             file,
             metadata_errors="replace",
-            options={"protocol_whitelist": "none", "format_whitelist": ",".join(_FORMATS.split())},
+            options={
+                "protocol_whitelist": "none",
+                "format_whitelist": ",".join(_FORMATS.split()),
+                "codec_whitelist": _probing_codecs(),
+            },
         )
     except av.error.FFmpegError as error:
         file.check()
@@ -75,6 +75,17 @@ def open_container(file: VideoFile) -> Any:
         container.close()
         raise
     return container
+
+
+@cache
+def _probing_codecs() -> str:
+    """What FFmpeg may decode with while it opens a file: before it is known how large the frames are,
+    and by default as many of H.264's as its decoder keeps, up to sixteen. The parser of H.264 finds all
+    that is needed; of some others, such as MPEG-2, it does not find the pixels' aspect ratio.
+    """
+    import av
+
+    return ",".join(sorted(name for name in av.codecs_available if not name.startswith("h264")))
 
 
 def video_stream(container: Any, path: str) -> Any:

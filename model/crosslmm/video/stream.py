@@ -23,7 +23,8 @@ from crosslmm.video.plan import ReadPlan, plan_reading
 from crosslmm.video.prefetch import Heartbeat, OverTime, Prefetch, Stalled
 from crosslmm.video.probe import probe_file
 from crosslmm.video.readers import Reader, candidates, make_reader
-from crosslmm.video.source import NO_MEMORY, SourceInfo, over_time
+from crosslmm.video.source import SourceInfo, over_time
+from crosslmm.video.worker import out_of_memory
 
 # Bytes of frames decoded ahead: enough to keep an encoder fed, and to go on while a model is being
 # loaded. One frame only at full size.
@@ -124,7 +125,10 @@ class FrameStream:
             deadline=self.sampling.deadline,
             allowed=self.sampling.file_timeout - self._seconds,
         )
-        self._running.start()
+        try:
+            self._running.start()
+        except RuntimeError as error:  # no memory is left for a thread
+            raise VideoError(f"{self.path}: {out_of_memory()}") from error
 
     def _share_deadline(self) -> None:
         """Give the running reader its part of the silence that is left; the last one gets all."""
@@ -295,6 +299,6 @@ def as_video_error(path: str) -> Iterator[None]:
     try:
         yield
     except MemoryError as error:
-        raise VideoError(f"{path}: {NO_MEMORY}") from error
+        raise VideoError(f"{path}: {out_of_memory()}") from error
     except av.error.FFmpegError as error:
         raise VideoError(f"{path}: this video cannot be read ({error.strerror})") from error

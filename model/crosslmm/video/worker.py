@@ -58,9 +58,11 @@ _BOOT = (
     "import json, sys; settings = json.loads(sys.argv[1]); sys.path[:] = settings.pop('path'); "
     "from crosslmm.video.worker import main; main(**settings)"
 )
+# A timekeeper that wakes so many seconds late did not run, as after Ctrl-Z; no silence is counted then.
+STOPPED = 2.0
 _PR_SET_PDEATHSIG = 1
 
-_memory_is_limited = False
+_memory_limit: int | None = None
 
 Payload = bytes | bytearray | memoryview
 Handler = Callable[[dict[str, Any]], Iterator[tuple[Any, Payload]]]
@@ -101,6 +103,7 @@ class WorkerProcess:
     - `timeout`: seconds without a message, while one is waited for, after which the process is
       killed; None where somebody else watches it. `start_timeout` replaces a shorter one until the
       first message.
+    - `heartbeats`: False where `timeout` is the time of a job, and not of silence.
     - `memory`: bytes that the process may allocate for its jobs, None for no limit; kept on Linux.
     - `jobs`: how many it was given.
 
@@ -115,9 +118,10 @@ class WorkerProcess:
         timeout: float | None,
         start_timeout: float = START_TIMEOUT,
         memory: int | None = None,
+        heartbeats: bool = True,
     ) -> None:
         self.handler, self.timeout, self.start_timeout = handler, timeout, start_timeout
-        self.memory = memory
+        self.memory, self.heartbeats = memory, heartbeats
         self.jobs = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._starting = threading.Lock()
@@ -140,7 +144,7 @@ class WorkerProcess:
         settings = {
             "path": sys.path,
             "handler": self.handler,
-            "heartbeat": None if self.timeout is None else HEARTBEAT,
+            "heartbeat": None if self.timeout is None else self._interval(),
             "parent": os.getpid(),
             "memory": self.memory,
         }
@@ -208,6 +212,10 @@ class WorkerProcess:
                 if pipe is not None:
                     pipe.close()
 
+    def _interval(self) -> float:
+        """Seconds between heartbeats; the first one always comes, when the process has started."""
+        return HEARTBEAT if self.heartbeats else threading.TIMEOUT_MAX
+
     def _payload(self, stdout: IO[bytes], size: int) -> np.ndarray:
         """Read a payload a piece at a time, so that a slow pipe is not taken for a silent process."""
         payload = np.empty(size, dtype=np.uint8)
@@ -228,7 +236,11 @@ class WorkerProcess:
 
     def _keep_time(self) -> None:
         assert self.timeout is not None
+        woken = time.monotonic()
         while not self._closing.wait(min(HEARTBEAT, self.timeout) / 2):
+            slept, woken = time.monotonic() - woken, time.monotonic()
+            if slept > STOPPED and self._waiting_since is not None:
+                self._waiting_since = woken
             since = self._waiting_since
             limit = self.timeout if self._heard else max(self.timeout, self.start_timeout)
             if since is not None and time.monotonic() - since > limit:
@@ -321,7 +333,14 @@ def main(handler: str, heartbeat: float | None, parent: int, memory: int | None)
 
 def memory_is_limited() -> bool:
     """Whether this is a worker that was given a limit."""
-    return _memory_is_limited
+    return _memory_limit is not None
+
+
+def out_of_memory(limit: int | None = None) -> str:
+    """What to say of a file for which memory ran out: here, or in a worker with that limit."""
+    limit = limit or _memory_limit
+    most = "" if limit is None else f"; a reader may take {limit >> 20:,} MiB"
+    return f"out of memory while reading it{most}"
 
 
 def limit_memory(size: int) -> None:
@@ -330,8 +349,8 @@ def limit_memory(size: int) -> None:
     The limit is one of data and not of addresses, since a library such as torch maps many gigabytes of
     files that it hardly reads.
     """
-    global _memory_is_limited
-    _memory_is_limited = True
+    global _memory_limit
+    _memory_limit = size
     if sys.platform != "linux":
         return
     import resource
@@ -344,7 +363,7 @@ def limit_memory(size: int) -> None:
 
 def memory_left() -> float:
     """Bytes that this process may still allocate; infinity where there is no limit."""
-    if not _memory_is_limited or sys.platform != "linux":
+    if _memory_limit is None or sys.platform != "linux":
         return float("inf")
     import resource
 

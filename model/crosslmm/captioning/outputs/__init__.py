@@ -37,11 +37,14 @@ class CaptionOutput:
       moved out of it before its video is captioned again. Where it is not, nobody named the manifest,
       and only one of this process's user is believed.
 
+    - named: somebody named its folder, which may then be a link.
+
     Videos are given by their paths. `prepare`, `write` and `restore` raise OSError where a caption
     cannot be written.
     """
 
     is_manifest = False
+    named = True
 
     def __init__(self, path: Path, manifest_path: Path) -> None:
         self.name = str(path)
@@ -51,13 +54,14 @@ class CaptionOutput:
     @contextmanager
     def held(self) -> Iterator[HeldFolder]:
         """Hold the folder that everything is written to, for a run. Raises CrossLMMError."""
-        folder = HeldFolder(self.manifest_path.parent)
+        folder = HeldFolder(self.manifest_path.parent, named=self.named)
         with ExitStack() as stack:
             try:
                 stack.enter_context(folder)
             except OSError as error:
                 raise CrossLMMError(
-                    f"{folder.path}: cannot be written to ({error.strerror}); choose another `out`"
+                    f"{folder.path}: captions and what they are resumed from cannot be written to this "
+                    f"folder ({error.strerror}); choose another `out`"
                 ) from error
             self._root = folder
             yield folder
@@ -108,6 +112,11 @@ class CaptionOutput:
 
     def restore(self, path: str, manifest: Manifest) -> None:
         """Called for a video that is done, whose file may have been lost."""
+
+    def take_lost(self) -> list[Record]:
+        """The records, now failures, of videos that were captioned and then could not be written, since
+        this was last called."""
+        return []
 
     def finish(self, manifest: Manifest) -> None:
         """Called at the end of every run that was not killed."""

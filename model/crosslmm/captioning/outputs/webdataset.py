@@ -17,13 +17,20 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import IO
 
-from crosslmm.captioning.manifest import LONGEST_LINE, Manifest, parse_record
+from crosslmm.captioning.manifest import Manifest, parse_record
 from crosslmm.captioning.outputs import CaptionOutput, output_folder, unknown_file
 from crosslmm.captioning.outputs.shards import ShardMember, read_members
 from crosslmm.captioning.results import Record
 from crosslmm.captioning.sources import Source
 from crosslmm.errors import CrossLMMError
-from crosslmm.files import Root, atomic_file, open_regular, remove_file, remove_scratch
+from crosslmm.files import (
+    LONGEST_LINE,
+    Root,
+    atomic_file,
+    open_regular,
+    remove_file,
+    remove_scratch,
+)
 from crosslmm.fingerprint import open_content_identity
 
 _NUMBER = "[0-9]" * 6  # of a shard, as a pattern
@@ -52,7 +59,9 @@ class WebDatasetOutput(CaptionOutput):
         self._folder = folder
         self._prefix = f"captions{part}-"
         self._held: dict[str, Path] = {}
-        self._pending: dict[str, str] = {}
+        # A sample that is not in a shard yet: the files of that content, any of which will do.
+        self._pending: dict[str, list[str]] = {}
+        self._lost: list[Record] = []
         self._bytes = 0
 
     def recognizes(self, path: str) -> bool:
@@ -89,10 +98,16 @@ class WebDatasetOutput(CaptionOutput):
         for shard in {shard for key, shard in self._held.items() if key not in wanted}:
             self._rewrite(shard, wanted)
 
+    def take_lost(self) -> list[Record]:
+        lost, self._lost = self._lost, []
+        return lost
+
     def _add(self, path: str, key: str) -> None:
-        if key not in self._held and key not in self._pending:
-            self._pending[key] = path
+        if key in self._held:
+            return
+        if key not in self._pending:
             self._bytes += os.path.getsize(path) if os.path.exists(path) else 0
+        self._pending.setdefault(key, []).append(path)
 
     def _flush(self) -> None:
         pending, self._pending, self._bytes = self._pending, {}, 0
@@ -100,19 +115,24 @@ class WebDatasetOutput(CaptionOutput):
         lost: list[Record] = []
 
         def fill(tar: tarfile.TarFile) -> None:
-            for key, path in pending.items():
-                record = self._manifest.read_captioned(path)
-                current = _sample_key(record["content"], record["settings_hash"])
-                if record["error"] is not None or current != key:
-                    continue  # captioned again since, or no longer readable
-                try:
-                    with _open_video(path, record["content"]) as video:
-                        _add_sample(tar, _member_key(path, key), record, video)
-                except _LostVideo as error:
-                    reason = f"{path}: {error}"
-                    lost.append(record | {"caption": None, "error": reason, "segments": []})
+            for key, paths in pending.items():
+                failed: list[Record] = []
+                for path in paths:
+                    record = self._manifest.read_captioned(path)
+                    current = _sample_key(record["content"], record["settings_hash"])
+                    if record["error"] is not None or current != key:
+                        continue  # captioned again since, or no longer readable
+                    try:
+                        with _open_video(path, record["content"]) as video:
+                            _add_sample(tar, _member_key(path, key), record, video)
+                    except _LostVideo as error:
+                        reason = f"{path}: {error}"
+                        failed.append(record | {"caption": None, "error": reason, "segments": []})
+                    else:
+                        held.append(key)
+                        break
                 else:
-                    held.append(key)
+                    lost.extend(failed)
             if not held:
                 raise _NothingToWrite
 
@@ -125,6 +145,7 @@ class WebDatasetOutput(CaptionOutput):
         except OSError as error:  # of many videos, so that the result of none could say it
             raise CrossLMMError(f"{shard}: {error.strerror or error}") from error
         self._manifest.append(lost)
+        self._lost += lost
         self._held |= dict.fromkeys(held, shard)
 
     def _rewrite(self, shard: Path, wanted: set[str]) -> None:
@@ -171,7 +192,9 @@ def make_output(
     format: str, out: Path | None, part: str, sources: Sequence[Source]
 ) -> WebDatasetOutput:
     folder = output_folder(format, out or Path("captions"), default=out is None)
-    return WebDatasetOutput(folder, part)
+    output = WebDatasetOutput(folder, part)
+    output.named = out is not None
+    return output
 
 
 def _sample_key(content: str | None, settings_hash: str) -> str:

@@ -1,0 +1,15 @@
+"""The worker's side of `chat_templates`; it imports transformers as it starts."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import transformers.utils.chat_template_utils  # noqa: F401
+
+from crosslmm.chat_templates import render_here
+from crosslmm.video.worker import Payload
+
+
+def render(job: dict[str, Any]) -> Iterator[tuple[Any, Payload]]:
+    """The handler: prompts and spans, as JSON. Raises CheckpointError."""
+    yield None, json.dumps(render_here(json.loads(job["arguments"]))).encode()
