@@ -88,7 +88,7 @@ def test_attention_of_the_library_stays_a_choice(given: Path, name: str) -> None
         ({"vision__image_size": 6 * 10**5}, "image_size"),
         ({"vision__intermediate_size": 10**9}, "vision_config.intermediate_size"),
         ({"transformers_weights": "other.safetensors"}, "names other weights"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "weights are quantized"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "weights are stored quantized"),
     ],
 )
 def test_a_larger_model_than_the_weights_is_refused_before_it_is_made(
