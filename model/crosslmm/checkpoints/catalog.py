@@ -204,10 +204,11 @@ def is_llava_onevision(folder: Path) -> bool:
     return read_config(folder).get("model_type") == LLAVA_ONEVISION
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
+def read_config(folder: Path, *, name: str | None = None) -> dict[str, Any]:
+    """What the config.json of a folder holds; errors call the folder `name`, its path by default."""
+    path = f"{name or folder}/config.json"
     try:
-        config = read_json(path)
+        config = read_json(folder / "config.json")
     except FileNotFoundError:
         raise IncompleteCheckpoint(f"{folder}: no checkpoint (it has no config.json)") from None
     except (OSError, ValueError) as error:

@@ -111,7 +111,7 @@ def _check_supported(name: str, files: set[str], on_notice: Callable[[str], None
         )
     # In a cache of its own, so that nothing is left of a repository that is refused.
     with tempfile.TemporaryDirectory(prefix="crosslmm-config-") as scratch:
-        config = read_config(fetch_config(name, cache=Path(scratch)).parent)
+        config = read_config(fetch_config(name, cache=Path(scratch)).parent, name=name)
     kind = config.get("model_type")
     is_model = kind in MODEL_TYPES
     if problem := unsupported(config) if is_model else unsupported_part(config):

@@ -186,7 +186,7 @@ def find_shape(model: str) -> ModelShape:
             raise CheckpointError(f"{error}\nrecipes need no weights: {known}") from None
         from crosslmm.checkpoints.hub import fetch_config
 
-        return ModelShape.from_config(catalog.read_config(fetch_config(model).parent))
+        return ModelShape.from_config(catalog.read_config(fetch_config(model).parent, name=model))
     if is_adapter(folder):
         return _adapted_shape(folder)
     shape = ModelShape.from_config(catalog.read_config(folder))
