@@ -133,6 +133,7 @@ def test_caption_and_both_ctrl_cs(clip: Path, checkpoint: Path, tmp_path: Path) 
         assert "━" not in terminal.screen
         assert terminal.screen.endswith("crosslmm: interrupted\n")
         assert "finishing the current batch; Ctrl-C again stops immediately\n" in terminal.screen
+    assert list(tmp_path.rglob(".*")) == []
 
 
 def test_notices_wrap_at_words(tmp_path: Path) -> None:
