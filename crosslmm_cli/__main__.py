@@ -13,9 +13,9 @@ def main() -> int:
     interrupt.install()
     try:
         from crosslmm_cli.main import execute
-        from crosslmm_cli.output import stop_display
+        from crosslmm_cli.output import close_display
 
-        interrupt.before_exit(stop_display)
+        interrupt.before_exit(close_display)
         if "--debug" not in sys.argv:
             _silence_libraries()
         code = execute(sys.argv[1:])

@@ -223,6 +223,7 @@ def caption(
         line = "crosslmm: finishing the current batch; Ctrl-C again stops immediately"
         Thread(target=output.notice, args=[line], kwargs={"always": True}, daemon=True).start()
 
+    interrupt.before_exit(run.unlock)
     report.begin()
     # Ray prints what its workers say.
     with run, interrupt.defer_first_interrupt(stop), redirect_stdout(sys.stderr):

@@ -55,6 +55,7 @@ def install() -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started by nohup, or by a script's `&`
         return
     signal.signal(signal.SIGINT, _handle)
+    sys.unraisablehook = _ignore_interrupt
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     # Detached, because it has to live as long as the process.
@@ -150,6 +151,13 @@ def _handle(number: int, frame: object) -> None:
         return callback()
     _requested.set()
     raise KeyboardInterrupt
+
+
+def _ignore_interrupt(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Say nothing of a KeyboardInterrupt that came where Python cannot raise it, such as in what it
+    calls before a fork: the watcher ends the process."""
+    if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(unraisable)
 
 
 def _watch(reader: socket.socket) -> None:

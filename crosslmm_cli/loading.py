@@ -63,7 +63,7 @@ def check_model(
     if tokens_per_frame is not None:
         check_tokens_per_frame(tokens_per_frame, error=UsageError)
     choice = catalog.default_model(model)
-    config = catalog.read_config(catalog.resolve(choice.name))
+    config = catalog.read_config(catalog.resolve_model(choice.name).folder)
     if tokens_per_frame is not None:
         check_tokens_per_frame(tokens_per_frame, _patches(config), error=UsageError)
     return choice
@@ -77,7 +77,7 @@ def decode_ahead(
     loaded; None where only the loaded model knows how it takes them."""
     from crosslmm.video.stream import FrameStream  # NumPy and FFmpeg, which help does not need
 
-    folder = catalog.resolve(catalog.default_model(model).name)
+    folder = catalog.resolve_model(catalog.default_model(model).name).folder
     try:
         settings = read_frame_settings(folder)
     except (CheckpointError, OSError, ValueError):

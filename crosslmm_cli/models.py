@@ -95,6 +95,9 @@ def show(model: NameArgument, as_json: options.JsonOption = False) -> None:
     rows.append(("total", f"{found.parameters:,}", ""))
     output.table(rows, right=(1,))
     output.text("")
+    if not found.gates and found.kind == catalog.ADAPTER:
+        output.text("gates: none in the adapter; those of its base stay as they are")
+        return
     if not found.gates:
         output.text("gates: none in the checkpoint; the cross-attention starts closed")
         return
@@ -120,6 +123,9 @@ def _settings(config: dict[str, Any]) -> list[tuple[str, Any]]:
         ("tokens per frame", config.get("tokens_per_frame")),
         ("cross-attention interval", config.get("cross_attention_interval")),
         ("V2V scope", config.get("v2v_scope")),
+        ("base", config.get("base_model_name_or_path")),
+        ("rank", config.get("r")),
+        ("alpha", config.get("lora_alpha")),
     ]
     return [(label, value) for label, value in facts if value is not None]
 

@@ -58,9 +58,12 @@ class _Display:
     def __init__(self) -> None:
         self.progress: Progress | None = None
         self.tasks: dict[str, TaskID] = {}
+        self.closed = False
 
     @hold_interrupt()
     def update(self, stage: str, done: int, total: int, label: str) -> None:
+        if self.closed:
+            return
         if self.progress is None:
             self.progress = _progress_display()
             self.progress.start()
@@ -80,6 +83,12 @@ class _Display:
 
 
 _display = _Display()
+
+
+def close_display() -> None:
+    """Remove the live display for good: another thread may still report progress as the process ends."""
+    _display.closed = True
+    _display.stop()
 
 
 def stop_display() -> None:

@@ -1,17 +1,20 @@
 """`crosslmm train`: train a model by a recipe."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from crosslmm.errors import UsageError
-from crosslmm_cli import completion, options
+from crosslmm_cli import completion, interrupt, options
 from crosslmm_cli.output import Output
 
 if TYPE_CHECKING:
     from crosslmm.training.run import RunPlan
     from crosslmm.training.trainer import TrainingProgress
+
+_RESUMES = "the same command resumes the run from its last checkpoint, if one has been saved"
 
 
 def train(
@@ -93,17 +96,24 @@ def train(
     output.progress("load", 0, 0)
     from crosslmm.training.run import train as run
 
-    trained = run(
-        chosen,
-        model=model,
-        data=data,
-        out=out,
-        eval_data=eval_data,
-        media_folder=video_folder,
-        on_start=lambda plan: _show_plan(output, plan),
-        on_progress=lambda progress: _show_progress(output, progress),
-        dry_run=dry_run,
-    )
+    with ExitStack() as remarks:
+
+        def begin(plan: "RunPlan") -> None:
+            _show_plan(output, plan)
+            if not dry_run:
+                remarks.enter_context(interrupt.remark(_RESUMES))
+
+        trained = run(
+            chosen,
+            model=model,
+            data=data,
+            out=out,
+            eval_data=eval_data,
+            media_folder=video_folder,
+            on_start=begin,
+            on_progress=lambda progress: _show_progress(output, progress),
+            dry_run=dry_run,
+        )
     output.finish_progress()
     if trained is None:
         return

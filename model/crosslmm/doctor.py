@@ -187,7 +187,7 @@ def check_default_model() -> Check:
 
     choice = catalog.default_model()
     try:
-        catalog.resolve(choice.name)
+        catalog.resolve_model(choice.name)
         model = inspect(choice.name)
     except catalog.CheckpointError as error:
         first, *rest = str(error).splitlines()

@@ -51,10 +51,11 @@ def settings_hash(settings: Mapping[str, Any]) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def folder_fingerprint(folder: Path) -> str:
-    """Of the files of a checkpoint that decide what it answers."""
+def checkpoint_fingerprint(folder: Path, adapter: Path | None = None) -> str:
+    """Of the files of a checkpoint, and of an adapter to it, that decide what it answers."""
     digest = hashlib.blake2b(digest_size=8)
-    for path in sorted(folder.iterdir()):
+    paths = sorted(folder.iterdir()) + (sorted(adapter.iterdir()) if adapter else [])
+    for path in paths:
         if path.suffix in (".json", ".safetensors", ".jinja", ".txt", ".model"):
             digest.update(f"{path.name} {content_identity(path)} ".encode())
     return digest.hexdigest()

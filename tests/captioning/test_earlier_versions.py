@@ -85,7 +85,8 @@ def test_lines_of_a_real_model_are_kept(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "crosslmm.captioning.engines.local.folder_fingerprint", lambda folder: "0123456789abcdef"
+        "crosslmm.captioning.engines.local.checkpoint_fingerprint",
+        lambda folder, adapter=None: "0123456789abcdef",
     )
     folder, out = tmp_path / "clips", tmp_path / "captions.jsonl"
     folder.mkdir()

@@ -477,13 +477,18 @@ class TestPull:
         folders = {name: write_model(tmp_path / name) for name in configs}
         for name, (config, _) in configs.items():
             (folders[name] / "config.json").write_text(json.dumps(config))
-        folders["org/no-config"] = write_model(tmp_path / "org/no-config")
-        (folders["org/no-config"] / "config.json").unlink()
+        for name in ("org/no-config", "org/adapter", "org/broken"):
+            folders[name] = write_model(tmp_path / name)
+            (folders[name] / "config.json").unlink()
+        (folders["org/adapter"] / "adapter_config.json").write_text("{}")
+        (folders["org/broken"] / "config.json").write_text("{")
         hub = tmp_path / "hub"
         with fake_hub(folders) as address:
             answers = {name: self.pull(hub, address, name) for name in folders}
         expected = {name: words for name, (_, words) in configs.items()}
         expected["org/no-config"] = "the repository has no config.json"
+        expected["org/adapter"] = "org/adapter: an adapter, not a model"
+        expected["org/broken"] = "crosslmm: org/broken/config.json: not readable as JSON"
         for name, words in expected.items():
             code, out, err = answers[name]
             assert (code, out) == (1, ""), name

@@ -35,6 +35,10 @@ def options(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     )
 
 
+def hidden(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob(".*"))
+
+
 def rows(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
@@ -242,6 +246,32 @@ def test_ctrl_c_finishes_the_current_batch(
     data = out.read_text("utf-8")
     assert data.endswith("\n")
     assert 2 <= len(rows(data)) < 60
+    assert hidden(tmp_path) == []
+
+
+def test_a_second_ctrl_c_in_a_busy_process_leaves_no_lock(folder: Path, tmp_path: Path) -> None:
+    # A caption that never comes, in code that no KeyboardInterrupt reaches.
+    program = tmp_path / "busy.py"
+    program.write_text(
+        "import hashlib, sys\n"
+        "from crosslmm.captioning.captioner import Captioner\n"
+        "Captioner.caption = lambda *_: hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)\n"
+        "from crosslmm_cli.__main__ import main\n"
+        "sys.exit(main())\n"
+    )
+    command = [sys.executable, str(program), "caption", str(folder), "-m", "demo", "-f", "txt"]
+    lock = folder / ".crosslmm-captions-txt.jsonl.lock"
+    with subprocess.Popen([*command, "--readers", "0"], stderr=subprocess.PIPE) as process:
+        while not lock.exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        time.sleep(8)
+        for _ in range(2):
+            process.send_signal(signal.SIGINT)
+            time.sleep(1)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err.decode()
+    assert hidden(tmp_path) == [".crosslmm-captions-txt.jsonl"]
 
 
 def test_the_rate_is_of_captioned_videos() -> None:

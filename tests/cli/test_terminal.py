@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("pty")
 from crosslmm.synthetic import write_sample
 from tests.support.clips import write_clip
+from tests.support.lessons import write_lessons
 from tests.support.terminal import Terminal
 
 
@@ -117,6 +118,43 @@ def test_train_with_bad_data(checkpoint: Path, tmp_path: Path) -> None:
         assert "loading" not in terminal.screen
         assert terminal.screen.startswith("crosslmm: ")
         assert terminal.screen.endswith("\n")
+
+
+def test_ctrl_c_of_train(checkpoint: Path, tmp_path: Path) -> None:
+    data, changes = write_lessons(tmp_path / "data"), ("epochs=500", "frames=2", "batch_size=1")
+    line = ("train", "tune-2b", "--model", checkpoint, "--data", data, "--out", tmp_path / "run")
+    options = [option for change in changes for option in ("--set", change)]
+    with Terminal(*line, *options) as terminal:
+        terminal.wait_for("step 1 of")
+        terminal.press_ctrl_c()
+        assert terminal.wait() == 130
+        assert terminal.cursor_is_shown
+        assert "━" not in terminal.screen
+        last = terminal.screen.replace("^C", "").splitlines()[-2:]
+    assert last == [
+        "crosslmm: interrupted",
+        "the same command resumes the run from its last checkpoint, if one has been saved",
+    ]
+
+
+def test_ctrl_c_where_it_cannot_be_raised_says_nothing_else(tmp_path: Path) -> None:
+    code = (
+        "import signal, sys, time\n"
+        "from crosslmm_cli import interrupt, output\n"
+        "interrupt.install()\n"
+        "interrupt.before_exit(output.close_display)\n"
+        "class Dying:\n"
+        "    def __del__(self): signal.raise_signal(signal.SIGINT)\n"
+        "Dying()\n"
+        "for step in range(1000):\n"
+        "    output.Output().progress('load', step, 1000)\n"
+        "    time.sleep(0.01)\n"
+    )
+    (tmp_path / "dying.py").write_text(code)
+    with Terminal(program=tmp_path / "dying.py") as terminal:
+        assert terminal.wait() == 130
+        assert b"loading the model" in terminal.raw
+        assert terminal.screen == "crosslmm: interrupted\n"
 
 
 def test_caption_and_both_ctrl_cs(clip: Path, checkpoint: Path, tmp_path: Path) -> None:

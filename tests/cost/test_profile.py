@@ -301,6 +301,11 @@ def test_folder_is_read_with_its_gates(tmp_path: Path) -> None:
     assert (opened.open_v2v, opened.open_t2v) == (2, 2)
     assert closed == replace(opened, open_v2v=0, open_t2v=0)
     notes = profile(str(tmp_path / "closed"), frames=[8]).notes
+    assert "cross-attention closed" in text(profile("closed", shape=closed, frames=[8]))
+    only_text = replace(closed, open_t2v=2)
+    assert "text tokens reading the whole video after every 2nd layer" in " ".join(
+        text(profile("t", shape=only_text, frames=[8])).split()
+    )
     assert notes == [f"{tmp_path / 'closed'}: all gates are closed; a closed branch costs nothing"]
     for still_open, words in ((1, "1 of 4 gates is closed"), (0, "2 of 4 gates are closed")):
         shape = replace(opened, open_v2v=2, open_t2v=still_open)

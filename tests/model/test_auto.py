@@ -77,6 +77,18 @@ def test_a_folder_that_does_not_name_its_processor_gives_no_tokenizer(
     assert python(code, tmp_path).strip() == "CrossLMMProcessor"
 
 
+def test_there_is_no_video_processor_and_nothing_in_its_place(checkpoint: Path) -> None:
+    code = (
+        "import sys, crosslmm; from transformers import AutoImageProcessor, AutoVideoProcessor\n"
+        "print(type(AutoImageProcessor.from_pretrained(sys.argv[1])).__name__)\n"
+        "try: print(AutoVideoProcessor.from_pretrained(sys.argv[1]))\n"
+        "except (ImportError, OSError, ValueError) as error: print(' '.join(str(error).split()))"
+    )
+    images, videos = python(code, checkpoint).splitlines()
+    assert images.startswith("SiglipImageProcessor")
+    assert "requires the Torchvision library" in videos or "Can't load video processor" in videos
+
+
 @pytest.mark.parametrize("module", ["crosslmm.cross_attention", "crosslmm.demo.run"])
 def test_a_module_below_the_models_can_be_imported_first(module: str) -> None:
     finished = subprocess.run(

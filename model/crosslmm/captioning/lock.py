@@ -46,11 +46,11 @@ class Lock:
         self._file.flush()
 
     def release(self) -> None:
-        if self._file is not None:
+        file, self._file = self._file, None  # another thread may end the process meanwhile
+        if file is not None:
             if os.name != "nt":  # where an open file cannot be removed
                 remove_file(self._path, root=self._root or self._path.parent)
-            self._file.close()  # which unlocks it
-            self._file = None
+            file.close()  # which unlocks it
 
     def _try(self) -> None:
         file = open_regular(self._path, os.O_RDWR | os.O_CREAT, own=True, root=self._root)

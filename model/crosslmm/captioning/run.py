@@ -51,6 +51,7 @@ class CaptionRun:
         self._unreadable = unreadable
         self._notice = on_notice or (lambda text: None)
         self._stopping = threading.Event()
+        self._lock: Lock | None = None
         self._began = 0.0
         self._captioning = False
         self._captioned: set[str] = set()
@@ -94,6 +95,11 @@ class CaptionRun:
         """Stop at once; what has begun is lost, what is written stays."""
         self._results.close()
 
+    def unlock(self) -> None:
+        """Remove the lock; for a process that ends at once, without `close`."""
+        if self._lock is not None:
+            self._lock.release()
+
     def _run(self) -> Generator[CaptionResult, None, None]:
         self._began = time.perf_counter()
         output = self._output
@@ -102,7 +108,8 @@ class CaptionRun:
                 manifest = None
                 if output is not None:
                     root = stack.enter_context(output.held())
-                    stack.enter_context(Lock(output.lock_path, output=output.name, root=root))
+                    self._lock = Lock(output.lock_path, output=output.name, root=root)
+                    stack.enter_context(self._lock)
                     own = not output.is_manifest
                     manifest = stack.enter_context(
                         Manifest.open(output.manifest_path, own=own, root=root)

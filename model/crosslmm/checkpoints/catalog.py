@@ -1,11 +1,10 @@
 """Where models are: the built-in one, folders, and the Hugging Face cache.
 
 A model is named by a folder, by a folder's name under `home()/models`, or by a Hub id
-(`org/name`, optionally `@revision`). `resolve` never touches the network: what is not on disk is an
-error that says how to get it. The one setting kept here is the default model.
+(`org/name`, optionally `@revision`), and an adapter by the same. Nothing here touches the network: what
+is not on disk is an error that says how to get it.
 """
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,6 +13,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
+from crosslmm.checkpoints.adapters import is_adapter, read_adapter
 from crosslmm.checkpoints.cache import (
     find_snapshot,
     hub_cache,
@@ -27,12 +27,13 @@ from crosslmm.checkpoints.cache import (
 from crosslmm.checkpoints.headers import IncompleteCheckpoint, read_headers
 from crosslmm.checkpoints.published import LICENSES, RECIPES
 from crosslmm.checkpoints.screening import check_config, check_files
+from crosslmm.checkpoints.settings import home, read_settings, write_settings
 from crosslmm.checkpoints.support import LLAVA_ONEVISION, MODEL_TYPES, unsupported, wrong_kind
 from crosslmm.errors import CheckpointError, CrossLMMError, UsageError, first_line
-from crosslmm.files import atomic_write, read_json, remove_folder
-from crosslmm.limits import MAX_TEXT_BYTES
+from crosslmm.files import read_json, remove_folder
 
 DEMO = "demo"
+ADAPTER = "adapter"  # the kind of a folder that holds one
 ENVIRONMENT = "CROSSLMM_MODEL"
 
 
@@ -62,14 +63,6 @@ class StoredModel:
     problem: str | None
 
 
-def home() -> Path:
-    """The folder of settings and named models: `CROSSLMM_HOME`, else crosslmm under XDG's."""
-    if given := os.environ.get("CROSSLMM_HOME"):
-        return Path(given).expanduser()
-    base = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
-    return Path(base).expanduser() / "crosslmm"
-
-
 def demo_folder() -> Path:
     return Path(__file__).parents[1] / DEMO / "weights"
 
@@ -80,7 +73,7 @@ def default_model(explicit: str | None = None) -> Choice:
         return Choice(explicit, "option")
     if named := os.environ.get(ENVIRONMENT):
         return Choice(named, "environment")
-    if isinstance(chosen := _settings().get("default"), str):
+    if isinstance(chosen := read_settings().get("default"), str):
         return Choice(chosen, "setting")
     return Choice(DEMO, "built-in")
 
@@ -88,11 +81,12 @@ def default_model(explicit: str | None = None) -> Choice:
 def use(name: str | None) -> Path | None:
     """Make `name` the default model, or forget the default with None. Returns its folder."""
     if name is None:
-        _write_settings({key: value for key, value in _settings().items() if key != "default"})
+        write_settings({key: value for key, value in read_settings().items() if key != "default"})
         return None
-    folder = resolve(name)
+    resolved = resolve_model(name)
+    folder = resolved.adapter or resolved.folder
     lasting = str(folder.absolute()) if _as_folder(name) is not None else name
-    _write_settings({**_settings(), "default": lasting})
+    write_settings({**read_settings(), "default": lasting})
     return folder
 
 
@@ -103,11 +97,34 @@ def resolve(name: str | Path, *, kinds: tuple[str, ...] | None = MODEL_TYPES) ->
     such checkpoint on disk, or one that is incomplete, pickled or of another kind.
     """
     folder = find(name)
+    if is_adapter(folder):
+        raise CheckpointError(f"{folder}: an adapter, and what is needed here is a complete model")
     result = validate(folder, kinds=kinds)
     if result.problem is not None:
         remedy = _remedy(folder) if result.is_incomplete else ""
         raise CheckpointError(result.problem + remedy)
     return folder
+
+
+@dataclass(frozen=True)
+class ResolvedModel:
+    """`folder` holds the configuration and weights; `adapter`, if the name is one's, the adapter to
+    apply to them."""
+
+    folder: Path
+    adapter: Path | None = None
+
+
+def resolve_model(name: str | Path) -> ResolvedModel:
+    """The model called `name`, or the adapter with its base; as `resolve`, on disk and validated."""
+    folder = find(name)
+    if not is_adapter(folder):
+        return ResolvedModel(resolve(name))
+    base = read_adapter(folder).base
+    try:
+        return ResolvedModel(resolve(base), folder)
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder}: an adapter whose base is not usable: {error}") from error
 
 
 def find(name: str | Path) -> Path:
@@ -162,6 +179,9 @@ class ValidationResult:
 def validate(folder: Path, *, kinds: tuple[str, ...] | None = MODEL_TYPES) -> ValidationResult:
     """The `model_type` of a folder and, in a line, why it cannot be loaded."""
     try:
+        if is_adapter(folder):
+            resolve_model(folder)
+            return ValidationResult(ADAPTER, None)
         config = read_config(folder)
         check_config(folder, config)
         check_files(folder)
@@ -184,10 +204,11 @@ def is_llava_onevision(folder: Path) -> bool:
     return read_config(folder).get("model_type") == LLAVA_ONEVISION
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
+def read_config(folder: Path, *, name: str | None = None) -> dict[str, Any]:
+    """What the config.json of a folder holds; errors call the folder `name`, its path by default."""
+    path = f"{name or folder}/config.json"
     try:
-        config = read_json(path)
+        config = read_json(folder / "config.json")
     except FileNotFoundError:
         raise IncompleteCheckpoint(f"{folder}: no checkpoint (it has no config.json)") from None
     except (OSError, ValueError) as error:
@@ -204,7 +225,7 @@ def stored_models() -> list[StoredModel]:
     default = None
     with suppress(CrossLMMError):
         default = find(chosen)
-    found = [_stored(DEMO, demo_folder(), "built-in")] if _has_config(demo_folder()) else []
+    found = [_stored(DEMO, demo_folder(), "built-in")] if _holds_model(demo_folder()) else []
     found += [_stored(name, path, "folder") for name, path in _named_folders()]
     found += _hub_models()
     if (folder := _as_folder(chosen)) is not None and folder not in {item.path for item in found}:
@@ -251,14 +272,14 @@ def remove(removal: Removal) -> None:
         remove_repository(removal.path)
     else:
         remove_folder(removal.path)
-    chosen = _settings().get("default")
+    chosen = read_settings().get("default")
     if isinstance(chosen, str) and (chosen in removed or split_revision(chosen)[0] in removed):
         use(None)
 
 
 def _found_demo() -> Path:
     folder = demo_folder()
-    if not _has_config(folder):
+    if not _holds_model(folder):
         raise CheckpointError(
             "no model is chosen, and this installation has no built-in one\n"
             "`crosslmm setup` downloads one"
@@ -267,18 +288,19 @@ def _found_demo() -> Path:
 
 
 def _as_folder(name: str | Path) -> Path | None:
-    """The folder that `name` is, or names under `home()/models`: one with a config.json."""
+    """The folder that `name` is, or names under `home()/models`: one of a model or an adapter."""
     path = Path(name).expanduser()
     if str(name) == DEMO:
         return None
-    if _has_config(path):
+    if _holds_model(path):
         return path
     named = home() / "models" / path
-    return named if path.name == str(name) and _has_config(named) else None
+    return named if path.name == str(name) and _holds_model(named) else None
 
 
-def _has_config(folder: Path) -> bool:
-    return os.path.isfile(folder / "config.json")  # False too where the name is too long for a path
+def _holds_model(folder: Path) -> bool:
+    # False too where the name is too long for a path.
+    return os.path.isfile(folder / "config.json") or is_adapter(folder)
 
 
 def _remedy(folder: Path) -> str:
@@ -311,7 +333,7 @@ def _hub_models() -> list[StoredModel]:
                     continue
                 full = name if revision == "main" else f"{name}@{revision}"
                 item = _stored(full, snapshot, "hub")
-                if item.kind in MODEL_TYPES:
+                if item.kind in (*MODEL_TYPES, ADAPTER):
                     found.append(item)
         except OSError as error:
             problem = f"{error.filename or folder}: cannot be read ({error.strerror})"
@@ -350,32 +372,3 @@ def _size(folder: Path) -> int:
                 with suppress(OSError):
                     total += os.path.getsize(path)
     return total
-
-
-def _settings_file() -> Path:
-    return home() / "settings.json"
-
-
-def _settings() -> dict[str, Any]:
-    try:
-        settings = read_json(_settings_file(), longest=MAX_TEXT_BYTES)
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise UsageError(f"{_settings_file()}: {error.strerror}; fix or delete it") from error
-    except ValueError as error:
-        raise UsageError(
-            f"{_settings_file()}: not readable as JSON ({first_line(error)}); fix or delete it"
-        ) from error
-    if not isinstance(settings, dict):
-        raise UsageError(f"{_settings_file()}: not a table of settings; fix or delete it")
-    return settings
-
-
-def _write_settings(settings: dict[str, Any]) -> None:
-    path = _settings_file()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, f"{json.dumps(settings, indent=2)}\n".encode())
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be written ({error.strerror})") from error

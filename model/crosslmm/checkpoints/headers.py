@@ -195,10 +195,10 @@ def parse_gate(name: str) -> tuple[int, Branch] | None:
 
 
 def read_gates(tensors: Mapping[str, TensorInfo]) -> tuple[Gate, ...]:
-    """The gates of a checkpoint, layer by layer, V2V first."""
-    gates = [
-        Gate(*gate, math.tanh(tensor.scalar()))
+    """The gates of a checkpoint, layer by layer, V2V first; of two with one place the later counts."""
+    gates = {
+        gate: Gate(*gate, math.tanh(tensor.scalar()))
         for name, tensor in tensors.items()
         if (gate := parse_gate(name)) and tensor.count == 1
-    ]
-    return tuple(sorted(gates, key=lambda gate: (gate.layer, gate.branch != "v2v")))
+    }
+    return tuple(sorted(gates.values(), key=lambda gate: (gate.layer, gate.branch != "v2v")))

@@ -99,13 +99,19 @@ def _check_supported(name: str, files: set[str], on_notice: Callable[[str], None
             f"{name}: the repository has no safetensors weights; pickled ones (.bin, .pt) and GGUF "
             "are not supported"
         )
+    if "config.json" not in files and "adapter_config.json" in files:
+        raise CheckpointError(
+            f"{name}: an adapter, not a model: pull its base (base_model_name_or_path in its "
+            f"adapter_config.json), and get the adapter with `hf download {name.partition('@')[0]}`; "
+            "its folder is then the name of the model"
+        )
     if "config.json" not in files:
         raise CheckpointError(
             f"{name}: no checkpoint of a model (the repository has no config.json)"
         )
     # In a cache of its own, so that nothing is left of a repository that is refused.
     with tempfile.TemporaryDirectory(prefix="crosslmm-config-") as scratch:
-        config = read_config(fetch_config(name, cache=Path(scratch)).parent)
+        config = read_config(fetch_config(name, cache=Path(scratch)).parent, name=name)
     kind = config.get("model_type")
     is_model = kind in MODEL_TYPES
     if problem := unsupported(config) if is_model else unsupported_part(config):

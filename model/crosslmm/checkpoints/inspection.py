@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crosslmm.checkpoints.catalog import find, read_config, size_on_disk
+from crosslmm.checkpoints.adapters import is_adapter, read_adapter, read_adapter_header
+from crosslmm.checkpoints.catalog import ADAPTER, find, read_config, size_on_disk
 from crosslmm.checkpoints.headers import (
     PARTS,
     Gate,
@@ -30,7 +31,8 @@ class PartSummary:
 
 @dataclass(frozen=True)
 class Inspection:
-    """`size` is in bytes on disk, as in `StoredModel`; `config` the contents of config.json."""
+    """`size` is in bytes on disk, as in `StoredModel`; `config` the contents of config.json
+    or, of an adapter, of adapter_config.json."""
 
     name: str
     path: Path
@@ -46,15 +48,19 @@ class Inspection:
 def inspect(name: str | Path) -> Inspection:
     """Describe the checkpoint called `name`, of any kind; CheckpointError where it is incomplete."""
     folder = find(name)
-    config = read_config(folder)
-    tensors = read_headers(folder)
+    if is_adapter(folder):
+        kind, config = ADAPTER, read_adapter(folder).config
+        tensors = read_adapter_header(folder)
+    else:
+        config = read_config(folder)
+        kind, tensors = str(config.get("model_type")), read_headers(folder)
     grouped: dict[PartName, list[TensorInfo]] = defaultdict(list)
     for key, tensor in tensors.items():
         grouped[part_of(key)].append(tensor)
     return Inspection(
         name=str(name),
         path=folder,
-        kind=str(config.get("model_type")),
+        kind=kind,
         size=size_on_disk(folder),
         parameters=sum(tensor.count for tensor in tensors.values()),
         dtypes=_dtypes(list(tensors.values())),

@@ -10,6 +10,7 @@ import torch
 from transformers.utils import logging
 
 from crosslmm.checkpoints import catalog, llava_onevision
+from crosslmm.checkpoints.adapters import apply_adapter
 from crosslmm.checkpoints.headers import read_headers
 from crosslmm.checkpoints.quantization import check_quantized, quantization_config
 from crosslmm.checkpoints.screening import check_attention, check_sizes, offline
@@ -68,8 +69,11 @@ def load_model(
     dtype: torch.dtype,
     quantization: ResolvedQuantization = "none",
     config: CrossLMMConfig | None = None,
+    adapter: Path | None = None,
 ) -> CrossLMMForConditionalGeneration:
     """The model in `folder`, in evaluation mode on `device`.
+
+    adapter: a folder with an adapter, which is merged into the weights, or kept beside quantized ones.
 
     Raises CheckpointError with the names of missing, unexpected or mis-shaped weights.
     """
@@ -105,6 +109,8 @@ def load_model(
     check_quantized(model, quantization)
     # The library would rename weights back when saving; what we save has our names.
     model._weight_conversions = []
+    if adapter is not None:
+        model = apply_adapter(model, adapter, merge=quantization == "none")
     return model.eval()
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crosslmm.checkpoints.headers import TensorInfo
+from crosslmm.checkpoints.support import stored_quantized
 from crosslmm.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ def check_config(folder: Path, config: Mapping[str, Any]) -> None:
         raise CheckpointError(
             f"{path}: transformers_weights names other weights than those of the folder"
         )
+    if problem := stored_quantized(config):
+        raise CheckpointError(f"{path}: {problem}")
 
 
 def check_files(folder: Path) -> None:
@@ -49,8 +52,14 @@ def check_files(folder: Path) -> None:
     or where an adapter would draw in another model."""
     if os.path.lexists(folder / "adapter_config.json"):
         raise CheckpointError(
-            f"{folder}: holds an adapter of another model (adapter_config.json); merge it first"
+            f"{folder}: holds an adapter of another model (adapter_config.json) beside a model; "
+            "move it to a folder of its own"
         )
+    check_text_sizes(folder)
+
+
+def check_text_sizes(folder: Path) -> None:
+    """CheckpointError where a file of a folder is a pipe or a device, or far too long for a text."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if not os.path.exists(entry.path) or entry.is_dir():

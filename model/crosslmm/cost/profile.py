@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from crosslmm.checkpoints import catalog
+from crosslmm.checkpoints.adapters import is_adapter, read_adapter_header
 from crosslmm.checkpoints.cache import is_hub_id, split_revision
 from crosslmm.checkpoints.headers import IncompleteCheckpoint, read_gates, read_headers
 from crosslmm.cost.arithmetic import Macs, PromptTokens, count_tokens, prefill_macs, token_macs
@@ -185,7 +186,9 @@ def find_shape(model: str) -> ModelShape:
             raise CheckpointError(f"{error}\nrecipes need no weights: {known}") from None
         from crosslmm.checkpoints.hub import fetch_config
 
-        return ModelShape.from_config(catalog.read_config(fetch_config(model).parent))
+        return ModelShape.from_config(catalog.read_config(fetch_config(model).parent, name=model))
+    if is_adapter(folder):
+        return _adapted_shape(folder)
     shape = ModelShape.from_config(catalog.read_config(folder))
     return _with_gates(shape, folder)
 
@@ -259,6 +262,14 @@ def _with_gates(shape: ModelShape, folder: Path) -> ModelShape:
         gates = read_gates(read_headers(folder))
     except IncompleteCheckpoint:
         return shape  # its weights are still to come, and the cost follows from its config
+    return shape.with_gates(gates) if gates else shape
+
+
+def _adapted_shape(adapter: Path) -> ModelShape:
+    """The shape of its base: an adapter is merged into that, and may open gates."""
+    base = catalog.resolve_model(adapter).folder
+    shape = ModelShape.from_config(catalog.read_config(base))
+    gates = read_gates({**read_headers(base), **read_adapter_header(adapter)})
     return shape.with_gates(gates) if gates else shape
 
 

@@ -189,9 +189,13 @@ def title(profile: Profile) -> str:
         said.append(f"{settings.quantization} decoder")
     if settings.batch > 1:
         said.append(f"batch of {settings.batch}")
-    if shape.interval:
-        scope = "the whole video" if shape.v2v_scope == "video" else "their own frame"
-        said.append(f"merged tokens reading {scope} after every {_ordinal(shape.interval)} layer")
+    if shape.interval and not shape.open_v2v + shape.open_t2v:
+        said.append("cross-attention closed")
+    elif shape.interval:
+        own = shape.open_v2v and shape.v2v_scope == "frame"
+        reading = "merged tokens" if shape.open_v2v else "text tokens"
+        scope = "their own frame" if own else "the whole video"
+        said.append(f"{reading} reading {scope} after every {_ordinal(shape.interval)} layer")
     return _wrapped(f"{profile.model}: {', '.join(said)}")
 
 

@@ -16,6 +16,7 @@ from typing import Any, Unpack, overload
 import torch
 
 from crosslmm.checkpoints import catalog
+from crosslmm.checkpoints.adapters import read_adapter_header
 from crosslmm.checkpoints.headers import read_headers
 from crosslmm.checkpoints.loading import load_config, load_model, load_processor
 from crosslmm.checkpoints.quantization import resolve_quantization
@@ -50,6 +51,9 @@ def load(
 ) -> "Assistant":
     """Load a checkpoint from disk: `demo`, a folder, or a Hub id that was pulled.
 
+    A folder with a LoRA adapter in PEFT's format is loaded with its base, which has to be on disk too;
+    the adapter is merged into the weights, or kept beside quantized ones.
+
     - None is the default model: `CROSSLMM_MODEL`, else the one chosen with `crosslmm models use`.
     - device: cuda, cuda:1, mps or cpu; None takes the best there is. dtype: None is bfloat16 where
       the device computes in it, else float32. Both are in `settings` of every answer.
@@ -63,7 +67,8 @@ def load(
     """
     started = time.perf_counter()
     name = str(name_or_path) if name_or_path is not None else catalog.default_model().name
-    folder = catalog.resolve(name)
+    resolved = catalog.resolve_model(name)
+    folder = resolved.folder
     chosen_device = resolve_device(device)
     chosen_dtype = resolve_dtype(dtype, chosen_device)
     headers = read_headers(folder)
@@ -75,6 +80,8 @@ def load(
         processor.tokens_per_frame = check_tokens_per_frame(
             tokens_per_frame, config.patches_per_frame, error=UsageError
         )
+    if resolved.adapter is not None:
+        headers |= read_adapter_header(resolved.adapter)  # it may open gates
     needed = estimate_memory(
         config,
         headers,
@@ -93,6 +100,7 @@ def load(
                 dtype=chosen_dtype,
                 quantization=chosen_quantization,
                 config=config,
+                adapter=resolved.adapter,
             )
     except MemoryError as error:
         raise OutOfMemory(
@@ -104,6 +112,7 @@ def load(
         processor,
         name=name,
         folder=folder,
+        adapter=resolved.adapter,
         quantization=chosen_quantization,
         load_seconds=time.perf_counter() - started,
         on_notice=on_notice,
@@ -120,6 +129,7 @@ class Assistant:
         *,
         name: str = "",
         folder: Path | None = None,
+        adapter: Path | None = None,
         quantization: str = "none",
         load_seconds: float = 0.0,
         on_notice: Notice | None = None,
@@ -128,6 +138,7 @@ class Assistant:
         self.processor = processor
         self.name = name
         self.folder = folder
+        self.adapter = adapter
         self.quantization = quantization
         self.load_seconds = load_seconds
         self.runtime = Runtime(
@@ -135,6 +146,7 @@ class Assistant:
             processor,
             name=name,
             folder=folder,
+            adapter=adapter,
             quantization=quantization,
             load_seconds=load_seconds,
             on_notice=on_notice,

@@ -22,7 +22,8 @@ Notice = Callable[[str], None]
 class Runtime:
     """A model, its processor and how they were loaded.
 
-    - name: as it was given to `load`; folder: of the checkpoint, None for a model made in memory.
+    - name: as it was given to `load`; folder: of the checkpoint, None for a model made in memory;
+      adapter: of the one that was applied to it.
     - load_seconds: what loading took.
     - on_notice: called with a line of text when something is done otherwise than asked.
     """
@@ -32,6 +33,7 @@ class Runtime:
     _: KW_ONLY
     name: str = ""
     folder: Path | None = None
+    adapter: Path | None = None
     quantization: str = "none"
     load_seconds: float = 0.0
     on_notice: Notice | None = None
@@ -74,7 +76,7 @@ class Runtime:
     @cached_property
     def footage(self) -> FootageCheck | None:
         """What tells footage that the model cannot know; only the built-in one has it."""
-        return read_check(self.folder)
+        return None if self.adapter else read_check(self.folder)
 
     @cached_property
     def versions(self) -> dict[str, str]:

@@ -5,13 +5,9 @@ What is saved is an adapter in PEFT's format; it is merged into the *unquantized
 end, because merging into 4-bit weights rounds the adapter away.
 """
 
-from pathlib import Path
 from typing import Any
 
-import torch
-
-from crosslmm.checkpoints import loading
-from crosslmm.errors import UsageError
+from crosslmm.checkpoints.adapters import import_peft
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.training.recipe import LoraOptions
 from crosslmm.training.stages import finalize_trainable
@@ -25,7 +21,7 @@ def add_adapters(model: CrossLMMForConditionalGeneration, options: LoraOptions) 
 
     Returns a `peft.PeftModel`.
     """
-    peft = _peft()
+    peft = import_peft("lora")
     full = ["model.multi_modal_projector", "model.feature_norm"]
     full += [f"model.cross_attention_layers.{name}" for name in model.model.cross_attention_layers]
     config = peft.LoraConfig(
@@ -39,22 +35,3 @@ def add_adapters(model: CrossLMMForConditionalGeneration, options: LoraOptions) 
     adapted = peft.get_peft_model(model, config)
     finalize_trainable(adapted, model.config)
     return adapted
-
-
-def merge_adapter(
-    base: Path, adapter: Path, *, dtype: torch.dtype
-) -> CrossLMMForConditionalGeneration:
-    """The checkpoint in `base` with an adapter merged into its weights, on the CPU."""
-    model = loading.load_model(base, device=torch.device("cpu"), dtype=dtype)
-    merged = _peft().PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
-    assert isinstance(merged, CrossLMMForConditionalGeneration)
-    merged.to(dtype=dtype)  # type: ignore[call-arg]
-    return merged
-
-
-def _peft() -> Any:
-    try:
-        import peft
-    except ImportError as error:
-        raise UsageError("lora needs peft: pip install 'crosslmm[train]'") from error
-    return peft

@@ -157,8 +157,8 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     if not isinstance(values, dict):
         raise UsageError(f"{name}: a recipe is a YAML mapping of options")
     given = {override.partition("=")[0].strip() for override in overrides}
-    for name in given:
-        for replaced in set(_REPLACES.get(name, ())) - given:
+    for key in given:
+        for replaced in set(_REPLACES.get(key, ())) - given:
             values.pop(replaced, None)
     for override in overrides:
         _override(values, override)

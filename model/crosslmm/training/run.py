@@ -89,7 +89,7 @@ def train(
     or written. None is returned then, and on all processes but the first. Raises UsageError,
     CheckpointError, VideoError.
     """
-    source, folder = catalog.resolve(model), Path(out)
+    source, folder = catalog.resolve(model).absolute(), Path(out)  # as an adapter names its base
     identity = {
         "model": str(source.resolve()),
         "data": str(Path(data).resolve()),
@@ -217,7 +217,9 @@ def _export(
     if trainer.recipe.lora is not None:
         if trainer.args.should_save:
             trainer.network.save_pretrained(folder / ADAPTER)
-            trained = lora.merge_adapter(source, folder / ADAPTER, dtype=dtype)
+            trained = loading.load_model(
+                source, device=torch.device("cpu"), dtype=dtype, adapter=folder / ADAPTER
+            )
             _save(trained, folder, processor, trainer.recipe)
     else:
         weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)

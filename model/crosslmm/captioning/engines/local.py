@@ -13,7 +13,7 @@ from crosslmm.captioning.reading import read_request
 from crosslmm.captioning.results import TimeBreakdown
 from crosslmm.checkpoints import catalog
 from crosslmm.errors import UsageError
-from crosslmm.fingerprint import folder_fingerprint, weights_fingerprint
+from crosslmm.fingerprint import checkpoint_fingerprint, weights_fingerprint
 from crosslmm.versions import library_versions
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def start(
 ) -> LocalEngine:
     if assistant is None or isinstance(assistant, str | os.PathLike):
         name = catalog.default_model().name if assistant is None else str(assistant)
-        folder = catalog.resolve(name)
+        resolved = catalog.resolve_model(name)
 
         def load_assistant() -> "Assistant":
             from crosslmm.inference.assistant import load
@@ -142,14 +142,14 @@ def start(
             load_assistant,
             options=options,
             run_options=run_options,
-            fingerprint=folder_fingerprint(folder),
-            identity=read_identity(folder, model_options),
+            fingerprint=checkpoint_fingerprint(resolved.folder, resolved.adapter),
+            identity=read_identity(resolved.folder, model_options),
         )
     if model_options:
         raise UsageError("`model_options` are for a model that is given by name")
     loaded = assistant
     if loaded.folder is not None:
-        fingerprint = folder_fingerprint(loaded.folder)
+        fingerprint = checkpoint_fingerprint(loaded.folder, loaded.adapter)
     else:
         fingerprint = weights_fingerprint(loaded.model.state_dict())
     return LocalEngine(

@@ -7,6 +7,7 @@ again; its rows come here once, and one that came twice would be ignored.
 
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -20,7 +21,7 @@ from crosslmm.captioning.reading import Clip, ReadRequest, pack, read_request, u
 from crosslmm.captioning.results import CaptionResult, Segment, TimeBreakdown
 from crosslmm.checkpoints import catalog
 from crosslmm.errors import CrossLMMError, UsageError, first_line
-from crosslmm.fingerprint import folder_fingerprint
+from crosslmm.fingerprint import checkpoint_fingerprint
 
 if TYPE_CHECKING:
     from crosslmm.inference.assistant import Assistant
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 Columns = dict[str, Any]
 
 _BLOCKS = 10_000
+_POLL = 0.1  # seconds between two looks at whether to stop
 
 
 class RayEngine:
@@ -69,9 +71,11 @@ class RayEngine:
 
         ray = _started_ray()
         self.model = catalog.default_model().name if self._named is None else self._named
-        folder = catalog.resolve(self.model).absolute()
+        resolved = catalog.resolve_model(self.model)
+        folder = resolved.folder.absolute()
         # The working folder of a worker is a different one.
-        self._loaded = str(folder) if os.path.isdir(self.model) else self.model
+        named = (resolved.adapter or resolved.folder).absolute()
+        self._loaded = str(named) if os.path.isdir(self.model) else self.model
         processor = load_processor(folder)
         resources = ray.cluster_resources()
         gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
@@ -79,7 +83,7 @@ class RayEngine:
         self.readers = max(1, cpus // 2 if readers is None else readers)
         self.workers = self.workers or gpus or 1
         self._resources = {"num_gpus": 1} if gpus else {"num_cpus": 1}
-        self.fingerprint = folder_fingerprint(folder)
+        self.fingerprint = checkpoint_fingerprint(folder, resolved.adapter)
         self.default_frames = load_config(folder).default_frames
         self._request = read_request(
             "",
@@ -121,20 +125,35 @@ class RayEngine:
             _Worker,
             batch_size=self.run_options.batch_size,
             compute=pool(min_size=1, max_size=self.workers),
-            fn_constructor_args=(self._loaded, self._model_options, self.options, self.run_options),
+            fn_constructor_args=(
+                self._loaded,
+                self._model_options,
+                self.options,
+                self.run_options,
+                stop,
+            ),
             **self._resources,
         )
-        told = False
         videos = InProgress()
+        ended = threading.Event()
+
+        def tell() -> None:
+            # From a thread, since the next rows may come only when workers have begun another batch.
+            while not ended.wait(_POLL):
+                if stopping():
+                    ray.get(stop.set.remote())
+                    return
+
+        telling = threading.Thread(target=tell, daemon=True)
+        telling.start()
         try:
             for batch in dataset.iter_batches(batch_size=None, prefetch_batches=0):
-                if stopping() and not told:
-                    ray.get(stop.set.remote())
-                    told = True
                 yield list(_results(batch, videos))
         except ray.exceptions.RayError as error:
             raise CrossLMMError(f"Ray failed: {first_line(error)}") from error
         finally:
+            ended.set()
+            telling.join()
             with suppress(Exception):
                 ray.kill(stop)
 
@@ -143,7 +162,7 @@ class RayEngine:
 
 
 class _Stop:
-    """An actor that the calling process tells that no further video is to be begun."""
+    """An actor that the calling process tells that no further video or batch is to be begun."""
 
     def __init__(self) -> None:
         self.is_set = False
@@ -164,16 +183,16 @@ class _Reader:
         self._reader = ClipReader(deadline=request.sampling.deadline)
 
     def __call__(self, batch: Columns) -> Iterator[Columns]:
-        import ray
-
         for name in batch["path"]:
             path = os.fsdecode(bytes(name))
-            if ray.get(self._stop.get.remote()):
+            if _is_set(self._stop):
                 yield _row(None)
                 continue
             try:
                 for clip in self._reader.read(replace(self._request, path=path)):
                     yield _row(clip)
+                    if _is_set(self._stop):
+                        break
             except CrossLMMError as error:
                 yield _row(Clip(path=path, problem=str(error)))
 
@@ -187,6 +206,7 @@ class _Worker:
         model_options: dict[str, Any],
         options: CaptionOptions,
         run_options: RunOptions,
+        stop: Any,
     ) -> None:
         from crosslmm.captioning.captioner import Captioner
         from crosslmm.inference.assistant import load
@@ -194,8 +214,11 @@ class _Worker:
         self._captioner = Captioner(
             load(model, **model_options), options, batch_size=run_options.batch_size
         )
+        self._stop = stop
 
     def __call__(self, batch: Columns) -> Columns:
+        if _is_set(self._stop):  # what has only been read is left for the next run
+            return {"result": [json.dumps(None)] * len(batch["head"])}
         rows = zip(batch["head"], batch["pixels"], strict=True)
         clips = [_clip(*row) for row in rows]
         segments = iter(self._captioner.caption([clip for clip in clips if clip is not None]))
@@ -204,6 +227,12 @@ class _Worker:
             for clip in clips
         ]
         return {"result": list(map(json.dumps, done))}
+
+
+def _is_set(stop: Any) -> bool:
+    import ray
+
+    return bool(ray.get(stop.get.remote()))
 
 
 def _results(batch: Columns, videos: InProgress) -> Iterator[CaptionResult]:

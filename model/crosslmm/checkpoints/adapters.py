@@ -1,0 +1,133 @@
+"""LoRA adapters in PEFT's format: checked before torch is imported, then applied to their base model.
+
+An adapter is a folder with `adapter_config.json`, which names its base, and
+`adapter_model.safetensors`. PEFT would open pickled weights, import what the configuration names, and
+leave weights that are missing at their initial values; here such an adapter is refused.
+"""
+
+import os
+import warnings
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from crosslmm.checkpoints.headers import TensorInfo, read_header
+from crosslmm.checkpoints.screening import check_text_sizes
+from crosslmm.errors import CheckpointError, UsageError, first_line, last_line
+from crosslmm.files import read_json
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+# More than low-rank weights: code by a module's name, layers repeated, weights for some tokens only.
+_UNSUPPORTED = ("megatron_config", "layer_replication", "alora_invocation_tokens", "arrow_config")
+_INITIALISATIONS = (None, True, False, "gaussian")  # others change the base's weights
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """`base`: the name of its model, as its configuration has it; `config`: all of that."""
+
+    folder: Path
+    base: str
+    config: dict[str, Any]
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter and no model of its own."""
+    return os.path.isfile(folder / CONFIG) and not os.path.lexists(folder / "config.json")
+
+
+def read_adapter(folder: Path) -> Adapter:
+    """The adapter in `folder`. Raises CheckpointError for one that is incomplete or not LoRA."""
+    check_text_sizes(folder)
+    path = folder / CONFIG
+    try:
+        config = read_json(path)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise CheckpointError(f"{path}: not readable as JSON ({reason})") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path}: not an adapter's configuration")
+    if (kind := config.get("peft_type")) != "LORA":
+        raise CheckpointError(f"{path}: its peft_type is {kind!r}, not 'LORA'")
+    for key in _UNSUPPORTED:
+        if config.get(key) is not None:
+            raise CheckpointError(f"{path}: has a {key}, which is not supported")
+    if (chosen := config.get("init_lora_weights")) not in _INITIALISATIONS:
+        raise CheckpointError(
+            f"{path}: its init_lora_weights is {chosen!r}, which changes its base's weights; convert it "
+            "to an ordinary adapter"
+        )
+    base = config.get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise CheckpointError(f"{path}: does not name its base (base_model_name_or_path)")
+    if not os.path.isfile(folder / WEIGHTS):
+        raise CheckpointError(f"{folder}: an adapter without {WEIGHTS}")
+    sides = {side for tensor in read_adapter_header(folder).values() for side in tensor.shape}
+    ranks = config.get("rank_pattern") or {}
+    for rank in {config.get("r"), *(ranks.values() if isinstance(ranks, dict) else [ranks])}:
+        if rank not in sides:  # before memory is allocated for it
+            raise CheckpointError(
+                f"{folder}: does not match its configuration: the rank is {rank}, and there is no "
+                "weight of such a side"
+            )
+    return Adapter(folder, base, config)
+
+
+def read_adapter_header(folder: Path) -> dict[str, TensorInfo]:
+    """Its tensors by name, which are the base's with PEFT's words in between."""
+    return read_header(folder / WEIGHTS)
+
+
+def apply_adapter(model: Any, folder: Path, *, merge: bool) -> Any:
+    """The model in evaluation mode with the adapter in `folder`.
+
+    merge: add it to the weights, which then have the model's dtype. Otherwise it stays beside them, as
+    it must where they are quantized, which would round it away.
+
+    Raises UsageError where PEFT is not installed, and CheckpointError for weights that are missing, left
+    over or of another shape.
+    """
+    peft = import_peft("an adapter")
+    from safetensors.torch import load_file
+
+    adapter = read_adapter(folder)
+    dtype = model.dtype
+    try:
+        config = peft.LoraConfig.from_pretrained(str(adapter.folder))
+        config.inference_mode = True
+        config.base_model_name_or_path = None
+        with warnings.catch_warnings():
+            # PEFT asks transformers for what is called otherwise now.
+            warnings.simplefilter("ignore", FutureWarning)
+            adapted = peft.get_peft_model(model, config)
+        stored = load_file(folder / WEIGHTS)
+        known = peft.get_peft_model_state_dict(adapted, save_embedding_layers=False)
+        _refuse(folder, "lacks", known.keys() - stored.keys())
+        _refuse(folder, "has unknown", stored.keys() - known.keys())
+        peft.set_peft_model_state_dict(adapted, stored)
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{folder}: the adapter does not fit its base: {last_line(error)}"
+        ) from error
+    if merge:
+        return adapted.merge_and_unload().to(dtype=dtype).eval()
+    return adapted.get_base_model().eval()
+
+
+def import_peft(what: str) -> Any:
+    """The library that `what` needs. Raises UsageError where it is not installed."""
+    try:
+        import peft
+    except ImportError as error:
+        raise UsageError(f"{what} needs peft: pip install 'crosslmm[train]'") from error
+    return peft
+
+
+def _refuse(folder: Path, fault: str, names: Collection[str]) -> None:
+    if names:
+        raise CheckpointError(
+            f"{folder}: does not match its base; it {fault} weights, {len(names)} of them, "
+            f"first {min(names)}"
+        )
