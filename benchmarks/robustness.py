@@ -58,6 +58,9 @@ def run(files: int, *, seed: int, keep: Path | None = None) -> Record:
     """Read so many damaged files, the containers and their codecs in turn."""
     import av
 
+    import crosslmm.captioning.reading
+    import crosslmm.video.stream  # noqa: F401  for all processes at once
+
     av.logging.set_level(None)
     counts: dict[str, Counter[str]] = {}
     largest: dict[tuple[str, str], float] = {}
