@@ -16,6 +16,7 @@ import signal
 import tarfile
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -118,6 +119,8 @@ class _Run:
                 _announce(aim, sending)
                 _caption(clips, out, aim.format)
                 code = 0
+            except Exception:
+                traceback.print_exc()
             finally:
                 os._exit(code)
         os.close(sending)
