@@ -60,7 +60,7 @@ class CrossLMMProcessor(ProcessorMixin):
         image_processor: Any = None,
         tokenizer: Any = None,
         chat_template: str | None = None,
-        video_token: str = "<video>",
+        video_token: str = "<video>",  # noqa: S107  a token of text
         tokens_per_frame: int = 9,
         video_newline: bool = False,
         time_line: TimeLine = "none",

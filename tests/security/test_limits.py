@@ -242,6 +242,28 @@ def test_two_frames_far_apart_at_one_frame_a_second(tmp_path: Path) -> None:
     assert len(crosslmm.sample(tmp_path / "a.mkv", fps=1)) == 2
 
 
+@pytest.mark.parametrize("time", [1 << 50, (1 << 63) - 1])
+def test_times_that_no_video_has_are_counted_instead(time: int, tmp_path: Path) -> None:
+    """Seconds that float64 cannot tell apart made parts that ended before they began."""
+    write_clip(tmp_path / "a.ivf", frames=12, codec="libvpx", options={"auto-alt-ref": "0"})
+    data = (tmp_path / "a.ivf").read_bytes()
+    at = 32
+    for _ in range(11):
+        at += 12 + int.from_bytes(data[at : at + 4], "little")
+    (tmp_path / "b.ivf").write_bytes(data[: at + 4] + time.to_bytes(8, "little") + data[at + 12 :])
+    request = read_request(
+        str(tmp_path / "b.ivf"),
+        CaptionOptions(segments=0.1, sampling=Sampling(frames=4)),
+        size=(64, 64),
+        resample=3,
+        default_frames=4,
+    )
+    clips = list(read_clips(request))
+    frames = [frame for clip in clips if clip.frames for frame in clip.frames.pixels]
+    assert numbers_of(frames) == list(range(12))
+    assert clips[-1].duration == pytest.approx(1.2)
+
+
 def test_more_source_frames_than_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_clip(tmp_path / "a.mp4", frames=30)
     monkeypatch.setattr(index, "MAX_SOURCE_FRAMES", 30)

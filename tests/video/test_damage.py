@@ -1,11 +1,13 @@
 """Damage and nonsense end in a clear error, or in the good frames and a warning; never a hang."""
 
+import errno
 import os
 import socket
 import struct
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import av
@@ -263,3 +265,36 @@ def test_random_damage_never_escapes_as_another_error(tmp_path: Path) -> None:
                 assert list(frames.times) == sorted(frames.times)
                 outcomes["frames"] += 1
     assert min(outcomes.values()) > 5
+
+
+def test_a_seek_to_before_the_file_is_ffmpeg_s_to_handle(tmp_path: Path) -> None:
+    """Some demuxers, as NUT's, seek backwards from the end of a file that is shorter than they think."""
+    write_clip(tmp_path / "a.nut", frames=12, codec="ffv1")
+    data = (tmp_path / "a.nut").read_bytes()
+    for length in (*range(1, 400, 7), len(data) - 1):
+        (tmp_path / "cut.nut").write_bytes(data[:length])
+        with suppress(VideoError):
+            crosslmm.sample(tmp_path / "cut.nut", reader="pyav")
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.png"])
+def test_a_disk_that_cannot_be_read(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if name == "a.png":
+        Image.new("RGB", (60, 50)).save(tmp_path / name)
+    else:
+        long_clip(tmp_path / name)
+    left, read = [1], os.read
+    file = os.stat(tmp_path / name)
+
+    def fail(descriptor: int, size: int) -> bytes:
+        if os.path.samestat(os.fstat(descriptor), file):
+            left[0] -= 1
+            if left[0] < 0:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(descriptor, size)
+
+    monkeypatch.setattr(os, "read", fail)
+    with pytest.raises(VideoError, match="Input/output error"):
+        crosslmm.sample(tmp_path / name, reader="pyav")

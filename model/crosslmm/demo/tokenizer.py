@@ -50,8 +50,8 @@ def demo_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.train_from_iterator(_corpus(), trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        eos_token="<|im_end|>",
+        pad_token="<pad>",  # noqa: S106  a token of text
+        eos_token="<|im_end|>",  # noqa: S106
         padding_side="left",
         clean_up_tokenization_spaces=False,
         model_max_length=32768,

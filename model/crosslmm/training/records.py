@@ -303,7 +303,9 @@ def _sources(path: str, folder: Path | None, seed: int) -> Iterator[_Source]:
         entry_folder = entry.get("media_folder")
         for file in _files(str(mix.parent / entry["json_path"])):
             strategy = str(entry.get("sampling_strategy", "all"))
-            chosen = choose(len(file), strategy, random.Random(f"{seed} {number} {file.path.name}"))
+            # A sample that is the same each time, and no secret.
+            chance = random.Random(f"{seed} {number} {file.path.name}")  # noqa: S311
+            chosen = choose(len(file), strategy, chance)
             beside = folder or file.path.parent
             media = mix.parent / entry_folder if entry_folder else beside
             yield _Source(file, np.asarray(chosen, dtype=np.int64), media)

@@ -103,7 +103,11 @@ class VideoFile:
             self._problem = f"no frame was found within {self.deadline:g} s; raise `deadline`"
         if self._problem is not None or self._cancelled():
             return b""
-        data = os.read(self.fileno(), size)
+        try:
+            data = os.read(self.fileno(), size)
+        except OSError as error:  # of the disk, or of the network that it lies on
+            self._problem = f"cannot be read ({error.strerror})"
+            return b""
         self._left -= len(data)
         return data
 

@@ -191,6 +191,7 @@ def read_image(
             f"{file.path}: {kind} images over Pillow's limit of pixels are not read ({error})"
         ) from error
     except Exception as error:  # PIL's decoders raise all kinds of errors
+        file.check()
         raise VideoError(f"{file.path}: this {kind} image cannot be read ({error})") from error
     return pixels, shown, warnings
 

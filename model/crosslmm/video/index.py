@@ -19,6 +19,9 @@ from crosslmm.video.decoder import Decoder
 
 NONE = -(1 << 63)  # FFmpeg's own mark, which no time can be
 
+# Seconds (272 years) up to which float64 tells microseconds apart. Times further apart are not believed.
+_LONGEST = 1 << 33
+
 
 @dataclass(frozen=True, eq=False)
 class PacketIndex:
@@ -108,6 +111,7 @@ def scan(decoder: Decoder) -> PacketIndex | None:
     order = np.argsort(times)
     times = times[order]
     distinct = times[0] != NONE and bool(np.all(times[1:] > times[:-1]))
+    distinct = distinct and _are_believable(times, time_base)
     if distinct and not _times_are_guesses(container, stream):
         key_indices = np.flatnonzero(np.frombuffer(keys, dtype=bool)[order])
         sequential = False
@@ -115,7 +119,7 @@ def scan(decoder: Decoder) -> PacketIndex | None:
         times, time_base = _counted_times(np.frombuffer(dts, dtype=np.int64), stream, time_base)
         key_indices = np.zeros(1, dtype=np.int64)
         tail, sequential = 0, True
-    if tail <= 0:
+    if tail <= 0 or tail * time_base > _LONGEST:
         steps = np.diff(times)
         tail = int(np.median(steps)) if len(steps) else _one_frame(stream, time_base)
     if not sequential and not _has_sample_table(container):
@@ -160,9 +164,16 @@ def _counted_times(
     dts: np.ndarray, stream: Any, time_base: Fraction
 ) -> tuple[np.ndarray, Fraction]:
     """Times of frames whose container gives none: decoding times where they rise, else a count."""
-    if not np.any(dts == NONE) and bool(np.all(dts[1:] > dts[:-1])):
+    rising = not np.any(dts == NONE) and bool(np.all(dts[1:] > dts[:-1]))
+    if rising and _are_believable(dts, time_base):
         return dts, time_base
-    return np.arange(len(dts), dtype=np.int64), 1 / _rate(stream)
+    step = 1 / _rate(stream)
+    return np.arange(len(dts), dtype=np.int64), min(step, Fraction(_LONGEST, len(dts)))
+
+
+def _are_believable(times: np.ndarray, time_base: Fraction) -> bool:
+    ticks = int(times[-1]) - int(times[0])  # which may be more than an int64 holds
+    return ticks < 1 << 62 and ticks * time_base <= _LONGEST
 
 
 def _one_frame(stream: Any, time_base: Fraction) -> int:

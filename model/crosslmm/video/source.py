@@ -5,6 +5,8 @@ playlist as the files that it names. So only the containers of this list are ope
 FFmpeg reads through a file that is open already, and can open no other one.
 """
 
+import errno
+import os
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -58,7 +60,7 @@ def open_container(file: VideoFile) -> Any:
     file.expect_frame()
     try:
         container = av.open(
-            file,
+            _ForFFmpeg(file),
             metadata_errors="replace",
             options={
                 "protocol_whitelist": "none",
@@ -86,6 +88,20 @@ def _probing_codecs() -> str:
     import av
 
     return ",".join(sorted(name for name in av.codecs_available if not name.startswith("h264")))
+
+
+class _ForFFmpeg:
+    """The file as FFmpeg knows files: a seek that fails gives a negative number, and it goes on."""
+
+    def __init__(self, file: VideoFile) -> None:
+        self.name, self.read, self.tell = file.name, file.read, file.tell
+        self._seek = file.seek
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        try:
+            return self._seek(offset, whence)
+        except OSError as error:
+            return -(error.errno or errno.EIO)
 
 
 def video_stream(container: Any, path: str) -> Any:

@@ -151,7 +151,8 @@ class WorkerProcess:
         with self._starting:
             if self._closing.is_set():
                 raise WorkerDied("closed")
-            self._process = subprocess.Popen(
+            # This interpreter and this module's own program; no shell, nothing of a user's but data.
+            self._process = subprocess.Popen(  # noqa: S603
                 [sys.executable, "-P", "-c", _BOOT, json.dumps(settings)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
