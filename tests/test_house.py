@@ -25,7 +25,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("fingerprint", "merging", "video"),
     ("configuration_crosslmm",),
     ("cache", "cross_attention", "video_inputs", "vision", "visual_tokens"),
-    ("visual_encoding", "processor_options", "prompt_visuals"),
+    ("positions", "visual_encoding", "processor_options", "prompt_visuals"),
     ("modeling_crosslmm", "processing_crosslmm"),
     ("checkpoints",),
     ("cost",),

@@ -7,9 +7,40 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, EncoderD
 from crosslmm.configuration_crosslmm import CrossLMMConfig
 
 
+class CrossCache(DynamicCache):
+    """What cross-attention reads of the videos, and `shift`: (B, 1), what is added to the indices of
+    the tokens after them to give their positions (see `positions.py`); None where nothing is."""
+
+    shift: torch.Tensor | None = None
+
+    def reset(self) -> None:
+        super().reset()
+        self.shift = None
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        super().reorder_cache(beam_idx)
+        self._select(beam_idx)
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        super().batch_select_indices(indices)
+        self._select(indices)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        super().batch_repeat_interleave(repeats)
+        if self.shift is not None:
+            self.shift = self.shift.repeat_interleave(repeats, dim=0)
+
+    def _select(self, rows: torch.Tensor) -> None:
+        if self.shift is not None:
+            self.shift = self.shift[rows.to(self.shift.device)]
+
+
 def as_dual_cache(cache: Cache | None, config: CrossLMMConfig) -> EncoderDecoderCache:
     """The pair around the given self-attention cache, or around a new one."""
     if isinstance(cache, EncoderDecoderCache):
+        if not isinstance(cache.cross_attention_cache, CrossCache):
+            layers, cache.cross_attention_cache = cache.cross_attention_cache.layers, CrossCache()
+            cache.cross_attention_cache.layers = layers
         return cache
     if cache is None:
         cache = DynamicCache(config=config.text)
@@ -17,7 +48,7 @@ def as_dual_cache(cache: Cache | None, config: CrossLMMConfig) -> EncoderDecoder
     # the pair: in a cycle a video's memory would wait for the garbage collector.
     cross = getattr(cache, "cross_attention_cache", None)
     if cross is None:
-        cross = cache.cross_attention_cache = DynamicCache()  # type: ignore[attr-defined]
+        cross = cache.cross_attention_cache = CrossCache()  # type: ignore[attr-defined]
     return EncoderDecoderCache(cache, cross)
 
 

@@ -9,7 +9,7 @@ Legend: B batch, T frames, N patches per frame (un-pooled), M merged tokens per 
 length, D vision width, H language-model width, K interval.
 """
 
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 import torch
 from torch import nn
@@ -29,7 +29,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from crosslmm.auto import register_models
-from crosslmm.cache import as_dual_cache, keep_features
+from crosslmm.cache import CrossCache, as_dual_cache, keep_features
 from crosslmm.configuration_crosslmm import CrossLMMConfig
 from crosslmm.cross_attention import (
     CrossInputs,
@@ -38,6 +38,7 @@ from crosslmm.cross_attention import (
     RMSNorm,
     TokenPositions,
 )
+from crosslmm.positions import shift_positions
 from crosslmm.precision import skip_all_but_decoder
 from crosslmm.vision import Projector
 from crosslmm.visual_encoding import VisualEncoderMixin, VisualFeaturesMixin
@@ -146,6 +147,8 @@ class CrossLMMModel(CrossLMMPreTrainedModel, VisualEncoderMixin):
           the placeholders they belong to: decoding reads the cache.
         - video_frame_mask: (B, T), 1 = a real frame, 0 = padding after a shorter video.
         - attention_mask: (B, L), 1 = attend.
+        - position_ids: (B, L), the index of each token in its row; where frames take another number of
+          tokens than trained, `positions.py` makes positions of them.
 
         Raises ValueError where placeholders and frames do not match.
         """
@@ -153,7 +156,7 @@ class CrossLMMModel(CrossLMMPreTrainedModel, VisualEncoderMixin):
             raise ValueError("exactly one of input_ids and inputs_embeds is needed")
         if video_frame_mask is not None:
             video_frame_mask = video_frame_mask.bool()
-        visual = text = features = None
+        visual = text = features = shift = following = None
         own_frames = slice(None)
         if pixel_values_videos is not None or visual_tokens is not None:
             is_placeholder = find_placeholders(
@@ -176,6 +179,8 @@ class CrossLMMModel(CrossLMMPreTrainedModel, VisualEncoderMixin):
                 is_placeholder,
                 self.image_newline,
             )
+            if (shifts := shift_positions(self.config, visual_tokens, is_merged)) is not None:
+                shift, following = shifts.tokens, shifts.following
             features, video_frame_mask = visual_tokens.features, visual_tokens.frame_mask
             if features is not None:
                 counts = is_merged.sum(dim=1)
@@ -193,13 +198,17 @@ class CrossLMMModel(CrossLMMPreTrainedModel, VisualEncoderMixin):
         if use_cache:
             past_key_values = as_dual_cache(past_key_values, self.config)
             self_cache = past_key_values.self_attention_cache
-            cross_cache = past_key_values.cross_attention_cache
+            cross_cache = cast(CrossCache, past_key_values.cross_attention_cache)
             if visual_tokens is not None and visual_tokens.first_frame == 0 and cross_cache.layers:
                 if past_key_values.get_seq_length() > 0:
                     raise ValueError(
                         "the cache already holds a video; give a new cache with another video"
                     )
                 cross_cache.layers = []
+            if visual_tokens is None:
+                shift = cross_cache.shift
+            else:
+                cross_cache.shift = following
             if (
                 features is not None
                 and self.config.t2v_cache == "features"
@@ -221,6 +230,7 @@ class CrossLMMModel(CrossLMMPreTrainedModel, VisualEncoderMixin):
             inputs_embeds,
             attention_mask,
             position_ids,
+            shift,
             self_cache,
             cross,
             use_cache=bool(use_cache),
@@ -236,6 +246,7 @@ class CrossLMMModel(CrossLMMPreTrainedModel, VisualEncoderMixin):
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | dict[str, torch.Tensor] | None,
         position_ids: torch.LongTensor | None,
+        shift: torch.Tensor | None,
         self_cache: Cache | None,
         cross: CrossInputs,
         **kwargs: Any,
@@ -257,7 +268,9 @@ class CrossLMMModel(CrossLMMPreTrainedModel, VisualEncoderMixin):
                 position_ids=positions,
             )
         layer_types: Any = getattr(self.config.text, "layer_types", None)
-        position_embeddings = language_model.rotary_emb(hidden_states, positions)
+        # Masks, and flash attention, tell sequences packed into one row by indices that do not go on.
+        rotary = positions if shift is None else positions + shift.to(positions.device)
+        position_embeddings = language_model.rotary_emb(hidden_states, rotary)
         reads_video = cross.features is not None or cross.cached
         for index, layer in enumerate(language_model.layers):
             hidden_states = layer(

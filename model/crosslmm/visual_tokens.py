@@ -17,18 +17,25 @@ class VisualTokens:
     - features: (B, T, N, D), normalised, for cross-attention; None where every gate is
       closed and nothing would read them.
     - frame_mask: (B, T), True at real frames; None where all are.
-    - first_frame: which frame of `features` the first one of `embeds` is, in a part of a video.
+    - first_frame, total_frames: of a part of a video, which frame of it comes first, and how many it
+      has in all; None where `embeds` are of complete videos.
     """
 
     embeds: torch.Tensor
     features: torch.Tensor | None
     frame_mask: torch.Tensor | None = None
     first_frame: int = 0
+    total_frames: int | None = None
 
     def part(self, first: int, last: int) -> "VisualTokens":
         """Merged tokens of frames first to last (excluded), with the features of all; no padding."""
         assert self.frame_mask is None
-        return VisualTokens(self.embeds[:, first:last], self.features, first_frame=first)
+        return VisualTokens(
+            self.embeds[:, first:last],
+            self.features,
+            first_frame=first,
+            total_frames=self.embeds.shape[1],
+        )
 
 
 def count_tokens_per_frame(
