@@ -1,6 +1,9 @@
 """The dual cache of decoding: the language model's keys and values, and what cross-attention reads of
 the video."""
 
+import copy
+from typing import cast
+
 import torch
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, EncoderDecoderCache
 
@@ -59,3 +62,18 @@ def keep_features(cross_cache: Cache, features: torch.Tensor) -> None:
     layer.lazy_initialization(shared, shared)
     layer.keys, layer.values = shared, shared[:, :, :0]
     cross_cache.layers = [layer]
+
+
+def expand_cache(cache: EncoderDecoderCache, count: int) -> EncoderDecoderCache:
+    """A cache of one row as one of `count` rows, which share its memory until they grow; what
+    cross-attention reads stays shared."""
+    halves = []
+    for half in (cache.self_attention_cache, cache.cross_attention_cache):
+        half = copy.copy(half)
+        half.layers = [copy.copy(layer) for layer in half.layers]
+        for layer in cast(list[DynamicLayer], half.layers):
+            if layer.keys is not None and layer.values is not None:
+                layer.keys = layer.keys.expand(count, -1, -1, -1)
+                layer.values = layer.values.expand(count, -1, -1, -1)
+        halves.append(half)
+    return EncoderDecoderCache(*halves)
