@@ -36,18 +36,19 @@ from crosslmm.cross_attention import (
     DualCrossAttentionLayer,
     GatedCrossAttention,
     RMSNorm,
-    TokenPositions,
 )
 from crosslmm.positions import shift_positions
 from crosslmm.precision import skip_all_but_decoder
 from crosslmm.vision import Projector
 from crosslmm.visual_encoding import VisualEncoderMixin, VisualFeaturesMixin
 from crosslmm.visual_tokens import (
+    TokenPositions,
     VisualTokens,
     count_tokens_per_frame,
     find_placeholders,
     frames_per_row,
     insert_merged,
+    patch_counts,
     patch_mask,
 )
 
@@ -225,14 +226,15 @@ class CrossLMMModel(CrossLMMPreTrainedModel, VisualEncoderMixin):
             visual,
             text,
             cross_cache,
+            patch_counts(video_frame_mask, self.config),
         )
         outputs = self._decode(
             inputs_embeds,
             attention_mask,
             position_ids,
-            shift,
             self_cache,
             cross,
+            shift=shift,
             use_cache=bool(use_cache),
             **kwargs | {"return_dict": True},
         )
@@ -246,9 +248,10 @@ class CrossLMMModel(CrossLMMPreTrainedModel, VisualEncoderMixin):
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | dict[str, torch.Tensor] | None,
         position_ids: torch.LongTensor | None,
-        shift: torch.Tensor | None,
         self_cache: Cache | None,
         cross: CrossInputs,
+        *,
+        shift: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """The language model's layers, a dual cross-attention layer after every K-th. → (B, L, H)"""
@@ -291,6 +294,7 @@ class CrossLMMModel(CrossLMMPreTrainedModel, VisualEncoderMixin):
                     text=cross.text,
                     cross_cache=cross.cache,
                     cache_features=self.config.t2v_cache == "features",
+                    patch_counts=cross.patch_counts,
                 )
         return BaseModelOutputWithPast(last_hidden_state=language_model.norm(hidden_states))
 

@@ -121,3 +121,39 @@ def patch_mask(frame_mask: torch.Tensor | None, config: CrossLMMConfig) -> torch
     if frame_mask is None or bool(frame_mask.all()):
         return None
     return frame_mask.repeat_interleave(config.patches_per_frame, dim=1)
+
+
+def patch_counts(frame_mask: torch.Tensor | None, config: CrossLMMConfig) -> tuple[int, ...] | None:
+    """(B, T) → of each row the features of its real frames, where these come first in every row."""
+    if frame_mask is None or torch.compiler.is_compiling():  # a graph has no such numbers
+        return None
+    if bool((frame_mask[:, 1:] & ~frame_mask[:, :-1]).any()):
+        return None
+    return tuple(count * config.patches_per_frame for count in frame_mask.sum(dim=1).tolist())
+
+
+class TokenPositions:
+    """Positions of one kind of token in each row of a batch, ready to gather and to add back.
+
+    index: (B, Q), valid: (B, Q); rows with fewer such tokens are filled up with invalid slots.
+    """
+
+    def __init__(self, chosen: torch.Tensor, count: int) -> None:
+        """chosen: (B, L), True at the tokens meant; count: the most that a row has."""
+        order = torch.argsort(~chosen, dim=1, stable=True)[:, :count]
+        self.index = order
+        self.valid = torch.gather(chosen, 1, order)
+
+    def take(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """(B, L, H) → (B, Q, H)"""
+        return hidden_states.gather(1, self._rows(hidden_states))
+
+    def add(self, hidden_states: torch.Tensor, addend: torch.Tensor) -> torch.Tensor:
+        """hidden_states (B, L, H) with addend (B, Q, H) added at these positions."""
+        addend = addend.to(hidden_states.dtype) * self.valid[..., None].to(addend.device)
+        return hidden_states.scatter_add(1, self._rows(hidden_states), addend)
+
+    def _rows(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        # A model over several devices moves the tensors it passes on, but not what is inside of this.
+        index = self.index.to(hidden_states.device)
+        return index[..., None].expand(-1, -1, hidden_states.shape[-1])
