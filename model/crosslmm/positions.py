@@ -31,7 +31,7 @@ class PositionShift:
 def trained_cells(tokens: int, trained: int) -> list[int]:
     """For each cell of a frame's grid of `tokens`, row by row, the index of the trained grid's cell at
     its centre; between two of them the later one. Cells of a finer grid share them: positions in
-    between answered no better."""
+    between gave no clear gain."""
     side, trained_side = math.isqrt(tokens), math.isqrt(trained)
     along = [(2 * cell + 1) * trained_side // (2 * side) for cell in range(side)]
     return [row * trained_side + column for row in along for column in along]
