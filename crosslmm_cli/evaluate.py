@@ -45,6 +45,7 @@ def evaluate(
     ] = "questions",
     model: options.ModelOption = None,
     frames: options.FramesOption = None,
+    tokens_per_frame: options.TokensPerFrameOption = None,
     quantize: options.QuantizeOption = "auto",
     device: options.DeviceOption = None,
     dtype: options.DtypeOption = "auto",
@@ -68,7 +69,14 @@ def evaluate(
 
     chosen = get_task(task)
     rows = chosen.read(questions)
-    assistant = load_assistant(output, model=model, device=device, dtype=dtype, quantize=quantize)
+    assistant = load_assistant(
+        output,
+        model=model,
+        device=device,
+        dtype=dtype,
+        quantize=quantize,
+        tokens_per_frame=tokens_per_frame,
+    )
     done = 0
 
     def on_row(_: object) -> None:

@@ -1,15 +1,49 @@
 """The dual cache of decoding: the language model's keys and values, and what cross-attention reads of
 the video."""
 
+import copy
+from typing import cast
+
 import torch
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, EncoderDecoderCache
 
 from crosslmm.configuration_crosslmm import CrossLMMConfig
 
 
+class CrossCache(DynamicCache):
+    """What cross-attention reads of the videos, and `shift`: (B, 1), what is added to the indices of
+    the tokens after them to give their positions (see `positions.py`); None where nothing is."""
+
+    shift: torch.Tensor | None = None
+
+    def reset(self) -> None:
+        super().reset()
+        self.shift = None
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        super().reorder_cache(beam_idx)
+        self._select(beam_idx)
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        super().batch_select_indices(indices)
+        self._select(indices)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        super().batch_repeat_interleave(repeats)
+        if self.shift is not None:
+            self.shift = self.shift.repeat_interleave(repeats, dim=0)
+
+    def _select(self, rows: torch.Tensor) -> None:
+        if self.shift is not None:
+            self.shift = self.shift[rows.to(self.shift.device)]
+
+
 def as_dual_cache(cache: Cache | None, config: CrossLMMConfig) -> EncoderDecoderCache:
     """The pair around the given self-attention cache, or around a new one."""
     if isinstance(cache, EncoderDecoderCache):
+        if not isinstance(cache.cross_attention_cache, CrossCache):
+            layers, cache.cross_attention_cache = cache.cross_attention_cache.layers, CrossCache()
+            cache.cross_attention_cache.layers = layers
         return cache
     if cache is None:
         cache = DynamicCache(config=config.text)
@@ -17,7 +51,7 @@ def as_dual_cache(cache: Cache | None, config: CrossLMMConfig) -> EncoderDecoder
     # the pair: in a cycle a video's memory would wait for the garbage collector.
     cross = getattr(cache, "cross_attention_cache", None)
     if cross is None:
-        cross = cache.cross_attention_cache = DynamicCache()  # type: ignore[attr-defined]
+        cross = cache.cross_attention_cache = CrossCache()  # type: ignore[attr-defined]
     return EncoderDecoderCache(cache, cross)
 
 
@@ -28,3 +62,18 @@ def keep_features(cross_cache: Cache, features: torch.Tensor) -> None:
     layer.lazy_initialization(shared, shared)
     layer.keys, layer.values = shared, shared[:, :, :0]
     cross_cache.layers = [layer]
+
+
+def expand_cache(cache: EncoderDecoderCache, count: int) -> EncoderDecoderCache:
+    """A cache of one row as one of `count` rows, which share its memory until they grow; what
+    cross-attention reads stays shared."""
+    halves = []
+    for half in (cache.self_attention_cache, cache.cross_attention_cache):
+        half = copy.copy(half)
+        half.layers = [copy.copy(layer) for layer in half.layers]
+        for layer in cast(list[DynamicLayer], half.layers):
+            if layer.keys is not None and layer.values is not None:
+                layer.keys = layer.keys.expand(count, -1, -1, -1)
+                layer.values = layer.values.expand(count, -1, -1, -1)
+        halves.append(half)
+    return EncoderDecoderCache(*halves)

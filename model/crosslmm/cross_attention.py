@@ -8,7 +8,7 @@ shared by all layers, instead of over every layer's own keys and values.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -20,6 +20,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from crosslmm.limits import ABSORBED_QUERIES, SLICE_BYTES
+from crosslmm.visual_tokens import TokenPositions
 
 
 class RMSNorm(nn.Module):
@@ -82,6 +83,7 @@ def read_features(
     if fused:
         # In bfloat16 the two products below take 30 times as long on a CPU. The fused kernel runs one
         # thread per head and batch row, so the queries are shared out as heads.
+        # A graph cannot ask for their number.
         threads = 1 if torch.compiler.is_compiling() else torch.get_num_threads()
         heads = math.gcd(query.shape[1], threads)
         keys = features[:, None].expand(-1, heads, -1, -1)
@@ -149,11 +151,14 @@ class GatedCrossAttention(nn.Module):
         features: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
         *,
+        counts: Sequence[int] | None = None,
         projected: tuple[torch.Tensor, torch.Tensor] | None = None,
         absorb: bool = False,
     ) -> torch.Tensor:
         """(B, Q, H), features (B, S, D), mask (B, S) with True = attend → (B, Q, H)
 
+        - counts: of each row, how many features the mask shows, where these come first: rows are read
+          one by one then, without a mask, for which many kernels would repeat the keys.
         - projected: the keys and values that `project` made of the features, in place of them.
         - absorb: with few queries never form keys and values; both projections move to the query's
           side.
@@ -161,16 +166,16 @@ class GatedCrossAttention(nn.Module):
         # The only way in: what loads weights when they are needed wraps the call of a module.
         query = self._queries(hidden_states)
         if projected is not None:
-            return self._output(self._attend(query, *projected, mask), mask)
+            return self._output(self._attend(query, *projected, mask, counts), mask)
         assert features is not None
         if absorb and hidden_states.shape[1] <= ABSORBED_QUERIES and self._plain_projections:
             return self._output(self._attend_features(query, features, mask), mask)
         pair_bytes = 2 * features.shape[0] * features.shape[1] * features.element_size()
         pair_bytes *= self.kv_heads * self.head_dim
         if pair_bytes <= SLICE_BYTES or torch.is_grad_enabled() or not self._plain_projections:
-            return self._output(self._attend(query, *self.project(features), mask), mask)
+            return self._output(self._attend(query, *self.project(features), mask, counts), mask)
         slices = [
-            self._attend(group, key, value, mask)
+            self._attend(group, key, value, mask, counts)
             for group, key, value in self._head_slices(query, features)
         ]
         return self._output(torch.cat(slices, dim=2), mask)
@@ -235,8 +240,19 @@ class GatedCrossAttention(nn.Module):
         key: torch.Tensor,
         value: torch.Tensor,
         mask: torch.Tensor | None,
+        counts: Sequence[int] | None = None,
     ) -> torch.Tensor:
         """→ (B, Q, heads, head_dim)"""
+        if mask is not None and counts is not None:
+            rows: list[torch.Tensor] = []
+            for row, count in enumerate(counts):
+                own, shown = slice(row, row + 1), slice(count)
+                if count:
+                    pair = key[own, :, shown], value[own, :, shown]
+                    rows.append(self._attend(query[own], *pair, None))
+                else:
+                    rows.append(torch.zeros_like(query[own]).transpose(1, 2))
+            return torch.cat(rows)
         name = self.config._attn_implementation
         if mask is not None and "flash" in name:
             name = "sdpa"  # flash would take the keys' mask for the queries'
@@ -258,33 +274,6 @@ class GatedCrossAttention(nn.Module):
         return addend
 
 
-class TokenPositions:
-    """Positions of one kind of token in each row of a batch, ready to gather and to add back.
-
-    index: (B, Q), valid: (B, Q); rows with fewer such tokens are filled up with invalid slots.
-    """
-
-    def __init__(self, chosen: torch.Tensor, count: int) -> None:
-        """chosen: (B, L), True at the tokens meant; count: the most that a row has."""
-        order = torch.argsort(~chosen, dim=1, stable=True)[:, :count]
-        self.index = order
-        self.valid = torch.gather(chosen, 1, order)
-
-    def take(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """(B, L, H) → (B, Q, H)"""
-        return hidden_states.gather(1, self._rows(hidden_states))
-
-    def add(self, hidden_states: torch.Tensor, addend: torch.Tensor) -> torch.Tensor:
-        """hidden_states (B, L, H) with addend (B, Q, H) added at these positions."""
-        addend = addend.to(hidden_states.dtype) * self.valid[..., None].to(addend.device)
-        return hidden_states.scatter_add(1, self._rows(hidden_states), addend)
-
-    def _rows(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        # A model over several devices moves the tensors it passes on, but not what is inside of this.
-        index = self.index.to(hidden_states.device)
-        return index[..., None].expand(-1, -1, hidden_states.shape[-1])
-
-
 @dataclass(frozen=True)
 class CrossInputs:
     """What the dual cross-attention layers read in one pass; see `DualCrossAttentionLayer.forward`."""
@@ -295,6 +284,7 @@ class CrossInputs:
     visual: TokenPositions | None
     text: TokenPositions | None
     cache: Cache | None
+    patch_counts: Sequence[int] | None = None
 
     @property
     def cached(self) -> bool:
@@ -324,13 +314,14 @@ class DualCrossAttentionLayer(GradientCheckpointingLayer):
         text: TokenPositions | None = None,
         cross_cache: Cache | None = None,
         cache_features: bool = False,
+        patch_counts: Sequence[int] | None = None,
     ) -> torch.Tensor:
         """One layer's addition to the stream.
 
         - hidden_states: (B, L, H).
         - features: (B, T, N, D), or None when decoding from the cache.
         - own_frames: those of the features that the merged tokens stand for.
-        - frame_mask: (B, T·N), True at real frames.
+        - frame_mask: (B, T·N), True at real frames; patch_counts: how many, where these come first.
         - visual, text: positions of the merged and of the text tokens; visual is None where there are
           none, text is None where all are text.
         - cross_cache keeps what T2V reads; with `cache_features`, the features themselves, once.
@@ -338,13 +329,15 @@ class DualCrossAttentionLayer(GradientCheckpointingLayer):
         updated = hidden_states
         if visual is not None and features is not None and self.v2v.is_open:
             query = self.norm(visual.take(hidden_states))
-            addend = self._read_visual(query, features, own_frames, frame_mask)
+            addend = self._read_visual(query, features, own_frames, frame_mask, patch_counts)
             updated = visual.add(updated, addend)
         # Asked first: a gate that was closed at prefill kept nothing to read.
         readable = features is not None or _holds(cross_cache, 0 if cache_features else self.index)
         if readable and self.t2v.is_open:
             query = self.norm(hidden_states if text is None else text.take(hidden_states))
-            addend = self._read_text(query, features, frame_mask, cross_cache, cache_features)
+            addend = self._read_text(
+                query, features, frame_mask, patch_counts, cross_cache, cache_features
+            )
             updated = updated + addend if text is None else text.add(updated, addend)
         return updated
 
@@ -354,9 +347,10 @@ class DualCrossAttentionLayer(GradientCheckpointingLayer):
         features: torch.Tensor,
         own_frames: slice,
         frame_mask: torch.Tensor | None,
+        counts: Sequence[int] | None,
     ) -> torch.Tensor:
         if not self.v2v_per_frame:
-            return self.v2v(query, features.flatten(1, 2), frame_mask)
+            return self.v2v(query, features.flatten(1, 2), frame_mask, counts=counts)
         own = features[:, own_frames].flatten(0, 1)
         by_frame = query.reshape(len(own), -1, query.shape[-1])
         return self.v2v(by_frame, own).view(query.shape)
@@ -366,6 +360,7 @@ class DualCrossAttentionLayer(GradientCheckpointingLayer):
         query: torch.Tensor,
         features: torch.Tensor | None,
         frame_mask: torch.Tensor | None,
+        counts: Sequence[int] | None,
         cross_cache: Cache | None,
         cache_features: bool,
     ) -> torch.Tensor:
@@ -373,10 +368,10 @@ class DualCrossAttentionLayer(GradientCheckpointingLayer):
         if cache_features and cross_cache is not None:
             if flat is None:
                 flat = _cached(cross_cache, 0)[0][:, 0].to(query.device)
-            return self.t2v(query, flat, frame_mask, absorb=True)
+            return self.t2v(query, flat, frame_mask, counts=counts, absorb=True)
         if cross_cache is None:
             assert flat is not None
-            return self.t2v(query, flat, frame_mask)
+            return self.t2v(query, flat, frame_mask, counts=counts)
         if _holds(cross_cache, self.index):
             key, value = _cached(cross_cache, self.index)
         else:
@@ -384,7 +379,7 @@ class DualCrossAttentionLayer(GradientCheckpointingLayer):
             key, value = cross_cache.update(*self.t2v.project(flat), self.index)
         if query.shape[1] == 0:  # a part of the video without a word
             return query
-        return self.t2v(query, mask=frame_mask, projected=(key, value))
+        return self.t2v(query, mask=frame_mask, counts=counts, projected=(key, value))
 
 
 def _holds(cache: Cache | None, index: int) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -68,10 +69,17 @@ class FramePixels:
         if self.do_rescale:
             pixels = pixels * self.rescale_factor
         if self.do_normalize:
-            mean = torch.tensor(self.image_mean, device=frames.device)[:, None, None]
-            std = torch.tensor(self.image_std, device=frames.device)[:, None, None]
+            mean = _per_channel(self.image_mean, frames.device)
+            std = _per_channel(self.image_std, frames.device)
             pixels = (pixels - mean) / std
         return pixels.to(dtype)
+
+
+@lru_cache(maxsize=16)
+def _per_channel(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    """(3, 1, 1), made once: from a list it waits for the device, in every chunk of frames."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device)[:, None, None]
 
 
 def height_and_width(size: Any) -> tuple[int, int]:

@@ -9,6 +9,9 @@ DECODERS = ("qwen2", "qwen3", "llama", "mistral")
 FRAMES_PER_CHUNK = 16
 # A longer prompt goes through the language model in parts of complete frames, of about so many tokens.
 PREFILL_TOKENS = 1024
+# The share of the language model's context that the positions of videos are fitted into; the rest is
+# left to the words.
+VIDEO_CONTEXT = 7 / 8
 # Above this size keys and values are projected one key/value head at a time and then dropped.
 SLICE_BYTES = 64 * 2**20
 # Up to so many queries, attending over the features costs less than projecting them again.

@@ -9,7 +9,7 @@ Legend: B batch, T frames, N patches per frame (un-pooled), M merged tokens per 
 length, D vision width, H language-model width, K interval.
 """
 
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 import torch
 from torch import nn
@@ -29,24 +29,26 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from crosslmm.auto import register_models
-from crosslmm.cache import as_dual_cache, keep_features
+from crosslmm.cache import CrossCache, as_dual_cache, keep_features
 from crosslmm.configuration_crosslmm import CrossLMMConfig
 from crosslmm.cross_attention import (
     CrossInputs,
     DualCrossAttentionLayer,
     GatedCrossAttention,
     RMSNorm,
-    TokenPositions,
 )
+from crosslmm.positions import shift_positions
 from crosslmm.precision import skip_all_but_decoder
 from crosslmm.vision import Projector
 from crosslmm.visual_encoding import VisualEncoderMixin, VisualFeaturesMixin
 from crosslmm.visual_tokens import (
+    TokenPositions,
     VisualTokens,
     count_tokens_per_frame,
     find_placeholders,
     frames_per_row,
     insert_merged,
+    patch_counts,
     patch_mask,
 )
 
@@ -146,6 +148,8 @@ class CrossLMMModel(CrossLMMPreTrainedModel, VisualEncoderMixin):
           the placeholders they belong to: decoding reads the cache.
         - video_frame_mask: (B, T), 1 = a real frame, 0 = padding after a shorter video.
         - attention_mask: (B, L), 1 = attend.
+        - position_ids: (B, L), the index of each token in its row; where frames take another number of
+          tokens than trained, `positions.py` makes positions of them.
 
         Raises ValueError where placeholders and frames do not match.
         """
@@ -153,7 +157,7 @@ class CrossLMMModel(CrossLMMPreTrainedModel, VisualEncoderMixin):
             raise ValueError("exactly one of input_ids and inputs_embeds is needed")
         if video_frame_mask is not None:
             video_frame_mask = video_frame_mask.bool()
-        visual = text = features = None
+        visual = text = features = shift = following = None
         own_frames = slice(None)
         if pixel_values_videos is not None or visual_tokens is not None:
             is_placeholder = find_placeholders(
@@ -176,6 +180,8 @@ class CrossLMMModel(CrossLMMPreTrainedModel, VisualEncoderMixin):
                 is_placeholder,
                 self.image_newline,
             )
+            if (shifts := shift_positions(self.config, visual_tokens, is_merged)) is not None:
+                shift, following = shifts.tokens, shifts.following
             features, video_frame_mask = visual_tokens.features, visual_tokens.frame_mask
             if features is not None:
                 counts = is_merged.sum(dim=1)
@@ -193,13 +199,17 @@ class CrossLMMModel(CrossLMMPreTrainedModel, VisualEncoderMixin):
         if use_cache:
             past_key_values = as_dual_cache(past_key_values, self.config)
             self_cache = past_key_values.self_attention_cache
-            cross_cache = past_key_values.cross_attention_cache
+            cross_cache = cast(CrossCache, past_key_values.cross_attention_cache)
             if visual_tokens is not None and visual_tokens.first_frame == 0 and cross_cache.layers:
                 if past_key_values.get_seq_length() > 0:
                     raise ValueError(
                         "the cache already holds a video; give a new cache with another video"
                     )
                 cross_cache.layers = []
+            if visual_tokens is None:
+                shift = cross_cache.shift
+            else:
+                cross_cache.shift = following
             if (
                 features is not None
                 and self.config.t2v_cache == "features"
@@ -216,6 +226,7 @@ class CrossLMMModel(CrossLMMPreTrainedModel, VisualEncoderMixin):
             visual,
             text,
             cross_cache,
+            patch_counts(video_frame_mask, self.config),
         )
         outputs = self._decode(
             inputs_embeds,
@@ -223,6 +234,7 @@ class CrossLMMModel(CrossLMMPreTrainedModel, VisualEncoderMixin):
             position_ids,
             self_cache,
             cross,
+            shift=shift,
             use_cache=bool(use_cache),
             **kwargs | {"return_dict": True},
         )
@@ -238,6 +250,8 @@ class CrossLMMModel(CrossLMMPreTrainedModel, VisualEncoderMixin):
         position_ids: torch.LongTensor | None,
         self_cache: Cache | None,
         cross: CrossInputs,
+        *,
+        shift: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """The language model's layers, a dual cross-attention layer after every K-th. → (B, L, H)"""
@@ -257,7 +271,9 @@ class CrossLMMModel(CrossLMMPreTrainedModel, VisualEncoderMixin):
                 position_ids=positions,
             )
         layer_types: Any = getattr(self.config.text, "layer_types", None)
-        position_embeddings = language_model.rotary_emb(hidden_states, positions)
+        # Masks, and flash attention, tell sequences packed into one row by indices that do not go on.
+        rotary = positions if shift is None else positions + shift.to(positions.device)
+        position_embeddings = language_model.rotary_emb(hidden_states, rotary)
         reads_video = cross.features is not None or cross.cached
         for index, layer in enumerate(language_model.layers):
             hidden_states = layer(
@@ -278,6 +294,7 @@ class CrossLMMModel(CrossLMMPreTrainedModel, VisualEncoderMixin):
                     text=cross.text,
                     cross_cache=cross.cache,
                     cache_features=self.config.t2v_cache == "features",
+                    patch_counts=cross.patch_counts,
                 )
         return BaseModelOutputWithPast(last_hidden_state=language_model.norm(hidden_states))
 

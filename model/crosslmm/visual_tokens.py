@@ -17,18 +17,25 @@ class VisualTokens:
     - features: (B, T, N, D), normalised, for cross-attention; None where every gate is
       closed and nothing would read them.
     - frame_mask: (B, T), True at real frames; None where all are.
-    - first_frame: which frame of `features` the first one of `embeds` is, in a part of a video.
+    - first_frame, total_frames: of a part of a video, which frame of it comes first, and how many it
+      has in all; None where `embeds` are of complete videos.
     """
 
     embeds: torch.Tensor
     features: torch.Tensor | None
     frame_mask: torch.Tensor | None = None
     first_frame: int = 0
+    total_frames: int | None = None
 
     def part(self, first: int, last: int) -> "VisualTokens":
         """Merged tokens of frames first to last (excluded), with the features of all; no padding."""
         assert self.frame_mask is None
-        return VisualTokens(self.embeds[:, first:last], self.features, first_frame=first)
+        return VisualTokens(
+            self.embeds[:, first:last],
+            self.features,
+            first_frame=first,
+            total_frames=self.embeds.shape[1],
+        )
 
 
 def count_tokens_per_frame(
@@ -114,3 +121,39 @@ def patch_mask(frame_mask: torch.Tensor | None, config: CrossLMMConfig) -> torch
     if frame_mask is None or bool(frame_mask.all()):
         return None
     return frame_mask.repeat_interleave(config.patches_per_frame, dim=1)
+
+
+def patch_counts(frame_mask: torch.Tensor | None, config: CrossLMMConfig) -> tuple[int, ...] | None:
+    """(B, T) → of each row the features of its real frames, where these come first in every row."""
+    if frame_mask is None or torch.compiler.is_compiling():  # a graph has no such numbers
+        return None
+    if bool((frame_mask[:, 1:] & ~frame_mask[:, :-1]).any()):
+        return None
+    return tuple(count * config.patches_per_frame for count in frame_mask.sum(dim=1).tolist())
+
+
+class TokenPositions:
+    """Positions of one kind of token in each row of a batch, ready to gather and to add back.
+
+    index: (B, Q), valid: (B, Q); rows with fewer such tokens are filled up with invalid slots.
+    """
+
+    def __init__(self, chosen: torch.Tensor, count: int) -> None:
+        """chosen: (B, L), True at the tokens meant; count: the most that a row has."""
+        order = torch.argsort(~chosen, dim=1, stable=True)[:, :count]
+        self.index = order
+        self.valid = torch.gather(chosen, 1, order)
+
+    def take(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """(B, L, H) → (B, Q, H)"""
+        return hidden_states.gather(1, self._rows(hidden_states))
+
+    def add(self, hidden_states: torch.Tensor, addend: torch.Tensor) -> torch.Tensor:
+        """hidden_states (B, L, H) with addend (B, Q, H) added at these positions."""
+        addend = addend.to(hidden_states.dtype) * self.valid[..., None].to(addend.device)
+        return hidden_states.scatter_add(1, self._rows(hidden_states), addend)
+
+    def _rows(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        # A model over several devices moves the tensors it passes on, but not what is inside of this.
+        index = self.index.to(hidden_states.device)
+        return index[..., None].expand(-1, -1, hidden_states.shape[-1])

@@ -114,6 +114,19 @@ def test_json_tells_failures_from_wrong_answers(
     assert "torch" in summary["versions"]
 
 
+def test_the_tokens_per_frame_can_be_chosen(
+    run: Run, checkpoint: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Questions, "max_new_tokens", 2)
+    questions = write_questions(folder / "q.jsonl", row())
+    options = ("-m", checkpoint, "-n", 2, "--json", "--tokens-per-frame")
+    done = run("eval", questions, *options, 1)
+    assert json.loads(done.out)["settings"]["tokens_per_frame"] == 1
+    refused = run("eval", questions, *options, 5)
+    assert refused.code == 2
+    assert "--tokens-per-frame 5 is not a perfect square" in refused.err
+
+
 def test_questions_too_many_for_the_memory_are_asked_in_halves(
     run: Run, checkpoint: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers.cache_utils import EncoderDecoderCache
 
 import crosslmm
 from crosslmm.inference.assistant import Assistant
@@ -90,6 +91,31 @@ def test_questions_asked_together_are_answered_as_alone(clip: Path, changes: dic
     assert video.ask_all([]) == []
     with pytest.raises(crosslmm.UsageError, match="empty"):
         video.ask_all(["what?", " "])
+
+
+@pytest.mark.parametrize("changes", [{}, {"t2v_cache": "projected"}])
+def test_questions_asked_together_share_the_video(clip: Path, changes: dict) -> None:
+    video = Assistant(tiny_model(**changes), tiny_processor()).open_video(clip, frames=4)
+    with video.prefix.lend() as cache:
+        held = _storages(cache)
+        seen = cache.get_seq_length()
+    repeated = video.prefix.repeat(3)
+    assert repeated.self_attention_cache.layers[0].keys.shape[0] == 3
+    assert _storages(repeated) == held
+    video.ask_all(["what?", "who?", "and then?"], max_new_tokens=4)
+    with video.prefix.lend() as cache:
+        assert _storages(cache) == held
+        assert cache.get_seq_length() == seen
+
+
+def _storages(cache: EncoderDecoderCache) -> list[int]:
+    layers = [*cache.self_attention_cache.layers, *cache.cross_attention_cache.layers]
+    return [
+        tensor.untyped_storage().data_ptr()
+        for layer in layers
+        if layer.is_initialized
+        for tensor in (layer.keys, layer.values)
+    ]
 
 
 def test_a_stream_may_be_left_and_the_video_asked_again(assistant: Assistant, clip: Path) -> None:

@@ -202,6 +202,32 @@ def test_flash_attention_never_sees_a_mask_of_frames(monkeypatch: pytest.MonkeyP
     assert masks == [None]
 
 
+@pytest.mark.parametrize("t2v_cache", ["features", "projected"])
+def test_unequal_videos_are_read_row_by_row(
+    monkeypatch: pytest.MonkeyPatch, t2v_cache: str
+) -> None:
+    """Without a mask, and with the frames of the row alone."""
+    model = tiny_model(t2v_cache=t2v_cache)
+    batch, _ = unequal_batch()
+    seen: list[tuple[object, int]] = []
+
+    def spy(module, query, key, value, mask, **options):  # type: ignore[no-untyped-def]
+        seen.append((mask, key.shape[2]))
+        return sdpa_attention_forward(module, query, key, value, mask, **options)
+
+    AttentionInterface.register("spy", spy)
+    with torch.no_grad():
+        for layer in model.model.dual_layers:
+            monkeypatch.setattr(layer.v2v, "config", copy.copy(layer.v2v.config))
+            monkeypatch.setattr(layer.t2v, "config", layer.v2v.config)
+            layer.v2v.config._attn_implementation = "spy"
+        got = model(**batch).logits
+        assert seen[:3] == [(None, 75), (None, 25), (None, 50)]
+        assert {mask for mask, _ in seen} == {None}
+        monkeypatch.setattr("crosslmm.modeling_crosslmm.patch_counts", lambda *_: None)
+        torch.testing.assert_close(got, model(**batch).logits, rtol=0, atol=2e-5)
+
+
 def test_slicing_by_heads_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     batch, _ = unequal_batch()
     model = tiny_model(t2v_cache="features")

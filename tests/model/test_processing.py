@@ -170,6 +170,15 @@ def test_normalising_equals_the_papers_range() -> None:
     assert pixels.shape == (1, 3, 1, 1)
 
 
+def test_normalising_again_waits_for_no_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU, making one from a list waits for all that was queued before."""
+    processor, frames = tiny_processor(), torch.zeros(1, 2, 2, 3, dtype=torch.uint8)
+    with torch.inference_mode():
+        expected = processor.normalise(frames)
+    monkeypatch.setattr(torch, "tensor", None)
+    assert torch.equal(processor.normalise(frames), expected)
+
+
 def test_the_model_counts_the_processors_placeholders() -> None:
     processor = tiny_processor(video_newline=True)
     model = tiny_model(video_newline=True)

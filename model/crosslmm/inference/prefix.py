@@ -12,7 +12,7 @@ from typing import cast
 import torch
 from transformers.cache_utils import DynamicLayer, EncoderDecoderCache
 
-from crosslmm.cache import as_dual_cache
+from crosslmm.cache import as_dual_cache, expand_cache
 from crosslmm.limits import PREFILL_TOKENS
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration, VisualTokens
 
@@ -48,11 +48,10 @@ class VideoPrefix:
             self._lent = False
 
     def repeat(self, count: int) -> EncoderDecoderCache:
-        """A copy of the cache for a batch of so many questions. Raises RuntimeError while lent."""
+        """The cache for a batch of so many questions, without a copy of what it holds; their answers
+        leave it as it is. Raises RuntimeError while lent."""
         self._check_free()
-        cache = copy.deepcopy(self._cache)
-        cache.batch_repeat_interleave(count)
-        return cache
+        return expand_cache(self._cache, count)
 
     def _check_free(self) -> None:
         if self._lent:

@@ -1,0 +1,68 @@
+"""Rotary positions where frames take another number of tokens than the weights were trained with.
+
+What a language model knows of a frame's grid, and of how far frames are apart, it knows by the
+positions of the trained grid. So a merged token takes the position of the trained cell at its centre,
+and the text goes on where it would after all of these cells. A token's index in its row stays what
+callers count with; what is added to it to give its position is the shift.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from crosslmm.configuration_crosslmm import CrossLMMConfig
+from crosslmm.limits import VIDEO_CONTEXT
+from crosslmm.visual_tokens import VisualTokens
+
+
+@dataclass(frozen=True)
+class PositionShift:
+    """What is added to the indices of tokens to give their positions.
+
+    - tokens: (B, L), for those of this pass.
+    - following: (B, 1), for all that come after the videos of a row.
+    """
+
+    tokens: torch.Tensor
+    following: torch.Tensor
+
+
+def trained_cells(tokens: int, trained: int) -> list[int]:
+    """For each cell of a frame's grid of `tokens`, row by row, the index of the trained grid's cell at
+    its centre; between two of them the later one. Cells of a finer grid share them: positions in
+    between gave no clear gain."""
+    side, trained_side = math.isqrt(tokens), math.isqrt(trained)
+    along = [(2 * cell + 1) * trained_side // (2 * side) for cell in range(side)]
+    return [row * trained_side + column for row in along for column in along]
+
+
+def shift_positions(
+    config: CrossLMMConfig, visual: VisualTokens, is_merged: torch.Tensor
+) -> PositionShift | None:
+    """The shift of a pass that holds merged tokens; None where the frames take as many as trained.
+
+    is_merged: (B, L), True at the merged tokens. Videos that would take more than `VIDEO_CONTEXT` of
+    the language model's context are fitted into it: their positions are scaled down, to fractions.
+    """
+    tokens, trained = visual.embeds.shape[2], config.tokens_per_frame
+    if tokens == trained:
+        return None
+    merged = is_merged.cumsum(dim=1) + visual.first_frame * tokens  # (B, L), up to here
+    rows = merged.shape[0]
+    if visual.total_frames is None:
+        frames = merged[:, -1:] // tokens
+    else:
+        frames = merged.new_full((rows, 1), visual.total_frames)
+    index = (merged - 1).clamp(min=0)  # of a merged token among those of its row
+    cells = torch.tensor(trained_cells(tokens, trained), device=merged.device)
+    grid = index // tokens * trained + cells[index % tokens]
+    text, end = merged // tokens * trained, frames * trained  # in trained cells, so far
+    room = int(VIDEO_CONTEXT * int(config.text.max_position_embeddings))
+    if (visual.total_frames or visual.embeds.shape[1]) * trained > room:
+        scale = (room / end.clamp(min=1)).clamp(max=1.0)
+        grid, text, end = grid * scale, (text * scale).ceil(), (end * scale).ceil()
+    return PositionShift(
+        tokens=torch.where(is_merged, grid - index, text - merged),
+        following=end - frames * tokens,
+    )
