@@ -36,6 +36,8 @@ LARGE_PIXELS = 4096 * 2304
 MAX_FRAME_BYTES = 256 * 2**20
 # Packets of a video.
 MAX_SOURCE_FRAMES = 10_000_000
+# Pixels of a side of the frames that a checkpoint asks for.
+MAX_FRAME_SIDE = 4096
 # Captioned parts of a video.
 MAX_SEGMENTS = 100_000
 # Seconds that a reader may go without progress: no packet read, no frame decoded.

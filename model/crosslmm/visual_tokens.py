@@ -127,6 +127,8 @@ def patch_counts(frame_mask: torch.Tensor | None, config: CrossLMMConfig) -> tup
     """(B, T) → of each row the features of its real frames, where these come first in every row."""
     if frame_mask is None or torch.compiler.is_compiling():  # a graph has no such numbers
         return None
+    if bool(frame_mask.all()):
+        return None
     if bool((frame_mask[:, 1:] & ~frame_mask[:, :-1]).any()):
         return None
     return tuple(count * config.patches_per_frame for count in frame_mask.sum(dim=1).tolist())

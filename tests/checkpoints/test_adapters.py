@@ -162,6 +162,15 @@ def test_captions_of_an_adapter_are_not_those_of_its_base(
         ({"target_modules": ["q_proj", "k_proj", "v_proj"]}, "it lacks weights, "),
         ({"target_modules": r"model\.language_model\..*\.q_proj"}, "it has unknown weights, "),
         ({"target_modules": ["nothing"]}, "does not fit its base"),
+        ({"target_modules": r"(([a-z_0-9]+)+\.?)+!"}, "its target_modules is no list of names"),
+        ({"target_modules": r"a*a*a*a*b"}, "its target_modules is no list of names"),
+        ({"target_modules": "("}, "does not fit its base"),
+        ({"exclude_modules": ["(a+)+!"]}, "its exclude_modules is no list of names"),
+        ({"rank_pattern": {"(a+)+!": 3}}, "its rank_pattern is no table"),
+        ({"alpha_pattern": 5}, "its alpha_pattern is no table"),
+        ({"r": [1]}, "the rank is [1]"),
+        ({"base_model_name_or_path": "~nosuchuser/x"}, "base is not usable"),
+        ({"base_model_name_or_path": "~a\0b/x"}, "does not name its base"),
         ({"modules_to_save": None}, "it has unknown weights, "),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
@@ -171,6 +180,15 @@ def test_what_does_not_fit_is_refused(adapter: Path, changes: dict[str, Any], wo
     with pytest.raises(CheckpointError) as caught:
         crosslmm.load(adapter, device="cpu")
     assert words in str(caught.value)
+
+
+def test_a_rank_of_no_weight_is_refused_before_memory_is_allocated(adapter: Path) -> None:
+    weights = load_file(adapter / "adapter_model.safetensors")
+    weights["base_model.model.zz.lora_A.weight"] = torch.empty(10**9, 0)
+    save_file(weights, adapter / "adapter_model.safetensors")
+    change(adapter, r=10**9)
+    with pytest.raises(CheckpointError, match="the rank is 1000000000"):
+        crosslmm.load(adapter, device="cpu")
 
 
 def test_pickled_weights_are_refused(adapter: Path) -> None:

@@ -105,3 +105,10 @@ def test_a_batch_warns_of_its_unfamiliar_clips_only(shapes: Path, noise: Path) -
     asked = ["What happens?"] * 2
     batch = answer_batch(assistant.runtime, clips, asked, max_new_tokens=3)
     assert [answer.warnings for answer in batch.answers] == [(), (UNFAMILIAR,)]
+
+
+def test_more_frames_than_it_was_trained_on_are_warned_of(shapes: Path) -> None:
+    video = crosslmm.load("demo").open_video(shapes, frames=9)
+    assert video.warnings == (
+        "the built-in model was trained on 8 frames of a video; with 9 its answers get worse",
+    )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from huggingface_hub import constants
 
 import crosslmm
@@ -129,6 +130,63 @@ def test_a_larger_model_than_the_weights_is_refused_before_it_is_made(
     change(given, **changes)
     with pytest.raises(CheckpointError, match=words):
         crosslmm.load(given, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"text__vocab_size": 2 * 10**9}, "vocab_size is 2,000,000,000"),
+        ({"vision__num_channels": 10**7}, "describes "),
+        (
+            {
+                "text__num_attention_heads": 200,
+                "text__num_key_value_heads": 200,
+                "text__head_dim": 200,
+            },
+            "describes ",
+        ),
+    ],
+)
+def test_a_weight_without_numbers_vouches_for_no_size(
+    given: Path, changes: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
+
+    def allocate(*arguments: Any, **options: Any) -> Any:
+        raise AssertionError("was loaded")
+
+    weights = load_file(given / "model.safetensors")
+    weights["zz"] = torch.empty(2 * 10**9, 0)
+    save_file(weights, given / "model.safetensors", metadata={"format": "pt"})
+    monkeypatch.setattr(CrossLMMForConditionalGeneration, "from_pretrained", allocate)
+    monkeypatch.setattr("crosslmm.inference.assistant.estimate_memory", lambda *a, **k: None)
+    change(given, **changes)
+    with pytest.raises(CheckpointError, match=words):
+        crosslmm.load(given, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("size", {"height": 14000, "width": 14000}, "14000x14000; the limit is 4096"),
+        ("resample", None, "no whole number"),
+    ],
+)
+def test_frame_settings_of_wrong_kinds_are_refused_in_words(
+    given: Path, clip: Path, run: Run, name: str, value: Any, words: str
+) -> None:
+    for path in given.glob("*processor_config.json"):
+        settings = json.loads(path.read_text("utf-8"))
+        for table in (settings, *(part for part in settings.values() if isinstance(part, dict))):
+            if name in table:
+                table[name] = value
+        path.write_text(json.dumps(settings), "utf-8")
+    done = run("ask", clip, "what?", "-m", given)
+    assert done.code == 1
+    assert "internal error" not in done.err
+    assert words in done.err
 
 
 def test_an_adapter_does_not_draw_in_another_model(given: Path) -> None:

@@ -495,11 +495,12 @@ class TestGuide:
         return next(block for block in blocks if block.startswith(start))
 
     def test_its_recipe_and_its_commands(self, tmp_path: Path) -> None:
-        (tmp_path / "mine.yaml").write_text(self._block("yaml", "# mine.yaml"))
+        for name in ("mine.yaml", "german.yaml"):
+            (tmp_path / name).write_text(self._block("yaml", f"# {name}"))
         commands = re.findall(
             r"^(?:crosslmm|[^`\n]* -m crosslmm_cli) train (.+)$", self.GUIDE, re.MULTILINE
         )
-        assert len(commands) == 4
+        assert len(commands) == 5
         for command in commands:
             name, *options = shlex.split(command)
             changes = [value for key, value in pairwise(options) if key == "--set"]

@@ -46,11 +46,13 @@ def test_opening_twice_is_opening_once(clip: Path) -> None:
 def test_it_gives_what_it_was_started_for(clip: Path) -> None:
     asked = Sampling(frames=3)
     with started(clip, frames=3) as stream:
-        assert stream.gives(asked, size=SIZE, resample=3)
-        assert not stream.gives(Sampling(frames=4), size=SIZE, resample=3)
-        assert not stream.gives(asked, size=(40, 32), resample=3)
-        assert not stream.gives(asked, size=SIZE, resample=2)
+        assert stream.gives(str(clip), asked, size=SIZE, resample=3)
+        assert not stream.gives(str(clip), Sampling(frames=4), size=SIZE, resample=3)
+        assert not stream.gives(str(clip), asked, size=(40, 32), resample=3)
+        assert not stream.gives(str(clip), asked, size=SIZE, resample=2)
+        assert not stream.gives("other.mp4", asked, size=SIZE, resample=3)
+        assert not stream.gives([], asked, size=SIZE, resample=3)
         stream.open()
         next(stream)
-        assert not stream.gives(asked, size=SIZE, resample=3), "a frame of it is gone"
-    assert not stream.gives(asked, size=SIZE, resample=3)
+        assert not stream.gives(str(clip), asked, size=SIZE, resample=3), "a frame of it is gone"
+    assert not stream.gives(str(clip), asked, size=SIZE, resample=3)

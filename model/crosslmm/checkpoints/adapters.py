@@ -6,6 +6,7 @@ leave weights that are missing at their initial values; here such an adapter is 
 """
 
 import os
+import re
 import warnings
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 # More than low-rank weights: code by a module's name, layers repeated, weights for some tokens only.
 _UNSUPPORTED = ("megatron_config", "layer_replication", "alora_invocation_tokens", "arrow_config")
+_MOST_RANK = 1024
 _INITIALISATIONS = (None, True, False, "gaussian")  # others change the base's weights
 
 
@@ -60,19 +62,53 @@ def read_adapter(folder: Path) -> Adapter:
             "to an ordinary adapter"
         )
     base = config.get("base_model_name_or_path")
-    if not isinstance(base, str) or not base:
+    if not isinstance(base, str) or not base or "\0" in base:
         raise CheckpointError(f"{path}: does not name its base (base_model_name_or_path)")
     if not os.path.isfile(folder / WEIGHTS):
         raise CheckpointError(f"{folder}: an adapter without {WEIGHTS}")
-    sides = {side for tensor in read_adapter_header(folder).values() for side in tensor.shape}
-    ranks = config.get("rank_pattern") or {}
-    for rank in {config.get("r"), *(ranks.values() if isinstance(ranks, dict) else [ranks])}:
-        if rank not in sides:  # before memory is allocated for it
+    _check_names(path, config)
+    _check_ranks(folder, config)
+    return Adapter(folder, base, config)
+
+
+def _check_names(path: Path, config: dict[str, Any]) -> None:
+    """PEFT takes these for regular expressions, which can run for ever: names are let through, and
+    patterns that cannot."""
+    for key in ("target_modules", "exclude_modules", "layers_pattern", "modules_to_save"):
+        given = config.get(key)
+        if given is None or (isinstance(given, str) and _is_quick(given)):
+            continue
+        if not isinstance(given, list) or not all(map(_is_name, given)):
+            raise CheckpointError(f"{path}: its {key} is no list of names of modules")
+    for key in ("rank_pattern", "alpha_pattern"):
+        given = config.get(key) or {}
+        if not isinstance(given, dict) or not all(map(_is_name, given)):
+            raise CheckpointError(f"{path}: its {key} is no table by names of modules")
+
+
+def _is_name(name: Any) -> bool:
+    return isinstance(name, str) and re.fullmatch(r"[\w.]+", name) is not None
+
+
+def _is_quick(pattern: str) -> bool:
+    """Whether matching takes time that is quadratic at most: no repeated group, at most two repeats."""
+    repeats = re.findall(r"(?<!\\)[*+?{]", pattern)
+    return len(pattern) < 1000 and len(repeats) <= 2 and not re.search(r"\)[*+?{]", pattern)
+
+
+def _check_ranks(folder: Path, config: dict[str, Any]) -> None:
+    """Before memory is allocated for them."""
+    stored = {
+        tensor.shape[0]
+        for name, tensor in read_adapter_header(folder).items()
+        if "lora_A" in name and tensor.count
+    }
+    for rank in (config.get("r"), *(config.get("rank_pattern") or {}).values()):
+        if type(rank) is not int or rank not in stored or rank > _MOST_RANK:
             raise CheckpointError(
                 f"{folder}: does not match its configuration: the rank is {rank}, and there is no "
-                "weight of such a side"
+                f"such weight of a rank up to {_MOST_RANK:,}"
             )
-    return Adapter(folder, base, config)
 
 
 def read_adapter_header(folder: Path) -> dict[str, TensorInfo]:
@@ -107,7 +143,9 @@ def apply_adapter(model: Any, folder: Path, *, merge: bool) -> Any:
         _refuse(folder, "lacks", known.keys() - stored.keys())
         _refuse(folder, "has unknown", stored.keys() - known.keys())
         peft.set_peft_model_state_dict(adapted, stored)
-    except (OSError, ValueError, TypeError, RuntimeError) as error:
+    except CheckpointError:
+        raise
+    except Exception as error:  # of whatever kind PEFT's own checks are
         raise CheckpointError(
             f"{folder}: the adapter does not fit its base: {last_line(error)}"
         ) from error

@@ -289,9 +289,9 @@ def _found_demo() -> Path:
 
 def _as_folder(name: str | Path) -> Path | None:
     """The folder that `name` is, or names under `home()/models`: one of a model or an adapter."""
-    path = Path(name).expanduser()
     if str(name) == DEMO:
         return None
+    path = Path(os.path.expanduser(name))
     if _holds_model(path):
         return path
     named = home() / "models" / path

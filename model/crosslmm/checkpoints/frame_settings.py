@@ -8,7 +8,7 @@ from typing import Any
 from crosslmm.checkpoints import catalog
 from crosslmm.errors import CheckpointError
 from crosslmm.files import read_json
-from crosslmm.limits import DEFAULT_FRAMES
+from crosslmm.limits import DEFAULT_FRAMES, MAX_FRAME_SIDE
 
 _BICUBIC = 3  # where a checkpoint does not say it
 
@@ -27,11 +27,12 @@ class FrameSettings:
 def read_frame_settings(folder: Path) -> FrameSettings:
     """Raises CheckpointError where nothing in the folder says how frames are prepared."""
     values = _image_settings(folder)
+    resample = values.get("resample", _BICUBIC)
+    frames = catalog.read_config(folder).get("default_frames", DEFAULT_FRAMES)
+    if type(resample) is not int or type(frames) is not int:
+        raise CheckpointError(f"{folder}: its resample or default_frames is no whole number")
     return FrameSettings(
-        size=_size(values["size"], folder),
-        resample=int(values.get("resample", _BICUBIC)),
-        default_frames=int(catalog.read_config(folder).get("default_frames", DEFAULT_FRAMES)),
-        values=values,
+        size=_size(values["size"], folder), resample=resample, default_frames=frames, values=values
     )
 
 
@@ -45,7 +46,7 @@ def _image_settings(folder: Path) -> dict[str, Any]:
         read_settings(folder / "preprocessor_config.json"),
     ]
     for settings in candidates:
-        if settings and {"size", "image_mean", "image_std"} <= settings.keys():
+        if isinstance(settings, dict) and {"size", "image_mean", "image_std"} <= settings.keys():
             return settings
     raise CheckpointError(
         f"{folder}: nothing says how frames are prepared; "
@@ -58,6 +59,10 @@ def _size(given: Any, folder: Path) -> tuple[int, int]:
         side = given.get("shortest_edge")
         height, width = given.get("height", side), given.get("width", side)
         if isinstance(height, int) and isinstance(width, int) and min(height, width) > 0:
+            if max(height, width) > MAX_FRAME_SIDE:
+                raise CheckpointError(
+                    f"{folder}: its frames are {width}x{height}; the limit is {MAX_FRAME_SIDE} a side"
+                )
             return height, width
     raise CheckpointError(f"{folder}: the size of its frames is not given as height and width")
 

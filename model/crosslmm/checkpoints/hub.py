@@ -23,6 +23,7 @@ from crosslmm.checkpoints.cache import (
 )
 from crosslmm.checkpoints.catalog import read_config
 from crosslmm.checkpoints.headers import read_headers
+from crosslmm.checkpoints.screening import check_config
 from crosslmm.checkpoints.support import MODEL_TYPES, unsupported, unsupported_part
 from crosslmm.errors import CheckpointError, CrossLMMError, UsageError, first_line
 from crosslmm.files import gigabytes
@@ -105,6 +106,8 @@ def _check_supported(name: str, files: set[str], on_notice: Callable[[str], None
             f"adapter_config.json), and get the adapter with `hf download {name.partition('@')[0]}`; "
             "its folder is then the name of the model"
         )
+    if {"config.json", "adapter_config.json"} <= files:
+        raise CheckpointError(f"{name}: holds an adapter of another model beside a model")
     if "config.json" not in files:
         raise CheckpointError(
             f"{name}: no checkpoint of a model (the repository has no config.json)"
@@ -116,6 +119,8 @@ def _check_supported(name: str, files: set[str], on_notice: Callable[[str], None
     is_model = kind in MODEL_TYPES
     if problem := unsupported(config) if is_model else unsupported_part(config):
         raise CheckpointError(f"{name}: {problem}")
+    if is_model:
+        check_config(Path(name), config)
     if not is_model and on_notice is not None:
         on_notice(
             f"{name}: its model_type is {kind!r}, so it is no CrossLMM: usable only as a part for "

@@ -1,6 +1,7 @@
 """Strict loading: a weight that is missing, left over or of the wrong shape is an error here, where
 transformers would warn and answer from random numbers."""
 
+import copy
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from transformers.utils import logging
 
 from crosslmm.checkpoints import catalog, llava_onevision
 from crosslmm.checkpoints.adapters import apply_adapter
+from crosslmm.checkpoints.frame_settings import read_frame_settings
 from crosslmm.checkpoints.headers import read_headers
 from crosslmm.checkpoints.quantization import check_quantized, quantization_config
 from crosslmm.checkpoints.screening import check_attention, check_sizes, offline
@@ -50,6 +52,7 @@ def load_processor(folder: Path) -> CrossLMMProcessor:
     try:
         if catalog.is_llava_onevision(folder):
             return llava_onevision.crosslmm_processor(folder)
+        read_frame_settings(folder)  # whose limits hold for what the processor reads
         processor = CrossLMMProcessor.from_pretrained(folder, trust_remote_code=False)
     except CheckpointError:
         raise
@@ -79,8 +82,10 @@ def load_model(
     """
     config = config or load_config(folder)
     check_attention(folder, config)
-    check_sizes(folder, config, read_headers(folder))
     is_llava = catalog.is_llava_onevision(folder)
+    tensors = read_headers(folder)
+    check_sizes(folder, config, tensors)
+    _check_total(folder, config, sum(tensor.count for tensor in tensors.values()), is_llava)
     try:
         with quiet_library():
             loaded: Any = CrossLMMForConditionalGeneration.from_pretrained(
@@ -112,6 +117,21 @@ def load_model(
     if adapter is not None:
         model = apply_adapter(model, adapter, merge=quantization == "none")
     return model.eval()
+
+
+def _check_total(folder: Path, config: CrossLMMConfig, stored: int, is_llava: bool) -> None:
+    """CheckpointError for a model of far more weights than are stored: memory would be allocated for
+    those that are missing before that is found out."""
+    with torch.device("meta"):
+        model = CrossLMMForConditionalGeneration(copy.deepcopy(config))
+    fresh = llava_onevision.FRESH_WEIGHTS if is_llava else ()
+    described = sum(
+        weight.numel() for name, weight in model.named_parameters() if not name.startswith(fresh)
+    )
+    if described > 2 * stored:
+        raise CheckpointError(
+            f"{folder}: its configuration describes {described:,} weights, and {stored:,} are stored"
+        )
 
 
 def save_checkpoint(

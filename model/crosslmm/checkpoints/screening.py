@@ -74,7 +74,7 @@ def check_text_sizes(folder: Path) -> None:
 def check_sizes(folder: Path, config: "CrossLMMConfig", tensors: Mapping[str, TensorInfo]) -> None:
     """CheckpointError where the configuration describes a larger model than the weights are, before
     memory is allocated for it."""
-    sides = {side for tensor in tensors.values() for side in tensor.shape}
+    sides = {side for tensor in tensors.values() if tensor.count for side in tensor.shape}
     layers = {
         "text_config.num_hidden_layers": int(config.text.num_hidden_layers),
         "vision_config.num_hidden_layers": int(config.vision.num_hidden_layers),

@@ -162,7 +162,7 @@ def encode_video(
         on_progress("decode", 0, 0)
     size = runtime.processor.frame_size
     resample = int(runtime.processor.image_processor.resample)
-    if started is not None and not started.gives(sampling, size=size, resample=resample):
+    if started is not None and not started.gives(video, sampling, size=size, resample=resample):
         started.close()
         started = None
     opened: AbstractContextManager[FrameStream | GivenFrames]
@@ -192,6 +192,11 @@ def encode_video(
             unfamiliar = runtime.footage.warning(visual.features[0])
         if unfamiliar and not allow_unfamiliar:
             raise UnfamiliarFootage(f"{stream.source.path}: {unfamiliar[0]}")
+        if runtime.footage is not None and len(used) > runtime.default_frames:
+            unfamiliar += (
+                f"the built-in model was trained on {runtime.default_frames} frames of a video; with "
+                f"{len(used)} its answers get worse",
+            )
         return EncodedVideo(
             visual=visual,
             frames=tuple(used),

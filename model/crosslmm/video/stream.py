@@ -141,8 +141,13 @@ class FrameStream:
             return self.plan.source
         return replace(self.plan.source, reader=self._reader)
 
-    def gives(self, sampling: Sampling, *, size: tuple[int, int], resample: int) -> bool:
-        """Whether it has not been read yet, and gives the frames that such a stream would give."""
+    def gives(
+        self, path: object, sampling: Sampling, *, size: tuple[int, int], resample: int
+    ) -> bool:
+        """Whether it has not been read yet, and gives the frames that such a stream of this path would
+        give; False where `path` is something else."""
+        if not isinstance(path, str | os.PathLike) or os.fspath(path) != self.path:
+            return False
         asked = (self.sampling, self.size, self.resample)
         return not self._done and not self._given and asked == (sampling, size, resample)
 
