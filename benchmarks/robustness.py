@@ -218,8 +218,7 @@ def caption(path: str, sampling: Any) -> int:
     from crosslmm.captioning.reading import read_clips, read_request
     from crosslmm.errors import VideoError
     from crosslmm.limits import READER_MEMORY
-    from crosslmm.video.source import NO_MEMORY
-    from crosslmm.video.worker import limit_memory
+    from crosslmm.video.worker import limit_memory, out_of_memory
 
     options = CaptionOptions(segments=0.1, sampling=sampling)
     request = read_request(path, options, size=SIZE, resample=3, default_frames=FRAMES)
@@ -230,7 +229,7 @@ def caption(path: str, sampling: Any) -> int:
             frames += len(clip.frames) if clip.frames is not None else 0
             problem = clip.problem or problem
     except MemoryError as error:  # as the reader's process says it
-        raise VideoError(f"{path}: {NO_MEMORY}") from error
+        raise VideoError(f"{path}: {out_of_memory()}") from error
     if not frames and problem:
         raise VideoError(problem)
     return frames

@@ -238,6 +238,7 @@ def test_ctrl_c_finishes_the_current_batch(
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         while not (out.exists() and out.stat().st_size) and process.poll() is None:
             time.sleep(0.05)
+        before = len(rows(out.read_text("utf-8")))
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=120)
     assert process.returncode == 130, err.decode()
@@ -245,7 +246,8 @@ def test_ctrl_c_finishes_the_current_batch(
     assert "captioned in" in err.decode()
     data = out.read_text("utf-8")
     assert data.endswith("\n")
-    assert 2 <= len(rows(data)) < 60
+    # A batch has one or two clips, as many as are read; one more may have begun before the signal came.
+    assert max(before, 1) <= len(rows(data)) <= before + 4
     assert hidden(tmp_path) == []
 
 

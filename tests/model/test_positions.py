@@ -151,7 +151,7 @@ def test_parts_and_a_second_question_continue_them(context: int) -> None:
     torch.testing.assert_close(torch.cat(logits, dim=1), whole, rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("context", [4096, 56])  # of 49 that the video may take, it would 63
+@pytest.mark.parametrize("context", [4096, 71])  # of 62 that the video may take, it would 63
 def test_a_session_and_a_batch_agree_with_generate(
     clip: Path, context: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
