@@ -49,7 +49,10 @@ NAMES = {"jsonl": "captions.jsonl", "parquet": "captions.parquet", "webdataset":
 
 
 def main() -> None:
+    import torch
+
     options = _options()
+    torch.set_num_threads(1)  # a forked run cannot use threads that were started here
     chance = random.Random(options.seed)
     _import_all()
     rows = []

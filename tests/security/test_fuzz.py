@@ -16,8 +16,8 @@ from benchmarks.robustness import damaged
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs fork and limits of memory")
 
-# Three files of every container.
-FILES = 105
+# Two files of every container.
+FILES = 70
 
 
 def benchmark(name: str, *options: object, out: Path) -> list[dict[str, Any]]:
