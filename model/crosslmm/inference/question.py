@@ -14,8 +14,8 @@ def check_questions(runtime: Runtime, questions: Iterable[str]) -> int:
     most = runtime.context
     longest = 0
     for question in questions:
-        if not isinstance(question, str) or not question.strip():
-            raise UsageError(f"a question is a text that is not empty, not {question!r}")
+        if not isinstance(question, str):
+            raise UsageError(f"a question is a text, not {question!r}")
         # Tokenizing is slow beyond any use: no token of any vocabulary is that long.
         text = question[: most * runtime.longest_token + 1]
         count = len(runtime.processor.tokenizer(text, add_special_tokens=False)["input_ids"])
