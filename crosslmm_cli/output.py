@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import textwrap
+import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -53,17 +54,22 @@ class _Display:
     """The progress display of this process; nothing is shown until a stage is.
 
     Rich writes its buffer again where it was interrupted after writing it, which leaves a bar behind.
+    Ctrl-C may also remove the display from another thread, which waits for a line that is being drawn.
     """
 
     def __init__(self) -> None:
         self.progress: Progress | None = None
         self.tasks: dict[str, TaskID] = {}
         self.closed = False
+        self._lock = threading.RLock()
 
     @hold_interrupt()
     def update(self, stage: str, done: int, total: int, label: str) -> None:
-        if self.closed:
-            return
+        with self._lock:
+            if not self.closed:
+                self._draw(stage, done, total, label)
+
+    def _draw(self, stage: str, done: int, total: int, label: str) -> None:
         if self.progress is None:
             self.progress = _progress_display()
             self.progress.start()
@@ -76,10 +82,10 @@ class _Display:
 
     @hold_interrupt()
     def stop(self) -> None:
-        progress, self.progress = self.progress, None
-        self.tasks = {}
-        if progress is not None:
-            progress.stop()
+        with self._lock:
+            if self.progress is not None:
+                self.progress.stop()
+            self.progress, self.tasks = None, {}
 
 
 _display = _Display()

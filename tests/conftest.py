@@ -25,6 +25,14 @@ for name in ("HF_HUB_CACHE", "HF_ENDPOINT", "CROSSLMM_MODEL"):
     os.environ.pop(name, None)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    # Of a worker of pytest-xdist: "popen-gw0" in every path is a word that tests of words may look for.
+    if hasattr(config, "workerinput"):
+        folder = Path(config.option.basetemp)
+        config.option.basetemp = folder.with_name(folder.name.removeprefix("popen-"))
+
+
 def pytest_unconfigure() -> None:
     shutil.rmtree(_HOME, ignore_errors=True)
 

@@ -31,6 +31,18 @@ def given(checkpoint: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(checkpoint, tmp_path / "given"))
 
 
+@pytest.fixture
+def never_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No weight is read or allocated, and no memory estimated."""
+    from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
+
+    def allocate(*arguments: Any, **options: Any) -> Any:
+        raise AssertionError("was loaded")
+
+    monkeypatch.setattr(CrossLMMForConditionalGeneration, "from_pretrained", allocate)
+    monkeypatch.setattr("crosslmm.inference.assistant.estimate_memory", lambda *a, **k: None)
+
+
 def change(folder: Path, **changes: Any) -> None:
     """Into config.json; `text__hidden_size` is that of `text_config`."""
     path = folder / "config.json"
@@ -97,6 +109,7 @@ def test_attention_of_the_library_stays_a_choice(given: Path, name: str) -> None
     assert crosslmm.load(given, device="cpu").settings["attention"] in ("sdpa", "eager")
 
 
+@pytest.mark.usefixtures("never_loaded")
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -118,20 +131,14 @@ def test_attention_of_the_library_stays_a_choice(given: Path, name: str) -> None
     ],
 )
 def test_a_larger_model_than_the_weights_is_refused_before_it_is_made(
-    given: Path, changes: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
+    given: Path, changes: dict[str, Any], words: str
 ) -> None:
-    from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
-
-    def allocate(*arguments: Any, **options: Any) -> Any:
-        raise AssertionError("was loaded")
-
-    monkeypatch.setattr(CrossLMMForConditionalGeneration, "from_pretrained", allocate)
-    monkeypatch.setattr("crosslmm.inference.assistant.estimate_memory", lambda *a, **k: None)
     change(given, **changes)
     with pytest.raises(CheckpointError, match=words):
         crosslmm.load(given, device="cpu")
 
 
+@pytest.mark.usefixtures("never_loaded")
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -148,20 +155,13 @@ def test_a_larger_model_than_the_weights_is_refused_before_it_is_made(
     ],
 )
 def test_a_weight_without_numbers_vouches_for_no_size(
-    given: Path, changes: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
+    given: Path, changes: dict[str, Any], words: str
 ) -> None:
     from safetensors.torch import load_file, save_file
-
-    from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
-
-    def allocate(*arguments: Any, **options: Any) -> Any:
-        raise AssertionError("was loaded")
 
     weights = load_file(given / "model.safetensors")
     weights["zz"] = torch.empty(2 * 10**9, 0)
     save_file(weights, given / "model.safetensors", metadata={"format": "pt"})
-    monkeypatch.setattr(CrossLMMForConditionalGeneration, "from_pretrained", allocate)
-    monkeypatch.setattr("crosslmm.inference.assistant.estimate_memory", lambda *a, **k: None)
     change(given, **changes)
     with pytest.raises(CheckpointError, match=words):
         crosslmm.load(given, device="cpu")

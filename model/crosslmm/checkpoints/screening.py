@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crosslmm.checkpoints.headers import TensorInfo
-from crosslmm.checkpoints.support import stored_quantized
 from crosslmm.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -43,8 +42,6 @@ def check_config(folder: Path, config: Mapping[str, Any]) -> None:
         raise CheckpointError(
             f"{path}: transformers_weights names other weights than those of the folder"
         )
-    if problem := stored_quantized(config):
-        raise CheckpointError(f"{path}: {problem}")
 
 
 def check_files(folder: Path) -> None:

@@ -27,7 +27,7 @@ def unsupported(config: Mapping[str, Any]) -> str | None:
         return f"its language model is a {decoder}, not one of {', '.join(DECODERS)}"
     if (encoder := vision.get("model_type", ENCODERS[0])) not in ENCODERS:
         return f"its vision encoder is a {encoder}, not {' or '.join(ENCODERS)}"
-    return stored_quantized(config, text)
+    return _stored_quantized(config, text)
 
 
 def unsupported_part(config: Mapping[str, Any]) -> str | None:
@@ -38,7 +38,7 @@ def unsupported_part(config: Mapping[str, Any]) -> str | None:
             f"its model_type is {kind!r}; supported are {' and '.join(MODEL_TYPES)}, and as parts "
             f"of a new model siglip, {', '.join(DECODERS)}"
         )
-    return stored_quantized(config)
+    return _stored_quantized(config)
 
 
 def _part(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
@@ -46,7 +46,7 @@ def _part(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def stored_quantized(*configs: Mapping[str, Any]) -> str | None:
+def _stored_quantized(*configs: Mapping[str, Any]) -> str | None:
     """What is said of weights that a configuration calls quantized; None where it does not."""
     for config in configs:
         for key in _QUANTIZED:

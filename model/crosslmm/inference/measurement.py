@@ -21,6 +21,7 @@ from crosslmm.cost.profile import Profile
 from crosslmm.errors import UsageError, VideoError
 from crosslmm.inference.answer import Answer
 from crosslmm.inference.assistant import Assistant
+from crosslmm.video.worker import process_status
 
 if TYPE_CHECKING:
     import torch
@@ -160,9 +161,9 @@ def peak_memory(device: "torch.device") -> Iterator[Peak]:
         return
     _return_freed_memory()
     known = device.type == "cpu" and _reset_high_water()
-    resident = _status("VmRSS")
+    resident = process_status("VmRSS")
     yield peak
-    highest = _status("VmHWM")
+    highest = process_status("VmHWM")
     if known and resident is not None and highest is not None:
         peak.bytes = max(highest - resident, 0)
 
@@ -212,12 +213,3 @@ def _reset_high_water() -> bool:
     except OSError:
         return False
     return True
-
-
-def _status(field: str) -> int | None:
-    """A size from the kernel's status of this process, in bytes."""
-    with suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith(field + ":"):
-                return int(line.split()[1]) * 1024
-    return None

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from crosslmm.errors import VideoError
 from crosslmm.limits import READER_MEMORY
 from crosslmm.options import Sampling
 from crosslmm.video.frames import Frame
@@ -19,9 +18,10 @@ from crosslmm.video.index import PacketIndex
 from crosslmm.video.plan import ReadPlan
 from crosslmm.video.prefetch import Heartbeat
 from crosslmm.video.probe import VideoProbe
+from crosslmm.video.readers.process import working
 from crosslmm.video.sampling import Target
 from crosslmm.video.source import SourceInfo
-from crosslmm.video.worker import JobFailed, Reply, WorkerDied, WorkerProcess, out_of_memory
+from crosslmm.video.worker import Reply, WorkerDied, WorkerProcess, out_of_memory
 
 _HANDLER = "crosslmm.video.apart_job:read"
 
@@ -50,7 +50,6 @@ class ApartReader:
         # Frames of full size, where these are wanted, come on top: three bytes a pixel, and copies.
         wanted = 0 if self.size is not None else 12 * self.sampling.max_pixels
         worker = WorkerProcess(_HANDLER, timeout=None, memory=READER_MEMORY + wanted)
-        self.heartbeat.on_cancel = worker.kill
         sampling = replace(self.sampling, reader=self.reader)  # type: ignore[arg-type]
         job = {
             "path": self.path,
@@ -58,9 +57,11 @@ class ApartReader:
             "size": self.size,
             "resample": self.resample,
         }
-        try:
-            self.heartbeat()
-            worker.start()
+
+        def describe_death(error: WorkerDied) -> str:
+            return f"{self.path}: {out_of_memory(worker.memory)} ({error.cause})"
+
+        with working(worker, self.heartbeat, describe_death):
             for reply in worker.run(job):
                 self.heartbeat()
                 head = reply.head
@@ -70,15 +71,6 @@ class ApartReader:
                     self.warnings, self.bad_packets = head["warnings"], head["bad_packets"]
                 elif head["index"] >= first:
                     yield Frame(reply.payload.reshape(head["shape"]), head["index"], head["time"])
-        except JobFailed as error:
-            raise VideoError(str(error)) from None
-        except WorkerDied as error:
-            self.heartbeat()  # where the consumer had it killed, that is no error
-            raise VideoError(
-                f"{self.path}: {out_of_memory(worker.memory)} ({error.cause})"
-            ) from None
-        finally:
-            worker.close()
 
     def _plan(self, reply: Reply) -> ReadPlan:
         head: dict[str, Any] = reply.head

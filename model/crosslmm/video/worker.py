@@ -372,8 +372,19 @@ def memory_left() -> float:
 
 
 def _memory_taken() -> int:
-    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
-        return next((int(line.split()[1]) << 10 for line in status if line[:6] == "VmData"), 0)
+    return process_status("VmData") or 0
+
+
+def process_status(field: str) -> int | None:
+    """A size from the kernel's status of this process, in bytes; None where it does not tell."""
+    with (
+        contextlib.suppress(OSError),
+        open("/proc/self/status", encoding="ascii", errors="replace") as status,
+    ):
+        for line in status:
+            if line.startswith(field + ":"):
+                return int(line.split()[1]) << 10
+    return None
 
 
 def die_with_parent(parent: int) -> None:

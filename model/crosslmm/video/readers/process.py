@@ -4,7 +4,8 @@
 killed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,26 @@ if TYPE_CHECKING:
 _HANDLER = "crosslmm.video.readers.job:decode"
 
 
+@contextmanager
+def working(
+    worker: WorkerProcess, heartbeat: "Heartbeat", describe_death: Callable[[WorkerDied], str]
+) -> Iterator[None]:
+    """A worker that reads a video, from its start to its end; its failures are `VideoError`s."""
+    # Killed at once when the consumer leaves, even while this thread waits for its output.
+    heartbeat.on_cancel = worker.kill
+    try:
+        heartbeat()
+        worker.start()
+        yield
+    except JobFailed as error:
+        raise VideoError(str(error)) from None
+    except WorkerDied as error:
+        heartbeat()  # where the consumer had it killed, that is no error
+        raise VideoError(describe_death(error)) from None
+    finally:
+        worker.close()
+
+
 class ProcessReader:
     """Reads the frames of a plan with a `function` ("module:function"); see `readers.job`."""
 
@@ -35,24 +56,14 @@ class ProcessReader:
         height, width = self.plan.size
         memory = READER_MEMORY + 2 * height * width * 3  # a frame as it was asked for, and its copy
         worker = WorkerProcess(_HANDLER, timeout=None, memory=memory)
-        # Killed at once when the consumer leaves, even while this thread waits for its output.
-        self._heartbeat.on_cancel = worker.kill
-        try:
-            self._heartbeat()
-            worker.start()
+        with working(worker, self._heartbeat, self._describe_death):
             for reply in worker.run(asdict(self._job())):
                 self._heartbeat()
                 pixels = reply.payload.reshape(reply.head["shape"])
                 yield Frame(pixels, reply.head["index"], reply.head["time"])
-        except JobFailed as error:
-            raise VideoError(str(error)) from None
-        except WorkerDied as error:
-            self._heartbeat()  # where the consumer had it killed, that is no error
-            raise VideoError(
-                f"{self.plan.path}: the decoding process died ({error.cause}); use `reader` pyav"
-            ) from None
-        finally:
-            worker.close()
+
+    def _describe_death(self, error: WorkerDied) -> str:
+        return f"{self.plan.path}: the decoding process died ({error.cause}); use `reader` pyav"
 
     def _job(self) -> DecodeJob:
         plan, index = self.plan, self.plan.probe.index
