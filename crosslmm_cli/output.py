@@ -227,13 +227,13 @@ class Output:
         """Remove the display; the next call of `progress` starts a new one."""
         stop_display()
 
+    @hold_interrupt()  # a line and its end are two writes
     def _to_stderr(self, text: str) -> None:
         text = text.translate(_CONTROL_CODES)
         progress = _display.progress
         if progress is not None:
             text = _wrap(text, progress.console.width)
-            with hold_interrupt():
-                progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
             width = _terminal_width() if sys.stderr.isatty() else None
             print(_wrap(text, width), file=sys.stderr, flush=True)

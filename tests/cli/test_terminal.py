@@ -116,8 +116,27 @@ def test_train_with_bad_data(checkpoint: Path, tmp_path: Path) -> None:
         assert terminal.wait() in (1, 2)
         assert b"loading the model" in terminal.raw
         assert "loading" not in terminal.screen
-        assert terminal.screen.startswith("crosslmm: ")
+        assert " ".join(terminal.screen.split()).startswith("crosslmm: ")  # a long path has a line
         assert terminal.screen.endswith("\n")
+
+
+def test_ctrl_c_where_a_line_has_no_end_yet(tmp_path: Path) -> None:
+    code = (
+        "import io, signal, sys\n"
+        "from crosslmm_cli import interrupt, output\n"
+        "class Pressing(io.TextIOWrapper):\n"
+        "    def write(self, text):\n"
+        "        super().write(text)\n"
+        "        if text == 'a line': self.flush(); signal.raise_signal(signal.SIGINT)\n"
+        "sys.stderr = Pressing(sys.stderr.buffer, line_buffering=True)\n"
+        "interrupt.install()\n"
+        "try: output.Output().notice('a line')\n"
+        "except KeyboardInterrupt: output.Output().error('interrupted')\n"
+    )
+    (tmp_path / "writing.py").write_text(code)
+    with Terminal(program=tmp_path / "writing.py") as terminal:
+        assert terminal.wait() == 0
+        assert terminal.screen == "a line\ncrosslmm: interrupted\n"
 
 
 def test_ctrl_c_of_train(checkpoint: Path, tmp_path: Path) -> None:
@@ -160,7 +179,7 @@ def test_ctrl_c_where_it_cannot_be_raised_says_nothing_else(tmp_path: Path) -> N
 def test_caption_and_both_ctrl_cs(clip: Path, checkpoint: Path, tmp_path: Path) -> None:
     for number in range(40):  # no copies, which are captioned once
         (tmp_path / f"{number:02}.mp4").write_bytes(clip.read_bytes() + bytes([number]))
-    options = ("-b", 4, "--readers", 0, "--max-new-tokens", 300, "--model", checkpoint)
+    options = ("-b", 4, "--readers", 0, "--max-new-tokens", 3000, "--model", checkpoint)
     with Terminal("caption", tmp_path, "-o", tmp_path / "out.jsonl", *options) as terminal:
         terminal.wait_for("captioning")
         terminal.press_ctrl_c()
