@@ -119,6 +119,7 @@ class _Run:
             code = 1
             try:
                 os.setpgid(0, 0)
+                _use_one_thread()  # before loading's threads race to renew the parent's pool
                 _announce(aim, sending)
                 _caption(clips, out, aim.format)
                 code = 0
@@ -188,13 +189,17 @@ def _caption(clips: Path, out: Path, format: Any) -> None:
 
 def _import_all() -> None:
     """Most of a run is importing, which the forked ones then need not do."""
-    import torch
-
-    torch.set_num_threads(1)
+    _use_one_thread()
     for name in ("captioning.run", "captioning.captioner", "inference.assistant"):
         import_module(f"crosslmm.{name}")
     for name in ("pyarrow.parquet", *(f"crosslmm.captioning.{aim.module}" for aim in AIMS)):
         import_module(name)
+
+
+def _use_one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
 
 
 def _lines(out: Path) -> dict[str, Any]:

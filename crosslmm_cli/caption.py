@@ -210,6 +210,7 @@ def caption(
             device=device, dtype=dtype, quantize=quantize, tokens_per_frame=tokens_per_frame
         ),
         on_notice=output.notice,
+        on_start=lambda: report.draw(),
     )
     if not run.summary.total and part is None:
         raise VideoError(f"{', '.join(found) or 'the list'}: no files to caption")

@@ -23,6 +23,11 @@ class CaptionReport:
         if self._output.draws_progress:
             self._output.progress("caption", 0, 0, label="preparing")
 
+    def draw(self) -> None:
+        """Show on a terminal how many are done."""
+        label = ", ".join(["captioning", *self._exceptions()])
+        self._output.progress("caption", self._summary.fresh, self._summary.to_do, label=label)
+
     def progress(self, result: CaptionResult) -> None:
         """Called for each result of the run."""
         if result.error is not None:
@@ -31,8 +36,7 @@ class CaptionReport:
             self._output.notice(result_line(result))
         summary = self._summary
         if self._output.draws_progress:
-            label = ", ".join(["captioning", *self._exceptions()])
-            self._output.progress("caption", summary.fresh, summary.to_do, label=label)
+            self.draw()
         elif self._output.wants_progress and time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + _LINE_EVERY
             pace = summary.seconds / summary.fresh

@@ -1,6 +1,7 @@
 """What a person sees: each command in a terminal of 80 columns, by its screen."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -182,6 +183,7 @@ def test_caption_and_both_ctrl_cs(clip: Path, checkpoint: Path, tmp_path: Path) 
     options = ("-b", 4, "--readers", 0, "--max-new-tokens", 3000, "--model", checkpoint)
     with Terminal("caption", tmp_path, "-o", tmp_path / "out.jsonl", *options) as terminal:
         terminal.wait_for("captioning")
+        time.sleep(2)  # until the batch is decoded; it is then generated for some 20 s
         terminal.press_ctrl_c()
         terminal.wait_for("stops immediately")
         terminal.press_ctrl_c()

@@ -54,6 +54,7 @@ def caption(
     workers: int | None = None,
     model_options: Mapping[str, Any] | None = None,
     on_notice: Callable[[str], None] | None = None,
+    on_start: Callable[[], None] | None = None,
     **sampling_options: Unpack[SamplingOptions],
 ) -> "CaptionRun":
     """Caption videos, lazily: iterate the run for a `CaptionResult` each, as they come.
@@ -65,6 +66,7 @@ def caption(
     - prompt to sampling (or its fields): see `CaptionOptions`; batch_size to compact: see
       `RunOptions`.
     - engine: "ray" spreads the work over a Ray cluster, with `workers` models.
+    - on_start: called once the model is loaded, as the first batch begins.
 
     A video that cannot be captioned gives a result with an `error`. Raises UsageError at once, and
     while iterating CrossLMMError where the run itself cannot go on.
@@ -124,4 +126,5 @@ def caption(
         output=output,
         unreadable=unreadable,
         on_notice=on_notice,
+        on_start=on_start,
     )

@@ -41,6 +41,7 @@ class CaptionRun:
         output: CaptionOutput | None,
         unreadable: Sequence[OSError] = (),
         on_notice: Callable[[str], None] | None = None,
+        on_start: Callable[[], None] | None = None,
     ) -> None:
         self.summary = Summary(total=len(sources) + len(unreadable))
         self._sources = sources
@@ -50,6 +51,7 @@ class CaptionRun:
         self._output = output
         self._unreadable = unreadable
         self._notice = on_notice or (lambda text: None)
+        self._on_start = on_start or (lambda: None)
         self._stopping = threading.Event()
         self._lock: Lock | None = None
         self._began = 0.0
@@ -141,6 +143,7 @@ class CaptionRun:
         if not todo:
             return
         self._captioning = True
+        self._on_start()
         results = self._engine.run(list(todo), stopping=self._stopping.is_set)
         try:
             for batch in results:
