@@ -17,13 +17,13 @@ from transformers import BatchFeature, ProcessorMixin
 from transformers.processing_utils import MultiModalData
 
 from crosslmm.auto import register_processor
-from crosslmm.chat_templates import RENDERED_TEMPLATE, chat_turn, render
 from crosslmm.configuration_crosslmm import CrossLMMConfig
-from crosslmm.frame_pixels import FramePixels, height_and_width
-from crosslmm.inert_text import make_inert, tokenize
 from crosslmm.limits import DEFAULT_FRAMES
 from crosslmm.merging import check_tokens_per_frame
-from crosslmm.processor_options import (
+from crosslmm.prompts.frame_pixels import FramePixels, height_and_width
+from crosslmm.prompts.inert_text import make_inert, tokenize
+from crosslmm.prompts.inputs import ClipInput, read_clip, visual_part
+from crosslmm.prompts.options import (
     FRAME_OPTIONS,
     KINDS,
     CallOptions,
@@ -31,8 +31,8 @@ from crosslmm.processor_options import (
     template_arguments,
     without_sampling,
 )
-from crosslmm.prompt_visuals import PromptVisuals
-from crosslmm.video_inputs import ClipInput, read_clip, visual_part
+from crosslmm.prompts.templates import RENDERED_TEMPLATE, chat_turn, render
+from crosslmm.prompts.visuals import PromptVisuals
 
 TimeLine = Literal["llava_video", "none"]
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")

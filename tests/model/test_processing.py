@@ -8,9 +8,9 @@ from tokenizers import processors
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from crosslmm.inert_text import remove_marks
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.processing_crosslmm import CrossLMMProcessor, Message, llava_video_time_line
+from crosslmm.prompts.inert_text import remove_marks
 from tests.support.tiny import CHAT_TEMPLATE, tiny_checkpoint, tiny_model, tiny_processor
 
 VIDEO = 4

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 import crosslmm
-from crosslmm import chat_templates
 from crosslmm.errors import CheckpointError
+from crosslmm.prompts import templates
 from tests.conftest import Finished
 from tests.support.tiny import tiny_model, tiny_processor
 
@@ -69,7 +69,7 @@ LARGE = {
 
 @pytest.mark.parametrize("kind", ENDLESS)
 def test_a_template_without_an_end_is_stopped(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chat_templates, "TEMPLATE_SECONDS", 1.0)
+    monkeypatch.setattr(templates, "TEMPLATE_SECONDS", 1.0)
     processor = tiny_processor(chat_template=ENDLESS[kind])
     with in_new_thread() as run:
         with pytest.raises(
@@ -123,18 +123,18 @@ def test_the_assistants_part_is_marked() -> None:
 
 def test_the_template_of_the_built_in_model_is_rendered_here() -> None:
     file = Path(crosslmm.__file__).parent / "demo" / "weights" / "chat_template.jinja"
-    assert file.read_text("utf-8") == chat_templates.PLAIN_TEMPLATE
+    assert file.read_text("utf-8") == templates.PLAIN_TEMPLATE
     with in_new_thread() as run:
-        prompt = run(tiny_processor(chat_template=chat_templates.PLAIN_TEMPLATE).prompt, "who?")
+        prompt = run(tiny_processor(chat_template=templates.PLAIN_TEMPLATE).prompt, "who?")
         assert "who?" in prompt
-        assert run(lambda: chat_templates._of_thread.renderer) is None
+        assert run(lambda: templates._of_thread.renderer) is None
 
 
 def test_a_thread_takes_its_process_along() -> None:
     processor = tiny_processor(chat_template=FOREIGN)
     with in_new_thread() as run:
         run(processor.prompt, "who?")
-        worker = run(lambda: chat_templates._of_thread.renderer).worker
+        worker = run(lambda: templates._of_thread.renderer).worker
         assert worker.alive
     gc.collect()
     assert not worker.alive

@@ -11,9 +11,9 @@ from tokenizers import AddedToken
 import crosslmm
 from crosslmm.checkpoints import catalog
 from crosslmm.checkpoints.loading import load_processor
-from crosslmm.inert_text import MARK, make_inert, tokenize
 from crosslmm.inference.assistant import Assistant
 from crosslmm.processing_crosslmm import CrossLMMProcessor
+from crosslmm.prompts.inert_text import MARK, make_inert, tokenize
 from crosslmm.training.conversation import ConversationFormat
 from crosslmm.training.records import Turn
 from tests.support.captioning import caption

@@ -8,10 +8,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from crosslmm.chat_templates import PLAIN_TEMPLATE
 from crosslmm.configuration_crosslmm import CrossLMMConfig
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.processing_crosslmm import CrossLMMProcessor
+from crosslmm.prompts.templates import PLAIN_TEMPLATE
 
 SPECIAL = ["<pad>", "<|im_start|>", "<|im_end|>", "<image>", "<video>"]
 CHAT_TEMPLATE = PLAIN_TEMPLATE

@@ -1,9 +1,9 @@
 """The demo's architecture: small enough to ship in a package, with every part that a CrossLMM has."""
 
-from crosslmm.chat_templates import PLAIN_TEMPLATE
 from crosslmm.configuration_crosslmm import CrossLMMConfig
 from crosslmm.demo.tokenizer import demo_tokenizer
 from crosslmm.processing_crosslmm import CrossLMMProcessor
+from crosslmm.prompts.templates import PLAIN_TEMPLATE
 from crosslmm.synthetic.scenes import FRAMES_NEEDED
 
 IMAGE_SIZE = 96

@@ -15,8 +15,8 @@ from PIL import Image
 
 from crosslmm.errors import UsageError, VideoError
 from crosslmm.options import Sampling
+from crosslmm.prompts.inputs import read_clip
 from crosslmm.video import Frame, Frames, SourceInfo
-from crosslmm.video_inputs import read_clip
 
 # A path, a binary file object, `Frames`, an array or tensor (T, H, W, 3) or (T, 3, H, W) of uint8, or
 # images. Arrays and tensors are of libraries that need not be there to say so.

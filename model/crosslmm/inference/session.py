@@ -11,7 +11,6 @@ import torch
 from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from crosslmm.errors import OutOfMemory, UsageError
-from crosslmm.inert_text import remove_marks
 from crosslmm.inference.answer import Answer, Timing, TokenCounts
 from crosslmm.inference.encoding import (
     EncodedVideo,
@@ -36,6 +35,7 @@ from crosslmm.merging import check_tokens_per_frame
 from crosslmm.modeling_crosslmm import VisualTokens
 from crosslmm.options import Sampling, SamplingOptions
 from crosslmm.processing_crosslmm import Message
+from crosslmm.prompts.inert_text import remove_marks
 from crosslmm.video import FrameStream, summary
 
 STILL = ("image", "frames")  # containers of what may be a still image

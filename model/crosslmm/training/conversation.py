@@ -10,10 +10,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from crosslmm.chat_templates import chat_turn
 from crosslmm.errors import CheckpointError, UsageError
-from crosslmm.inert_text import tokenize
 from crosslmm.processing_crosslmm import CrossLMMProcessor
+from crosslmm.prompts.inert_text import tokenize
+from crosslmm.prompts.templates import chat_turn
 from crosslmm.training.records import Form, Turn, form_of
 
 IGNORED = -100  # the label of a token that is not learned

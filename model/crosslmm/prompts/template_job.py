@@ -1,4 +1,4 @@
-"""The worker's side of `chat_templates`; it imports transformers as it starts."""
+"""The worker's side of `templates`; it imports transformers as it starts."""
 
 import json
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from typing import Any
 
 import transformers.utils.chat_template_utils  # noqa: F401
 
-from crosslmm.chat_templates import render_here
+from crosslmm.prompts.templates import render_here
 from crosslmm.video.worker import Payload
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from transformers.processing_utils import TextKwargs
 
-from crosslmm.frame_pixels import FramePixels
 from crosslmm.options import Sampling
+from crosslmm.prompts.frame_pixels import FramePixels
 
 _SAMPLING = {"num_frames", "fps", "do_sample_frames"}
 _OUTPUTS = {"return_tensors", "return_mm_token_type_ids", "return_text_replacement_offsets"}

@@ -42,7 +42,7 @@ RENDERED_TEMPLATE = (
     "{% generation %}{{ text }}{% endgeneration %}{% else %}{{ text }}{% endif %}{% endfor %}"
 )
 
-_HANDLER = "crosslmm.chat_template_job:render"
+_HANDLER = "crosslmm.prompts.template_job:render"
 
 # What a template's own expressions raise.
 _FAULTS = (TemplateError, ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError,

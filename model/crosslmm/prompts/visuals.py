@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from crosslmm.frame_pixels import FramePixels
-from crosslmm.video_inputs import ClipInput, split_batch
+from crosslmm.prompts.frame_pixels import FramePixels
+from crosslmm.prompts.inputs import ClipInput, split_batch
 
 
 @dataclass(frozen=True)
