@@ -12,7 +12,7 @@ from transformers.configuration_utils import SubConfigSpec
 
 from crosslmm.auto import register_config
 from crosslmm.limits import DEFAULT_FRAMES
-from crosslmm.merging import MERGERS, check_tokens_per_frame
+from crosslmm.merging import POOLINGS, check_tokens_per_frame
 from crosslmm.options import ProjectorOrder, T2VCache, V2VScope
 
 
@@ -22,7 +22,7 @@ class CrossLMMConfig(PreTrainedConfig):
 
     - `tokens_per_frame`: merged tokens per frame that the weights were trained with, a perfect
       square. Any other perfect square can be chosen at run time; the processor does.
-    - `merge_mode`: how tokens are merged, a name in `crosslmm.merging.MERGERS`: `area` averages;
+    - `merge_mode`: how tokens are merged, a name in `crosslmm.merging.POOLINGS`: `area` averages;
       `bilinear` samples (for checkpoints trained so), and to any other number than the trained one
       averages too.
     - `projector_order`: merge before projecting (the paper) or after (LLaVA-OneVision).
@@ -134,8 +134,8 @@ class CrossLMMConfig(PreTrainedConfig):
         """Called by transformers after construction; raises ValueError."""
         super().validate_architecture()
         check_tokens_per_frame(self.tokens_per_frame, self.patches_per_frame)
-        if self.merge_mode not in MERGERS:
-            raise ValueError(f"merge_mode={self.merge_mode!r} is not one of {', '.join(MERGERS)}")
+        if self.merge_mode not in POOLINGS:
+            raise ValueError(f"merge_mode={self.merge_mode!r} is not one of {', '.join(POOLINGS)}")
         layers = int(self.text.num_hidden_layers)
         if not 1 <= self.cross_attention_interval <= layers:
             raise ValueError(

@@ -12,7 +12,7 @@ from transformers.utils import can_return_tuple
 from crosslmm.configuration_crosslmm import CrossLMMConfig
 from crosslmm.cross_attention import DualCrossAttentionLayer, RMSNorm
 from crosslmm.limits import FRAMES_PER_CHUNK
-from crosslmm.merging import merge_tokens
+from crosslmm.merging import pool_tokens
 from crosslmm.vision import FrameBuffer, Projector, encode_frames, scatter_frames
 from crosslmm.visual_tokens import VisualTokens
 
@@ -61,9 +61,9 @@ class VisualEncoderMixin:
         features = FrameBuffer(len(pixel_values))
         for chunk in chunks:
             if config.projector_order == "merge_first":
-                merged = self.multi_modal_projector(merge_tokens(chunk, tokens_per_frame, mode))
+                merged = self.multi_modal_projector(pool_tokens(chunk, tokens_per_frame, mode))
             else:
-                merged = merge_tokens(self.multi_modal_projector(chunk), tokens_per_frame, mode)
+                merged = pool_tokens(self.multi_modal_projector(chunk), tokens_per_frame, mode)
             embeds.add(merged)
             if keep_features:
                 features.add(self.feature_norm(chunk))

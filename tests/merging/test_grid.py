@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from crosslmm.errors import UsageError
-from crosslmm.merging import MERGERS, check_tokens_per_frame, grid_side, merge_tokens
-from crosslmm.merging.grid import GridMerger
+from crosslmm.merging import POOLINGS, check_tokens_per_frame, grid_side, pool_tokens
+from crosslmm.merging.grid import GridPooling
 from tests.support.tiny import tiny_config, tiny_model
 
 
@@ -16,7 +16,7 @@ from tests.support.tiny import tiny_config, tiny_model
 )
 def test_area_merge_equals_a_loop_over_cells(grid: int, side: int) -> None:
     features = torch.randn(2, 3, grid * grid, 8, dtype=torch.float64)
-    merged = merge_tokens(features, side * side)
+    merged = pool_tokens(features, side * side)
     planes = features.view(2, 3, grid, grid, 8)
     for row in range(side):
         for column in range(side):
@@ -29,8 +29,8 @@ def test_area_merge_equals_a_loop_over_cells(grid: int, side: int) -> None:
 def test_plain_bilinear_merge_drops_what_area_keeps() -> None:
     features = torch.zeros(1, 81, 1)
     features[0, 40 + 2] = 1.0  # beside the centre, where bilinear 9x9 → 1 does not look
-    assert merge_tokens(features, 1, "bilinear").item() == 0
-    assert merge_tokens(features, 1, "area").item() == pytest.approx(1 / 81)
+    assert pool_tokens(features, 1, "bilinear").item() == 0
+    assert pool_tokens(features, 1, "area").item() == pytest.approx(1 / 81)
 
 
 @pytest.mark.parametrize("tokens", [0, 2, 36])
@@ -38,27 +38,27 @@ def test_merging_to_no_square_or_to_more_is_refused(tokens: int) -> None:
     with pytest.raises(
         ValueError, match=f"`tokens_per_frame` {tokens} is not a perfect square from 1 to 25"
     ):
-        merge_tokens(torch.zeros(25, 4), tokens)
+        pool_tokens(torch.zeros(25, 4), tokens)
 
 
-@pytest.mark.parametrize("method", sorted(MERGERS))
+@pytest.mark.parametrize("method", sorted(POOLINGS))
 def test_every_patch_kept_is_the_identity(method: str) -> None:
     features = torch.randn(2, 25, 4)
-    assert torch.equal(merge_tokens(features, 25, method), features)
+    assert torch.equal(pool_tokens(features, 25, method), features)
 
 
 def test_tokens_that_are_no_square_are_refused() -> None:
     with pytest.raises(ValueError, match="24 tokens of a frame are not a square grid"):
-        merge_tokens(torch.zeros(24, 4), 4)
+        pool_tokens(torch.zeros(24, 4), 4)
 
 
-class MaxMerger(GridMerger):
+class MaxPooling(GridPooling):
     def _pool(self, planes: torch.Tensor, side: int) -> torch.Tensor:
         return torch.nn.functional.adaptive_max_pool2d(planes, side)
 
 
 def test_a_registered_method_merges_to_every_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(MERGERS, "max", MaxMerger)
+    monkeypatch.setitem(POOLINGS, "max", MaxPooling)
     model = tiny_model(merge_mode="max", tokens_per_frame=4)
     pixels = torch.randn(2, 3, 30, 30)
     for tokens in (4, 1):

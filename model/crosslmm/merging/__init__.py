@@ -1,39 +1,63 @@
-"""Merging methods: from the patch tokens of a frame to the few merged tokens that stand for them.
+"""From a video's tokens to the few merged tokens that stand for them.
 
-A method is one file here and one line of `MERGERS`.
+Pooling makes a smaller square grid of each frame's, as checkpoints were trained (`POOLINGS`); a merger
+makes any number of tokens of all frames together, without training (`MERGERS`). Either is one file here
+and one line of its registry.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
+from crosslmm.merging.baselines import RandomMerger, UniformMerger
 from crosslmm.merging.grid import (
-    AreaMerger,
-    BilinearMerger,
+    AreaPooling,
+    BilinearPooling,
+    GridPooling,
     check_tokens_per_frame,
     grid_side,
 )
+from crosslmm.merging.merged import MergedTokens, Merger
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["MERGERS", "Merger", "check_tokens_per_frame", "grid_side", "merge_tokens"]
+__all__ = [
+    "MERGERS",
+    "POOLINGS",
+    "MergedTokens",
+    "Merger",
+    "check_tokens_per_frame",
+    "grid_side",
+    "merge_tokens",
+    "pool_tokens",
+]
 
-
-class Merger(Protocol):
-    """A merging method."""
-
-    def merge(self, tokens: "torch.Tensor", budget: int) -> "torch.Tensor":
-        """tokens: (..., N, W), those of a frame → merged tokens (..., budget, W). Raises ValueError
-        for a budget that the method cannot meet exactly."""
-        ...
-
+POOLINGS: dict[str, Callable[[], GridPooling]] = {
+    "area": AreaPooling,
+    "bilinear": BilinearPooling,
+}
 
 MERGERS: dict[str, Callable[[], Merger]] = {
-    "area": AreaMerger,
-    "bilinear": BilinearMerger,
+    "random": RandomMerger,
+    "uniform": UniformMerger,
 }
 
 
-def merge_tokens(tokens: "torch.Tensor", budget: int, method: str = "area") -> "torch.Tensor":
-    """`Merger.merge` by the name of a method in `MERGERS`."""
-    return MERGERS[method]().merge(tokens, budget)
+def pool_tokens(tokens: "torch.Tensor", count: int, method: str = "area") -> "torch.Tensor":
+    """`GridPooling.pool` by the name of a method in `POOLINGS`."""
+    return POOLINGS[method]().pool(tokens, count)
+
+
+def merge_tokens(
+    tokens: "torch.Tensor",
+    budget: int,
+    method: str,
+    *,
+    importance: "torch.Tensor | None" = None,
+) -> MergedTokens:
+    """`Merger.merge` by the name of a method in `MERGERS`. Raises ValueError for a budget below 1 or
+    above the number of tokens."""
+    count = tokens.shape[0] * tokens.shape[1]
+    if not 1 <= budget <= count:
+        raise ValueError(f"{count:,} tokens cannot be merged to {budget:,}")
+    return MERGERS[method]().merge(tokens, budget, importance=importance)

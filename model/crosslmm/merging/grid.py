@@ -32,28 +32,28 @@ def check_tokens_per_frame(
     return tokens
 
 
-class GridMerger:
+class GridPooling:
     """Pools the square grid of a frame's patches to a smaller square grid, without parameters."""
 
-    def merge(self, tokens: "torch.Tensor", budget: int) -> "torch.Tensor":
-        """tokens: (..., N, W) → (..., budget, W); both N and budget perfect squares, budget at most
-        N. Raises ValueError."""
+    def pool(self, tokens: "torch.Tensor", count: int) -> "torch.Tensor":
+        """tokens: (..., N, W) → (..., count, W); both N and count perfect squares, count at most N.
+        Raises ValueError."""
         *lead, patches, width = tokens.shape
         grid = grid_side(patches)
         if grid is None:
             raise ValueError(f"{patches} tokens of a frame are not a square grid")
-        side = math.isqrt(check_tokens_per_frame(budget, patches))
+        side = math.isqrt(check_tokens_per_frame(count, patches))
         if side == grid:
             return tokens
         planes = tokens.reshape(-1, grid, grid, width).permute(0, 3, 1, 2)  # (F, W, grid, grid)
         planes = self._pool(planes, side)
-        return planes.flatten(2).transpose(1, 2).reshape(*lead, budget, width)
+        return planes.flatten(2).transpose(1, 2).reshape(*lead, count, width)
 
     def _pool(self, planes: "torch.Tensor", side: int) -> "torch.Tensor":
         raise NotImplementedError
 
 
-class AreaMerger(GridMerger):
+class AreaPooling(GridPooling):
     """Averages over the cells of the new grid; cells of uneven grids share border patches, as
     `adaptive_avg_pool2d` has it."""
 
@@ -66,7 +66,7 @@ class AreaMerger(GridMerger):
         return pooled.to(planes.device)
 
 
-class BilinearMerger(GridMerger):
+class BilinearPooling(GridPooling):
     """Samples two patches by two at each new point and drops the rest; right only for weights trained
     with it."""
 
