@@ -1,13 +1,13 @@
 """`crosslmm ask`: questions about a video, answered as they are generated."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from crosslmm.checkpoints import catalog
 from crosslmm.errors import UnfamiliarFootage, VideoError
 from crosslmm.limits import FILE_TIMEOUT, MAX_PIXELS
-from crosslmm.options import Sampling
+from crosslmm.options import MAX_NEW_TOKENS, GenerationKeywords, Sampling, check_generation
 from crosslmm_cli import options
 from crosslmm_cli.inputs import check_video, read_questions
 from crosslmm_cli.loading import decode_ahead, demo_refusal, load_assistant, notice_of_demo
@@ -34,7 +34,7 @@ def ask(
     quantize: options.QuantizeOption = "auto",
     device: options.DeviceOption = None,
     dtype: options.DtypeOption = "auto",
-    max_new_tokens: options.MaxNewTokensOption = None,
+    max_new_tokens: options.MaxNewTokensOption = MAX_NEW_TOKENS,
     temperature: options.TemperatureOption = 0.0,
     seed: options.SeedOption = None,
     as_json: options.JsonOption = False,
@@ -47,6 +47,10 @@ def ask(
     encoded once for all questions.
     """
     output = Output(as_json=as_json, quiet=quiet, progress=not no_progress)
+    generation = GenerationKeywords(
+        max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
+    )
+    check_generation(**generation)
     questions = read_questions(questions)
     sampling = Sampling(
         frames=frames,
@@ -72,6 +76,7 @@ def ask(
             frames=sampling.most_frames,
             announce=False,
             stream=stream,
+            questions=questions,
         )
         origin = catalog.default_model(model).origin
         try:
@@ -91,9 +96,6 @@ def ask(
     for warning in session.warnings:
         output.notice(f"warning: {warning}")
 
-    generation: dict[str, Any] = {"temperature": temperature, "seed": seed}
-    if max_new_tokens is not None:
-        generation["max_new_tokens"] = max_new_tokens
     for number, question in enumerate(questions):
         if len(questions) > 1 and output.on_terminal and not as_json:
             output.notice(f"{chr(10) if number else ''}> {question}")

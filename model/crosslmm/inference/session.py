@@ -21,7 +21,6 @@ from crosslmm.inference.encoding import (
 )
 from crosslmm.inference.finite import BrokenRows, not_finite
 from crosslmm.inference.generation import (
-    GenerationKeywords,
     GenerationOptions,
     TokenStream,
     decode_answer,
@@ -33,7 +32,7 @@ from crosslmm.inference.response import Response
 from crosslmm.inference.runtime import Progress, Runtime
 from crosslmm.merging import check_tokens_per_frame
 from crosslmm.modeling_crosslmm import VisualTokens
-from crosslmm.options import Sampling, SamplingOptions
+from crosslmm.options import GenerationKeywords, Sampling, SamplingOptions
 from crosslmm.processing_crosslmm import Message
 from crosslmm.prompts.inert_text import remove_marks
 from crosslmm.video import FrameStream, summary
