@@ -10,8 +10,10 @@ from dataclasses import dataclass, replace
 from crosslmm.checkpoints import catalog
 from crosslmm.checkpoints.cache import DISK_MARGIN, begun, free_disk, hub_cache
 from crosslmm.checkpoints.published import LICENSES
+from crosslmm.cost.budget import most_frames
 from crosslmm.cost.memory import memory_needed, weight_parts
-from crosslmm.cost.profile import Settings, most_frames, profile
+from crosslmm.cost.profile import profile
+from crosslmm.cost.settings import Settings
 from crosslmm.cost.shape import PUBLISHED, ModelShape
 from crosslmm.errors import CheckpointError
 from crosslmm.files import gigabytes
