@@ -1,17 +1,33 @@
 """`crosslmm ask`: questions about a video, answered as they are generated."""
 
-from typing import Annotated, Any
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Annotated, Any, Literal
 
 import typer
 
 from crosslmm.checkpoints import catalog
-from crosslmm.errors import UnfamiliarFootage, VideoError
+from crosslmm.errors import UnfamiliarFootage, UsageError, VideoError
 from crosslmm.limits import FILE_TIMEOUT, MAX_PIXELS
 from crosslmm.options import Sampling
 from crosslmm_cli import options
 from crosslmm_cli.inputs import check_video, read_questions
 from crosslmm_cli.loading import decode_ahead, demo_refusal, load_assistant, notice_of_demo
 from crosslmm_cli.output import Output
+
+MAX: Literal["max"] = "max"
+
+
+def frames_or_max(given: str) -> int | Literal["max"]:
+    if given.strip() == MAX:
+        return MAX
+    try:
+        count = int(given)
+    except ValueError:
+        raise typer.BadParameter(f"{given!r} is not a whole number, nor max") from None
+    if count < 1:
+        raise typer.BadParameter(f"{count} is not in the range x>=1.")
+    return count
 
 
 def ask(
@@ -21,7 +37,24 @@ def ask(
         typer.Argument(metavar="QUESTION", help="One or more; - reads one from stdin."),
     ],
     model: options.ModelOption = None,
-    frames: options.FramesOption = None,
+    frames: Annotated[
+        Any,
+        typer.Option(
+            "--frames",
+            "-n",
+            parser=frames_or_max,
+            metavar="N|max",
+            help="Number of frames, evenly spaced in time; max: as many as fit.",
+        ),
+    ] = None,
+    fit: Annotated[
+        str | None,
+        typer.Option(
+            "--fit",
+            metavar="SIZE",
+            help="Use as many frames as fit in this much memory, weights included: 8GB.",
+        ),
+    ] = None,
     fps: options.FpsOption = None,
     max_frames: options.MaxFramesOption = None,
     start: options.StartOption = None,
@@ -48,8 +81,12 @@ def ask(
     """
     output = Output(as_json=as_json, quiet=quiet, progress=not no_progress)
     questions = read_questions(questions)
+    if fit is not None and (frames is not None or fps is not None):
+        raise UsageError("--fit finds the number of frames: it excludes --frames and --fps")
+    memory = options.memory_size("--fit", fit) if fit is not None else None
+    fills_memory = fit is not None or frames == MAX
     sampling = Sampling(
-        frames=frames,
+        frames=None if frames == MAX else frames,
         fps=fps,
         max_frames=max_frames,
         start=start,
@@ -61,7 +98,8 @@ def ask(
     )
     check_video(video, sampling)
 
-    with decode_ahead(video, sampling, model) as stream:
+    ahead = nullcontext() if fills_memory else decode_ahead(video, sampling, model)
+    with ahead as stream:
         assistant = load_assistant(
             output,
             model=model,
@@ -73,6 +111,8 @@ def ask(
             announce=False,
             stream=stream,
         )
+        if fills_memory:
+            sampling = replace(sampling, frames=assistant.most_frames(memory))
         origin = catalog.default_model(model).origin
         try:
             session = assistant.open_video(

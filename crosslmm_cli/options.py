@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from crosslmm.cost.budget import parse_size
+from crosslmm.errors import UsageError
 from crosslmm.options import Dtype, Quantization, ReaderName, Seek
 from crosslmm_cli import completion
 
@@ -18,6 +20,13 @@ def seconds(text: str) -> float:
     if match is None or (match[2] and float(match[3]) >= 60) or (match[1] and int(match[2]) >= 60):
         raise typer.BadParameter(f"{text!r} is not a time: use seconds, M:SS or H:MM:SS")
     return int(match[1] or 0) * 3600 + int(match[2] or 0) * 60 + float(match[3])
+
+
+def memory_size(flag: str, given: str) -> int:
+    """Bytes of a size with its unit: nobody means 24 bytes. Raises UsageError."""
+    if given.strip().replace(".", "", 1).isdigit():
+        raise UsageError(f"{flag} {given}: needs a unit; did you mean {given.strip()}GB?")
+    return parse_size(given)
 
 
 def _above_zero(value: float | None) -> float | None:

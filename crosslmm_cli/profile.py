@@ -8,7 +8,7 @@ import typer
 
 from crosslmm.checkpoints import catalog
 from crosslmm.cost import profile as cost
-from crosslmm.cost.budget import parse_compute, parse_size
+from crosslmm.cost.budget import parse_compute
 from crosslmm.cost.chart import check_chart_path, draw
 from crosslmm.cost.measured import MEASURED_FRAMES, Measured
 from crosslmm.cost.profile import FRAMES, find_shape, reshape
@@ -194,7 +194,7 @@ def profile(
         "frames": frames or (MEASURED_FRAMES if measure else FRAMES),
         "tokens_per_frame": tokens_per_frame or (),
     }
-    memory = _parse_budget(fits) if fits is not None else None
+    memory = options.memory_size("--fits", fits) if fits is not None else None
     if plot:
         check_chart_path(plot)
     if measure:
@@ -266,13 +266,6 @@ def _show_budget(
         output.record({**record, "rows": [], "macs_per_second": rate})
     else:
         output.text(budget_text(profile, compute, rate))
-
-
-def _parse_budget(given: str) -> int:
-    """A size with its unit: nobody means 24 bytes."""
-    if given.strip().replace(".", "", 1).isdigit():
-        raise UsageError(f"--fits {given}: needs a unit; did you mean {given.strip()}GB?")
-    return parse_size(given)
 
 
 class _Estimates(NamedTuple):

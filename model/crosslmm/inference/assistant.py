@@ -27,7 +27,7 @@ from crosslmm.inference.answer import Answer
 from crosslmm.inference.encoding import memory_errors
 from crosslmm.inference.generation import GenerationKeywords
 from crosslmm.inference.given import VideoLike
-from crosslmm.inference.memory_check import check_memory, estimate_memory
+from crosslmm.inference.memory_check import check_memory, estimate_memory, frames_that_fit
 from crosslmm.inference.question import check_questions
 from crosslmm.inference.response import Response
 from crosslmm.inference.runtime import Notice, Progress, Runtime
@@ -273,6 +273,14 @@ class Assistant:
             stream=stream,
             questions=questions,
         )
+
+    def most_frames(self, memory: int | None = None) -> int:
+        """The most frames of a video that fit into the model's context and into `memory` bytes, its
+        weights included; into what is free on the device where no memory is given.
+
+        An estimate, of tensors alone; see `docs/cost.md`. Raises UsageError where not one fits.
+        """
+        return frames_that_fit(self.runtime, memory)
 
     def check_questions(self, questions: Iterable[str]) -> None:
         """Raise UsageError for a question that does not fit into the model's context."""
