@@ -9,12 +9,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from crosslmm.merging.baselines import RandomMerger, UniformMerger
+from crosslmm.merging.cells import AreaMerger, WeightedMerger
+from crosslmm.merging.folder import FolderMerger
 from crosslmm.merging.grid import (
-    AreaPooling,
-    BilinearPooling,
-    GridPooling,
+    POOLINGS,
     check_tokens_per_frame,
     grid_side,
+    nearest_cells,
+    pool_tokens,
 )
 from crosslmm.merging.merged import MergedTokens, Merger
 
@@ -29,23 +31,17 @@ __all__ = [
     "check_tokens_per_frame",
     "grid_side",
     "merge_tokens",
+    "nearest_cells",
     "pool_tokens",
 ]
 
-POOLINGS: dict[str, Callable[[], GridPooling]] = {
-    "area": AreaPooling,
-    "bilinear": BilinearPooling,
-}
-
 MERGERS: dict[str, Callable[[], Merger]] = {
+    "area": AreaMerger,
+    "weighted": WeightedMerger,
+    "folder": FolderMerger,
     "random": RandomMerger,
     "uniform": UniformMerger,
 }
-
-
-def pool_tokens(tokens: "torch.Tensor", count: int, method: str = "area") -> "torch.Tensor":
-    """`GridPooling.pool` by the name of a method in `POOLINGS`."""
-    return POOLINGS[method]().pool(tokens, count)
 
 
 def merge_tokens(
