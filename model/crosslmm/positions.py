@@ -13,6 +13,7 @@ import torch
 
 from crosslmm.configuration_crosslmm import CrossLMMConfig
 from crosslmm.limits import VIDEO_CONTEXT
+from crosslmm.ragged_tokens import RaggedTokens
 from crosslmm.visual_tokens import VisualTokens
 
 
@@ -38,13 +39,15 @@ def trained_cells(tokens: int, trained: int) -> list[int]:
 
 
 def shift_positions(
-    config: CrossLMMConfig, visual: VisualTokens, is_merged: torch.Tensor
+    config: CrossLMMConfig, visual: VisualTokens | RaggedTokens, is_merged: torch.Tensor
 ) -> PositionShift | None:
     """The shift of a pass that holds merged tokens; None where the frames take as many as trained.
 
     is_merged: (B, L), True at the merged tokens. Videos that would take more than `VIDEO_CONTEXT` of
     the language model's context are fitted into it: their positions are scaled down, to fractions.
     """
+    if isinstance(visual, RaggedTokens):
+        return _shift_ragged(config, visual, is_merged)
     tokens, trained = visual.embeds.shape[2], config.tokens_per_frame
     if tokens == trained:
         return None
@@ -58,7 +61,7 @@ def shift_positions(
     cells = torch.tensor(trained_cells(tokens, trained), device=merged.device)
     grid = index // tokens * trained + cells[index % tokens]
     text, end = merged // tokens * trained, frames * trained  # in trained cells, so far
-    room = int(VIDEO_CONTEXT * int(config.text.max_position_embeddings))
+    room = _room(config)
     if (visual.total_frames or visual.embeds.shape[1]) * trained > room:
         scale = (room / end.clamp(min=1)).clamp(max=1.0)
         grid, text, end = grid * scale, (text * scale).ceil(), (end * scale).ceil()
@@ -66,3 +69,32 @@ def shift_positions(
         tokens=torch.where(is_merged, grid - index, text - merged),
         following=end - frames * tokens,
     )
+
+
+def _shift_ragged(
+    config: CrossLMMConfig, visual: RaggedTokens, is_merged: torch.Tensor
+) -> PositionShift | None:
+    """As `shift_positions`: each token stands at its own place of the trained grids."""
+    ends = [frames * visual.pooled for frames in visual.frames]
+    kept = visual.all_counts
+    if kept == ends:
+        return None
+    device = is_merged.device
+    merged = is_merged.cumsum(dim=1)  # (B, L), up to here, in this pass
+    index = (merged - 1).clamp(min=0)
+    place = visual.padded_places().to(device).gather(1, index)
+    count = torch.tensor(kept, device=device)[:, None]
+    end = torch.tensor(ends, device=device)[:, None]
+    room = _room(config)
+    if max(ends) > room:
+        scale = (room / end.clamp(min=1)).clamp(max=1.0)
+        place, end = place * scale, (end * scale).ceil()
+    following = end - count
+    # Words are before the video, or after all of it.
+    text = torch.where(merged + visual.first == count, following, torch.zeros_like(following))
+    shift = torch.where(is_merged, place - (index + visual.first), text)
+    return PositionShift(tokens=shift, following=following)
+
+
+def _room(config: CrossLMMConfig) -> int:
+    return int(VIDEO_CONTEXT * int(config.text.max_position_embeddings))

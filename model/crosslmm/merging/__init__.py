@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from crosslmm.merging.baselines import RandomMerger, UniformMerger
+from crosslmm.merging.budget import TokenBudget, check_merging, choose_budget
 from crosslmm.merging.grid import (
     AreaPooling,
     BilinearPooling,
@@ -26,7 +27,10 @@ __all__ = [
     "POOLINGS",
     "MergedTokens",
     "Merger",
+    "TokenBudget",
+    "check_merging",
     "check_tokens_per_frame",
+    "choose_budget",
     "grid_side",
     "merge_tokens",
     "pool_tokens",
