@@ -9,6 +9,7 @@ import typer
 from crosslmm.checkpoints import catalog
 from crosslmm.errors import UnfamiliarFootage, UsageError, VideoError
 from crosslmm.limits import FILE_TIMEOUT, MAX_PIXELS
+from crosslmm.merging import MERGERS, check_merging
 from crosslmm.options import Sampling
 from crosslmm_cli import options
 from crosslmm_cli.inputs import check_video, read_questions
@@ -64,6 +65,8 @@ def ask(
     max_pixels: options.MaxPixelsOption = MAX_PIXELS,
     file_timeout: options.FileTimeoutOption = FILE_TIMEOUT,
     tokens_per_frame: options.TokensPerFrameOption = None,
+    merge: options.MergeOption = None,
+    keep: options.KeepOption = None,
     quantize: options.QuantizeOption = "auto",
     device: options.DeviceOption = None,
     dtype: options.DtypeOption = "auto",
@@ -83,6 +86,11 @@ def ask(
     questions = read_questions(questions)
     if fit is not None and (frames is not None or fps is not None):
         raise UsageError("--fit finds the number of frames: it excludes --frames and --fps")
+    check_merging(
+        merge=merge, keep=keep, tokens_per_frame=tokens_per_frame, methods=MERGERS, error=UsageError
+    )
+    if merge is not None and (fit is not None or frames == MAX):
+        raise UsageError("--merge needs a number of frames: it excludes --fit and --frames max")
     memory = options.memory_size("--fit", fit) if fit is not None else None
     fills_memory = fit is not None or frames == MAX
     sampling = Sampling(
@@ -106,7 +114,7 @@ def ask(
             device=device,
             dtype=dtype,
             quantize=quantize,
-            tokens_per_frame=tokens_per_frame,
+            tokens_per_frame=None if merge else tokens_per_frame,
             frames=sampling.most_frames,
             announce=False,
             stream=stream,
@@ -118,6 +126,9 @@ def ask(
             session = assistant.open_video(
                 video,
                 sampling,
+                tokens_per_frame=tokens_per_frame,
+                merge=merge,
+                keep=keep,
                 allow_unfamiliar=origin != "built-in",
                 on_progress=output.progress,
                 stream=stream,
@@ -128,6 +139,8 @@ def ask(
     output.finish_progress()
     notice_of_demo(output, origin)
     output.notice(session.summary)
+    if merge is not None:
+        output.notice(session.merged)
     for warning in session.warnings:
         output.notice(f"warning: {warning}")
 

@@ -44,6 +44,13 @@ def tasks(incomplete: str) -> list[str]:
     return _matching(TASKS, incomplete)
 
 
+def mergers(incomplete: str) -> list[str]:
+    """What `--merge` takes."""
+    from crosslmm.merging import MERGERS
+
+    return _matching(MERGERS, incomplete)
+
+
 def training_recipes(incomplete: str) -> list[str]:
     """What `train` takes, besides files."""
     with suppress(ImportError):  # the train extra

@@ -33,16 +33,6 @@ from crosslmm_cli.loading import check_model, load_assistant
 from crosslmm_cli.output import Output
 
 
-def parse_numbers(given: str) -> list[int]:
-    """Whole numbers separated by commas."""
-    try:
-        return [int(part) for part in given.split(",")]
-    except ValueError:
-        raise typer.BadParameter(
-            f"{given!r} is not a list of whole numbers, such as 64,256"
-        ) from None
-
-
 def profile(
     model: Annotated[
         str | None,
@@ -58,13 +48,13 @@ def profile(
     ] = None,
     frames: Annotated[
         Any,
-        typer.Option("--frames", "-n", parser=parse_numbers, metavar="N,N", help="Frame counts."),
+        typer.Option("--frames", "-n", parser=options.numbers, metavar="N,N", help="Frame counts."),
     ] = None,
     tokens_per_frame: Annotated[
         Any,
         typer.Option(
             "--tokens-per-frame",
-            parser=parse_numbers,
+            parser=options.numbers,
             metavar="N,N",
             help="Merged tokens per frame, square numbers.",
             show_default="the model's own",

@@ -12,6 +12,7 @@ from crosslmm.inference.encoding import encode_video
 from crosslmm.inference.generation import GenerationOptions
 from crosslmm.inference.prefix import VideoPrefix
 from crosslmm.inference.session import VideoSession
+from crosslmm.merging import TokenBudget
 from crosslmm.options import Sampling
 from crosslmm.video import FrameStream
 from tests.support.threads import no_thread_within
@@ -155,7 +156,7 @@ def test_a_conversation_goes_on_after_the_same_video(assistant: Assistant, clip:
 
 
 def test_nothing_is_asked_before_the_video_is_prefilled(assistant: Assistant, clip: Path) -> None:
-    encoded = encode_video(assistant.runtime, clip, Sampling(frames=2), tokens_per_frame=4)
+    encoded = encode_video(assistant.runtime, clip, Sampling(frames=2), budget=TokenBudget(4))
     video = VideoSession(
         assistant.runtime, "v", encoded, sampling=Sampling(frames=2),
         tokens_per_frame=4, started=0.0,

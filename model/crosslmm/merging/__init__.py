@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from crosslmm.merging.baselines import RandomMerger, UniformMerger
+from crosslmm.merging.budget import TokenBudget, check_merging, choose_budget
 from crosslmm.merging.cells import AreaMerger, WeightedMerger
 from crosslmm.merging.folder import FolderMerger
 from crosslmm.merging.grid import (
@@ -28,7 +29,10 @@ __all__ = [
     "POOLINGS",
     "MergedTokens",
     "Merger",
+    "TokenBudget",
+    "check_merging",
     "check_tokens_per_frame",
+    "choose_budget",
     "grid_side",
     "merge_tokens",
     "nearest_cells",
