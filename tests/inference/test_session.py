@@ -159,7 +159,7 @@ def test_nothing_is_asked_before_the_video_is_prefilled(assistant: Assistant, cl
     encoded = encode_video(assistant.runtime, clip, Sampling(frames=2), budget=TokenBudget(4))
     video = VideoSession(
         assistant.runtime, "v", encoded, sampling=Sampling(frames=2),
-        tokens_per_frame=4, started=0.0,
+        budget=TokenBudget(4), started=0.0,
     )  # fmt: skip
     with pytest.raises(RuntimeError, match="not prefilled"):
         video.ask("what?")
