@@ -12,6 +12,7 @@ from crosslmm.limits import FILE_TIMEOUT, MAX_PIXELS
 from crosslmm.merging import MERGERS, check_merging
 from crosslmm.options import Sampling
 from crosslmm_cli import options
+from crosslmm_cli.frame_list import read_frame_list
 from crosslmm_cli.inputs import check_video, read_questions
 from crosslmm_cli.loading import decode_ahead, demo_refusal, load_assistant, notice_of_demo
 from crosslmm_cli.output import Output
@@ -58,6 +59,7 @@ def ask(
     ] = None,
     fps: options.FpsOption = None,
     max_frames: options.MaxFramesOption = None,
+    frames_at: options.FramesAtOption = None,
     start: options.StartOption = None,
     end: options.EndOption = None,
     reader: options.ReaderOption = "auto",
@@ -83,6 +85,7 @@ def ask(
     encoded once for all questions.
     """
     output = Output(as_json=as_json, quiet=quiet, progress=not no_progress)
+    at = read_frame_list(frames_at, questions)
     questions = read_questions(questions)
     if fit is not None and (frames is not None or fps is not None):
         raise UsageError("--fit finds the number of frames: it excludes --frames and --fps")
@@ -97,6 +100,7 @@ def ask(
         frames=None if frames == MAX else frames,
         fps=fps,
         max_frames=max_frames,
+        at=at,
         start=start,
         end=end,
         reader=reader,

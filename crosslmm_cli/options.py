@@ -72,6 +72,14 @@ MaxFramesOption = Annotated[
     int | None,
     typer.Option("--max-frames", metavar="N", min=1, help="Maximum number of frames."),
 ]
+FramesAtOption = Annotated[
+    str | None,
+    typer.Option(
+        "--frames-at",
+        metavar="FILE",
+        help="Exactly these frames, one per line: 12.5, 1:05 or #120 (its index); - reads stdin.",
+    ),
+]
 StartOption = Annotated[
     float | None,
     typer.Option(
