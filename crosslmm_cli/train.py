@@ -23,8 +23,8 @@ def train(
         typer.Argument(
             metavar="RECIPE",
             autocompletion=completion.training_recipes,
-            help="align-2b, tune-2b, align-7b, tune-7b, a YAML file, or demo, which trains the "
-            "built-in model from scratch.",
+            help="align-2b, tune-2b, align-7b, tune-7b, distill, a YAML file, or demo, which trains "
+            "the built-in model from scratch.",
         ),
     ],
     out: Annotated[
@@ -40,7 +40,7 @@ def train(
             "-m",
             metavar="MODEL",
             autocompletion=completion.model_names,
-            help="Model to start from: a folder or a Hub id.",
+            help="Model to start from: a folder or a Hub id. For distill, the teacher unless given.",
         ),
     ] = None,
     data: Annotated[
@@ -51,7 +51,11 @@ def train(
     ] = None,
     eval_data: Annotated[
         Path | None,
-        typer.Option("--eval-data", metavar="FILE", help="Evaluate on this data during training."),
+        typer.Option(
+            "--eval-data",
+            metavar="FILE",
+            help="Evaluate on this data during training; for distill, on a folder of videos.",
+        ),
     ] = None,
     video_folder: Annotated[
         Path | None,
@@ -60,6 +64,28 @@ def train(
             metavar="DIR",
             help="Folder that paths in the data are relative to.",
             show_default="the folder of the data file",
+        ),
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            "--teacher",
+            metavar="MODEL",
+            autocompletion=completion.model_names,
+            help="distill: the model whose answers are learned, such as LLaVA-OneVision.",
+        ),
+    ] = None,
+    videos: Annotated[
+        Path | None,
+        typer.Option("--videos", metavar="DIR", help="distill: folder of videos, without labels."),
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            "--prompts",
+            metavar="FILE",
+            help="distill: what the teacher is asked, one prompt per line.",
+            show_default="50 general prompts",
         ),
     ] = None,
     changes: Annotated[
@@ -80,19 +106,29 @@ def train(
     """Train a model with the paper's two stages or your own recipe."""
     output = Output(as_json=as_json, quiet=quiet, progress=not no_progress)
     if recipe == "demo":
-        if model or data or eval_data or video_folder or dry_run:
+        if model or data or eval_data or video_folder or dry_run or teacher or videos or prompts:
             raise UsageError(
                 "demo: trains from scratch on generated data; besides --out it takes only --set"
             )
         _train_demo(output, out, changes or [])
         return
-    if model is None or data is None:
-        raise UsageError(
-            f"{recipe}: needs --model, the model to start from, and --data, the training data"
-        )
     from crosslmm.training.recipe import load_recipe
 
     chosen = load_recipe(recipe, changes or [])
+    if chosen.stage == "distill":
+        if data or video_folder:
+            raise UsageError(f"{recipe}: takes videos, by --videos, in place of --data")
+        if teacher is None or videos is None:
+            raise UsageError(
+                f"{recipe}: needs --teacher, a model, and --videos, a folder of videos"
+            )
+        model, data = model or teacher, videos
+    elif teacher or videos or prompts:
+        raise UsageError("--teacher, --videos and --prompts are for the distill stage")
+    elif model is None or data is None:
+        raise UsageError(
+            f"{recipe}: needs --model, the model to start from, and --data, the training data"
+        )
     output.progress("load", 0, 0)
     from crosslmm.training.run import train as run
 
@@ -110,7 +146,12 @@ def train(
             out=out,
             eval_data=eval_data,
             media_folder=video_folder,
+            teacher=teacher,
+            prompts=prompts,
             on_start=begin,
+            on_answers=lambda progress: output.progress(
+                "answers", progress.done, progress.total, label="the teacher answers"
+            ),
             on_progress=lambda progress: _show_progress(output, progress),
             dry_run=dry_run,
         )
