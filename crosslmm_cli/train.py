@@ -11,6 +11,7 @@ from crosslmm_cli import completion, interrupt, options
 from crosslmm_cli.output import Output
 
 if TYPE_CHECKING:
+    from crosslmm.training.answers import AnswerProgress
     from crosslmm.training.run import RunPlan
     from crosslmm.training.trainer import TrainingProgress
 
@@ -149,9 +150,7 @@ def train(
             teacher=teacher,
             prompts=prompts,
             on_start=begin,
-            on_answers=lambda progress: output.progress(
-                "answers", progress.done, progress.total, label="the teacher answers"
-            ),
+            on_answers=lambda progress: _show_answers(output, progress),
             on_progress=lambda progress: _show_progress(output, progress),
             dry_run=dry_run,
         )
@@ -188,6 +187,12 @@ def _show_plan(output: Output, plan: "RunPlan") -> None:
         output.notice("already complete")
     elif plan.resumed_at:
         output.notice(f"resuming from step {plan.resumed_at:,}")
+
+
+def _show_answers(output: Output, progress: "AnswerProgress") -> None:
+    output.progress("answers", progress.done, progress.total, label="the teacher answers")
+    if progress.done == progress.total:
+        output.finish_progress()
 
 
 def _show_progress(output: Output, progress: "TrainingProgress") -> None:

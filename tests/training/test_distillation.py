@@ -121,6 +121,7 @@ class TestLearning:
         (plan,) = plans
         assert {part.name for part in plan.parts if part.trained} == changed
         assert "16 tokens per frame; student: 1, 1 by default" in plan.notes[0]
+        assert "estimated memory per device" in plan.notes[1]
 
     def test_the_new_checkpoint_answers_with_fewer_tokens_and_keeps_its_positions(
         self, start: Path, videos: Path, tmp_path: Path

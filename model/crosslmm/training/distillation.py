@@ -5,7 +5,9 @@ The teacher first answers generic prompts (`answers.py`). Then the student's cro
 until the next token of each answer has the distribution that the teacher gives it.
 """
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,11 @@ from torch.nn import functional as F
 
 from crosslmm.checkpoints import catalog, loading
 from crosslmm.checkpoints.headers import part_of
+from crosslmm.configuration_crosslmm import CrossLMMConfig
+from crosslmm.cost.distillation import distill_memory
+from crosslmm.cost.shape import ModelShape
 from crosslmm.errors import UsageError
+from crosslmm.files import gigabytes
 from crosslmm.fingerprint import settings_hash
 from crosslmm.inference.runtime import Runtime
 from crosslmm.merging import check_tokens_per_frame, pool_tokens
@@ -103,8 +109,33 @@ class Distillation:
         notes = (
             f"teacher: {self._full} tokens per frame; student: {_listed(self._counts)}, "
             f"{usual} by default",
+            self._memory_note(config),
         )
         return Prepared(Student(network), model, config, dtype, notes)
+
+    def _memory_note(self, config: CrossLMMConfig) -> str:
+        """An estimate for a device, of videos with the most frames that the recipe names."""
+        recipe = self.recipe
+        shape = ModelShape.from_config(json.loads(config.to_json_string()))
+        if self._teacher is not None and not self._teacher.model.reads_features:
+            shape = replace(shape, open_v2v=0, open_t2v=0)
+        frames = recipe.frames or recipe.max_frames or config.default_frames
+        memory = distill_memory(
+            replace(shape, tokens_per_frame=self._full),
+            frames=frames,
+            student_tokens=self._counts[0],
+            answer_tokens=self.options.answer_tokens,
+            batch=recipe.device_batch_size,
+            dtype="float32" if recipe.precision == "fp32" else None,
+            quantization=self.options.quantization,
+            checkpointing=recipe.gradient_checkpointing,
+        )
+        step = memory.total - memory.frozen - memory.trained
+        return (
+            f"estimated memory per device: {gigabytes(memory.total)} with {frames} frames "
+            f"({gigabytes(memory.frozen)} frozen weights, {gigabytes(memory.trained)} trained ones with "
+            f"their optimizer, {gigabytes(step)} for a step)"
+        )
 
     def begin(self, *, datasets: list[VideoDataset], folder: Path) -> None:
         assert self._teacher is not None

@@ -147,7 +147,8 @@ def train(
         return None
     if first:
         _note_session(folder, identity, plan)
-    if not (folder / MODEL).exists():
+    is_complete = resumed is not None and plan.resumed_at >= plan.steps
+    if not is_complete:
         method.begin(
             datasets=[dataset for dataset in (train_set, eval_set) if dataset is not None],
             folder=folder,
@@ -166,7 +167,10 @@ def train(
     logging.disable_progress_bar()
     try:
         with memory_errors():
-            trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+            if is_complete and resumed is not None:
+                trainer.restore(resumed)
+            else:
+                trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
     except MemoryError as error:
         raise OutOfMemory(
             f"{arguments.device} ran out of memory at step {trainer.state.global_step}: lower "
