@@ -24,8 +24,8 @@ def train(
         typer.Argument(
             metavar="RECIPE",
             autocompletion=completion.training_recipes,
-            help="align-2b, tune-2b, align-7b, tune-7b, distill, a YAML file, or demo, which trains "
-            "the built-in model from scratch.",
+            help="align-2b, tune-2b, align-7b, tune-7b, distill, a YAML file; demo, which trains the "
+            "built-in model from scratch, or demo-teacher, which makes a teacher for distill of it.",
         ),
     ],
     out: Annotated[
@@ -94,7 +94,7 @@ def train(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Override a recipe option (repeatable); demo has seed and short.",
+            help="Override a recipe option (repeatable); demo and demo-teacher have seed and short.",
         ),
     ] = None,
     dry_run: Annotated[
@@ -106,12 +106,12 @@ def train(
 ) -> None:
     """Train a model with the paper's two stages or your own recipe."""
     output = Output(as_json=as_json, quiet=quiet, progress=not no_progress)
-    if recipe == "demo":
+    if recipe in ("demo", "demo-teacher"):
         if model or data or eval_data or video_folder or dry_run or teacher or videos or prompts:
             raise UsageError(
-                "demo: trains from scratch on generated data; besides --out it takes only --set"
+                f"{recipe}: trains on generated data; besides --out it takes only --set"
             )
-        _train_demo(output, out, changes or [])
+        _train_demo(output, out, changes or [], teacher=recipe == "demo-teacher")
         return
     from crosslmm.training.recipe import load_recipe
 
@@ -212,14 +212,16 @@ def _show_progress(output: Output, progress: "TrainingProgress") -> None:
     output.progress("training", progress.step, progress.steps)
 
 
-def _train_demo(output: Output, out: Path, changes: list[str]) -> None:
+def _train_demo(output: Output, out: Path, changes: list[str], *, teacher: bool) -> None:
     from crosslmm.training.recipe import demo_settings
 
     settings = demo_settings(changes)
     output.progress("load", 0, 0, label="preparing")
-    from crosslmm.demo.run import train_demo
-
-    folder = train_demo(out, seed=settings.seed, short=settings.short, report=output.notice)
+    if teacher:
+        from crosslmm.demo.teacher import train_teacher as run
+    else:
+        from crosslmm.demo.run import train_demo as run
+    folder = run(out, seed=settings.seed, short=settings.short, report=output.notice)
     if folder is None:
         return
     if output.as_json:
