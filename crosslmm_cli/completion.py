@@ -5,6 +5,8 @@ from contextlib import suppress
 
 from crosslmm.errors import CrossLMMError
 
+_BUILT_IN = ("demo", "demo-teacher")
+
 
 def model_names(incomplete: str) -> list[str]:
     """Models on disk, by the name that `--model` takes."""
@@ -56,8 +58,8 @@ def training_recipes(incomplete: str) -> list[str]:
     with suppress(ImportError):  # the train extra
         from crosslmm.training.recipe import shipped_recipes
 
-        return _matching(["demo", *shipped_recipes()], incomplete)
-    return _matching(["demo"], incomplete)
+        return _matching([*_BUILT_IN, *shipped_recipes()], incomplete)
+    return _matching(_BUILT_IN, incomplete)
 
 
 def _matching(names: Iterable[str], incomplete: str) -> list[str]:

@@ -33,7 +33,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("cost",),
     ("inference",),
     ("synthetic",),
-    ("evaluation", "captioning", "training"),
+    ("evaluation", "captioning"),
+    ("training",),
     ("demo",),
     ("doctor",),
 )

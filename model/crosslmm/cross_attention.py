@@ -146,6 +146,10 @@ class GatedCrossAttention(nn.Module):
             seen = self._gate_seen = (self.gate.data_ptr(), self.gate._version, opened)
         return seen[2]
 
+    def train(self, mode: bool = True) -> "GatedCrossAttention":
+        self._gate_seen = None  # a fused optimizer writes to the gate and does not count it
+        return super().train(mode)
+
     def forward(
         self,
         hidden_states: torch.Tensor,

@@ -57,24 +57,25 @@ class VisualEncoderMixin:
         the normalised features (F, N, D), the latter None unless they are to be kept: by default
         where something reads them.
         """
-        config = self.config
-        mode = config.merge_mode_for(tokens_per_frame)
         if keep_features is None:
             keep_features = self.reads_features
         chunks = encode_frames(
-            self.vision_tower, pixel_values, config.vision_layers, self.frames_per_chunk
+            self.vision_tower, pixel_values, self.config.vision_layers, self.frames_per_chunk
         )
         embeds = FrameBuffer(len(pixel_values))
         features = FrameBuffer(len(pixel_values))
         for chunk in chunks:
-            if config.projector_order == "merge_first":
-                merged = self.multi_modal_projector(pool_tokens(chunk, tokens_per_frame, mode))
-            else:
-                merged = pool_tokens(self.multi_modal_projector(chunk), tokens_per_frame, mode)
-            embeds.add(merged)
+            embeds.add(self.merge_features(chunk, tokens_per_frame))
             if keep_features:
                 features.add(self.feature_norm(chunk))
         return embeds.joined(), features.joined() if keep_features else None
+
+    def merge_features(self, features: torch.Tensor, tokens_per_frame: int) -> torch.Tensor:
+        """Features of frames (F, N, D), not normalised → merged and projected tokens (F, M, H)"""
+        mode = self.config.merge_mode_for(tokens_per_frame)
+        if self.config.projector_order == "merge_first":
+            return self.multi_modal_projector(pool_tokens(features, tokens_per_frame, mode))
+        return pool_tokens(self.multi_modal_projector(features), tokens_per_frame, mode)
 
     def encode_video(
         self,

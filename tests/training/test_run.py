@@ -239,6 +239,18 @@ class TestResuming:
         assert again == resumed
         assert nothing == []
 
+    def test_a_run_that_ended_within_an_epoch_takes_no_further_step(
+        self, start: Path, lessons: Path, tmp_path: Path
+    ) -> None:
+        first, _ = run_training(start, lessons, tmp_path / "run", steps=3)
+        before = weights(first.folder)
+        shutil.rmtree(first.folder)  # as if killed before it was written
+        again, nothing = run_training(start, lessons, tmp_path / "run", steps=3)
+        assert again == first
+        assert nothing == []
+        after = weights(again.folder)
+        assert all(torch.equal(before[name], after[name]) for name in before)
+
     def test_the_same_seed_gives_the_same_losses(
         self, start: Path, lessons: Path, tmp_path: Path
     ) -> None:
