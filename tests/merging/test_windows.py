@@ -36,3 +36,16 @@ def test_one_window_is_merging_at_once() -> None:
     merged, expected = merged_in_windows(given, 30, window=10), merge_tokens(given, 30, "folder")
     assert torch.equal(merged.tokens, expected.tokens)
     assert torch.equal(merged.member, expected.member)
+
+
+@torch.no_grad()
+def test_fewer_frames_than_expected() -> None:
+    """What earlier windows kept stays, so that the count is that of the tokens."""
+    given = torch.randn(6, 9, 4, generator=torch.Generator().manual_seed(0))
+    merger = WindowMerger("folder", frames=10, budget=20, window=4)
+    merger.add(given[:4])
+    merger.merge_full()
+    merger.add(given[4:])
+    merged = merger.finish(12)
+    assert len(merged.tokens) == 12
+    assert int(merged.mass.sum()) == 54

@@ -57,6 +57,8 @@ class VideoSession:
         self._runtime = runtime
         self._sampling = sampling
         self._budget = budget
+        # As merged: where fewer frames came than were expected, earlier windows kept what they had.
+        self.visual_tokens = encoded.visual.longest
         self._started = started
         self._prefix: VideoPrefix | None = None
         # What the first answer pays for, besides its generation.
@@ -90,11 +92,6 @@ class VideoSession:
     def summary(self) -> str:
         """`64 of 5,340 frames, one per 2.8 s`"""
         return summary(tuple(frame.time for frame in self.frames), self.source)
-
-    @property
-    def visual_tokens(self) -> int:
-        """How many tokens the language model reads of the video."""
-        return self._budget.count(len(self.frames))
 
     @property
     def merged(self) -> str:
