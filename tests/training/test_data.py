@@ -500,7 +500,7 @@ class TestGuide:
         commands = re.findall(
             r"^(?:crosslmm|[^`\n]* -m crosslmm_cli) train (.+)$", self.GUIDE, re.MULTILINE
         )
-        assert len(commands) == 5
+        assert len(commands) == 6
         for command in commands:
             name, *options = shlex.split(command)
             changes = [value for key, value in pairwise(options) if key == "--set"]
