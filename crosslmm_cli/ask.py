@@ -92,10 +92,10 @@ def ask(
     check_merging(
         merge=merge, keep=keep, tokens_per_frame=tokens_per_frame, methods=MERGERS, error=UsageError
     )
-    if merge is not None and (fit is not None or frames == MAX):
+    fills_memory = fit is not None or frames == MAX
+    if merge is not None and fills_memory:
         raise UsageError("--merge needs a number of frames: it excludes --fit and --frames max")
     memory = options.memory_size("--fit", fit) if fit is not None else None
-    fills_memory = fit is not None or frames == MAX
     sampling = Sampling(
         frames=None if frames == MAX else frames,
         fps=fps,

@@ -8,11 +8,11 @@ import typer
 from crosslmm.errors import UsageError
 from crosslmm.evaluation.tasks import TASKS, get_task
 from crosslmm.files import check_writable
-from crosslmm.merging import MERGERS, check_merging, check_tokens_per_frame
+from crosslmm.merging import MERGERS
 from crosslmm_cli import completion, options
 from crosslmm_cli.errors import SOME_FAILED
 from crosslmm_cli.loading import load_assistant
-from crosslmm_cli.merge_table import merge_budgets, show_merge_table
+from crosslmm_cli.merge_table import merge_budgets, merge_ways, show_merge_table
 from crosslmm_cli.output import Output
 
 if TYPE_CHECKING:
@@ -100,16 +100,7 @@ def evaluate(
     rows = chosen.read(questions)
     counts: list[int] = tokens_per_frame or []
     merges, kept = merge.split(",") if merge else [], keep.split(",") if keep else []
-    none: list[str | None] = [None]
-    for name in merges or none:
-        for share in kept or none:
-            check_merging(
-                merge=name, keep=share, tokens_per_frame=None, methods=MERGERS, error=UsageError
-            )
-    for count in () if merges else counts:
-        check_tokens_per_frame(count, error=UsageError)
-    if kept and counts:
-        raise UsageError("--keep and --tokens-per-frame exclude each other: give one of them")
+    ways = merge_ways(merges, counts=counts, keep=kept)
     assistant = load_assistant(
         output,
         model=model,
@@ -121,7 +112,7 @@ def evaluate(
     if merges or len(counts) > 1:
         if answers is not None:
             raise UsageError("--answers needs one way to merge, not a table of several")
-        budgets = merge_budgets(assistant, merges, counts=counts, keep=kept)
+        budgets = merge_budgets(assistant, ways)
         folder = video_folder or questions.parent
         show_merge_table(output, assistant, rows, folder, budgets, task=chosen, frames=frames)
         return

@@ -195,6 +195,7 @@ def profile(
         if not tokens_per_frame and shape.chunked:
             squares = {side**2 for side in range(1, 15) if side**2 <= shape.vision.patches}
             counts["tokens_per_frame"] = sorted({*squares, shape.tokens_per_frame})
+        counts["frames"] = [1]  # they are what is found
         _show_budget(
             output,
             cost.profile(name, shape=shape, settings=settings, **counts),

@@ -143,7 +143,7 @@ def page(table: Table) -> str:
 
 
 def with_table(text: str, table: Table) -> str:
-    """The page with the table that stands under its mark drawn anew. Raises ValueError without one."""
+    """The page with the table that stands under its mark drawn again. Raises ValueError without one."""
     mark = re.escape(f"<!-- drawn from {table.record} -->\n")
     changed, found = re.subn(f"({mark})(?:\\|.*\n)*", lambda m: f"{m[1]}{table.text()}\n", text)
     if found != 1:

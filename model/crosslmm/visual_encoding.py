@@ -136,7 +136,7 @@ class VisualEncoderMixin:
         if merge is None:
             tokens_per_frame = count_tokens_per_frame(self.config, is_placeholder, frames)
             return self.encode_video(pixel_values_videos, tokens_per_frame, frame_mask)
-        check_merging(merge=merge, keep=None, tokens_per_frame=None, methods=MERGERS)
+        check_merging(merge=merge, methods=MERGERS)
         counts = count_merged(self.config, is_placeholder, frames)
         return self.encode_ragged(pixel_values_videos, counts, merge, frame_mask)
 
@@ -153,9 +153,7 @@ def merge_video(visual: VisualTokens, counts: Sequence[int], merge: str) -> Ragg
             continue
         tokens = visual.embeds[row] if mask is None else visual.embeds[row][mask[row]]
         windows = WindowMerger(merge, frames=used, budget=count)
-        for part in tokens.split(windows.room):
-            windows.add(part)
-            windows.merge_full()
+        windows.add(tokens)
         merged.append(windows.finish())
     return RaggedTokens.of(
         merged, frames=frames, pooled=pooled, width=width, features=visual.features, frame_mask=mask

@@ -3,7 +3,7 @@
 import torch
 
 from crosslmm.limits import MERGED_FRAMES
-from crosslmm.merging import MERGERS, MergedTokens
+from crosslmm.merging import MergedTokens, merge_tokens
 from crosslmm.vision import FrameBuffer
 
 
@@ -15,7 +15,7 @@ class WindowMerger:
     ) -> None:
         """merge: a name in `MERGERS`; frames: how many will come, at most; budget: K, the tokens that
         are kept of all of them."""
-        self._method = MERGERS[merge]()
+        self._method = merge
         self._frames = frames
         self._budget = budget
         self._window = window
@@ -25,26 +25,21 @@ class WindowMerger:
         self._merged: list[MergedTokens] = []
         self._kept = 0
 
-    @property
-    def room(self) -> int:
-        """Frames until the window is full."""
-        return self._window - self._pending
-
     def allocate(self, tokens: torch.Tensor) -> None:
         """Allocate what adding tokens like these takes."""
         self._buffer.allocate(tokens)
 
     def add(self, tokens: torch.Tensor) -> None:
-        """tokens: (F, M, W) of the frames that follow, at most `room` of them."""
-        self._buffer.add(tokens)
-        self._pending += len(tokens)
-
-    def merge_full(self) -> None:
-        """Merge the window if it is full."""
-        if self.room == 0:
-            until = self._done + self._window
-            self._merge(self._budget * until // self._frames - self._kept)
-            self._buffer = FrameBuffer(min(self._window, max(self._frames - until, 1)))
+        """tokens: (F, M, W) of the frames that follow; a window is merged as soon as it is full."""
+        while len(tokens):
+            room = self._window - self._pending
+            part, tokens = tokens[:room], tokens[room:]
+            self._buffer.add(part)
+            self._pending += len(part)
+            if self._pending == self._window:
+                until = self._done + self._window
+                self._merge(self._budget * until // self._frames - self._kept)
+                self._buffer = FrameBuffer(min(self._window, max(self._frames - until, 1)))
 
     def finish(self, budget: int | None = None) -> MergedTokens:
         """All that came, merged.
@@ -75,23 +70,17 @@ class WindowMerger:
         self._pending = 0
 
     def _merge_window(self, tokens: torch.Tensor, budget: int) -> MergedTokens | None:
-        flat = tokens.flatten(0, 1)
-        index = torch.arange(len(flat), device=flat.device)
-        if (
-            budget == 0
-        ):  # fewer tokens are kept than there are windows: the last one stands for these
-            last = self._merged[-1]
+        if budget == 0:
+            # Fewer tokens are kept than there are windows: the last one stands for these, too.
+            last, count = self._merged[-1], tokens.shape[0] * tokens.shape[1]
             self._merged[-1] = MergedTokens(
                 last.tokens,
                 last.place,
-                torch.cat([last.member, torch.full_like(index, self._kept - 1)]),
-                torch.cat([last.mass[:-1], last.mass[-1:] + len(flat)]),
+                torch.cat([last.member, last.member.new_full((count,), self._kept - 1)]),
+                torch.cat([last.mass[:-1], last.mass[-1:] + count]),
             )
             return None
-        if budget == len(flat):
-            merged = MergedTokens(flat, index, index, torch.ones_like(index))
-        else:
-            merged = self._method.merge(tokens, budget)
+        merged = merge_tokens(tokens, budget, self._method)
         return MergedTokens(
             merged.tokens,
             merged.place + self._done * tokens.shape[1],

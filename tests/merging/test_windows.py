@@ -10,11 +10,7 @@ from crosslmm.window_merging import WindowMerger
 def merged_in_windows(given: torch.Tensor, budget: int, *, window: int, chunk: int = 3):
     merger = WindowMerger("folder", frames=len(given), budget=budget, window=window)
     for part in given.split(chunk):
-        while len(part):
-            room = merger.room
-            merger.add(part[:room])
-            merger.merge_full()
-            part = part[room:]
+        merger.add(part)
     return merger.finish()
 
 
@@ -43,9 +39,7 @@ def test_fewer_frames_than_expected() -> None:
     """What earlier windows kept stays, so that the count is that of the tokens."""
     given = torch.randn(6, 9, 4, generator=torch.Generator().manual_seed(0))
     merger = WindowMerger("folder", frames=10, budget=20, window=4)
-    merger.add(given[:4])
-    merger.merge_full()
-    merger.add(given[4:])
+    merger.add(given)
     merged = merger.finish(12)
     assert len(merged.tokens) == 12
     assert int(merged.mass.sum()) == 54

@@ -200,6 +200,8 @@ def test_what_is_kept(assistant: Assistant, clip: Path, keep: str | int, count: 
         ({"merge": "folder", "keep": "10%", "tokens_per_frame": 4}, "exclude each other"),
         ({"merge": "folder", "tokens_per_frame": 10}, "more than the 9 of a frame"),
         ({"merge": "fold", "keep": 3}, "did you mean folder"),
+        ({"merge": "area", "keep": "10%"}, "`merge` area keeps a square number of tokens of each"),
+        ({"merge": "weighted", "tokens_per_frame": 5}, "5 is not a perfect square from 1 to 9"),
     ],
 )
 def test_what_means_nothing_is_refused(

@@ -47,6 +47,12 @@ def frames_at(
     )
 
 
+def frames_in_context(shape: ModelShape, tokens_per_frame: int, text_tokens: int) -> int:
+    """The most frames whose prompt stays within the language model's context."""
+    room = shape.language.context - text_tokens - int(shape.newline)
+    return max(room // tokens_per_frame, 0)
+
+
 def parse_size(text: str) -> int:
     """Bytes: 24GB, 24GiB, 800M, 123456789. Raises UsageError."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", text.strip().lower())

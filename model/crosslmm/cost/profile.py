@@ -14,6 +14,7 @@ from crosslmm.checkpoints.adapters import is_adapter, read_adapter_header
 from crosslmm.checkpoints.cache import is_hub_id, split_revision
 from crosslmm.checkpoints.headers import IncompleteCheckpoint, read_gates, read_headers
 from crosslmm.cost.arithmetic import Macs, PromptTokens, count_tokens, prefill_macs, token_macs
+from crosslmm.cost.budget import frames_in_context
 from crosslmm.cost.memory import (
     Memory,
     WeightPart,
@@ -72,8 +73,7 @@ class Profile:
 
     def frames_in_context(self, tokens_per_frame: int) -> int:
         """The most frames whose prompt stays within the language model's context."""
-        room = self.shape.language.context - self.settings.text_tokens - int(self.shape.newline)
-        return max(room // tokens_per_frame, 0)
+        return frames_in_context(self.shape, tokens_per_frame, self.settings.text_tokens)
 
     @property
     def notes(self) -> list[str]:

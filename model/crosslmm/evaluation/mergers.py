@@ -56,12 +56,13 @@ def compare_mergers(
     on_row: Callable[[ScoredAnswer], None] | None = None,
 ) -> Iterator[MergeRow]:
     """Every budget on all rows, one after another; see `evaluate`."""
-    for budget in budgets:
+
+    def measure(budget: TokenBudget) -> MergeRow:
         sessions: list[tuple[int, float, float]] = []
 
-        def note(session: "VideoSession", found: list[tuple[int, float, float]] = sessions) -> None:
+        def note(session: "VideoSession") -> None:
             timing = session.timing
-            found.append((session.visual_tokens, timing.encode, timing.prefill))
+            sessions.append((session.visual_tokens, timing.encode, timing.prefill))
 
         options: Any = budget.settings
         report = evaluate(
@@ -75,7 +76,9 @@ def compare_mergers(
             **options,
         )
         kept, encode, prefill = map(fmean, zip(*sessions or [(0, 0.0, 0.0)], strict=True))
-        yield MergeRow(budget, report, kept, encode, prefill)
+        return MergeRow(budget, report, kept, encode, prefill)
+
+    yield from map(measure, budgets)
 
 
 def wilson_interval(right: int, count: int, z: float = 1.96) -> tuple[float, float]:

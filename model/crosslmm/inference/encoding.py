@@ -17,7 +17,7 @@ import torch
 from crosslmm.errors import UnfamiliarFootage, VideoError
 from crosslmm.inference.answer import FrameUsed
 from crosslmm.inference.given import GivenFrames
-from crosslmm.inference.question import check_context
+from crosslmm.inference.question import check_context, check_merge_count
 from crosslmm.inference.runtime import Progress, Runtime
 from crosslmm.merging import TokenBudget
 from crosslmm.modeling_crosslmm import VisualTokens
@@ -152,14 +152,8 @@ class FrameEncoder:
             self._features = self._features or FrameBuffer(self._frames)
             self._features.allocate(features)
             self._features.add(features)
+        target.add(embeds)
         self._added += len(embeds)
-        if self._merger is None:
-            self._embeds.add(embeds)
-            return
-        while len(embeds):  # a chunk may lie in two windows
-            part, embeds = embeds[: self._merger.room], embeds[self._merger.room :]
-            self._merger.add(part)
-            self._merger.merge_full()
 
 
 def encode_video(
@@ -204,6 +198,7 @@ def encode_video(
             budget=budget,
             prompt_tokens=question_tokens,
         )
+        check_merge_count(budget, stream.count)
         encoder = FrameEncoder(runtime, frames=stream.count, budget=budget)
         try:
             used = _encode_stream(stream, encoder, on_progress)

@@ -9,15 +9,15 @@ import torch
 from crosslmm.checkpoints.headers import TensorInfo, read_gates
 from crosslmm.configuration_crosslmm import CrossLMMConfig
 from crosslmm.cost import Memory, ModelShape, memory_needed
-from crosslmm.cost.budget import most_frames
-from crosslmm.cost.settings import Settings
+from crosslmm.cost.budget import frames_in_context, most_frames
+from crosslmm.cost.settings import TEXT_TOKENS, Settings
 from crosslmm.device import free_memory
 from crosslmm.errors import CheckpointError, OutOfMemory, UsageError
 from crosslmm.files import gigabytes
 from crosslmm.inference.runtime import Notice, Runtime
 from crosslmm.options import ResolvedQuantization
 
-_TEXT_TOKENS = 64 + 512  # a question, and an answer of the usual limit
+_TEXT_TOKENS = TEXT_TOKENS + 512  # a question, and an answer of the usual limit
 _KEPT_FREE = 0.1  # of the memory: what allocators hold beside the tensors
 
 
@@ -89,7 +89,7 @@ def frames_that_fit(
         ).weights
         budget = weights + int(free_memory(runtime.device) * (1 - _KEPT_FREE))
     fitting = most_frames(shape, budget, tokens_per_frame=tokens, settings=settings)
-    in_context = max(0, runtime.context - _TEXT_TOKENS - int(shape.newline)) // tokens
+    in_context = frames_in_context(shape, tokens, _TEXT_TOKENS)
     if not min(fitting, in_context):
         where = "its context" if fitting else gigabytes(budget)
         raise UsageError(f"{runtime.name}: not even one frame of {tokens} tokens fits in {where}")

@@ -280,9 +280,7 @@ class VideoSession:
         begin with the prefilled part."""
         frames, tokens = len(self.frames), self.visual_tokens
         processor = self._runtime.processor
-        places = processor.video_token * (tokens + int(processor.video_newline))
-        expanded = prompt.replace(processor.video_token, places)
-        encoded = processor.encode_prompts([expanded], [0])
+        encoded = processor.encode_prompts([prompt], [frames], merged=[tokens])
         text = encoded["input_ids"].shape[1] - tokens
         check_context(self._runtime, frames=frames, budget=self._budget, prompt_tokens=text)
         ids = encoded["input_ids"].to(self._runtime.device)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from crosslmm.merging.baselines import RandomMerger, UniformMerger
 from crosslmm.merging.budget import TokenBudget, check_merging, choose_budget
-from crosslmm.merging.cells import AreaMerger, WeightedMerger
+from crosslmm.merging.cells import AreaMerger, WeightedMerger, cells_per_frame
 from crosslmm.merging.folder import FolderMerger
 from crosslmm.merging.grid import (
     POOLINGS,
@@ -30,6 +30,7 @@ __all__ = [
     "MergedTokens",
     "Merger",
     "TokenBudget",
+    "check_count",
     "check_merging",
     "check_tokens_per_frame",
     "choose_budget",
@@ -48,16 +49,21 @@ MERGERS: dict[str, Callable[[], Merger]] = {
 }
 
 
+def check_count(method: str, *, frames: int, pooled: int, count: int) -> None:
+    """Raise ValueError where a method in `MERGERS` cannot merge the `pooled` tokens of each of so many
+    frames to exactly `count`."""
+    if isinstance(MERGERS[method](), AreaMerger):
+        cells_per_frame(frames, pooled, count)
+
+
 def merge_tokens(
     tokens: "torch.Tensor",
     budget: int,
     method: str,
-    *,
-    importance: "torch.Tensor | None" = None,
 ) -> MergedTokens:
     """`Merger.merge` by the name of a method in `MERGERS`. Raises ValueError for a budget below 1 or
     above the number of tokens."""
     count = tokens.shape[0] * tokens.shape[1]
     if not 1 <= budget <= count:
         raise ValueError(f"{count:,} tokens cannot be merged to {budget:,}")
-    return MERGERS[method]().merge(tokens, budget, importance=importance)
+    return MERGERS[method]().merge(tokens, budget)

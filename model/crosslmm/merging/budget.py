@@ -103,10 +103,10 @@ def choose_budget(
 
 def check_merging(
     *,
-    merge: str | None,
-    keep: Any,
-    tokens_per_frame: int | None,
     methods: Collection[str],
+    merge: str | None = None,
+    keep: Any = None,
+    tokens_per_frame: int | None = None,
     patches: int | None = None,
     error: type[Exception] = ValueError,
 ) -> None:

@@ -17,11 +17,9 @@ class AreaMerger:
         self,
         tokens: "torch.Tensor",
         budget: int,
-        *,
-        importance: "torch.Tensor | None" = None,
     ) -> MergedTokens:
         """tokens: (T, M, W) → `budget` means, a square number in each frame. Raises ValueError."""
-        return self._over_cells(tokens, _per_frame(tokens, budget))
+        return self._over_cells(tokens, cells_per_frame(len(tokens), tokens.shape[1], budget))
 
     def _over_cells(self, tokens: "torch.Tensor", cells: int) -> MergedTokens:
         return at_cells(pool_tokens(tokens, cells), tokens.shape[1])
@@ -76,8 +74,8 @@ def _averaged(
     return sums / total[..., None]
 
 
-def _per_frame(tokens: "torch.Tensor", budget: int) -> int:
-    frames, places, _ = tokens.shape
+def cells_per_frame(frames: int, places: int, budget: int) -> int:
+    """The cells of each frame's grid of so many places. Raises ValueError where there are none."""
     if grid_side(places) is None:
         raise ValueError(f"{places} tokens of a frame are not a square grid")
     if budget % frames:

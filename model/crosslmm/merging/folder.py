@@ -17,8 +17,6 @@ class FolderMerger:
         self,
         tokens: "torch.Tensor",
         budget: int,
-        *,
-        importance: "torch.Tensor | None" = None,
     ) -> MergedTokens:
         """tokens: (T, M, W) → `budget` means of their members, at the place of one of them."""
         return reduce_runs(tokens, budget, fold)

@@ -67,7 +67,6 @@ class Distillation:
         self.recipe = recipe
         self.options = recipe.distill
         self._teacher_folder = None if teacher is None else catalog.resolve(teacher).resolve()
-        self._prompts_path = prompts
         self._prompts = GENERIC_PROMPTS if prompts is None else read_prompts(prompts)
         self._report = report
         self._teacher: CrossLMMForConditionalGeneration | None = None
