@@ -134,11 +134,7 @@ class CrossLMMProcessor(ProcessorMixin):
             raise ValueError("text is needed: a prompt, or a list of prompts")
         options, tokens_per_frame = self._options(kwargs)
         prompts = [text] if isinstance(text, str) else list(text)
-        if (
-            images is not None
-            and videos is None
-            and not any(self.image_token in p for p in prompts)
-        ):
+        if images is not None and videos is None and self.image_token not in "\n".join(prompts):
             prompts = [prompt.replace(self.video_token, self.image_token) for prompt in prompts]
         visuals = PromptVisuals.read(
             prompts,
