@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from crosslmm.evaluation.mergers import wilson_interval
+from crosslmm.evaluation.tasks.questions import Questions
 
 
 @pytest.fixture(scope="module")
@@ -17,6 +18,11 @@ def questions(tmp_path_factory: pytest.TempPathFactory, clip: Path) -> Path:
     (folder / "good.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:2]))
     (folder / "bad.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _short_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Questions, "max_new_tokens", 2)
 
 
 def test_a_row_for_each_method_and_budget(run, questions: Path, checkpoint: Path) -> None:
