@@ -1,7 +1,8 @@
 """The prompt up to the end of the video, prefilled once for all questions.
 
 Visual tokens stand before the question and attention is causal, so all that the model computes of
-them is the same for every question. Each question starts from it.
+them is the same for every question. Each question starts from it, and each turn of a dialogue from
+the turns before.
 """
 
 import copy
@@ -23,6 +24,9 @@ class VideoPrefix:
 
     def __init__(self, ids: torch.Tensor, cache: EncoderDecoderCache) -> None:
         self.ids = ids
+        self._held = (
+            ids  # (1, H): of all that is in the cache, the last turns of a dialogue included
+        )
         self._cache = cache
         self._lent = False
 
@@ -30,38 +34,58 @@ class VideoPrefix:
         return int(self.ids.shape[1])
 
     @contextmanager
-    def lend(self) -> Iterator[EncoderDecoderCache]:
-        """The cache, for one question and its answer at a time, which are removed again at the end.
+    def lend(self, prompt_ids: torch.Tensor | None = None) -> Iterator[EncoderDecoderCache]:
+        """The cache, for one prompt and its answer at a time, which are removed again at the end
+        unless `keep` was called.
 
-        Raises RuntimeError while it is lent.
+        prompt_ids: (1, L), of a dialogue: what it shares with the one before is still in the cache;
+        otherwise that holds the video alone. Raises RuntimeError while it is lent.
         """
         self._check_free()
         self._lent = True
         try:
             if self._cache.is_croppable:
+                start = len(self) if prompt_ids is None else self._shared(prompt_ids)
+                self._crop(start)
                 try:
                     yield self._cache
                 finally:
-                    self._crop()
+                    self._crop(max(start, self._held.shape[1]))
             else:
                 yield copy.deepcopy(self._cache)
         finally:
             self._lent = False
 
+    def keep(self, ids: torch.Tensor) -> None:
+        """Keep what the cache holds of a prompt and its answer, (1, L), for the next turn."""
+        if self._cache.is_croppable:
+            self._held = ids[:, : self._cache.get_seq_length()]
+
     def repeat(self, count: int) -> EncoderDecoderCache:
         """The cache for a batch of so many questions, without a copy of what it holds; their answers
         leave it as it is. Raises RuntimeError while lent."""
         self._check_free()
+        self._crop(len(self))
         return expand_cache(self._cache, count)
 
     def _check_free(self) -> None:
         if self._lent:
             raise RuntimeError("this video is answering another question; finish or close it first")
 
-    def _crop(self) -> None:
+    def _shared(self, prompt_ids: torch.Tensor) -> int:
+        """How many of the first tokens are in the cache, of which at least one is left to compute."""
+        length = min(self._held.shape[1], prompt_ids.shape[1] - 1)
+        differs = (self._held[0, :length] != prompt_ids[0, :length]).nonzero()
+        return max(len(self), int(differs[0]) if len(differs) else length)
+
+    def _crop(self, length: int) -> None:
+        self._held = self._held[:, :length]
+        if not self._cache.is_croppable:
+            return
         for layer in cast(list[DynamicLayer], self._cache.self_attention_cache.layers):
             # One by one: an answer that failed may have got through some of them only.
-            layer.crop(-(layer.get_seq_length() - len(self)))
+            if (surplus := layer.get_seq_length() - length) > 0:
+                layer.crop(-surplus)
 
 
 def prefill_video(

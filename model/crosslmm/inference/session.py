@@ -11,6 +11,7 @@ from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from crosslmm.errors import OutOfMemory, UsageError
 from crosslmm.inference.answer import Answer, Timing, TokenCounts
+from crosslmm.inference.chat import Chat
 from crosslmm.inference.encoding import (
     EncodedVideo,
     TooManyFrames,
@@ -148,6 +149,15 @@ class VideoSession:
         check_questions(self._runtime, [messages[-1]["content"]])
         return Response(self._respond(messages, options))
 
+    def chat(self) -> Chat:
+        """A dialogue about the video, of which only the new turn is prefilled each time."""
+        runtime = self._runtime
+        return Chat(
+            self.respond,
+            room=lambda messages: runtime.context - self._encode(self._prompt(messages)).shape[1],
+            notice=runtime.notice,
+        )
+
     def ask_all(self, questions: Sequence[str], *, max_new_tokens: int = 512) -> list[str]:
         """Greedy answers to unrelated questions, decoded together in one batch.
 
@@ -175,8 +185,9 @@ class VideoSession:
         runtime = self._runtime
         prompt = self._prompt(messages)
         ids = self._prompt_ids(prompt)
+        dialogue = len(messages) > 1
         try:
-            with memory_errors(), self.prefix.lend() as cache:
+            with memory_errors(), self.prefix.lend(ids if dialogue else None) as cache:
                 tokens = TokenStream(
                     runtime.model,
                     runtime.processor.tokenizer,
@@ -186,6 +197,8 @@ class VideoSession:
                     past_key_values=cache,
                 )
                 yield from tokens
+                answer_ids = torch.tensor([tokens.token_ids], device=ids.device, dtype=ids.dtype)
+                self.prefix.keep(torch.cat([ids, answer_ids], dim=1))
         except MemoryError:
             raise OutOfMemory(
                 f"{self.video}: out of memory while answering with {len(self.frames)} frames; "
@@ -277,13 +290,19 @@ class VideoSession:
     def _prompt_ids(self, prompt: str) -> torch.Tensor:
         """(1, L). Raises UsageError where it exceeds the model's context, RuntimeError where it does not
         begin with the prefilled part."""
-        frames, tokens = len(self.frames), self.visual_tokens
-        processor = self._runtime.processor
-        encoded = processor.encode_prompts([prompt], [frames], merged=[tokens])
-        text = encoded["input_ids"].shape[1] - tokens
-        check_context(self._runtime, frames=frames, budget=self._budget, prompt_tokens=text)
-        ids = encoded["input_ids"].to(self._runtime.device)
+        ids = self._encode(prompt)
+        text = ids.shape[1] - self.visual_tokens
+        check_context(
+            self._runtime, frames=len(self.frames), budget=self._budget, prompt_tokens=text
+        )
+        ids = ids.to(self._runtime.device)
         prefix = self._prefix
         if prefix is not None and not torch.equal(ids[:, : len(prefix)], prefix.ids):
             raise RuntimeError("the chat template does not put the video before the question")
         return ids
+
+    def _encode(self, prompt: str) -> torch.Tensor:
+        """(1, L), the placeholder expanded."""
+        frames, tokens = len(self.frames), self.visual_tokens
+        encoded = self._runtime.processor.encode_prompts([prompt], [frames], merged=[tokens])
+        return encoded["input_ids"]
