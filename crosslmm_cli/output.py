@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 _CONTROL_CODES = {
     code: None for code in (*range(32), 127, *range(128, 160)) if chr(code) not in "\n\t"
 }
+# Those that JSON lets stand as they are.
+_JSON_ESCAPES = {code: f"\\u{code:04x}" for code in range(127, 160)}
 
 STAGES = {
     "load": "loading the model",
@@ -144,7 +146,8 @@ class Output:
         """A result as one line of JSON, in ASCII where stdout is not in JSON's own UTF-8."""
         self.finish_progress()
         ascii_only = (self._stdout.encoding or "utf-8").lower() not in ("utf-8", "utf8")
-        self._stdout.write(json.dumps(record, ensure_ascii=ascii_only) + "\n")
+        line = json.dumps(record, ensure_ascii=ascii_only).translate(_JSON_ESCAPES)
+        self._stdout.write(line + "\n")
         self._stdout.flush()
 
     def table(

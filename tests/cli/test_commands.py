@@ -373,6 +373,10 @@ class TestOutput:
         output = Output()
         output.notice("name\x1b[2J.mp4\x07\n\ttab")
         assert capsys.readouterr().err == "name[2J.mp4\n\ttab\n"
+        output.record({"name": "a\x1b\x7f\x9bé"})
+        line = capsys.readouterr().out
+        assert line == '{"name": "a\\u001b\\u007f\\u009bé"}\n'
+        assert json.loads(line) == {"name": "a\x1b\x7f\x9bé"}
         output.text("kept \x1b in a pipe")
         assert capsys.readouterr().out == "kept \x1b in a pipe\n"
 
