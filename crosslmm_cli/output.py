@@ -13,6 +13,7 @@ import os
 import sys
 import textwrap
 import threading
+import traceback
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -208,6 +209,11 @@ class Output:
     def error(self, text: str) -> None:
         self.finish_progress()
         self._to_stderr(f"crosslmm: {with_flags(text, self._flags)}")
+
+    def traceback(self, error: BaseException) -> None:
+        self.finish_progress()
+        lines = "".join(traceback.format_exception(error))
+        print(lines.translate(_CONTROL_CODES), end="", file=sys.stderr, flush=True)
 
     def confirm(self, question: str, *, default: bool = False) -> bool:
         """A yes or no from stdin; the question goes to stderr. Ctrl-C and Ctrl-D raise Abort."""

@@ -150,6 +150,12 @@ class TestFailures:
         assert "Traceback" in shown.err
         assert "KeyError: 'a bug'" in shown.err
 
+    def test_a_traceback_cannot_control_the_terminal(self, run: Run) -> None:
+        shown = run("ask", "a\x1b]0;x\x07.mp4", "q", "--debug")
+        assert shown.code == 1
+        assert "VideoError: a]0;x.mp4: no such file" in shown.err
+        assert "\x1b" not in shown.err
+
     def test_a_closed_pipe_is_not_an_error_even_with_debug(
         self, run: Run, monkeypatch: pytest.MonkeyPatch
     ) -> None:
