@@ -4,7 +4,6 @@
 """
 
 import sys
-import traceback
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -59,7 +58,7 @@ def execute(arguments: Sequence[str]) -> int:
         if interrupt.requested():
             return explain(KeyboardInterrupt())
         if debug and not isinstance(error, (SystemExit, ParsingError, BrokenPipeError)):
-            traceback.print_exception(error)
+            Output().traceback(error)
         return explain(error)
     finally:
         stop_display()

@@ -20,7 +20,7 @@ def seconds(text: str) -> float:
     match = _CLOCK.fullmatch(text.strip())
     if match is None or (match[2] and float(match[3]) >= 60) or (match[1] and int(match[2]) >= 60):
         raise typer.BadParameter(f"{text!r} is not a time: use seconds, M:SS or H:MM:SS")
-    return int(match[1] or 0) * 3600 + int(match[2] or 0) * 60 + float(match[3])
+    return float(match[1] or 0) * 3600 + float(match[2] or 0) * 60 + float(match[3])
 
 
 def numbers(given: str) -> list[int]:

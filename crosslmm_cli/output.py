@@ -13,6 +13,7 @@ import os
 import sys
 import textwrap
 import threading
+import traceback
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 _CONTROL_CODES = {
     code: None for code in (*range(32), 127, *range(128, 160)) if chr(code) not in "\n\t"
 }
+# Those that JSON lets stand as they are.
+_JSON_ESCAPES = {code: f"\\u{code:04x}" for code in range(127, 160)}
 
 STAGES = {
     "load": "loading the model",
@@ -144,7 +147,8 @@ class Output:
         """A result as one line of JSON, in ASCII where stdout is not in JSON's own UTF-8."""
         self.finish_progress()
         ascii_only = (self._stdout.encoding or "utf-8").lower() not in ("utf-8", "utf8")
-        self._stdout.write(json.dumps(record, ensure_ascii=ascii_only) + "\n")
+        line = json.dumps(record, ensure_ascii=ascii_only).translate(_JSON_ESCAPES)
+        self._stdout.write(line + "\n")
         self._stdout.flush()
 
     def table(
@@ -205,6 +209,11 @@ class Output:
     def error(self, text: str) -> None:
         self.finish_progress()
         self._to_stderr(f"crosslmm: {with_flags(text, self._flags)}")
+
+    def traceback(self, error: BaseException) -> None:
+        self.finish_progress()
+        lines = "".join(traceback.format_exception(error))
+        print(lines.translate(_CONTROL_CODES), end="", file=sys.stderr, flush=True)
 
     def confirm(self, question: str, *, default: bool = False) -> bool:
         """A yes or no from stdin; the question goes to stderr. Ctrl-C and Ctrl-D raise Abort."""

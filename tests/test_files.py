@@ -14,7 +14,6 @@ from crosslmm.files import (
     atomic_write,
     check_writable,
     gigabytes,
-    holds_run,
     open_regular,
     remove_file,
     remove_folder,
@@ -214,19 +213,6 @@ def test_a_folder_is_removed_and_a_links_target_stays(tmp_path: Path) -> None:
     assert (tmp_path / "model" / "weights").exists()
     remove_folder(tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_folder_holds_a_run_or_nothing(tmp_path: Path) -> None:
-    assert not holds_run(tmp_path / "run", "run.json")
-    (tmp_path / "run").mkdir()
-    assert not holds_run(tmp_path / "run", "run.json")
-    (tmp_path / "run" / "photo.jpg").touch()
-    with pytest.raises(UsageError, match="holds no run"):
-        holds_run(tmp_path / "run", "run.json")
-    with pytest.raises(UsageError, match="is a file; `out` is the folder of a run"):
-        holds_run(tmp_path / "run" / "photo.jpg", "run.json")
-    (tmp_path / "run" / "run.json").touch()
-    assert holds_run(tmp_path / "run", "run.json")
 
 
 def test_sizes_for_a_reader() -> None:

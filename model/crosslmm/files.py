@@ -96,18 +96,6 @@ def check_empty(folder: Path) -> None:
         raise UsageError(f"{folder}: already exists and is not empty; give another folder")
 
 
-def holds_run(folder: Path, marker: str) -> bool:
-    """Whether a run was started in `folder`, by the file `marker` in it; False where the folder is
-    empty or absent. UsageError where it holds anything else."""
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder}: is a file; `out` is the folder of a run")
-    if (folder / marker).exists():
-        return True
-    if folder.exists() and any(folder.iterdir()):
-        raise UsageError(f"{folder}: is not empty and holds no run; give another folder")
-    return False
-
-
 def atomic_write(path: Path, data: bytes, *, root: Root | None = None) -> None:
     """Write `data` to `path`; a kill on the way leaves what was there before. See `atomic_file`."""
     with atomic_file(path, root=root) as file:

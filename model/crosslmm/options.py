@@ -157,7 +157,7 @@ class Sampling:
     @property
     def most_frames(self) -> int | None:
         """The most frames that may come, None where that depends on the video."""
-        named = None if self.at is None else len(self.at)
+        named = None if self.at is None else len(set(self.at))
         counts = [count for count in (self.frames, self.max_frames, named) if count is not None]
         return min(counts, default=None)
 

@@ -150,6 +150,12 @@ class TestFailures:
         assert "Traceback" in shown.err
         assert "KeyError: 'a bug'" in shown.err
 
+    def test_a_traceback_cannot_control_the_terminal(self, run: Run) -> None:
+        shown = run("ask", "a\x1b]0;x\x07.mp4", "q", "--debug")
+        assert shown.code == 1
+        assert "VideoError: a]0;x.mp4: no such file" in shown.err
+        assert "\x1b" not in shown.err
+
     def test_a_closed_pipe_is_not_an_error_even_with_debug(
         self, run: Run, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -373,6 +379,10 @@ class TestOutput:
         output = Output()
         output.notice("name\x1b[2J.mp4\x07\n\ttab")
         assert capsys.readouterr().err == "name[2J.mp4\n\ttab\n"
+        output.record({"name": "a\x1b\x7f\x9bé"})
+        line = capsys.readouterr().out
+        assert line == '{"name": "a\\u001b\\u007f\\u009bé"}\n'
+        assert json.loads(line) == {"name": "a\x1b\x7f\x9bé"}
         output.text("kept \x1b in a pipe")
         assert capsys.readouterr().out == "kept \x1b in a pipe\n"
 

@@ -54,6 +54,7 @@ def files(tmp_path_factory: pytest.TempPathFactory, clip: Path) -> Path:
         ("ask clip.mp4 q --model crosslmm-2", 1, "did you mean crosslmm-2b?"),
         ("ask clip.mp4 q --model crosslmm-2b", 1, "`crosslmm models init crosslmm-2b`"),
         ("caption clip.mp4 --device gpu", 2, "gpu: not a device"),
+        ("caption clip.mp4 --max-new-tokens 9223372036854775808", 2, "--max-new-tokens must be a"),
         ("caption clip.mp4 --tokens-per-frame 7", 2, "--tokens-per-frame 7"),
         ("caption clip.mp4 --model dem", 1, "did you mean demo?"),
         ("eval rows.jsonl --device gpu", 2, "gpu: not a device"),

@@ -50,6 +50,7 @@ def test_a_list_of_indices_from_stdin(
         ('{"index": [-1]}', "`index` must be a list of frame numbers"),
         ('{"index": [1]}\n{"index": [2]}', "2 lists of frames"),
         ("\0", "line 1"),
+        ("9" * 5000 + ":59:59", "--frames-at: inf is neither a time"),
     ],
 )
 def test_what_is_no_list_is_refused_before_torch(

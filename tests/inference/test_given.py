@@ -2,6 +2,7 @@
 
 import io
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from PIL import Image
 
 import crosslmm
 from crosslmm.errors import UsageError, VideoError
+from crosslmm.inference import given
 from crosslmm.inference.assistant import Assistant
 from tests.checkpoints.test_llava_onevision import write_checkpoint
 
@@ -63,6 +65,21 @@ def test_a_file_object_answers_as_its_file(assistant: Assistant, clip: Path) -> 
         assistant.open_video(io.BytesIO(b"only words"))
     with pytest.raises(UsageError, match="opened in binary mode"):
         assistant.open_video(io.StringIO("words"))
+
+
+class Endless(io.RawIOBase):
+    def read(self, size: int = -1) -> bytes:
+        return b"\0" * size
+
+
+def test_an_endless_file_object_is_not_copied_for_ever(
+    assistant: Assistant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(given, "MAX_FILE_OBJECT_BYTES", 2**22)
+    with pytest.raises(VideoError, match=r"^\(file object\): holds over 0.\d+ GiB, the most that"):
+        assistant.open_video(Endless())
+    assert not list(tmp_path.iterdir())
 
 
 def test_frames_in_memory_are_chosen_by_time_and_number(assistant: Assistant) -> None:

@@ -1,6 +1,7 @@
 """Our own records, damaged: a line that names the file and what to do, and nothing lost."""
 
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -87,6 +88,23 @@ def test_once_the_damaged_checkpoint_is_moved_the_run_resumes(
     assert last is not None
     shutil.move(last, tmp_path / "moved")
     assert run_training(checkpoint, lessons, stopped).steps == 4
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "optimizer.pt", "rng_state.pth", "scheduler.pt"]
+)
+def test_a_damaged_file_of_a_checkpoint_is_told_and_never_loaded_as_a_pickle(
+    checkpoint: Path, lessons: Path, stopped: Path, name: str
+) -> None:
+    shutil.rmtree(stopped / "checkpoint-4")
+    (stopped / "checkpoint-2" / name).write_bytes(pickle.dumps(Planted()))
+    with pytest.raises(CheckpointError, match=r"checkpoint-2: is damaged .*move checkpoint-2 away"):
+        run_training(checkpoint, lessons, stopped)
+
+
+class Planted:
+    def __reduce__(self) -> Any:
+        return pytest.fail, ("loaded as a pickle",)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt"])

@@ -19,7 +19,7 @@ from crosslmm.errors import UsageError
 from crosslmm.training.collator import Collator
 from crosslmm.training.conversation import IGNORED, ConversationFormat
 from crosslmm.training.dataset import Example, Skipped, VideoDataset
-from crosslmm.training.recipe import Recipe, load_recipe, shipped_recipes
+from crosslmm.training.recipe import Recipe, demo_settings, load_recipe, shipped_recipes
 from crosslmm.training.records import Records, Sample, Turn, choose, parse_record
 from tests.support.lessons import lesson, numbered_clip
 from tests.support.tiny import CHAT_TEMPLATE, tiny_processor
@@ -463,12 +463,18 @@ class TestRecipes:
             ("max_length=-1", "max_length is above 0"),
             ("workers=-1", "from 0 up"),
             ("warmup=1", "below 1"),
+            ("seed=-1", r"`seed` is a whole number from 0 to 2\^32 - 1, not -1"),
+            ("seed=4294967296", "not 4294967296"),
             ("stage", "key=value"),
         ],
     )
     def test_what_is_refused(self, change: str, fault: str) -> None:
         with pytest.raises(UsageError, match=fault):
             load_recipe("tune-2b", [change])
+
+    def test_the_demo_has_no_other_seeds(self) -> None:
+        with pytest.raises(UsageError, match="`seed` is a whole number from 0"):
+            demo_settings(["seed=-1"])
 
     def test_unknown_recipe_and_uneven_batch(self, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=r"align-2b.*tune-7b"):

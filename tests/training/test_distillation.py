@@ -204,13 +204,18 @@ class TestResuming:
         path = tmp_path / "run" / "answers-0.jsonl"
         assert len(path.read_text().splitlines()) == 2
         with path.open("a") as file:
+            known = json.loads(path.read_text().splitlines()[0])
+            for wrong in ({"answer": 5}, {"answer": "\udc80"}, {"prompt": ["?"]}, {"problem": {}}):
+                file.write(json.dumps(known | wrong) + "\n")
             file.write('{"video": "cut o')  # as a kill leaves it
         monkeypatch.setattr(answers, "answer_batch", answer)
         distil(start, videos, tmp_path / "run", recipe(log_every=2))
         assert len([json.loads(line) for line in path.read_text().splitlines()]) == 4
         monkeypatch.setattr(answers, "answer_batch", None)
-        shutil.rmtree(tmp_path / "run" / "model")
         shutil.rmtree(tmp_path / "run" / "checkpoint-12")
+        with pytest.raises(UsageError, match="model: already exists, though this run has not"):
+            distil(start, videos, tmp_path / "run", recipe(log_every=2))
+        shutil.rmtree(tmp_path / "run" / "model")
         distil(start, videos, tmp_path / "run", recipe(log_every=2))
 
     def test_other_prompts_are_another_run(self, start: Path, videos: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from crosslmm.errors import UsageError
-from crosslmm.options import Sampling
+from crosslmm.options import Sampling, check_generation
 
 PROMPT = "Describe the video."
 MAX_NEW_TOKENS = 256
@@ -47,10 +47,7 @@ class CaptionOptions:
             raise UsageError("`segments` and `scenes` exclude each other: give one of them")
         if self.segments is not None and not 0.1 <= self.segments < float("inf"):
             raise UsageError(f"`segments` must be in seconds, from 0.1 up, not {self.segments!r}")
-        if self.max_new_tokens < 1:
-            raise UsageError(
-                f"`max_new_tokens` must be an integer from 1 up, not {self.max_new_tokens}"
-            )
+        check_generation(self.max_new_tokens, temperature=0.0, seed=None)
         sampling = self.sampling
         if sampling.start is not None or sampling.end is not None:
             raise UsageError(

@@ -1,5 +1,6 @@
 """How many frames a budget pays for: bytes of memory, or the compute of a prefill."""
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import asdict
@@ -12,6 +13,7 @@ from crosslmm.errors import UsageError
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "p": 10**15}
 _BINARY = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+_MOST_COMPUTE = 1e30
 _SECONDS = {"ms": 0.001, "s": 1, "min": 60}
 
 
@@ -59,7 +61,10 @@ def parse_size(text: str) -> int:
     if match is None or (match[3] and not match[2]):
         raise UsageError(f"{text}: not a size; give 24GB, 24GiB or 800MB")
     unit = _BINARY[match[2] + "i"] if match[3] else _UNITS[match[2]]
-    return int(float(match[1]) * unit)
+    size = float(match[1]) * unit
+    if math.isinf(size):
+        raise UsageError(f"{text}: larger than any memory")
+    return int(size)
 
 
 def parse_compute(text: str) -> tuple[float, bool]:
@@ -72,8 +77,8 @@ def parse_compute(text: str) -> tuple[float, bool]:
         value = float(match[1]) * _UNITS[match[2]] / (2 if match[3] == "flop" else 1)
     else:
         raise UsageError(f"{text}: not a budget; give seconds or compute: 2s, 10TFLOP")
-    if not value:
-        raise UsageError(f"{text}: a budget must be above 0")
+    if not 0 < value < _MOST_COMPUTE:
+        raise UsageError(f"{text}: a budget must be above 0 and below 10^30")
     return value, match[2] in _SECONDS
 
 

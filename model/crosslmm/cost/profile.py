@@ -130,9 +130,11 @@ def profile(
     settings = settings or Settings()
     if not all(1 <= count <= MOST_FRAMES for count in frames) or not frames:
         raise UsageError(f"`frames` {_listed(frames)}: give numbers from 1 to {MOST_FRAMES:,}")
-    if settings.text_tokens < 0 or settings.batch < 1 or settings.frames_per_chunk < 1:
+    numbers = (settings.text_tokens + 1, settings.batch, settings.frames_per_chunk)
+    if not all(1 <= number < 2**63 for number in numbers):
         raise UsageError(
-            "`text_tokens` must be at least 0, `batch` and `frames_per_chunk` at least 1"
+            "`text_tokens` must be at least 0, `batch` and `frames_per_chunk` at least 1, and all of "
+            "them below 2^63"
         )
     if not shape.chunked and any(count != shape.tokens_per_frame for count in tokens_per_frame):
         raise UsageError(

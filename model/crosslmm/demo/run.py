@@ -30,9 +30,10 @@ from crosslmm.demo.model import IMAGE_SIZE, PATCH_SIZE, demo_config, demo_proces
 from crosslmm.demo.plain_attention import PLAIN
 from crosslmm.demo.stage import StageOptions, run_stage
 from crosslmm.errors import UsageError
-from crosslmm.files import atomic_folder, atomic_write, holds_run, read_json
+from crosslmm.files import atomic_folder, atomic_write, read_json
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.processing_crosslmm import CrossLMMProcessor
+from crosslmm.training.run_folder import holds_run
 
 SETTINGS = "settings.json"
 

@@ -6,7 +6,6 @@ collator makes the batch, so each process of a distributed run draws only its ow
 """
 
 import itertools
-import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,10 +20,13 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from crosslmm.demo.optimizer import Rates, make_optimizer
 from crosslmm.device import computes_bfloat16, resolve_device
+from crosslmm.files import read_json
 from crosslmm.training.checkpoints import (
+    STATE,
     AtomicCheckpoints,
     check_loaded,
     check_state,
+    explain_unread,
     latest_checkpoint,
 )
 
@@ -144,10 +146,9 @@ def run_stage(
     if last is not None:
         check_state(last)
     if last is not None and done >= options.steps:
-        check_loaded(module, *load_model(module, last / "model.safetensors", strict=False))
-        history: list[dict[str, float]] = json.loads((last / "trainer_state.json").read_text())[
-            "log_history"
-        ]
+        with explain_unread(str(last)):
+            check_loaded(module, *load_model(module, last / "model.safetensors", strict=False))
+        history: list[dict[str, float]] = read_json(last / STATE)["log_history"]
         return history
     trainer = _StageTrainer(
         options=options,

@@ -1,7 +1,6 @@
 """Frames and files that are handed over in memory, made what a session reads as it reads a file."""
 
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from crosslmm.errors import UsageError, VideoError
+from crosslmm.limits import MAX_FILE_OBJECT_BYTES
 from crosslmm.options import Sampling
 from crosslmm.prompts.inputs import read_clip
 from crosslmm.video import Frame, Frames, SourceInfo
@@ -23,6 +23,7 @@ from crosslmm.video.moments import pick_frames
 # images. Arrays and tensors are of libraries that need not be there to say so.
 VideoLike: TypeAlias = str | os.PathLike[str] | IO[bytes] | Frames | Sequence[Any] | Any
 
+_PIECE = 2**20  # bytes of a file object that are read at once
 _OF_FILES = ("seek", "reader", "deadline", "file_timeout", "max_pixels")
 
 
@@ -165,10 +166,22 @@ def readable(
         copy = Path(folder) / "video"
         with copy.open("wb") as file:
             try:
-                shutil.copyfileobj(video, file)
+                _copy(video, file, name)
             except TypeError:
                 raise UsageError(f"{name}: the file must be opened in binary mode") from None
         try:
             yield copy, name
         except VideoError as error:
             raise VideoError(str(error).replace(str(copy), name)) from error
+
+
+def _copy(source: IO[bytes], target: IO[bytes], name: str) -> None:
+    copied = 0
+    while piece := source.read(_PIECE):
+        copied += len(piece)
+        if copied > MAX_FILE_OBJECT_BYTES:
+            raise VideoError(
+                f"{name}: holds over {MAX_FILE_OBJECT_BYTES / 2**30:g} GiB, the most that is copied of "
+                "a file object; give the path of a file"
+            )
+        target.write(piece)

@@ -6,8 +6,10 @@ is skipped, as in the other stages.
 """
 
 import json
+import os
 import random
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from crosslmm.captioning.sources import find, looks_like_video
 from crosslmm.errors import UsageError, VideoError
-from crosslmm.files import atomic_write, parse_json
+from crosslmm.files import atomic_write, open_regular, parse_json, read_lines
 from crosslmm.inference.batch import BatchAnswer, answer_batch
 from crosslmm.inference.runtime import Runtime
 from crosslmm.training.dataset import Skipped, VideoDataset
@@ -206,12 +208,16 @@ def _entry(item: VideoPrompt) -> dict[str, Any]:
 def _read(path: Path) -> dict[tuple[str, str], VideoPrompt]:
     """The items of a file of answers; an incomplete line is ignored."""
     items = {}
-    for line in path.read_bytes().splitlines() if path.exists() else ():
-        try:
-            entry = parse_json(line)
-            values = [entry.get(name) for name in ("answer", "problem")]
-            item = VideoPrompt(Path(entry["video"]), entry["prompt"], *values)
-        except (AttributeError, LookupError, TypeError, ValueError):
-            continue
-        items[item.key] = item
+    with suppress(FileNotFoundError), open_regular(path, os.O_RDONLY) as file:
+        for line in read_lines(file):
+            try:
+                entry = parse_json(line)
+                values = [entry.get(name) for name in ("prompt", "answer", "problem")]
+                if not all(isinstance(value, str | None) for value in values):
+                    continue
+                (values[1] or "").encode()  # UnicodeEncodeError, a ValueError, for what is no text
+                item = VideoPrompt(Path(entry["video"]), *values)
+            except (AttributeError, LookupError, TypeError, ValueError):
+                continue
+            items[item.key] = item
     return items

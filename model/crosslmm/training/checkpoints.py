@@ -13,12 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from crosslmm.errors import CheckpointError, first_line
+from crosslmm.errors import CheckpointError, CrossLMMError, first_line
 from crosslmm.files import read_json, sync_entry, sync_folder
 
 # How torch reports a full disk, by its writer of archives.
@@ -77,6 +78,22 @@ def explain_unsaved(folder: Path) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def explain_unread(checkpoint: str | None) -> Iterator[None]:
+    """Turns what the libraries raise where a file of a checkpoint is damaged into a CheckpointError:
+    torch would advise to load it as a pickle."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, CrossLMMError):
+        raise
+    except Exception as error:
+        name = Path(checkpoint or "").name
+        raise CheckpointError(
+            f"{checkpoint}: is damaged ({type(error).__name__}); move {name} away, and the run resumes "
+            "from the checkpoint before it, or from its beginning"
+        ) from error
+
+
 def check_loaded(model: nn.Module, missing: Iterable[str], unexpected: Iterable[str]) -> None:
     """CheckpointError where a checkpoint lacked weights of the model, or had others."""
     weights = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers())
@@ -125,6 +142,18 @@ class AtomicCheckpoints(Trainer):
             for old in list_checkpoints(folder)[: -(self.args.save_total_limit or 10**9)]:
                 os.replace(old, staging / old.name)
         self._clear(staging)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        with explain_unread(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with explain_unread(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with explain_unread(checkpoint):
+            super()._load_rng_state(checkpoint)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """Raises where transformers would only warn of weights that a checkpoint lacks."""

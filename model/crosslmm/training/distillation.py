@@ -21,7 +21,7 @@ from crosslmm.configuration_crosslmm import CrossLMMConfig
 from crosslmm.cost.distillation import distill_memory
 from crosslmm.cost.shape import ModelShape
 from crosslmm.errors import UsageError
-from crosslmm.files import gigabytes
+from crosslmm.files import atomic_folder, gigabytes
 from crosslmm.fingerprint import settings_hash
 from crosslmm.inference.runtime import Runtime
 from crosslmm.merging import check_tokens_per_frame, pool_tokens
@@ -168,7 +168,8 @@ class Distillation:
         adapter = None
         if self.recipe.lora is not None:
             adapter = folder / ADAPTER
-            student.network.save_pretrained(adapter)
+            with atomic_folder(adapter, replace=True) as scratch:
+                student.network.save_pretrained(scratch)
         model = loading.load_model(
             source, device=torch.device("cpu"), dtype=prepared.dtype, adapter=adapter
         )

@@ -145,6 +145,7 @@ class Recipe:
                 raise UsageError(f"{name} is above 0 in a recipe, not {value!r}")
         if self.workers < 0:
             raise UsageError(f"workers is a whole number from 0 up, not {self.workers!r}")
+        _check_seed(self.seed)
         if not 0 <= self.max_skipped <= 1:
             raise UsageError(f"max_skipped is a share from 0 to 1, not {self.max_skipped!r}")
         if not 0 <= self.warmup < 1:  # the library takes 1 for a number of steps
@@ -176,6 +177,14 @@ class DemoSettings:
 
     seed: int = 0
     short: bool = False
+
+    def __post_init__(self) -> None:
+        _check_seed(self.seed)
+
+
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**32:  # NumPy's takes no other
+        raise UsageError(f"`seed` is a whole number from 0 to 2^32 - 1, not {seed!r}")
 
 
 def demo_settings(overrides: Sequence[str]) -> DemoSettings:

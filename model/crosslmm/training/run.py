@@ -17,7 +17,7 @@ from transformers.utils import logging
 
 from crosslmm.checkpoints import catalog, loading
 from crosslmm.errors import OutOfMemory, UsageError
-from crosslmm.files import atomic_write, holds_run, read_json
+from crosslmm.files import atomic_write, read_json
 from crosslmm.inference.encoding import memory_errors
 from crosslmm.inference.generation import stop_token_ids
 from crosslmm.training.answers import AnswerProgress
@@ -26,6 +26,7 @@ from crosslmm.training.dataset import VideoDataset
 from crosslmm.training.distillation import Distillation
 from crosslmm.training.method import MODEL, Method
 from crosslmm.training.recipe import Recipe
+from crosslmm.training.run_folder import holds_run
 from crosslmm.training.stages import TrainablePart, summarise
 from crosslmm.training.supervised import Supervised
 from crosslmm.training.trainer import TrainingProgress, planned_steps, training_arguments
@@ -140,6 +141,12 @@ def train(
         resumed_at=int(resumed.name.rpartition("-")[2]) if resumed else 0,
         notes=(*prepared.notes, *_launcher_notes()),
     )
+    is_complete = resumed is not None and plan.resumed_at >= plan.steps
+    if not is_complete and (folder / MODEL).exists():
+        raise UsageError(
+            f"{folder / MODEL}: already exists, though this run has not come to its end; move it away, "
+            "or give another `out`"
+        )
     first = arguments.process_index == 0
     if first and on_start is not None:
         on_start(plan)
@@ -147,7 +154,6 @@ def train(
         return None
     if first:
         _note_session(folder, identity, plan)
-    is_complete = resumed is not None and plan.resumed_at >= plan.steps
     if not is_complete:
         method.begin(
             datasets=[dataset for dataset in (train_set, eval_set) if dataset is not None],
