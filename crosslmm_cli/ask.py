@@ -10,7 +10,7 @@ from crosslmm.limits import FILE_TIMEOUT, MAX_PIXELS
 from crosslmm.options import Sampling
 from crosslmm_cli import options
 from crosslmm_cli.inputs import check_video, read_questions
-from crosslmm_cli.loading import decode_ahead, demo_refusal, load_assistant, notice_of_demo
+from crosslmm_cli.loading import decode_ahead, demo_refusal, load_assistant
 from crosslmm_cli.output import Output
 
 
@@ -59,7 +59,7 @@ def ask(
         file_timeout=file_timeout,
         max_pixels=max_pixels,
     )
-    check_video(video, sampling)
+    check_video(video, sampling, questions)
 
     with decode_ahead(video, sampling, model) as stream:
         assistant = load_assistant(
@@ -86,7 +86,8 @@ def ask(
         except UnfamiliarFootage:
             raise VideoError(demo_refusal(video)) from None
     output.finish_progress()
-    notice_of_demo(output, origin)
+    if origin == "built-in":  # of footage that it knows
+        output.notice("answered by the built-in demo model, which knows synthetic shape clips only")
     output.notice(session.summary)
     for warning in session.warnings:
         output.notice(f"warning: {warning}")

@@ -78,7 +78,10 @@ def load(
     processor = load_processor(folder)
     if tokens_per_frame is not None:
         processor.tokens_per_frame = check_tokens_per_frame(
-            tokens_per_frame, config.patches_per_frame, error=UsageError
+            tokens_per_frame,
+            config.patches_per_frame,
+            trained=processor.tokens_per_frame,
+            error=UsageError,
         )
     if resolved.adapter is not None:
         headers |= read_adapter_header(resolved.adapter)  # it may open gates
