@@ -1,17 +1,35 @@
 """`crosslmm ask`: questions about a video, answered as they are generated."""
 
-from typing import Annotated, Any
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Annotated, Any, Literal
 
 import typer
 
 from crosslmm.checkpoints import catalog
-from crosslmm.errors import UnfamiliarFootage, VideoError
+from crosslmm.errors import UnfamiliarFootage, UsageError, VideoError
 from crosslmm.limits import FILE_TIMEOUT, MAX_PIXELS
+from crosslmm.merging import MERGERS, check_merging
 from crosslmm.options import Sampling
 from crosslmm_cli import options
+from crosslmm_cli.frame_list import read_frame_list
 from crosslmm_cli.inputs import check_video, read_questions
 from crosslmm_cli.loading import decode_ahead, demo_refusal, load_assistant
 from crosslmm_cli.output import Output
+
+MAX: Literal["max"] = "max"
+
+
+def frames_or_max(given: str) -> int | Literal["max"]:
+    if given.strip() == MAX:
+        return MAX
+    try:
+        count = int(given)
+    except ValueError:
+        raise typer.BadParameter(f"{given!r} is not a whole number, nor max") from None
+    if count < 1:
+        raise typer.BadParameter(f"{count} is not in the range x>=1.")
+    return count
 
 
 def ask(
@@ -21,9 +39,27 @@ def ask(
         typer.Argument(metavar="QUESTION", help="One or more; - reads one from stdin."),
     ],
     model: options.ModelOption = None,
-    frames: options.FramesOption = None,
+    frames: Annotated[
+        Any,
+        typer.Option(
+            "--frames",
+            "-n",
+            parser=frames_or_max,
+            metavar="N|max",
+            help="Number of frames, evenly spaced in time; max: as many as fit.",
+        ),
+    ] = None,
+    fit: Annotated[
+        str | None,
+        typer.Option(
+            "--fit",
+            metavar="SIZE",
+            help="Use as many frames as fit in this much memory, weights included: 8GB.",
+        ),
+    ] = None,
     fps: options.FpsOption = None,
     max_frames: options.MaxFramesOption = None,
+    frames_at: options.FramesAtOption = None,
     start: options.StartOption = None,
     end: options.EndOption = None,
     reader: options.ReaderOption = "auto",
@@ -31,6 +67,8 @@ def ask(
     max_pixels: options.MaxPixelsOption = MAX_PIXELS,
     file_timeout: options.FileTimeoutOption = FILE_TIMEOUT,
     tokens_per_frame: options.TokensPerFrameOption = None,
+    merge: options.MergeOption = None,
+    keep: options.KeepOption = None,
     quantize: options.QuantizeOption = "auto",
     device: options.DeviceOption = None,
     dtype: options.DtypeOption = "auto",
@@ -47,11 +85,22 @@ def ask(
     encoded once for all questions.
     """
     output = Output(as_json=as_json, quiet=quiet, progress=not no_progress)
+    at = read_frame_list(frames_at, questions)
     questions = read_questions(questions)
+    if fit is not None and (frames is not None or fps is not None):
+        raise UsageError("--fit finds the number of frames: it excludes --frames and --fps")
+    check_merging(
+        merge=merge, keep=keep, tokens_per_frame=tokens_per_frame, methods=MERGERS, error=UsageError
+    )
+    fills_memory = fit is not None or frames == MAX
+    if merge is not None and fills_memory:
+        raise UsageError("--merge needs a number of frames: it excludes --fit and --frames max")
+    memory = options.memory_size("--fit", fit) if fit is not None else None
     sampling = Sampling(
-        frames=frames,
+        frames=None if frames == MAX else frames,
         fps=fps,
         max_frames=max_frames,
+        at=at,
         start=start,
         end=end,
         reader=reader,
@@ -61,23 +110,29 @@ def ask(
     )
     check_video(video, sampling, questions)
 
-    with decode_ahead(video, sampling, model) as stream:
+    ahead = nullcontext() if fills_memory else decode_ahead(video, sampling, model)
+    with ahead as stream:
         assistant = load_assistant(
             output,
             model=model,
             device=device,
             dtype=dtype,
             quantize=quantize,
-            tokens_per_frame=tokens_per_frame,
+            tokens_per_frame=None if merge else tokens_per_frame,
             frames=sampling.most_frames,
             announce=False,
             stream=stream,
         )
+        if fills_memory:
+            sampling = replace(sampling, frames=assistant.most_frames(memory))
         origin = catalog.default_model(model).origin
         try:
             session = assistant.open_video(
                 video,
                 sampling,
+                tokens_per_frame=tokens_per_frame,
+                merge=merge,
+                keep=keep,
                 allow_unfamiliar=origin != "built-in",
                 on_progress=output.progress,
                 stream=stream,
@@ -89,6 +144,8 @@ def ask(
     if origin == "built-in":  # of footage that it knows
         output.notice("answered by the built-in demo model, which knows synthetic shape clips only")
     output.notice(session.summary)
+    if merge is not None:
+        output.notice(session.merged)
     for warning in session.warnings:
         output.notice(f"warning: {warning}")
 

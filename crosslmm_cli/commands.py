@@ -69,6 +69,7 @@ COMMANDS: Mapping[str, CommandInfo] = {
         examples=(
             "crosslmm train align-2b --model start --data mix.yaml --out runs/align",
             "crosslmm train recipe.yaml --model start --data mix.yaml --out run --set epochs=2",
+            "crosslmm train distill --teacher org/llava --videos clips --out runs/distill",
             "crosslmm train demo --out runs/demo",
         ),
     ),

@@ -5,6 +5,8 @@ from contextlib import suppress
 
 from crosslmm.errors import CrossLMMError
 
+_BUILT_IN = ("demo", "demo-teacher")
+
 
 def model_names(incomplete: str) -> list[str]:
     """Models on disk, by the name that `--model` takes."""
@@ -44,13 +46,20 @@ def tasks(incomplete: str) -> list[str]:
     return _matching(TASKS, incomplete)
 
 
+def mergers(incomplete: str) -> list[str]:
+    """What `--merge` takes."""
+    from crosslmm.merging import MERGERS
+
+    return _matching(MERGERS, incomplete)
+
+
 def training_recipes(incomplete: str) -> list[str]:
     """What `train` takes, besides files."""
     with suppress(ImportError):  # the train extra
         from crosslmm.training.recipe import shipped_recipes
 
-        return _matching(["demo", *shipped_recipes()], incomplete)
-    return _matching(["demo"], incomplete)
+        return _matching([*_BUILT_IN, *shipped_recipes()], incomplete)
+    return _matching(_BUILT_IN, incomplete)
 
 
 def _matching(names: Iterable[str], incomplete: str) -> list[str]:

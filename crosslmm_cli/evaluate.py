@@ -1,15 +1,18 @@
 """`crosslmm eval`: a model's accuracy on a file of questions, by question type."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from crosslmm.errors import UsageError
 from crosslmm.evaluation.tasks import TASKS, get_task
 from crosslmm.files import check_writable
+from crosslmm.merging import MERGERS
 from crosslmm_cli import completion, options
 from crosslmm_cli.errors import SOME_FAILED
 from crosslmm_cli.loading import load_assistant
+from crosslmm_cli.merge_table import merge_budgets, merge_ways, show_merge_table
 from crosslmm_cli.output import Output
 
 if TYPE_CHECKING:
@@ -45,7 +48,33 @@ def evaluate(
     ] = "questions",
     model: options.ModelOption = None,
     frames: options.FramesOption = None,
-    tokens_per_frame: options.TokensPerFrameOption = None,
+    tokens_per_frame: Annotated[
+        Any,
+        typer.Option(
+            "--tokens-per-frame",
+            parser=options.numbers,
+            metavar="N,N",
+            help="Merged tokens per frame; several make a table.",
+            show_default="the checkpoint's own",
+        ),
+    ] = None,
+    merge: Annotated[
+        str | None,
+        typer.Option(
+            "--merge",
+            metavar="NAME,NAME",
+            autocompletion=completion.mergers,
+            help=f"Merging methods to compare, each at every budget: {', '.join(MERGERS)}.",
+        ),
+    ] = None,
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            "--keep",
+            metavar="SHARE|N",
+            help="With --merge, tokens that are kept: 10%,25%, or numbers for a complete video.",
+        ),
+    ] = None,
     quantize: options.QuantizeOption = "auto",
     device: options.DeviceOption = None,
     dtype: options.DtypeOption = "auto",
@@ -69,14 +98,24 @@ def evaluate(
 
     chosen = get_task(task)
     rows = chosen.read(questions)
+    counts: list[int] = tokens_per_frame or []
+    merges, kept = merge.split(",") if merge else [], keep.split(",") if keep else []
+    ways = merge_ways(merges, counts=counts, keep=kept)
     assistant = load_assistant(
         output,
         model=model,
         device=device,
         dtype=dtype,
         quantize=quantize,
-        tokens_per_frame=tokens_per_frame,
+        tokens_per_frame=counts[0] if counts and not merges else None,
     )
+    if merges or len(counts) > 1:
+        if answers is not None:
+            raise UsageError("--answers needs one way to merge, not a table of several")
+        budgets = merge_budgets(assistant, ways)
+        folder = video_folder or questions.parent
+        show_merge_table(output, assistant, rows, folder, budgets, task=chosen, frames=frames)
+        return
     done = 0
 
     def on_row(_: object) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 # Parameters of the library that have another name on the command line.
 ALIASES = {
+    "at": "--frames-at",
     "cross_attention_interval": "--interval",
     "frames_per_chunk": "--chunk",
     "media_folder": "--video-folder",

@@ -6,6 +6,9 @@ from typing import Annotated
 
 import typer
 
+from crosslmm.cost.budget import parse_size
+from crosslmm.errors import UsageError
+from crosslmm.merging import MERGERS
 from crosslmm.options import Dtype, Quantization, ReaderName, Seek
 from crosslmm_cli import completion
 
@@ -18,6 +21,23 @@ def seconds(text: str) -> float:
     if match is None or (match[2] and float(match[3]) >= 60) or (match[1] and int(match[2]) >= 60):
         raise typer.BadParameter(f"{text!r} is not a time: use seconds, M:SS or H:MM:SS")
     return int(match[1] or 0) * 3600 + int(match[2] or 0) * 60 + float(match[3])
+
+
+def numbers(given: str) -> list[int]:
+    """Whole numbers separated by commas."""
+    try:
+        return [int(part) for part in given.split(",")]
+    except ValueError:
+        raise typer.BadParameter(
+            f"{given!r} is not a list of whole numbers, such as 64,256"
+        ) from None
+
+
+def memory_size(flag: str, given: str) -> int:
+    """Bytes of a size with its unit: nobody means 24 bytes. Raises UsageError."""
+    if given.strip().replace(".", "", 1).isdigit():
+        raise UsageError(f"{flag} {given}: needs a unit; did you mean {given.strip()}GB?")
+    return parse_size(given)
 
 
 def _above_zero(value: float | None) -> float | None:
@@ -51,6 +71,14 @@ FpsOption = Annotated[
 MaxFramesOption = Annotated[
     int | None,
     typer.Option("--max-frames", metavar="N", min=1, help="Maximum number of frames."),
+]
+FramesAtOption = Annotated[
+    str | None,
+    typer.Option(
+        "--frames-at",
+        metavar="FILE",
+        help="Exactly these frames, one per line: 12.5, 1:05 or #120 (its index); - reads stdin.",
+    ),
 ]
 StartOption = Annotated[
     float | None,
@@ -99,6 +127,23 @@ TokensPerFrameOption = Annotated[
         min=1,
         help="Merged tokens per frame, a square number: 1, 4, 9, 16, …",
         show_default="the checkpoint's own: 9, or 196 for LLaVA-OneVision",
+    ),
+]
+MergeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--merge",
+        metavar="NAME",
+        autocompletion=completion.mergers,
+        help=f"Merge the tokens of all frames to fewer: {', '.join(MERGERS)}.",
+    ),
+]
+KeepOption = Annotated[
+    str | None,
+    typer.Option(
+        "--keep",
+        metavar="SHARE|N",
+        help="With --merge, how many tokens are kept: 10%, or a number for the complete video.",
     ),
 ]
 QuantizeOption = Annotated[

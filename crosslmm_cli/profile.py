@@ -8,12 +8,15 @@ import typer
 
 from crosslmm.checkpoints import catalog
 from crosslmm.cost import profile as cost
+from crosslmm.cost.budget import parse_compute
 from crosslmm.cost.chart import check_chart_path, draw
 from crosslmm.cost.measured import MEASURED_FRAMES, Measured
-from crosslmm.cost.profile import FRAMES, Settings, find_shape, parse_size, reshape
+from crosslmm.cost.profile import FRAMES, find_shape, reshape
 from crosslmm.cost.published import PublishedComparison, compare_with_paper
+from crosslmm.cost.settings import Settings
 from crosslmm.cost.tables import (
     as_record,
+    budget_text,
     comparison_text,
     csv_text,
     fits_text,
@@ -28,16 +31,6 @@ from crosslmm_cli import completion, options
 from crosslmm_cli.inputs import check_video
 from crosslmm_cli.loading import check_model, load_assistant
 from crosslmm_cli.output import Output
-
-
-def parse_numbers(given: str) -> list[int]:
-    """Whole numbers separated by commas."""
-    try:
-        return [int(part) for part in given.split(",")]
-    except ValueError:
-        raise typer.BadParameter(
-            f"{given!r} is not a list of whole numbers, such as 64,256"
-        ) from None
 
 
 def profile(
@@ -55,13 +48,13 @@ def profile(
     ] = None,
     frames: Annotated[
         Any,
-        typer.Option("--frames", "-n", parser=parse_numbers, metavar="N,N", help="Frame counts."),
+        typer.Option("--frames", "-n", parser=options.numbers, metavar="N,N", help="Frame counts."),
     ] = None,
     tokens_per_frame: Annotated[
         Any,
         typer.Option(
             "--tokens-per-frame",
-            parser=parse_numbers,
+            parser=options.numbers,
             metavar="N,N",
             help="Merged tokens per frame, square numbers.",
             show_default="the model's own",
@@ -111,6 +104,15 @@ def profile(
         str | None,
         typer.Option("--fits", metavar="SIZE", help="Find how many frames fit: 24GB, 16GiB."),
     ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            "--budget",
+            metavar="COMPUTE",
+            help="Find frames and tokens per frame of equal cost: 10TFLOP, or seconds on this "
+            "device: 2s.",
+        ),
+    ] = None,
     measure: Annotated[
         bool, typer.Option("--measure", help="Also run the model: seconds per stage, peak memory.")
     ] = False,
@@ -155,8 +157,16 @@ def profile(
         raise UsageError(
             "--measure runs the unmodified model on one video: it excludes --interval and --batch"
         )
-    if not measure and (video is not None or repeats is not None or device is not None):
-        raise UsageError("--video, --repeats and --device need --measure")
+    if not measure and (video is not None or repeats is not None):
+        raise UsageError("--video and --repeats need --measure")
+    compute, in_seconds = parse_compute(budget) if budget is not None else (None, False)
+    if not (measure or in_seconds) and device is not None:
+        raise UsageError("--device needs --measure, or --budget in seconds")
+    if budget is not None and (measure or as_csv or fits or compare or plot or frames):
+        raise UsageError(
+            "--budget finds the frames: it excludes --frames, --compare, --fits, --plot, --csv and "
+            "--measure"
+        )
     if as_csv and (measure or fits or compare == "paper"):
         raise UsageError(
             "--csv prints estimates only; use --json with --measure, --fits or --compare paper"
@@ -174,13 +184,26 @@ def profile(
         "frames": frames or (MEASURED_FRAMES if measure else FRAMES),
         "tokens_per_frame": tokens_per_frame or (),
     }
-    budget = _parse_budget(fits) if fits is not None else None
+    memory = options.memory_size("--fits", fits) if fits is not None else None
     if plot:
         check_chart_path(plot)
     if measure:
         check_model(model, device=device, tokens_per_frame=None)
     if video is not None:
         check_video(str(video), Sampling())
+    if compute is not None:
+        if not tokens_per_frame and shape.chunked:
+            squares = {side**2 for side in range(1, 15) if side**2 <= shape.vision.patches}
+            counts["tokens_per_frame"] = sorted({*squares, shape.tokens_per_frame})
+        counts["frames"] = [1]  # they are what is found
+        _show_budget(
+            output,
+            cost.profile(name, shape=shape, settings=settings, **counts),
+            compute,
+            in_seconds=in_seconds,
+            device=device,
+        )
+        return
     estimates = _estimate(name, compare, shape=shape, settings=settings, **counts)
     measured: list[Measured] = []
     if measure:
@@ -202,11 +225,11 @@ def profile(
 
     first, other, paper = estimates
     if as_json:
-        output.record(as_record(first, other or paper, measured, budget))
+        output.record(as_record(first, other or paper, measured, memory))
     elif as_csv:
         output.text(csv_text([first, *([other] if other else [])]), end="")
     else:
-        output.text(_text(estimates, measured, budget))
+        output.text(_text(estimates, measured, memory))
     for note in [*first.notes, *(other.notes if other else [])]:
         output.notice(note)
     if plot:
@@ -214,11 +237,26 @@ def profile(
         output.notice(f"wrote {plot}")
 
 
-def _parse_budget(given: str) -> int:
-    """A size with its unit: nobody means 24 bytes."""
-    if given.strip().replace(".", "", 1).isdigit():
-        raise UsageError(f"--fits {given}: needs a unit; did you mean {given.strip()}GB?")
-    return parse_size(given)
+def _show_budget(
+    output: Output,
+    profile: cost.Profile,
+    compute: float,
+    *,
+    in_seconds: bool,
+    device: str | None,
+) -> None:
+    """Frames and tokens per frame at equal compute, with nothing else of the profile."""
+    rate = None
+    if in_seconds:
+        from crosslmm.inference.measurement import matrix_rate
+
+        rate = matrix_rate(device, profile.settings.dtype)
+        compute *= rate
+    if output.as_json:
+        record = as_record(profile, macs=compute)
+        output.record({**record, "rows": [], "macs_per_second": rate})
+    else:
+        output.text(budget_text(profile, compute, rate))
 
 
 class _Estimates(NamedTuple):
@@ -236,11 +274,11 @@ def _estimate(name: str, compare: str | None, **options: Any) -> _Estimates:
     return _Estimates(first, cost.compare(first, compare) if compare else None, None)
 
 
-def _text(estimates: _Estimates, measured: list[Measured], budget: int | None) -> str:
+def _text(estimates: _Estimates, measured: list[Measured], memory: int | None) -> str:
     first, other, paper = estimates
     blocks = [text(first)]
     blocks += [comparison_text(first, other)] if other else []
     blocks += [paper_text(first, paper)] if paper else []
     blocks += [measured_text(measured)] if measured else []
-    blocks += [fits_text(first, budget)] if budget is not None else []
+    blocks += [fits_text(first, memory)] if memory is not None else []
     return "\n\n".join(blocks)

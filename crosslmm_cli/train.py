@@ -11,6 +11,7 @@ from crosslmm_cli import completion, interrupt, options
 from crosslmm_cli.output import Output
 
 if TYPE_CHECKING:
+    from crosslmm.training.answers import AnswerProgress
     from crosslmm.training.run import RunPlan
     from crosslmm.training.trainer import TrainingProgress
 
@@ -23,8 +24,8 @@ def train(
         typer.Argument(
             metavar="RECIPE",
             autocompletion=completion.training_recipes,
-            help="align-2b, tune-2b, align-7b, tune-7b, a YAML file, or demo, which trains the "
-            "built-in model from scratch.",
+            help="align-2b, tune-2b, align-7b, tune-7b, distill, a YAML file; demo, which trains the "
+            "built-in model from scratch, or demo-teacher, which makes a teacher for distill of it.",
         ),
     ],
     out: Annotated[
@@ -40,7 +41,7 @@ def train(
             "-m",
             metavar="MODEL",
             autocompletion=completion.model_names,
-            help="Model to start from: a folder or a Hub id.",
+            help="Model to start from: a folder or a Hub id. For distill, the teacher unless given.",
         ),
     ] = None,
     data: Annotated[
@@ -51,7 +52,11 @@ def train(
     ] = None,
     eval_data: Annotated[
         Path | None,
-        typer.Option("--eval-data", metavar="FILE", help="Evaluate on this data during training."),
+        typer.Option(
+            "--eval-data",
+            metavar="FILE",
+            help="Evaluate on this data during training; for distill, on a folder of videos.",
+        ),
     ] = None,
     video_folder: Annotated[
         Path | None,
@@ -62,12 +67,34 @@ def train(
             show_default="the folder of the data file",
         ),
     ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            "--teacher",
+            metavar="MODEL",
+            autocompletion=completion.model_names,
+            help="distill: the model whose answers are learned, such as LLaVA-OneVision.",
+        ),
+    ] = None,
+    videos: Annotated[
+        Path | None,
+        typer.Option("--videos", metavar="DIR", help="distill: folder of videos, without labels."),
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            "--prompts",
+            metavar="FILE",
+            help="distill: what the teacher is asked, one prompt per line.",
+            show_default="50 general prompts",
+        ),
+    ] = None,
     changes: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Override a recipe option (repeatable); demo has seed and short.",
+            help="Override a recipe option (repeatable); demo and demo-teacher have seed and short.",
         ),
     ] = None,
     dry_run: Annotated[
@@ -79,20 +106,30 @@ def train(
 ) -> None:
     """Train a model with the paper's two stages or your own recipe."""
     output = Output(as_json=as_json, quiet=quiet, progress=not no_progress)
-    if recipe == "demo":
-        if model or data or eval_data or video_folder or dry_run:
+    if recipe in ("demo", "demo-teacher"):
+        if model or data or eval_data or video_folder or dry_run or teacher or videos or prompts:
             raise UsageError(
-                "demo: trains from scratch on generated data; besides --out it takes only --set"
+                f"{recipe}: trains on generated data; besides --out it takes only --set"
             )
-        _train_demo(output, out, changes or [])
+        _train_demo(output, out, changes or [], teacher=recipe == "demo-teacher")
         return
-    if model is None or data is None:
-        raise UsageError(
-            f"{recipe}: needs --model, the model to start from, and --data, the training data"
-        )
     from crosslmm.training.recipe import load_recipe
 
     chosen = load_recipe(recipe, changes or [])
+    if chosen.stage == "distill":
+        if data or video_folder:
+            raise UsageError(f"{recipe}: takes videos, by --videos, in place of --data")
+        if teacher is None or videos is None:
+            raise UsageError(
+                f"{recipe}: needs --teacher, a model, and --videos, a folder of videos"
+            )
+        model, data = model or teacher, videos
+    elif teacher or videos or prompts:
+        raise UsageError("--teacher, --videos and --prompts are for the distill stage")
+    elif model is None or data is None:
+        raise UsageError(
+            f"{recipe}: needs --model, the model to start from, and --data, the training data"
+        )
     output.progress("load", 0, 0)
     from crosslmm.training.run import train as run
 
@@ -110,7 +147,10 @@ def train(
             out=out,
             eval_data=eval_data,
             media_folder=video_folder,
+            teacher=teacher,
+            prompts=prompts,
             on_start=begin,
+            on_answers=lambda progress: _show_answers(output, progress),
             on_progress=lambda progress: _show_progress(output, progress),
             dry_run=dry_run,
         )
@@ -149,6 +189,12 @@ def _show_plan(output: Output, plan: "RunPlan") -> None:
         output.notice(f"resuming from step {plan.resumed_at:,}")
 
 
+def _show_answers(output: Output, progress: "AnswerProgress") -> None:
+    output.progress("answers", progress.done, progress.total, label="the teacher answers")
+    if progress.done == progress.total:
+        output.finish_progress()
+
+
 def _show_progress(output: Output, progress: "TrainingProgress") -> None:
     line = [f"step {progress.step:,} of {progress.steps:,}"]
     if progress.loss is not None:
@@ -166,14 +212,16 @@ def _show_progress(output: Output, progress: "TrainingProgress") -> None:
     output.progress("training", progress.step, progress.steps)
 
 
-def _train_demo(output: Output, out: Path, changes: list[str]) -> None:
+def _train_demo(output: Output, out: Path, changes: list[str], *, teacher: bool) -> None:
     from crosslmm.training.recipe import demo_settings
 
     settings = demo_settings(changes)
     output.progress("load", 0, 0, label="preparing")
-    from crosslmm.demo.run import train_demo
-
-    folder = train_demo(out, seed=settings.seed, short=settings.short, report=output.notice)
+    if teacher:
+        from crosslmm.demo.teacher import train_teacher as run
+    else:
+        from crosslmm.demo.run import train_demo as run
+    folder = run(out, seed=settings.seed, short=settings.short, report=output.notice)
     if folder is None:
         return
     if output.as_json:

@@ -1,8 +1,6 @@
-"""Draws docs/architecture.svg, the README's figure: `python docs/draw_architecture.py`."""
+"""architecture.svg, the README's figure of the model."""
 
-import argparse
 from itertools import count, pairwise
-from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib import pyplot as plt
@@ -249,16 +247,3 @@ def draw() -> plt.Figure:
     draw_language_model(axes)
     draw_detail(axes)
     return figure
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    default = Path(__file__).with_name("architecture.svg")
-    parser.add_argument("--out", type=Path, default=default)
-    out = parser.parse_args().out
-    metadata = {"Date": None} if out.suffix == ".svg" else None
-    draw().savefig(out, dpi=150, metadata=metadata)
-
-
-if __name__ == "__main__":
-    main()

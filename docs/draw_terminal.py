@@ -1,21 +1,15 @@
-"""Draw docs/terminal.svg: a run of the built-in model on its sample clip, in a terminal of 80 columns.
+"""terminal.svg: a run of the built-in model on its sample clip, in a terminal of 80 columns."""
 
-python docs/draw_terminal.py
-"""
-
-import contextlib
 import io
 import os
 import re
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
-PICTURE = Path(__file__).with_name("terminal.svg")
 COLUMNS = 80
 COMMAND = ("ask", "sample.mp4", "Describe the video.", "Count the objects.", "-m", "demo")
 # Without rich's web font: the picture must need no network.
@@ -67,9 +61,3 @@ def draw(output: str) -> str:
     for number, row in enumerate(rows):
         console.print(Text(row, style="bold" if number == 0 else ""), soft_wrap=True)
     return console.export_svg(title="crosslmm", code_format=SVG, unique_id="terminal")
-
-
-if __name__ == "__main__":
-    PICTURE.write_text(draw(run()), encoding="utf-8")
-    with contextlib.suppress(ValueError):
-        print(f"wrote {PICTURE.relative_to(Path.cwd())}")

@@ -3,7 +3,6 @@
 import io
 import json
 import re
-import runpy
 import shlex
 import shutil
 from collections.abc import Callable
@@ -151,13 +150,6 @@ def test_the_snippets_of_the_python_page_run_one_after_another(
     assert names["output"].shape[0] == 1
     [record] = map(json.loads, blocks("json", (ROOT / "docs" / "python.md").read_text("utf-8")))
     assert list(record) == list(names["answer"].as_dict())
-
-
-def test_the_picture_of_a_run_is_what_it_prints() -> None:
-    drawing = runpy.run_path(str(ROOT / "docs" / "draw_terminal.py"))
-    picture = (ROOT / "docs" / "terminal.svg").read_text("utf-8")
-    assert drawing["draw"](drawing["run"]()) == picture, "run python docs/draw_terminal.py"
-    assert len(re.findall("http", picture)) == 1, "nothing is fetched; the one is SVG's own name"
 
 
 def test_the_table_of_commands_is_that_of_the_program() -> None:

@@ -20,6 +20,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from crosslmm.limits import ABSORBED_QUERIES, SLICE_BYTES
+from crosslmm.ragged_tokens import FrameGroups
 from crosslmm.visual_tokens import TokenPositions
 
 
@@ -144,6 +145,10 @@ class GatedCrossAttention(nn.Module):
             opened = bool(self.gate.detach().item() != 0)
             seen = self._gate_seen = (self.gate.data_ptr(), self.gate._version, opened)
         return seen[2]
+
+    def train(self, mode: bool = True) -> "GatedCrossAttention":
+        self._gate_seen = None  # a fused optimizer writes to the gate and does not count it
+        return super().train(mode)
 
     def forward(
         self,
@@ -279,7 +284,7 @@ class CrossInputs:
     """What the dual cross-attention layers read in one pass; see `DualCrossAttentionLayer.forward`."""
 
     features: torch.Tensor | None
-    own_frames: slice
+    own_frames: slice | FrameGroups
     patch_mask: torch.Tensor | None
     visual: TokenPositions | None
     text: TokenPositions | None
@@ -308,7 +313,7 @@ class DualCrossAttentionLayer(GradientCheckpointingLayer):
         self,
         hidden_states: torch.Tensor,
         features: torch.Tensor | None = None,
-        own_frames: slice = slice(None),
+        own_frames: slice | FrameGroups = slice(None),
         frame_mask: torch.Tensor | None = None,
         visual: TokenPositions | None = None,
         text: TokenPositions | None = None,
@@ -345,12 +350,15 @@ class DualCrossAttentionLayer(GradientCheckpointingLayer):
         self,
         query: torch.Tensor,
         features: torch.Tensor,
-        own_frames: slice,
+        own_frames: slice | FrameGroups,
         frame_mask: torch.Tensor | None,
         counts: Sequence[int] | None,
     ) -> torch.Tensor:
         if not self.v2v_per_frame:
             return self.v2v(query, features.flatten(1, 2), frame_mask, counts=counts)
+        if isinstance(own_frames, FrameGroups):
+            read = self.v2v(own_frames.spread(query), own_frames.features(features))
+            return own_frames.collect(read, query)
         own = features[:, own_frames].flatten(0, 1)
         by_frame = query.reshape(len(own), -1, query.shape[-1])
         return self.v2v(by_frame, own).view(query.shape)

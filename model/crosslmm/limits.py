@@ -9,6 +9,8 @@ DECODERS = ("qwen2", "qwen3", "llama", "mistral")
 FRAMES_PER_CHUNK = 16
 # A longer prompt goes through the language model in parts of complete frames, of about so many tokens.
 PREFILL_TOKENS = 1024
+# A long video's tokens are merged in windows of so many frames.
+MERGED_FRAMES = 256
 # The share of the language model's context that the positions of videos are fitted into; the rest is
 # left to the words.
 VIDEO_CONTEXT = 7 / 8

@@ -39,14 +39,13 @@ from crosslmm.cross_attention import (
 )
 from crosslmm.positions import shift_positions
 from crosslmm.precision import skip_all_but_decoder
+from crosslmm.ragged_tokens import FrameGroups, RaggedTokens
 from crosslmm.vision import Projector
 from crosslmm.visual_encoding import VisualEncoderMixin, VisualFeaturesMixin
 from crosslmm.visual_tokens import (
     TokenPositions,
     VisualTokens,
-    count_tokens_per_frame,
     find_placeholders,
-    frames_per_row,
     insert_merged,
     patch_counts,
     patch_mask,
@@ -132,7 +131,8 @@ class CrossLMMModel(CrossLMMPreTrainedModel, VisualEncoderMixin):
         input_ids: torch.LongTensor | None = None,
         pixel_values_videos: torch.Tensor | None = None,
         video_frame_mask: torch.Tensor | None = None,
-        visual_tokens: VisualTokens | None = None,
+        visual_tokens: VisualTokens | RaggedTokens | None = None,
+        merge: str | None = None,
         attention_mask: torch.Tensor | dict[str, torch.Tensor] | None = None,
         position_ids: torch.LongTensor | None = None,
         past_key_values: Cache | None = None,
@@ -147,6 +147,8 @@ class CrossLMMModel(CrossLMMPreTrainedModel, VisualEncoderMixin):
         - pixel_values_videos: (B, T, 3, S, S), or `visual_tokens` already made from them; only with
           the placeholders they belong to: decoding reads the cache.
         - video_frame_mask: (B, T), 1 = a real frame, 0 = padding after a shorter video.
+        - merge: how a video's tokens become as many as it has placeholders, where these are not a square
+          number for each frame: a method of `crosslmm.merging.MERGERS`.
         - attention_mask: (B, L), 1 = attend.
         - position_ids: (B, L), the index of each token in its row; where frames take another number of
           tokens than trained, `positions.py` makes positions of them.
@@ -158,21 +160,15 @@ class CrossLMMModel(CrossLMMPreTrainedModel, VisualEncoderMixin):
         if video_frame_mask is not None:
             video_frame_mask = video_frame_mask.bool()
         visual = text = features = shift = following = None
-        own_frames = slice(None)
+        own_frames: slice | FrameGroups = slice(None)
         if pixel_values_videos is not None or visual_tokens is not None:
             is_placeholder = find_placeholders(
                 self.config.video_token_id, self.get_input_embeddings(), input_ids, inputs_embeds
             )
             if visual_tokens is None:
                 assert pixel_values_videos is not None
-                if len(pixel_values_videos) != len(is_placeholder):
-                    raise ValueError(
-                        f"{len(pixel_values_videos)} videos were given for {len(is_placeholder)} prompts"
-                    )
-                frames = frames_per_row(pixel_values_videos, video_frame_mask)
-                tokens_per_frame = count_tokens_per_frame(self.config, is_placeholder, frames)
-                visual_tokens = self.encode_video(
-                    pixel_values_videos, tokens_per_frame, video_frame_mask
+                visual_tokens = self.encode_for(
+                    is_placeholder, pixel_values_videos, video_frame_mask, merge
                 )
             inputs_embeds, is_merged = insert_merged(
                 visual_tokens,
@@ -185,10 +181,10 @@ class CrossLMMModel(CrossLMMPreTrainedModel, VisualEncoderMixin):
             features, video_frame_mask = visual_tokens.features, visual_tokens.frame_mask
             if features is not None:
                 counts = is_merged.sum(dim=1)
-                visual = TokenPositions(is_merged, visual_tokens.embeds.shape[1:3].numel())
+                visual = TokenPositions(is_merged, visual_tokens.longest)
                 text = TokenPositions(~is_merged, int(is_merged.shape[1] - counts.min()))
-                first = visual_tokens.first_frame
-                own_frames = slice(first, first + visual_tokens.embeds.shape[1])
+                if self.config.v2v_scope == "frame":
+                    own_frames = visual_tokens.own_frames
         elif inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         assert inputs_embeds is not None
@@ -200,7 +196,7 @@ class CrossLMMModel(CrossLMMPreTrainedModel, VisualEncoderMixin):
             past_key_values = as_dual_cache(past_key_values, self.config)
             self_cache = past_key_values.self_attention_cache
             cross_cache = cast(CrossCache, past_key_values.cross_attention_cache)
-            if visual_tokens is not None and visual_tokens.first_frame == 0 and cross_cache.layers:
+            if visual_tokens is not None and visual_tokens.is_start and cross_cache.layers:
                 if past_key_values.get_seq_length() > 0:
                     raise ValueError(
                         "the cache already holds a video; give a new cache with another video"
@@ -325,7 +321,8 @@ class CrossLMMForConditionalGeneration(CrossLMMPreTrainedModel, GenerationMixin)
         input_ids: torch.LongTensor | None = None,
         pixel_values_videos: torch.Tensor | None = None,
         video_frame_mask: torch.Tensor | None = None,
-        visual_tokens: VisualTokens | None = None,
+        visual_tokens: VisualTokens | RaggedTokens | None = None,
+        merge: str | None = None,
         attention_mask: torch.Tensor | dict[str, torch.Tensor] | None = None,
         position_ids: torch.LongTensor | None = None,
         past_key_values: Cache | None = None,
@@ -345,6 +342,7 @@ class CrossLMMForConditionalGeneration(CrossLMMPreTrainedModel, GenerationMixin)
             pixel_values_videos=pixel_values_videos,
             video_frame_mask=video_frame_mask,
             visual_tokens=visual_tokens,
+            merge=merge,
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=past_key_values,

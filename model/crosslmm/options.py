@@ -1,7 +1,7 @@
 """What is asked for, in types that every room shares. Imports neither torch nor a decoder."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypedDict, get_args
 
@@ -17,6 +17,8 @@ V2VScope = Literal["video", "frame"]
 ProjectorOrder = Literal["merge_first", "project_first"]
 T2VCache = Literal["projected", "features"]
 
+_FRAME_INDEX = re.compile(r"#[0-9]{1,18}")
+
 
 class SamplingOptions(TypedDict, total=False):
     """The fields of `Sampling` as keyword arguments."""
@@ -26,6 +28,7 @@ class SamplingOptions(TypedDict, total=False):
     max_frames: int | None
     start: float | None
     end: float | None
+    at: "Sequence[float | str] | None"
     seek: Seek
     reader: ReaderName
     deadline: float
@@ -41,6 +44,9 @@ class Sampling:
       video. `max_frames` caps both. Neither means `DEFAULT_FRAMES`, or what a model was trained with.
       A clip with fewer frames gives each of them once.
     - `start`, `end`: seconds from the first shown frame.
+    - `at`: these frames and no others, in order of time, whatever the order here: seconds, for the
+      frame shown then, or `"#120"`, for the frame of that index. They are exact; `max_frames` thins
+      them evenly.
     - `seek`: `exact` frames; `keyframe`, the keyframes nearest to them, much faster; `auto` takes a
       keyframe when one lies within a quarter of the sampling interval. Times are always real.
     - `reader`: `auto` is PyAV, and the next one where it hangs or fails.
@@ -56,6 +62,7 @@ class Sampling:
     max_frames: int | None = None
     start: float | None = None
     end: float | None = None
+    at: Sequence[float | str] | None = None
     seek: Seek = "auto"
     reader: ReaderName = "auto"
     deadline: float = DEADLINE
@@ -79,6 +86,8 @@ class Sampling:
             raise UsageError(
                 f"`start` ({self.start or 0:g} s) must be before `end` ({self.end:g} s)"
             )
+        if self.at is not None:
+            self._check_at(self.at)
         if self.max_pixels is None:
             raise UsageError("`max_pixels` must be a whole number of at least 1, not None")
         for name in ("deadline", "file_timeout"):
@@ -87,6 +96,26 @@ class Sampling:
                 raise UsageError(f"`{name}` must be a number of seconds above 0, not {value!r}")
         _check_choice("seek", self.seek, get_args(Seek))
         _check_choice("reader", self.reader, get_args(ReaderName))
+
+    def _check_at(self, at: Sequence[float | str]) -> None:
+        object.__setattr__(self, "at", tuple(at))  # a list is not hashable, and JSON knows no tuple
+        for name in ("frames", "fps", "start", "end"):
+            if getattr(self, name) is not None:
+                raise UsageError(f"`at` and `{name}` exclude each other: give one of them")
+        if self.seek == "keyframe":
+            raise UsageError("`at` takes exact frames: `seek` must not be keyframe")
+        if not at:
+            raise UsageError("`at` names no frame")
+        for each in at:
+            if isinstance(each, str):
+                good = bool(_FRAME_INDEX.fullmatch(each))
+            else:
+                good = not isinstance(each, bool) and 0 <= each < float("inf")
+            if not good:
+                raise UsageError(
+                    f"`at`: {each!r} is neither a time in seconds of at least 0 nor an index such as "
+                    "'#120'"
+                )
 
     @classmethod
     def of(cls, sampling: "Sampling | None", options: Mapping[str, Any]) -> "Sampling":
@@ -100,13 +129,22 @@ class Sampling:
         return sampling or cls(**options)
 
     def or_frames(self, count: int) -> "Sampling":
-        """The same, with `count` frames where it says neither how many nor how many per second."""
-        return replace(self, frames=count) if self.frames is None and self.fps is None else self
+        """The same, with `count` frames where it says neither how many nor which."""
+        unsaid = self.frames is None and self.fps is None and self.at is None
+        return replace(self, frames=count) if unsaid else self
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the choice of frames depends on, ready for JSON."""
+        names = ("frames", "fps", "max_frames", "start", "end", "seek")
+        chosen = {name: getattr(self, name) for name in names}
+        return chosen if self.at is None else chosen | {"at": list(self.at)}
 
     @property
     def most_frames(self) -> int | None:
         """The most frames that may come, None where that depends on the video."""
-        counts = [count for count in (self.frames, self.max_frames) if count is not None]
+        named = None if self.at is None else len(self.at)
+        counts = [count for count in (self.frames, self.max_frames, named) if count is not None]
         return min(counts, default=None)
 
 

@@ -1,18 +1,20 @@
 """Rotary positions where frames take another number of tokens than the weights were trained with.
 
 What a language model knows of a frame's grid, and of how far frames are apart, it knows by the
-positions of the trained grid. So a merged token takes the position of the trained cell at its centre,
+positions of the trained grid. So a merged token takes the position of the trained cell at its centre
+(cells of a finer grid share them: positions in between gave no clear gain), or of its own place,
 and the text goes on where it would after all of these cells. A token's index in its row stays what
 callers count with; what is added to it to give its position is the shift.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
 
 from crosslmm.configuration_crosslmm import CrossLMMConfig
 from crosslmm.limits import VIDEO_CONTEXT
+from crosslmm.merging import nearest_cells
+from crosslmm.ragged_tokens import RaggedTokens
 from crosslmm.visual_tokens import VisualTokens
 
 
@@ -28,23 +30,16 @@ class PositionShift:
     following: torch.Tensor
 
 
-def trained_cells(tokens: int, trained: int) -> list[int]:
-    """For each cell of a frame's grid of `tokens`, row by row, the index of the trained grid's cell at
-    its centre; between two of them the later one. Cells of a finer grid share them: positions in
-    between gave no clear gain."""
-    side, trained_side = math.isqrt(tokens), math.isqrt(trained)
-    along = [(2 * cell + 1) * trained_side // (2 * side) for cell in range(side)]
-    return [row * trained_side + column for row in along for column in along]
-
-
 def shift_positions(
-    config: CrossLMMConfig, visual: VisualTokens, is_merged: torch.Tensor
+    config: CrossLMMConfig, visual: VisualTokens | RaggedTokens, is_merged: torch.Tensor
 ) -> PositionShift | None:
     """The shift of a pass that holds merged tokens; None where the frames take as many as trained.
 
     is_merged: (B, L), True at the merged tokens. Videos that would take more than `VIDEO_CONTEXT` of
     the language model's context are fitted into it: their positions are scaled down, to fractions.
     """
+    if isinstance(visual, RaggedTokens):
+        return _shift_ragged(config, visual, is_merged)
     tokens, trained = visual.embeds.shape[2], config.tokens_per_frame
     if tokens == trained:
         return None
@@ -55,10 +50,10 @@ def shift_positions(
     else:
         frames = merged.new_full((rows, 1), visual.total_frames)
     index = (merged - 1).clamp(min=0)  # of a merged token among those of its row
-    cells = torch.tensor(trained_cells(tokens, trained), device=merged.device)
+    cells = torch.tensor(nearest_cells(tokens, trained), device=merged.device)
     grid = index // tokens * trained + cells[index % tokens]
     text, end = merged // tokens * trained, frames * trained  # in trained cells, so far
-    room = int(VIDEO_CONTEXT * int(config.text.max_position_embeddings))
+    room = _room(config)
     if (visual.total_frames or visual.embeds.shape[1]) * trained > room:
         scale = (room / end.clamp(min=1)).clamp(max=1.0)
         grid, text, end = grid * scale, (text * scale).ceil(), (end * scale).ceil()
@@ -66,3 +61,32 @@ def shift_positions(
         tokens=torch.where(is_merged, grid - index, text - merged),
         following=end - frames * tokens,
     )
+
+
+def _shift_ragged(
+    config: CrossLMMConfig, visual: RaggedTokens, is_merged: torch.Tensor
+) -> PositionShift | None:
+    """As `shift_positions`: each token stands at its own place of the trained grids."""
+    ends = [frames * visual.pooled for frames in visual.frames]
+    kept = visual.all_counts
+    if kept == ends:
+        return None
+    device = is_merged.device
+    merged = is_merged.cumsum(dim=1)  # (B, L), up to here, in this pass
+    index = (merged - 1).clamp(min=0)
+    place = visual.padded_places().to(device).gather(1, index)
+    count = torch.tensor(kept, device=device)[:, None]
+    end = torch.tensor(ends, device=device)[:, None]
+    room = _room(config)
+    if max(ends) > room:
+        scale = (room / end.clamp(min=1)).clamp(max=1.0)
+        place, end = place * scale, (end * scale).ceil()
+    following = end - count
+    # Words are before the video, or after all of it.
+    text = torch.where(merged + visual.first == count, following, torch.zeros_like(following))
+    shift = torch.where(is_merged, place - (index + visual.first), text)
+    return PositionShift(tokens=shift, following=following)
+
+
+def _room(config: CrossLMMConfig) -> int:
+    return int(VIDEO_CONTEXT * int(config.text.max_position_embeddings))

@@ -134,7 +134,7 @@ class CrossLMMProcessor(ProcessorMixin):
             raise ValueError("text is needed: a prompt, or a list of prompts")
         options, tokens_per_frame = self._options(kwargs)
         prompts = [text] if isinstance(text, str) else list(text)
-        if images is not None and videos is None and not _count(self.image_token, prompts):
+        if images is not None and videos is None and self.image_token not in "\n".join(prompts):
             prompts = [prompt.replace(self.video_token, self.image_token) for prompt in prompts]
         visuals = PromptVisuals.read(
             prompts,
@@ -327,17 +327,18 @@ class CrossLMMProcessor(ProcessorMixin):
         prompts: Sequence[str],
         frames: Sequence[int],
         *,
-        tokens_per_frame: int | None = None,
+        merged: Sequence[int] | None = None,
         **kwargs: Any,
     ) -> dict[str, torch.Tensor]:
         """input_ids and attention_mask (B, L) of prompts, padded on the left.
 
-        frames: of each prompt's video; its placeholder is repeated for all of their merged tokens.
-        kwargs: of the tokenizer.
+        frames: of each prompt's video; its placeholder is repeated for all of their merged tokens, or
+        for `merged` of them in all. kwargs: of the tokenizer.
         """
+        counts = merged or [count * self.tokens_per_frame for count in frames]
         expanded = [
-            self.expand(prompt, count, tokens_per_frame=tokens_per_frame) if count else prompt
-            for prompt, count in zip(prompts, frames, strict=True)
+            self._fill(prompt, count + self.video_newline) if count else prompt
+            for prompt, count in zip(prompts, counts, strict=True)
         ]
         defaults = {"padding": len(expanded) > 1, "return_tensors": "pt"}
         return self._tokenize(expanded, expanded[0], defaults | kwargs)
@@ -353,9 +354,10 @@ class CrossLMMProcessor(ProcessorMixin):
 
     def expand(self, prompt: str, frames: int, *, tokens_per_frame: int | None = None) -> str:
         """The prompt with its one placeholder repeated for every merged token of so many frames."""
-        return prompt.replace(
-            self.video_token, self.video_token * self._places(frames, tokens_per_frame)
-        )
+        return self._fill(prompt, self._places(frames, tokens_per_frame))
+
+    def _fill(self, prompt: str, places: int) -> str:
+        return prompt.replace(self.video_token, self.video_token * places)
 
     def _places(self, frames: int, tokens_per_frame: int | None) -> int:
         tokens = check_tokens_per_frame(tokens_per_frame or self.tokens_per_frame)
@@ -385,10 +387,6 @@ def llava_video_time_line(times: Sequence[float], duration: float) -> str:
         f"from it. These frames are located at {listed}."
         "Please answer the following questions related to this video.\n"
     )
-
-
-def _count(token: str, prompts: Sequence[str]) -> int:
-    return sum(prompt.count(token) for prompt in prompts)
 
 
 def _converted(tensor: torch.Tensor, kind: Any) -> Any:

@@ -1,7 +1,7 @@
 """From pixels to visual tokens: how `CrossLMMModel` encodes videos, and how transformers' users ask
 any CrossLMM for what it makes of them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import torch
@@ -12,9 +12,16 @@ from transformers.utils import can_return_tuple
 from crosslmm.configuration_crosslmm import CrossLMMConfig
 from crosslmm.cross_attention import DualCrossAttentionLayer, RMSNorm
 from crosslmm.limits import FRAMES_PER_CHUNK
-from crosslmm.merging import pool_tokens
+from crosslmm.merging import MERGERS, MergedTokens, check_merging, pool_tokens
+from crosslmm.ragged_tokens import RaggedTokens
 from crosslmm.vision import FrameBuffer, Projector, encode_frames, scatter_frames
-from crosslmm.visual_tokens import VisualTokens
+from crosslmm.visual_tokens import (
+    VisualTokens,
+    count_merged,
+    count_tokens_per_frame,
+    frames_per_row,
+)
+from crosslmm.window_merging import WindowMerger
 
 
 class VisualEncoderMixin:
@@ -50,24 +57,25 @@ class VisualEncoderMixin:
         the normalised features (F, N, D), the latter None unless they are to be kept: by default
         where something reads them.
         """
-        config = self.config
-        mode = config.merge_mode_for(tokens_per_frame)
         if keep_features is None:
             keep_features = self.reads_features
         chunks = encode_frames(
-            self.vision_tower, pixel_values, config.vision_layers, self.frames_per_chunk
+            self.vision_tower, pixel_values, self.config.vision_layers, self.frames_per_chunk
         )
         embeds = FrameBuffer(len(pixel_values))
         features = FrameBuffer(len(pixel_values))
         for chunk in chunks:
-            if config.projector_order == "merge_first":
-                merged = self.multi_modal_projector(pool_tokens(chunk, tokens_per_frame, mode))
-            else:
-                merged = pool_tokens(self.multi_modal_projector(chunk), tokens_per_frame, mode)
-            embeds.add(merged)
+            embeds.add(self.merge_features(chunk, tokens_per_frame))
             if keep_features:
                 features.add(self.feature_norm(chunk))
         return embeds.joined(), features.joined() if keep_features else None
+
+    def merge_features(self, features: torch.Tensor, tokens_per_frame: int) -> torch.Tensor:
+        """Features of frames (F, N, D), not normalised → merged and projected tokens (F, M, H)"""
+        mode = self.config.merge_mode_for(tokens_per_frame)
+        if self.config.projector_order == "merge_first":
+            return self.multi_modal_projector(pool_tokens(features, tokens_per_frame, mode))
+        return pool_tokens(self.multi_modal_projector(features), tokens_per_frame, mode)
 
     def encode_video(
         self,
@@ -94,6 +102,62 @@ class VisualEncoderMixin:
             features=None if features is None else scatter_frames(features, real),
             frame_mask=frame_mask,
         )
+
+    def encode_ragged(
+        self,
+        pixel_values_videos: torch.Tensor,
+        counts: Sequence[int],
+        merge: str,
+        frame_mask: torch.Tensor | None = None,
+        *,
+        keep_features: bool | None = None,
+    ) -> RaggedTokens:
+        """As `encode_video`, each video merged to so many tokens by a method of `MERGERS`."""
+        pooled = self.config.tokens_per_frame
+        visual = self.encode_video(
+            pixel_values_videos, pooled, frame_mask, keep_features=keep_features
+        )
+        return merge_video(visual, counts, merge)
+
+    def encode_for(
+        self,
+        is_placeholder: torch.Tensor,
+        pixel_values_videos: torch.Tensor,
+        frame_mask: torch.Tensor | None,
+        merge: str | None,
+    ) -> VisualTokens | RaggedTokens:
+        """As many tokens as the prompts have placeholders for, (B, L). Raises ValueError where these do
+        not fit the videos, and for an unknown method."""
+        if len(pixel_values_videos) != len(is_placeholder):
+            raise ValueError(
+                f"{len(pixel_values_videos)} videos were given for {len(is_placeholder)} prompts"
+            )
+        frames = frames_per_row(pixel_values_videos, frame_mask)
+        if merge is None:
+            tokens_per_frame = count_tokens_per_frame(self.config, is_placeholder, frames)
+            return self.encode_video(pixel_values_videos, tokens_per_frame, frame_mask)
+        check_merging(merge=merge, methods=MERGERS)
+        counts = count_merged(self.config, is_placeholder, frames)
+        return self.encode_ragged(pixel_values_videos, counts, merge, frame_mask)
+
+
+def merge_video(visual: VisualTokens, counts: Sequence[int], merge: str) -> RaggedTokens:
+    """Videos with all tokens of their frames, each merged to so many by a method of `MERGERS`."""
+    rows, longest, pooled, width = visual.embeds.shape
+    mask = visual.frame_mask
+    frames = [longest] * rows if mask is None else [int(row.sum()) for row in mask]
+    merged: list[MergedTokens | None] = []
+    for row, (count, used) in enumerate(zip(counts, frames, strict=True)):
+        if not used:
+            merged.append(None)
+            continue
+        tokens = visual.embeds[row] if mask is None else visual.embeds[row][mask[row]]
+        windows = WindowMerger(merge, frames=used, budget=count)
+        windows.add(tokens)
+        merged.append(windows.finish())
+    return RaggedTokens.of(
+        merged, frames=frames, pooled=pooled, width=width, features=visual.features, frame_mask=mask
+    )
 
 
 class VisualFeaturesMixin:

@@ -1,5 +1,6 @@
 """The visual tokens of a batch of videos, and how merged tokens replace the placeholders of a prompt."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -7,6 +8,7 @@ from torch import nn
 
 from crosslmm.configuration_crosslmm import CrossLMMConfig
 from crosslmm.merging import grid_side
+from crosslmm.ragged_tokens import RaggedTokens
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,41 @@ class VisualTokens:
     frame_mask: torch.Tensor | None = None
     first_frame: int = 0
     total_frames: int | None = None
+
+    @property
+    def is_start(self) -> bool:
+        """Whether these are the first tokens of their videos."""
+        return self.first_frame == 0
+
+    @property
+    def longest(self) -> int:
+        """The most tokens that a row has."""
+        return self.embeds.shape[1:3].numel()
+
+    @property
+    def own_frames(self) -> slice:
+        """Those of the features that the merged tokens stand for."""
+        return slice(self.first_frame, self.first_frame + self.embeds.shape[1])
+
+    def flat(self) -> torch.Tensor:
+        """(R, H), the merged tokens of all rows, one after another."""
+        embeds = self.embeds if self.frame_mask is None else self.embeds[self.frame_mask]
+        return embeds.flatten(0, -2)
+
+    def per_row(self, device: torch.device) -> torch.Tensor:
+        """(B, 1), how many of each row."""
+        if self.frame_mask is None:
+            return torch.full((len(self.embeds), 1), self.longest, device=device)
+        return self.frame_mask.sum(dim=1, keepdim=True) * self.embeds.shape[2]
+
+    def parts(self, most: int) -> Iterator[tuple[int, int, "VisualTokens"]]:
+        """Runs of complete frames of about so many tokens, with the features of all: first token, last
+        (excluded) and the tokens between them."""
+        frames, tokens = self.embeds.shape[1:3]
+        step = max(1, most // tokens)
+        for first in range(0, frames, step):
+            last = min(first + step, frames)
+            yield first * tokens, last * tokens, self.part(first, last)
 
     def part(self, first: int, last: int) -> "VisualTokens":
         """Merged tokens of frames first to last (excluded), with the features of all; no padding."""
@@ -79,8 +116,33 @@ def find_placeholders(
     return (inputs_embeds == wanted.to(inputs_embeds)).all(dim=-1)
 
 
+def count_merged(
+    config: CrossLMMConfig, is_placeholder: torch.Tensor, frames: list[int]
+) -> list[int]:
+    """K of each row, from the number of its placeholders.
+
+    is_placeholder: (B, L); frames: of each row's video, which may end with a newline. Raises ValueError
+    where they do not fit.
+    """
+    counts = [int(count) for count in is_placeholder.sum(dim=1).tolist()]
+    ends = is_placeholder & ~nn.functional.pad(is_placeholder[:, 1:], (0, 1))
+    videos = [int(count) for count in ends.sum(dim=1).tolist()]
+    if max(videos) > 1:
+        raise ValueError("`merge` takes one video in a prompt")
+    newline = int(config.video_newline)
+    kept = [count - newline * found for count, found in zip(counts, videos, strict=True)]
+    most = [count * config.tokens_per_frame for count in frames]
+    if any(not min(1, high) <= count <= high for count, high in zip(kept, most, strict=True)):
+        raise ValueError(
+            f"{counts} video placeholders do not fit videos of {frames} frames"
+            f"{' and a newline' if newline else ''}: with `merge` each takes from 1 to "
+            f"{config.tokens_per_frame} tokens for every frame"
+        )
+    return kept
+
+
 def insert_merged(
-    visual: VisualTokens,
+    visual: VisualTokens | RaggedTokens,
     inputs_embeds: torch.Tensor,
     is_placeholder: torch.Tensor,
     newline: torch.Tensor | None = None,
@@ -91,16 +153,13 @@ def insert_merged(
     """
     is_merged = is_placeholder
     if newline is not None:
-        merged: int | torch.Tensor = visual.embeds.shape[1] * visual.embeds.shape[2]
-        if visual.frame_mask is not None:
-            merged = visual.frame_mask.sum(dim=1, keepdim=True) * visual.embeds.shape[2]
         follows = nn.functional.pad(is_placeholder[:, 1:], (0, 1))
-        exceeds = is_placeholder.sum(dim=1, keepdim=True) > merged
+        placeholders = is_placeholder.sum(dim=1, keepdim=True)
+        exceeds = placeholders > visual.per_row(is_placeholder.device)
         is_newline = is_placeholder & ~follows & exceeds
         is_merged = is_placeholder & ~is_newline
         inputs_embeds = torch.where(is_newline[..., None], newline.to(inputs_embeds), inputs_embeds)
-    embeds = visual.embeds if visual.frame_mask is None else visual.embeds[visual.frame_mask]
-    embeds = embeds.to(inputs_embeds)
+    embeds = visual.flat().to(inputs_embeds)
     if embeds.numel() != int(is_merged.sum()) * embeds.shape[-1]:
         raise ValueError(
             f"{int(is_merged.sum())} placeholders in the prompt for {embeds[..., 0].numel()} merged "

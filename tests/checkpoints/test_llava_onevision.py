@@ -37,12 +37,17 @@ TEMPLATES = {
 
 
 def write_checkpoint(
-    folder: Path, *, image_size: int = 30, tied: bool = True, template: str = NEWLINE_TEMPLATE
+    folder: Path,
+    *,
+    image_size: int = 30,
+    tied: bool = True,
+    template: str = NEWLINE_TEMPLATE,
+    layers: int = 4,
 ) -> LlavaOnevisionForConditionalGeneration:
     torch.manual_seed(image_size + tied)
     config = LlavaOnevisionConfig(
         vision_config=vision_config(image_size=image_size),
-        text_config=text_config(tie_word_embeddings=tied),
+        text_config=text_config(tie_word_embeddings=tied, num_hidden_layers=layers),
         image_token_index=3,
         video_token_index=VIDEO,
         tie_word_embeddings=tied,

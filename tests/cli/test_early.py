@@ -36,6 +36,12 @@ def files(tmp_path_factory: pytest.TempPathFactory, clip: Path) -> Path:
     [
         ("ask clip.mp4 q --start 2 --end 1", 2, "--start (2 s) must be before --end (1 s)"),
         ("ask clip.mp4 q --frames 2 --fps 1", 2, "--frames and --fps exclude each other"),
+        ("ask clip.mp4 q --fit 8GB --frames 2", 2, "--fit finds the number of frames"),
+        ("ask clip.mp4 q --merge foldr --keep 10%", 2, "--merge must be one of area, weighted,"),
+        ("ask clip.mp4 q --keep 10%", 2, "--keep needs --merge, one of area, weighted, folder"),
+        ("ask clip.mp4 q --merge folder --keep 0%", 2, "--keep must be a share above 0"),
+        ("ask clip.mp4 q --merge folder --fit 8GB", 2, "--merge needs a number of frames"),
+        ("ask clip.mp4 q --fit 8", 2, "--fit 8: needs a unit; did you mean 8GB?"),
         ("ask clip.mp4 q --tokens-per-frame 7", 2, "--tokens-per-frame 7 is not a perfect square"),
         (
             "ask clip.mp4 q --tokens-per-frame 196",

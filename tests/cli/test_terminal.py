@@ -69,16 +69,22 @@ def test_ctrl_c_of_other_commands(
 
 def test_ctrl_c_that_ends_a_busy_process_replaces_the_display(tmp_path: Path) -> None:
     code = (
-        "import hashlib\n"
+        "import hashlib, sys\n"
         "from crosslmm_cli import interrupt, output\n"
         "interrupt.install()\n"
         "interrupt.before_exit(output.stop_display)\n"
         "output.Output().progress('load', 0, 0)\n"
+        "open(sys.argv[0] + '.busy', 'w').close()\n"
         "hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)\n"
     )
     (tmp_path / "busy.py").write_text(code)
     with Terminal(program=tmp_path / "busy.py") as terminal:
         terminal.wait_for("loading the model")
+        until = time.monotonic() + 60
+        while not (tmp_path / "busy.py.busy").exists():
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        time.sleep(0.2)  # from Python into the long call
         terminal.press_ctrl_c()
         assert terminal.wait() == 130
         assert terminal.screen.replace("^C", "").lstrip("\n") == "crosslmm: interrupted\n"

@@ -1,5 +1,6 @@
 """A video opened once: questions, conversations and responses about it."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -7,13 +8,17 @@ import torch
 from transformers.cache_utils import EncoderDecoderCache
 
 import crosslmm
+from crosslmm.inference import encoding
 from crosslmm.inference.assistant import Assistant
 from crosslmm.inference.encoding import encode_video
 from crosslmm.inference.generation import GenerationOptions
 from crosslmm.inference.prefix import VideoPrefix
 from crosslmm.inference.session import VideoSession
+from crosslmm.merging import TokenBudget
 from crosslmm.options import Sampling
 from crosslmm.video import FrameStream
+from crosslmm.window_merging import WindowMerger
+from tests.model.test_model import VIDEO
 from tests.support.threads import no_thread_within
 from tests.support.tiny import tiny_model, tiny_processor
 
@@ -155,10 +160,10 @@ def test_a_conversation_goes_on_after_the_same_video(assistant: Assistant, clip:
 
 
 def test_nothing_is_asked_before_the_video_is_prefilled(assistant: Assistant, clip: Path) -> None:
-    encoded = encode_video(assistant.runtime, clip, Sampling(frames=2), tokens_per_frame=4)
+    encoded = encode_video(assistant.runtime, clip, Sampling(frames=2), budget=TokenBudget(4))
     video = VideoSession(
         assistant.runtime, "v", encoded, sampling=Sampling(frames=2),
-        tokens_per_frame=4, started=0.0,
+        budget=TokenBudget(4), started=0.0,
     )  # fmt: skip
     with pytest.raises(RuntimeError, match="not prefilled"):
         video.ask("what?")
@@ -209,3 +214,15 @@ def test_a_stream_that_was_started_earlier_is_used_where_it_fits(
             expected.ask("what?", max_new_tokens=6).text
         )
         assert no_thread_within(5)
+
+
+def test_fewer_frames_than_the_file_promises_keep_their_tokens(
+    assistant: Assistant, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a window of one frame, nothing of what earlier ones kept is taken back."""
+    monkeypatch.setattr(encoding, "WindowMerger", partial(WindowMerger, window=1))
+    monkeypatch.setattr(FrameStream, "count", property(lambda stream: 8))
+    session = assistant.open_video(clip, frames=5, merge="folder", keep=8)
+    assert len(session.frames) == 5
+    assert session.visual_tokens == int((session.prefix.ids == VIDEO).sum()) == 5
+    assert session.ask("what?", max_new_tokens=2).tokens.visual == 5

@@ -6,7 +6,7 @@ import torch
 from crosslmm.configuration_crosslmm import CrossLMMConfig
 from crosslmm.cross_attention import GatedCrossAttention, read_features
 from crosslmm.inference.measurement import peak_memory
-from tests.support.tiny import tiny_config
+from tests.support.tiny import tiny_config, tiny_model
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -54,3 +54,14 @@ def test_a_decoding_step_takes_less_memory_than_the_features() -> None:
     if peak.bytes is None:
         pytest.skip("this system does not tell a process's peak of memory")
     assert peak.bytes < features.nbytes / 4
+
+
+def test_a_gate_that_a_fused_optimizer_opens_is_seen_open() -> None:
+    """It writes to weights without raising the version that tells of writing."""
+    branch = tiny_model(gates=False).model.cross_attention_layers["1"].t2v
+    with torch.no_grad():
+        assert not branch.is_open
+    branch.gate.grad = torch.ones(1)
+    torch.optim.AdamW([branch.gate], fused=True).step()
+    with torch.no_grad():
+        assert branch.train().is_open

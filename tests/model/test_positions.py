@@ -13,8 +13,9 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 import crosslmm
 from crosslmm.cache import CrossCache, as_dual_cache
 from crosslmm.inference.assistant import Assistant
+from crosslmm.merging import nearest_cells
 from crosslmm.modeling_crosslmm import VisualTokens
-from crosslmm.positions import shift_positions, trained_cells
+from crosslmm.positions import shift_positions
 from tests.model.test_model import VIDEO, answer, one_video, unequal_batch
 from tests.support.tiny import text_config, tiny_config, tiny_model, tiny_processor
 
@@ -58,7 +59,7 @@ def spelled_out(
     [(4, 9, [0, 2, 6, 8]), (1, 9, [4]), (1, 196, [7 * 14 + 7]), (4, 4, [0, 1, 2, 3])],
 )
 def test_a_cell_stands_where_its_centre_is(tokens: int, trained: int, cells: list[int]) -> None:
-    assert trained_cells(tokens, trained) == cells
+    assert nearest_cells(tokens, trained) == cells
 
 
 @pytest.mark.parametrize("context", CONTEXTS)

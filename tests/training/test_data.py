@@ -451,7 +451,7 @@ class TestRecipes:
             ("learnin_rate=1", "unknown option 'learnin_rate'; did you mean learning_rate?"),
             ("lora.rnk=1", "lora: unknown option 'rnk'; did you mean rank?"),
             ("zzz=1", "unknown option 'zzz'; there are batch_size, "),
-            ("stage=both", "^tune-2b: stage is one of align, tune, not 'both'"),
+            ("stage=both", "^tune-2b: stage is one of align, tune, distill, not 'both'"),
             ("batch_size=1.5", "batch_size is a whole number, not 1.5"),
             ("gradient_checkpointing=1", "true or false"),
             ("learning_rate=fast", "is a number, not 'fast'"),
@@ -500,7 +500,7 @@ class TestGuide:
         commands = re.findall(
             r"^(?:crosslmm|[^`\n]* -m crosslmm_cli) train (.+)$", self.GUIDE, re.MULTILINE
         )
-        assert len(commands) == 5
+        assert len(commands) == 6
         for command in commands:
             name, *options = shlex.split(command)
             changes = [value for key, value in pairwise(options) if key == "--set"]

@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +25,6 @@ from tests.support.lessons import lesson, write_lessons
 from tests.support.tiny import tiny_checkpoint, tiny_model
 
 Weights = dict[str, torch.Tensor]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Matrices this small only lose by being shared."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -238,6 +229,18 @@ class TestResuming:
         again, nothing = run_training(start, lessons, out)
         assert again == resumed
         assert nothing == []
+
+    def test_a_run_that_ended_within_an_epoch_takes_no_further_step(
+        self, start: Path, lessons: Path, tmp_path: Path
+    ) -> None:
+        first, _ = run_training(start, lessons, tmp_path / "run", steps=3)
+        before = weights(first.folder)
+        shutil.rmtree(first.folder)  # as if killed before it was written
+        again, nothing = run_training(start, lessons, tmp_path / "run", steps=3)
+        assert again == first
+        assert nothing == []
+        after = weights(again.folder)
+        assert all(torch.equal(before[name], after[name]) for name in before)
 
     def test_the_same_seed_gives_the_same_losses(
         self, start: Path, lessons: Path, tmp_path: Path

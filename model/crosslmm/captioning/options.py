@@ -56,6 +56,8 @@ class CaptionOptions:
             raise UsageError(
                 "`start` and `end` are not for captioning, which takes complete videos"
             )
+        if sampling.at is not None:
+            raise UsageError("`at` is not for captioning: videos differ in what they show when")
         if sampling.fps is not None and sampling.max_frames is None:
             object.__setattr__(self, "sampling", replace(sampling, max_frames=MAX_FRAMES))
 

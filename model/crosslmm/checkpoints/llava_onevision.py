@@ -5,16 +5,19 @@ and put one learned newline token after a video. With these settings a CrossLMM 
 for logit; with fewer tokens per frame it is that model with merged tokens.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoTokenizer
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from crosslmm.checkpoints.frame_settings import read_frame_settings, read_settings
+from crosslmm.checkpoints.headers import parse_gate
 from crosslmm.configuration_crosslmm import CrossLMMConfig
 from crosslmm.errors import CheckpointError
-from crosslmm.files import read_text
+from crosslmm.files import atomic_folder, read_text
 from crosslmm.processing_crosslmm import CrossLMMProcessor
 
 # Weight names of the published checkpoints (and of today's `save_pretrained`) → those of CrossLMM.
@@ -85,6 +88,65 @@ def crosslmm_processor(folder: Path) -> CrossLMMProcessor:
         tokens_per_frame=config.tokens_per_frame,
         video_newline=True,
     )
+
+
+def save_as_llava_onevision(folder: Path, model: Any, processor: CrossLMMProcessor) -> None:
+    """Write a CrossLMM of this form as the LLaVA-OneVision that it is, for transformers; without its
+    cross-attention. Raises CheckpointError for one of another form, or with an open gate."""
+    from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
+
+    config: CrossLMMConfig = model.config
+    pooled = (-(-config.patch_grid // 2)) ** 2
+    form = (
+        config.projector_order,
+        config.merge_mode,
+        config.tokens_per_frame,
+        config.video_newline,
+    )
+    gates = [weight for name, weight in model.named_parameters() if parse_gate(name)]
+    if form != ("project_first", "bilinear", pooled, True) or any(map(bool, gates)):
+        raise CheckpointError(
+            f"only a model that projects before it pools bilinearly to {pooled} tokens per frame, with "
+            "a newline and closed gates, is a LLaVA-OneVision"
+        )
+    tokenizer = processor.tokenizer
+    target = LlavaOnevisionConfig(
+        vision_config=config.vision.to_dict(),
+        text_config=config.text.to_dict(),
+        image_token_index=int(tokenizer.convert_tokens_to_ids(processor.image_token)),
+        video_token_index=config.video_token_id,
+        projector_hidden_act=config.projector_hidden_act,
+        multimodal_projector_bias=config.projector_bias,
+        vision_feature_layer=config.vision_feature_layer,
+        vision_feature_select_strategy="full",
+        tie_word_embeddings=config.tie_word_embeddings,
+    )
+    with torch.device("meta"):
+        peer = LlavaOnevisionForConditionalGeneration(target)
+    weights = {
+        name: weight
+        for name, weight in model.state_dict().items()
+        if not name.startswith(FRESH_WEIGHTS)
+    }
+    peer.load_state_dict(weights, assign=True)
+    peer.tie_weights()
+    peer.generation_config = model.generation_config
+    with atomic_folder(folder, replace=True) as scratch:
+        peer.save_pretrained(scratch)
+        tokenizer.save_pretrained(scratch)
+        template = {"chat_template": processor.chat_template}
+        (scratch / "chat_template.json").write_text(json.dumps(template), "utf-8")
+        frames: Any = processor.image_processor
+        height, width = processor.frame_size
+        settings = {
+            "image_processor_type": "LlavaOnevisionImageProcessor",
+            "size": {"height": height, "width": width},
+            "resample": int(frames.resample),
+            "image_mean": list(frames.image_mean),
+            "image_std": list(frames.image_std),
+            "rescale_factor": frames.rescale_factor,
+        }
+        (scratch / "preprocessor_config.json").write_text(json.dumps(settings), "utf-8")
 
 
 def _chat_template(folder: Path) -> str | None:

@@ -102,6 +102,7 @@ def _bars(
                 bottom += height
                 if height:
                     drawn.setdefault(key, bar)
+            axes.text(centre, bottom, _value(bottom), ha="center", va="bottom", fontsize=6)
     shown = [key for key in colours if key in drawn]
     axes.legend(
         [drawn[key] for key in shown],
@@ -112,6 +113,12 @@ def _bars(
         bbox_to_anchor=(0, 1.0),
         ncols=3 if len(shown) > 4 else 2,
     )
+
+
+def _value(amount: float) -> str:
+    """A bar's height, short enough for the width of a bar."""
+    scale, letter = unit(int(amount))
+    return f"{amount / scale:.3g}{letter}"
 
 
 def _finish(axes: Any, pairs: Sequence[tuple[Row, ...]], label: str, most: int) -> None:

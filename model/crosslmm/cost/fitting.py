@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from crosslmm.checkpoints import catalog
 from crosslmm.checkpoints.cache import DISK_MARGIN, begun, free_disk, hub_cache
 from crosslmm.checkpoints.published import LICENSES
+from crosslmm.cost.budget import frames_in_context, most_frames
 from crosslmm.cost.memory import memory_needed, weight_parts
-from crosslmm.cost.profile import Settings, most_frames, profile
+from crosslmm.cost.settings import Settings
 from crosslmm.cost.shape import PUBLISHED, ModelShape
 from crosslmm.errors import CheckpointError
 from crosslmm.files import gigabytes
@@ -102,7 +103,7 @@ def fit(machine: Machine, name: str) -> Fit:
     installed = _is_installed(name)
     size = sum(part.bytes for part in weight_parts(stored))
     download = 0 if installed else max(size - begun(name), 0)
-    most = _most_frames(name, shape, machine.memory, settings)
+    most = _most_frames(shape, machine.memory, settings)
     frames = min(most, DEFAULT_FRAMES) or DEFAULT_FRAMES
     memory = memory_needed(shape, frames=frames, dtype=machine.dtype, quantization=quantization)
     problem = None
@@ -132,10 +133,9 @@ def fit(machine: Machine, name: str) -> Fit:
     )
 
 
-def _most_frames(name: str, shape: ModelShape, budget: int, settings: Settings) -> int:
+def _most_frames(shape: ModelShape, budget: int, settings: Settings) -> int:
     """As many frames as fit in memory and in the context."""
-    counted = profile(name, shape=shape, settings=settings)
-    context = counted.frames_in_context(shape.tokens_per_frame)
+    context = frames_in_context(shape, shape.tokens_per_frame, settings.text_tokens)
     return min(most_frames(shape, budget, settings=settings), context)
 
 

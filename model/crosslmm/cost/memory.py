@@ -119,7 +119,7 @@ def memory_needed(
     total_frames = batch * frames
     chunk = min(frames_per_chunk, total_frames) if shape.chunked else total_frames
     embeds = batch * tokens.merged * language.width * size
-    encoding = embeds + _encoding_peak(shape, chunk, merged, size)
+    encoding = embeds + encoding_peak(shape, chunk, merged, size)
     prefill = embeds + batch * _prefill_peak(shape, tokens, merged, size, in_parts=batch == 1)
     return Memory(
         weights=sum(part.bytes for part in parts),
@@ -138,7 +138,7 @@ def dtype_bytes(dtype: str) -> int:
         raise UsageError(f"`dtype` is one of {', '.join(DTYPE_BYTES)}, not {dtype!r}") from None
 
 
-def _encoding_peak(shape: ModelShape, chunk: int, merged: int, size: int) -> int:
+def encoding_peak(shape: ModelShape, chunk: int, merged: int, size: int) -> int:
     """Alive at once inside a feed-forward of the encoder, or before or after it."""
     vision, width = shape.vision, shape.language.width
     patches = chunk * vision.patches

@@ -4,7 +4,6 @@ A model is named as everywhere, and also by recipe (`crosslmm-7b`) or peer (`lla
 Only its configuration is read, and of its weights the gates: a closed one costs nothing.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,33 +14,19 @@ from crosslmm.checkpoints.adapters import is_adapter, read_adapter_header
 from crosslmm.checkpoints.cache import is_hub_id, split_revision
 from crosslmm.checkpoints.headers import IncompleteCheckpoint, read_gates, read_headers
 from crosslmm.cost.arithmetic import Macs, PromptTokens, count_tokens, prefill_macs, token_macs
+from crosslmm.cost.budget import frames_in_context
 from crosslmm.cost.memory import (
     Memory,
     WeightPart,
     memory_needed,
     weight_parts,
 )
+from crosslmm.cost.settings import MOST_FRAMES, Settings
 from crosslmm.cost.shape import PUBLISHED, RECIPES, ModelShape
 from crosslmm.errors import CheckpointError, UsageError
-from crosslmm.limits import FRAMES_PER_CHUNK
-from crosslmm.options import ResolvedQuantization, T2VCache, V2VScope
+from crosslmm.options import T2VCache, V2VScope
 
 FRAMES = (32, 64, 128, 256)
-TEXT_TOKENS = 64
-_MOST_FRAMES = 1_000_000
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-_BINARY = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a cost depends on besides the model and the number of frames."""
-
-    text_tokens: int = TEXT_TOKENS
-    batch: int = 1
-    dtype: str | None = None
-    quantization: ResolvedQuantization = "none"
-    frames_per_chunk: int = FRAMES_PER_CHUNK
 
 
 @dataclass(frozen=True)
@@ -88,8 +73,7 @@ class Profile:
 
     def frames_in_context(self, tokens_per_frame: int) -> int:
         """The most frames whose prompt stays within the language model's context."""
-        room = self.shape.language.context - self.settings.text_tokens - int(self.shape.newline)
-        return max(room // tokens_per_frame, 0)
+        return frames_in_context(self.shape, tokens_per_frame, self.settings.text_tokens)
 
     @property
     def notes(self) -> list[str]:
@@ -144,8 +128,8 @@ def profile(
     """
     shape = shape or find_shape(model)
     settings = settings or Settings()
-    if not all(1 <= count <= _MOST_FRAMES for count in frames) or not frames:
-        raise UsageError(f"`frames` {_listed(frames)}: give numbers from 1 to {_MOST_FRAMES:,}")
+    if not all(1 <= count <= MOST_FRAMES for count in frames) or not frames:
+        raise UsageError(f"`frames` {_listed(frames)}: give numbers from 1 to {MOST_FRAMES:,}")
     if settings.text_tokens < 0 or settings.batch < 1 or settings.frames_per_chunk < 1:
         raise UsageError(
             "`text_tokens` must be at least 0, `batch` and `frames_per_chunk` at least 1"
@@ -206,32 +190,6 @@ def reshape(
     return replace(
         shape, v2v_scope=v2v_scope or shape.v2v_scope, t2v_cache=t2v_cache or shape.t2v_cache
     )
-
-
-def most_frames(
-    shape: ModelShape, budget: int, *, tokens_per_frame: int | None = None, settings: Settings
-) -> int:
-    """The most frames whose run fits in `budget` bytes; 0 where not even the weights do."""
-
-    def fits(frames: int) -> bool:
-        return _memory(shape, frames, tokens_per_frame, settings).total <= budget
-
-    low, high = 0, 1
-    while high <= _MOST_FRAMES and fits(high):
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
-
-
-def parse_size(text: str) -> int:
-    """Bytes: 24GB, 24GiB, 800M, 123456789. Raises UsageError."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", text.strip().lower())
-    if match is None or (match[3] and not match[2]):
-        raise UsageError(f"{text}: not a size; give 24GB, 24GiB or 800MB")
-    unit = _BINARY[match[2] + "i"] if match[3] else _UNITS[match[2]]
-    return int(float(match[1]) * unit)
 
 
 def _row(shape: ModelShape, frames: int, merged: int, settings: Settings) -> Row:

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable, Sequence
 from textwrap import fill
 from typing import Any
 
+from crosslmm.cost.budget import frames_at, most_frames
 from crosslmm.cost.measured import Measured, Spread
-from crosslmm.cost.profile import Profile, Row, most_frames
+from crosslmm.cost.profile import Profile, Row
 from crosslmm.cost.published import PublishedComparison
 from crosslmm.files import gigabytes
 
@@ -62,7 +63,7 @@ def comparison_text(profile: Profile, other: Profile) -> str:
                 _figures(
                     "memory above weights, GB", (r.memory.above_weights for r in against), 1e9
                 ),
-                f"{profile.model}, {_tokens(merged)}, against it",
+                f"{profile.model}, {_tokens(merged)}, as a multiple of it",
             ]
             ratios: dict[str, Callable[[Row], int]] = {
                 "  prefill": lambda row: row.prefill.total,
@@ -91,11 +92,42 @@ def fits_text(profile: Profile, budget: int) -> str:
     return "\n".join(lines)
 
 
+def budget_frames(profile: Profile, macs: float) -> dict[int, int]:
+    """The most frames whose prefill takes so many multiply-accumulates, by tokens per frame."""
+    return {
+        merged: frames_at(profile.shape, macs, tokens_per_frame=merged, settings=profile.settings)
+        for merged in dict.fromkeys(row.tokens_per_frame for row in profile.rows)
+    }
+
+
+def budget_text(profile: Profile, macs: float, rate: float | None = None) -> str:
+    """Frames and tokens per frame whose prefills cost alike; `rate`, in multiply-accumulates a second,
+    is what seconds were counted with."""
+    scale, letter = unit(2 * macs)
+    heading = f"A prefill of {2 * macs / scale:,.3g} {letter}FLOPs"
+    if rate is not None:
+        scale, letter = unit(2 * rate)
+        heading += (
+            f", {macs / rate:,.3g} s at the {2 * rate / scale:,.3g} {letter}FLOP/s of a matrix "
+            "product on this device; a run takes longer"
+        )
+    lines = [
+        _wrapped(f"{heading}:"),
+        f"{'tokens per frame':>18}{'frames':>10}{'visual tokens':>15}",
+    ]
+    for merged, frames in budget_frames(profile, macs).items():
+        past = frames > profile.frames_in_context(merged)
+        note = "  past the context" if past else ""
+        lines.append(f"{merged:>18,}{frames:>10,}{frames * merged:>15,}{note}")
+    return "\n".join(lines)
+
+
 def as_record(
     profile: Profile,
     other: Profile | PublishedComparison | None = None,
     measured: Sequence[Measured] = (),
     budget: int | None = None,
+    macs: float | None = None,
 ) -> dict[str, Any]:
     """The JSON form of all of it; with only what was requested."""
     record = profile.as_dict()
@@ -109,6 +141,9 @@ def as_record(
             for group in groups(profile.rows)
         }
         record["fits"] = {"bytes": budget, "frames": frames}
+    if macs is not None:
+        counts = {str(merged): count for merged, count in budget_frames(profile, macs).items()}
+        record["budget"] = {"macs": macs, "frames": counts}
     return record
 
 
@@ -328,10 +363,8 @@ def _megabytes(size: int | None) -> str:
 
 
 def _ratio(cost: float, other: float) -> str:
-    if not cost:
-        return "-"
-    times = other / cost
-    return f"1/{times:,.1f}" if times >= 1.05 else f"{1 / times:,.2f}"
+    """`cost` as a multiple of the other, to two figures."""
+    return f"{cost / other:,.2g}x" if other else "-"
 
 
 def _tokens(*numbers: int) -> str:

@@ -80,6 +80,8 @@ class AnswerLoss(nn.Module):
         if pixel_values_videos is None:
             return {"loss": loss, "text_only_answers": answers}
         shown = input_ids == self.model.config.video_token_id
+        if self.model.config.video_newline:  # it stands in no cell
+            shown &= F.pad(shown[:, 1:], (0, 1))
         visual = self._upper_inputs.pop()[shown]
         truth = {name.removeprefix("dense_"): target for name, target in dense.items()}
         dense_loss, right = self.dense_heads(

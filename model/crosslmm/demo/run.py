@@ -32,6 +32,7 @@ from crosslmm.demo.stage import StageOptions, run_stage
 from crosslmm.errors import UsageError
 from crosslmm.files import atomic_folder, atomic_write, holds_run, read_json
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
+from crosslmm.processing_crosslmm import CrossLMMProcessor
 
 SETTINGS = "settings.json"
 
@@ -61,26 +62,39 @@ class DemoRecipe:
 
 def demo_recipe() -> DemoRecipe:
     """The recipe of the shipped model, `recipe.yaml`."""
-    values = yaml.safe_load((resources.files(__package__) / "recipe.yaml").read_text("utf-8"))
-    stages = []
-    for stage in values["stages"]:
-        clips: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in stage["clips"].items()
-        }
-        options = StageOptions(**stage["options"])
-        stages.append(ClipStage(**{**stage, "clips": ClipOptions(**clips), "options": options}))
-    return DemoRecipe(values["images"], StageOptions(**values["encoder"]), tuple(stages))
+    values = _recipe_values()
+    stages = tuple(map(_clip_stage, values["stages"]))
+    return DemoRecipe(values["images"], StageOptions(**values["encoder"]), stages)
 
 
-_FEW = StageOptions(steps=4, warmup_steps=1, save_steps=2, log_steps=1, newton_schulz_steps=1)
+def teacher_stage() -> ClipStage:
+    """The stage that makes a teacher of the built-in model (`teacher.py`), of the same file."""
+    return _clip_stage(_recipe_values()["teacher"])
+
+
+def _recipe_values() -> dict[str, Any]:
+    text = (resources.files(__package__) / "recipe.yaml").read_text("utf-8")
+    values: dict[str, Any] = yaml.safe_load(text)
+    return values
+
+
+def _clip_stage(stage: dict[str, Any]) -> ClipStage:
+    clips: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in stage["clips"].items()
+    }
+    options = StageOptions(**stage["options"])
+    return ClipStage(**{**stage, "clips": ClipOptions(**clips), "options": options})
+
+
+FEW_STEPS = StageOptions(steps=4, warmup_steps=1, save_steps=2, log_steps=1, newton_schulz_steps=1)
 SHORT = DemoRecipe(
     images=2,
-    encoder=_FEW,
+    encoder=FEW_STEPS,
     stages=(
         ClipStage(
             "2-clips",
             ClipOptions(clips=1, questions=3, frames=(2, 2)),
-            _FEW,
+            FEW_STEPS,
         ),
     ),
 )
@@ -105,7 +119,7 @@ def train_demo(
     UsageError where `out` holds something else, or a run with other settings.
     """
     recipe = recipe or (SHORT if short else demo_recipe())
-    _keep_settings(out, recipe, seed)
+    keep_settings(out, recipe, seed)
     torch.manual_seed(seed)
     processor = demo_processor()
     model = CrossLMMForConditionalGeneration(demo_config(processor))
@@ -135,12 +149,12 @@ def train_demo(
     folder = out / "demo"
     state = PartialState()
     if state.is_main_process:
-        save_demo(model, folder)
+        save_demo(model, folder, demo_processor())
     state.wait_for_everyone()
     return folder if state.is_main_process else None
 
 
-def _keep_settings(out: Path, recipe: DemoRecipe, seed: int) -> None:
+def keep_settings(out: Path, recipe: DemoRecipe | ClipStage, seed: int) -> None:
     """Record what a run depends on: its stages cannot be resumed with another recipe, seed or number of
     processes."""
     state = PartialState()
@@ -162,11 +176,13 @@ def _keep_settings(out: Path, recipe: DemoRecipe, seed: int) -> None:
     state.wait_for_everyone()
 
 
-def save_demo(model: CrossLMMForConditionalGeneration, folder: Path) -> None:
+def save_demo(
+    model: CrossLMMForConditionalGeneration, folder: Path, processor: CrossLMMProcessor
+) -> None:
     """A finished checkpoint in bfloat16, with its processor, complete or not there at all."""
     model.set_attn_implementation("sdpa")
     model.bfloat16()
     model.config.dtype = "bfloat16"
     with atomic_folder(folder, replace=True) as scratch:
         model.save_pretrained(scratch)
-        demo_processor().save_pretrained(scratch)
+        processor.save_pretrained(scratch)

@@ -12,7 +12,8 @@ from crosslmm.files import atomic_write
 
 if TYPE_CHECKING:
     from crosslmm.inference.assistant import Assistant
-    from crosslmm.inference.session import VideoKeywords, VideoSession
+    from crosslmm.inference.opening import VideoKeywords
+    from crosslmm.inference.session import VideoSession
 
 
 @dataclass(frozen=True)
@@ -78,12 +79,14 @@ def evaluate(
     *,
     task: Task | None = None,
     on_row: Callable[[ScoredAnswer], None] | None = None,
+    on_session: "Callable[[VideoSession], None] | None" = None,
     **video_options: "Unpack[VideoKeywords]",
 ) -> Report:
     """Ask every row's question about its video, greedily; `video_options` go to
     `Assistant.open_video`. `task` is `questions` unless given.
 
-    A video that fails costs its own questions only; see `Report.failures`.
+    `on_session` is called with each video that was prefilled. A video that fails costs its own
+    questions only; see `Report.failures`.
     """
     task = task or get_task("questions")
     by_video: dict[str, list[QuestionRow]] = {}
@@ -94,6 +97,8 @@ def evaluate(
         session = None  # frees the memory of the last one
         try:
             session = assistant.open_video(Path(video_folder) / video, **video_options)
+            if on_session is not None:
+                on_session(session)
             texts = _ask(session, [row["question"] for row in asked], task.max_new_tokens)
         except UsageError:
             raise

@@ -60,7 +60,7 @@ class Answer:
     timing: Timing
     finish: Finish
     prompt: str = field(repr=False)
-    settings: dict[str, str | int | float | None] = field(repr=False)
+    settings: dict[str, Any] = field(repr=False)
     versions: dict[str, str] = field(repr=False)
     warnings: tuple[str, ...] = ()
 

@@ -22,16 +22,17 @@ from crosslmm.checkpoints.loading import load_config, load_model, load_processor
 from crosslmm.checkpoints.quantization import resolve_quantization
 from crosslmm.device import resolve_device, resolve_dtype
 from crosslmm.errors import OutOfMemory, UsageError
-from crosslmm.inference import batch, session
+from crosslmm.inference import batch, opening
 from crosslmm.inference.answer import Answer
 from crosslmm.inference.encoding import memory_errors
 from crosslmm.inference.generation import GenerationKeywords
 from crosslmm.inference.given import VideoLike
-from crosslmm.inference.memory_check import check_memory, estimate_memory
+from crosslmm.inference.memory_check import check_memory, estimate_memory, frames_that_fit
+from crosslmm.inference.opening import AskKeywords, VideoKeywords
 from crosslmm.inference.question import check_questions
 from crosslmm.inference.response import Response
 from crosslmm.inference.runtime import Notice, Progress, Runtime
-from crosslmm.inference.session import AskKeywords, VideoKeywords, VideoSession
+from crosslmm.inference.session import VideoSession
 from crosslmm.merging import check_tokens_per_frame
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.options import Quantization, Sampling, SamplingOptions
@@ -241,6 +242,8 @@ class Assistant:
         *,
         times: Sequence[float] | None = None,
         tokens_per_frame: int | None = None,
+        merge: str | None = None,
+        keep: str | int | None = None,
         allow_unfamiliar: bool = True,
         on_progress: Progress | None = None,
         stream: FrameStream | None = None,
@@ -256,6 +259,9 @@ class Assistant:
         - Sampling options are those of `crosslmm.sample`. Of frames in memory all are used unless
           `frames`, `max_frames`, `start` or `end` choose some. Several of them need `fps`, here the
           rate of these frames, or `times`, the seconds of each; `Frames` bring theirs.
+        - merge: a method of `crosslmm.merging.MERGERS`, which makes fewer tokens of those of all frames,
+          each frame's as the checkpoint was trained; keep: how many, as a share ("10%") or a number for
+          the complete video; or `tokens_per_frame`, so many for each frame in all.
         - allow_unfamiliar: False raises UnfamiliarFootage where the built-in model would only warn.
         - on_progress: called with a stage, what is done of it and the total.
         - stream: one of the same video that was started earlier, so that it decodes while the model is
@@ -265,17 +271,27 @@ class Assistant:
 
         Raises VideoError, UsageError, OutOfMemory.
         """
-        return session.open_video(
+        return opening.open_video(
             self.runtime,
             video,
             Sampling.of(sampling, options),
             times=times,
             tokens_per_frame=tokens_per_frame,
+            merge=merge,
+            keep=keep,
             allow_unfamiliar=allow_unfamiliar,
             on_progress=on_progress,
             stream=stream,
             questions=questions,
         )
+
+    def most_frames(self, memory: int | None = None) -> int:
+        """The most frames of a video that fit into the model's context and into `memory` bytes, its
+        weights included; into what is free on the device where no memory is given.
+
+        An estimate, of tensors alone; see `docs/cost.md`. Raises UsageError where not one fits.
+        """
+        return frames_that_fit(self.runtime, memory)
 
     def check_questions(self, questions: Iterable[str]) -> None:
         """Raise UsageError for a question that does not fit into the model's context."""

@@ -79,13 +79,8 @@ def _answer_batch(
     ]
     batch = processor.encode_prompts(prompts, [len(clip) for clip in videos])
     for clip, row in zip(videos, batch["attention_mask"].sum(dim=1).tolist(), strict=True):
-        tokens = processor.tokens_per_frame
-        check_context(
-            runtime,
-            frames=len(clip),
-            tokens_per_frame=tokens,
-            prompt_tokens=row - len(clip) * tokens,
-        )
+        text = row - runtime.budget.count(len(clip))
+        check_context(runtime, frames=len(clip), budget=runtime.budget, prompt_tokens=text)
     ids = batch["input_ids"].to(runtime.device)
     mask = batch["attention_mask"].to(runtime.device)
     started = time.perf_counter()
@@ -150,6 +145,7 @@ def _encode(runtime: Runtime, videos: Sequence[Frames]) -> VisualTokens:
     encoder = FrameEncoder(runtime, frames=len(frames))
     encoder.add(frames)
     visual = encoder.finish()
+    assert isinstance(visual, VisualTokens)  # a batch has a grid of tokens for each frame
     longest = max(map(len, videos))
     kept = torch.tensor([[index < len(clip) for index in range(longest)] for clip in videos])
     return VisualTokens(

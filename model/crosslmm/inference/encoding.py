@@ -17,19 +17,22 @@ import torch
 from crosslmm.errors import UnfamiliarFootage, VideoError
 from crosslmm.inference.answer import FrameUsed
 from crosslmm.inference.given import GivenFrames
-from crosslmm.inference.question import check_context
+from crosslmm.inference.question import check_context, check_merge_count
 from crosslmm.inference.runtime import Progress, Runtime
+from crosslmm.merging import TokenBudget
 from crosslmm.modeling_crosslmm import VisualTokens
 from crosslmm.options import Sampling
+from crosslmm.ragged_tokens import RaggedTokens
 from crosslmm.video import FrameStream, SourceInfo, open_stream
 from crosslmm.vision import FrameBuffer
+from crosslmm.window_merging import WindowMerger
 
 
 @dataclass(frozen=True, eq=False)
 class EncodedVideo:
     """The frames that were used and what the encoder made of them, with the seconds it took."""
 
-    visual: VisualTokens
+    visual: VisualTokens | RaggedTokens
     frames: tuple[FrameUsed, ...]
     source: SourceInfo
     warnings: tuple[str, ...]
@@ -78,14 +81,16 @@ def release_memory() -> None:
 class FrameEncoder:
     """Encodes chunks of frames into tensors that are laid out once for all of them."""
 
-    def __init__(
-        self, runtime: Runtime, *, frames: int, tokens_per_frame: int | None = None
-    ) -> None:
-        """frames: how many will be added, at most."""
+    def __init__(self, runtime: Runtime, *, frames: int, budget: TokenBudget | None = None) -> None:
+        """frames: how many will be added, at most; budget: the runtime's unless given."""
         self._runtime = runtime
         self._frames = frames
-        self._tokens_per_frame = tokens_per_frame or runtime.tokens_per_frame
+        self._added = 0
+        self._budget = budget = budget or runtime.budget
         self._embeds = FrameBuffer(frames)
+        self._merger: WindowMerger | None = None
+        if budget.merge is not None:
+            self._merger = WindowMerger(budget.merge, frames=frames, budget=budget.count(frames))
         self._features: FrameBuffer | None = None
         self.chunk = runtime.model.model.frames_per_chunk
         self.seconds = 0.0
@@ -109,16 +114,27 @@ class FrameEncoder:
                 )
         self.seconds += time.perf_counter() - started
 
-    def finish(self) -> VisualTokens:
+    def finish(self) -> VisualTokens | RaggedTokens:
         """Everything added, as one video: (1, T, …)."""
         started = time.perf_counter()
         if self._runtime.device.type == "cuda":
             torch.cuda.synchronize(self._runtime.device)
+        features = None if self._features is None else self._features.joined()[None]
+        visual: VisualTokens | RaggedTokens
+        if self._merger is None:
+            visual = VisualTokens(embeds=self._embeds.joined()[None], features=features)
+        else:
+            with torch.inference_mode(), memory_errors():
+                merged = self._merger.finish(self._budget.count(self._added))
+            visual = RaggedTokens.of(
+                [merged],
+                frames=[self._added],
+                pooled=self._budget.pooled,
+                width=merged.tokens.shape[-1],
+                features=features,
+            )
         self.seconds += time.perf_counter() - started
-        return VisualTokens(
-            embeds=self._embeds.joined()[None],
-            features=None if self._features is None else self._features.joined()[None],
-        )
+        return visual
 
     @torch.inference_mode()
     def _encode(self, frames: Sequence[np.ndarray]) -> None:
@@ -128,14 +144,16 @@ class FrameEncoder:
             pixels = pixels.pin_memory()
         pixels = pixels.to(device, non_blocking=True)
         pixels = self._runtime.processor.normalise(pixels, dtype=model.dtype)
-        embeds, features = model.model.encode_frames(pixels, self._tokens_per_frame)
+        embeds, features = model.model.encode_frames(pixels, self._budget.pooled)
         # Room for both before either is kept: where memory runs out, the frames are encoded again.
-        self._embeds.allocate(embeds)
+        target = self._merger or self._embeds
+        target.allocate(embeds)
         if features is not None:
             self._features = self._features or FrameBuffer(self._frames)
             self._features.allocate(features)
             self._features.add(features)
-        self._embeds.add(embeds)
+        target.add(embeds)
+        self._added += len(embeds)
 
 
 def encode_video(
@@ -143,7 +161,7 @@ def encode_video(
     video: str | os.PathLike[str] | GivenFrames,
     sampling: Sampling,
     *,
-    tokens_per_frame: int,
+    budget: TokenBudget,
     allow_unfamiliar: bool = True,
     on_progress: Progress | None = None,
     started: FrameStream | None = None,
@@ -151,6 +169,7 @@ def encode_video(
 ) -> EncodedVideo:
     """Decode and encode a video, or encode frames that are given.
 
+    - budget: how many tokens the language model will read of it.
     - question_tokens: what must fit into the model's context with the frames.
     - allow_unfamiliar: False raises UnfamiliarFootage where it would be warned of.
     - started: a stream of the video that may already be decoding; it is closed here, and used where its
@@ -176,17 +195,21 @@ def encode_video(
         check_context(
             runtime,
             frames=stream.count,
-            tokens_per_frame=tokens_per_frame,
+            budget=budget,
             prompt_tokens=question_tokens,
         )
-        encoder = FrameEncoder(runtime, frames=stream.count, tokens_per_frame=tokens_per_frame)
+        check_merge_count(budget, stream.count)
+        encoder = FrameEncoder(runtime, frames=stream.count, budget=budget)
         try:
             used = _encode_stream(stream, encoder, on_progress)
         except MemoryError:
             raise TooManyFrames(stream.count) from None
         if not used:
             raise VideoError(f"{stream.source.path}: no frames were decoded")
-        visual = encoder.finish()
+        try:
+            visual = encoder.finish()
+        except MemoryError:
+            raise TooManyFrames(stream.count) from None
         unfamiliar: tuple[str, ...] = ()
         if runtime.footage is not None and visual.features is not None:
             unfamiliar = runtime.footage.warning(visual.features[0])

@@ -17,6 +17,7 @@ from crosslmm.errors import UsageError, VideoError
 from crosslmm.options import Sampling
 from crosslmm.prompts.inputs import read_clip
 from crosslmm.video import Frame, Frames, SourceInfo
+from crosslmm.video.moments import pick_frames
 
 # A path, a binary file object, `Frames`, an array or tensor (T, H, W, 3) or (T, 3, H, W) of uint8, or
 # images. Arrays and tensors are of libraries that need not be there to say so.
@@ -86,7 +87,17 @@ class GivenFrames:
             yield Frame(self.resize(frame), index, time)
 
     def chosen(self, sampling: Sampling, resize: Callable[[Any], np.ndarray]) -> "GivenFrames":
-        """Those from `start` to `end`, evenly thinned to `frames` and `max_frames`."""
+        """Those that `at` names by time or place, or those from `start` to `end`, evenly thinned to
+        `frames` and `max_frames`."""
+        if sampling.at is not None:
+            kept, warnings = pick_frames(
+                sampling.at,
+                np.array(self.times),
+                max(self.source.duration, self.times[-1]),
+                path=self.source.path,
+                most=sampling.max_frames,
+            )
+            return self._only(kept, resize, warnings)
         start, end = sampling.start or 0.0, sampling.end
         kept = [
             index
@@ -97,12 +108,18 @@ class GivenFrames:
             raise VideoError(f"{self.source.path}: no frame lies between `start` and `end`")
         most = min(sampling.most_frames or len(kept), len(kept))
         kept = [kept[int((slot + 0.5) * len(kept) / most)] for slot in range(most)]
+        return self._only(kept, resize)
+
+    def _only(
+        self, kept: Sequence[int], resize: Callable[[Any], np.ndarray], warnings: Sequence[str] = ()
+    ) -> "GivenFrames":
         return replace(
             self,
             frames=[self.frames[index] for index in kept],
             indices=tuple(self.indices[index] for index in kept),
             times=tuple(self.times[index] for index in kept),
             resize=resize,
+            warnings=(*self.warnings, *warnings),
         )
 
 

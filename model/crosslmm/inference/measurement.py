@@ -9,6 +9,7 @@ import ctypes
 import gc
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 from crosslmm.cost.measured import Measured, Measurement, Spread
 from crosslmm.cost.memory import memory_needed
 from crosslmm.cost.profile import Profile
+from crosslmm.device import resolve_device, resolve_dtype
 from crosslmm.errors import UsageError, VideoError
 from crosslmm.inference.answer import Answer
 from crosslmm.inference.assistant import Assistant
@@ -83,6 +85,22 @@ def measure(
         per_token=Spread.of(steps) if steps else None,
         peak=peak.bytes,
     )
+
+
+def matrix_rate(device: str | None = None, dtype: str | None = None) -> float:
+    """Multiply-accumulates a second of a large matrix product on the device: what its prefills come
+    close to at best. Takes a fraction of a second."""
+    import torch
+
+    chosen = resolve_device(device)
+    size = 4096 if chosen.type == "cuda" else 1024
+    a = torch.randn(size, size, device=chosen).to(resolve_dtype(dtype, chosen))
+    times = []
+    for _ in range(5):
+        started = time.perf_counter()
+        (a @ a)[0, 0].item()  # waits for the device
+        times.append(time.perf_counter() - started)
+    return size**3 / min(times)
 
 
 def measure_profile(

@@ -1,17 +1,24 @@
 """Whether a model fits: its memory estimated before anything is loaded."""
 
 from collections.abc import Mapping
-from typing import Literal
+from dataclasses import replace
+from typing import Literal, cast
 
 import torch
 
 from crosslmm.checkpoints.headers import TensorInfo, read_gates
 from crosslmm.configuration_crosslmm import CrossLMMConfig
 from crosslmm.cost import Memory, ModelShape, memory_needed
+from crosslmm.cost.budget import frames_in_context, most_frames
+from crosslmm.cost.settings import TEXT_TOKENS, Settings
 from crosslmm.device import free_memory
-from crosslmm.errors import CheckpointError, OutOfMemory
+from crosslmm.errors import CheckpointError, OutOfMemory, UsageError
 from crosslmm.files import gigabytes
-from crosslmm.inference.runtime import Notice
+from crosslmm.inference.runtime import Notice, Runtime
+from crosslmm.options import ResolvedQuantization
+
+_TEXT_TOKENS = TEXT_TOKENS + 512  # a question, and an answer of the usual limit
+_KEPT_FREE = 0.1  # of the memory: what allocators hold beside the tensors
 
 
 def estimate_memory(
@@ -49,3 +56,41 @@ def check_memory(name: str, needed: Memory, device: torch.device, on_notice: Not
             f"this may need {gigabytes(needed.total)} and {device} has {gigabytes(free)} free; "
             "fewer frames will be used if it runs out"
         )
+
+
+def frames_that_fit(
+    runtime: Runtime, memory: int | None = None, *, tokens_per_frame: int | None = None
+) -> int:
+    """The most frames whose run fits into `memory` bytes, weights included, and into the model's
+    context; into what is free on the device where no memory is given.
+
+    Raises UsageError where not one does, or the cost of this kind of model is not known.
+    """
+    model, tokens = runtime.model, tokens_per_frame or runtime.tokens_per_frame
+    try:
+        shape = ModelShape.from_config(model.config.to_dict())
+    except CheckpointError as error:
+        raise UsageError(f"{runtime.name}: its memory cannot be estimated: {error}") from None
+    layers = list(model.model.dual_layers)
+    shape = replace(
+        shape,
+        open_v2v=sum(layer.v2v.is_open for layer in layers),
+        open_t2v=sum(layer.t2v.is_open for layer in layers),
+    )
+    settings = Settings(
+        text_tokens=_TEXT_TOKENS,
+        dtype=str(model.dtype).removeprefix("torch."),
+        quantization=cast(ResolvedQuantization, runtime.quantization),
+    )
+    budget = memory
+    if budget is None:
+        weights = memory_needed(
+            shape, frames=1, dtype=settings.dtype, quantization=settings.quantization
+        ).weights
+        budget = weights + int(free_memory(runtime.device) * (1 - _KEPT_FREE))
+    fitting = most_frames(shape, budget, tokens_per_frame=tokens, settings=settings)
+    in_context = frames_in_context(shape, tokens, _TEXT_TOKENS)
+    if not min(fitting, in_context):
+        where = "its context" if fitting else gigabytes(budget)
+        raise UsageError(f"{runtime.name}: not even one frame of {tokens} tokens fits in {where}")
+    return min(fitting, in_context)

@@ -15,6 +15,7 @@ from transformers.cache_utils import DynamicLayer, EncoderDecoderCache
 from crosslmm.cache import as_dual_cache, expand_cache
 from crosslmm.limits import PREFILL_TOKENS
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration, VisualTokens
+from crosslmm.ragged_tokens import RaggedTokens
 
 
 class VideoPrefix:
@@ -66,7 +67,7 @@ class VideoPrefix:
 def prefill_video(
     model: CrossLMMForConditionalGeneration,
     prompt_ids: torch.Tensor,
-    visual: VisualTokens,
+    visual: VisualTokens | RaggedTokens,
     *,
     chunk_tokens: int | None = None,
 ) -> VideoPrefix:
@@ -88,18 +89,19 @@ def prefill_video(
 
 
 def _chunks(
-    prefix: torch.Tensor, visual: VisualTokens, video_token_id: int, chunk_tokens: int
-) -> Iterator[tuple[VisualTokens, torch.Tensor]]:
-    """The prompt up to the end of the video in runs of complete frames, about `chunk_tokens` long.
+    prefix: torch.Tensor,
+    visual: VisualTokens | RaggedTokens,
+    video_token_id: int,
+    chunk_tokens: int,
+) -> Iterator[tuple[VisualTokens | RaggedTokens, torch.Tensor]]:
+    """The prompt up to the end of the video in runs of about `chunk_tokens` positions.
 
     What each position computes is the same, but the feed-forward activations of all of them are
     never alive at once. prefix: (1, P). Yields the visual tokens of a chunk and its ids.
     """
-    frames, tokens = visual.embeds.shape[1:3]
     lead = int((prefix[0] == video_token_id).nonzero().min())
-    step = max(1, chunk_tokens // tokens)
-    for first in range(0, frames, step):
-        last = min(first + step, frames)
-        start = 0 if first == 0 else lead + first * tokens
-        end = prefix.shape[1] if last == frames else lead + last * tokens
-        yield visual.part(first, last), prefix[:, start:end]
+    (count,) = visual.per_row(prefix.device).flatten().tolist()
+    for first, last, part in visual.parts(chunk_tokens):
+        start = 0 if first == 0 else lead + first
+        end = prefix.shape[1] if last == count else lead + last
+        yield part, prefix[:, start:end]

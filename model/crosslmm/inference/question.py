@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from crosslmm.errors import UsageError
 from crosslmm.inference.runtime import Runtime
+from crosslmm.merging import TokenBudget, check_count
 
 _SHOWN = 40  # characters of a question in an error
 
@@ -30,20 +31,37 @@ def check_questions(runtime: Runtime, questions: Iterable[str]) -> int:
 
 
 def check_context(
-    runtime: Runtime, *, frames: int, tokens_per_frame: int, prompt_tokens: int
+    runtime: Runtime, *, frames: int, budget: TokenBudget, prompt_tokens: int
 ) -> None:
     """Raise `UsageError` where frames and the rest of a prompt together exceed the model's context."""
-    visual = frames * tokens_per_frame
+    visual = budget.count(frames)
     if visual + prompt_tokens <= runtime.context:
         return
+    smaller = "keep" if budget.keep is not None else "tokens_per_frame"
     if visual < prompt_tokens:
         advice = "shorten the question"
+    elif not budget.grows:
+        advice = "use a smaller `keep`"
     else:
-        fewer = max(1, (runtime.context - prompt_tokens) // tokens_per_frame)
+        fewer = max(1, frames * (runtime.context - prompt_tokens) // visual)
         advice = f"use at most {fewer:,} `frames`"
-        if tokens_per_frame > 1:
-            advice += ", or fewer `tokens_per_frame`"
+        if visual > frames:
+            advice += f", or {'a smaller' if smaller == 'keep' else 'fewer'} `{smaller}`"
+    made = f"of {budget.pooled} tokens" if budget.merge is None else f"merged to {visual:,} tokens"
     raise UsageError(
-        f"{frames:,} frames of {tokens_per_frame} tokens and {prompt_tokens:,} tokens of text are more "
-        f"than the {runtime.context:,} of the model's context; {advice}"
+        f"{frames:,} frames {made} and {prompt_tokens:,} tokens of text are more than the "
+        f"{runtime.context:,} of the model's context; {advice}"
     )
+
+
+def check_merge_count(budget: TokenBudget, frames: int) -> None:
+    """Raise `UsageError` where the method cannot merge so many frames to what is kept of them."""
+    if budget.merge is None:
+        return
+    try:
+        count = budget.count(frames)
+        check_count(budget.merge, frames=frames, pooled=budget.pooled, count=count)
+    except ValueError as error:
+        raise UsageError(
+            f"`merge` {budget.merge} keeps a square number of tokens of each frame: {error}"
+        ) from None

@@ -10,6 +10,7 @@ import torch
 from crosslmm.checkpoints import catalog
 from crosslmm.device import device_name
 from crosslmm.inference.footage import FootageCheck, read_check
+from crosslmm.merging import TokenBudget
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.processing_crosslmm import CrossLMMProcessor
 from crosslmm.versions import library_versions
@@ -46,6 +47,11 @@ class Runtime:
     @property
     def tokens_per_frame(self) -> int:
         return self.processor.tokens_per_frame
+
+    @property
+    def budget(self) -> TokenBudget:
+        """How many tokens the language model reads of a video when nothing else is asked for."""
+        return TokenBudget(self.tokens_per_frame)
 
     @property
     def default_frames(self) -> int:

@@ -1,6 +1,5 @@
 """A video that is decoded, encoded and prefilled once, then asked any number of questions."""
 
-import os
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import replace
@@ -15,9 +14,7 @@ from crosslmm.inference.answer import Answer, Timing, TokenCounts
 from crosslmm.inference.encoding import (
     EncodedVideo,
     TooManyFrames,
-    encode_video,
     memory_errors,
-    release_memory,
 )
 from crosslmm.inference.finite import BrokenRows, not_finite
 from crosslmm.inference.generation import (
@@ -26,33 +23,17 @@ from crosslmm.inference.generation import (
     TokenStream,
     decode_answer,
 )
-from crosslmm.inference.given import GivenFrames, VideoLike, readable
 from crosslmm.inference.prefix import VideoPrefix, prefill_video
 from crosslmm.inference.question import check_context, check_questions
 from crosslmm.inference.response import Response
-from crosslmm.inference.runtime import Progress, Runtime
-from crosslmm.merging import check_tokens_per_frame
+from crosslmm.inference.runtime import Runtime
+from crosslmm.merging import TokenBudget
 from crosslmm.modeling_crosslmm import VisualTokens
-from crosslmm.options import Sampling, SamplingOptions
+from crosslmm.options import Sampling
 from crosslmm.processing_crosslmm import Message
 from crosslmm.prompts.inert_text import remove_marks
-from crosslmm.video import FrameStream, summary
-
-STILL = ("image", "frames")  # containers of what may be a still image
-
-
-class VideoKeywords(SamplingOptions, total=False):
-    """What `Assistant.open_video` takes."""
-
-    sampling: Sampling | None
-    times: Sequence[float] | None
-    tokens_per_frame: int | None
-    allow_unfamiliar: bool
-    on_progress: Progress | None
-
-
-class AskKeywords(VideoKeywords, GenerationKeywords, total=False):
-    """What `Assistant.ask` takes."""
+from crosslmm.ragged_tokens import RaggedTokens
+from crosslmm.video import summary
 
 
 class VideoSession:
@@ -65,7 +46,7 @@ class VideoSession:
         encoded: EncodedVideo,
         *,
         sampling: Sampling,
-        tokens_per_frame: int,
+        budget: TokenBudget,
         started: float,
     ) -> None:
         """sampling: as asked for; started: the `time.perf_counter()` of the request."""
@@ -75,7 +56,9 @@ class VideoSession:
         self.warnings = encoded.warnings
         self._runtime = runtime
         self._sampling = sampling
-        self._tokens_per_frame = tokens_per_frame
+        self._budget = budget
+        # As merged: where fewer frames came than were expected, earlier windows kept what they had.
+        self.visual_tokens = encoded.visual.longest
         self._started = started
         self._prefix: VideoPrefix | None = None
         # What the first answer pays for, besides its generation.
@@ -83,7 +66,7 @@ class VideoSession:
             runtime.load_seconds, decode=encoded.decode_seconds, encode=encoded.encode_seconds
         )
 
-    def prefill(self, visual: VisualTokens) -> None:
+    def prefill(self, visual: VisualTokens | RaggedTokens) -> None:
         """Run the language model over the video. Raises TooManyFrames."""
         began = time.perf_counter()
         ids = self._prompt_ids(self._prompt([{"role": "user", "content": "?"}]))
@@ -109,6 +92,17 @@ class VideoSession:
     def summary(self) -> str:
         """`64 of 5,340 frames, one per 2.8 s`"""
         return summary(tuple(frame.time for frame in self.frames), self.source)
+
+    @property
+    def merged(self) -> str:
+        """`folder: 32 of 288 tokens kept`"""
+        all_tokens = len(self.frames) * self._budget.pooled
+        return f"{self._budget.merge}: {self.visual_tokens:,} of {all_tokens:,} tokens kept"
+
+    @property
+    def timing(self) -> Timing:
+        """The seconds spent on the video so far, which its first answer is charged with."""
+        return self._spent
 
     @overload
     def ask(self, question: str, **options: Unpack[GenerationKeywords]) -> Answer: ...
@@ -220,7 +214,7 @@ class VideoSession:
             frames=self.frames,
             tokens=TokenCounts(
                 original=count * runtime.model.config.patches_per_frame,
-                visual=count * self._tokens_per_frame,
+                visual=self.visual_tokens,
                 prompt=prompt_tokens,
                 generated=len(tokens.token_ids),
             ),
@@ -234,14 +228,9 @@ class VideoSession:
             prompt=remove_marks(prompt),
             settings={
                 **runtime.settings,
-                "frames": sampling.frames,
-                "fps": sampling.fps,
-                "max_frames": sampling.max_frames,
-                "start": sampling.start,
-                "end": sampling.end,
+                **sampling.settings,
                 "reader": self.source.reader,
-                "seek": sampling.seek,
-                "tokens_per_frame": self._tokens_per_frame,
+                **self._budget.settings,
                 "max_new_tokens": options.max_new_tokens,
                 "temperature": options.temperature,
                 "seed": options.seed,
@@ -289,112 +278,13 @@ class VideoSession:
     def _prompt_ids(self, prompt: str) -> torch.Tensor:
         """(1, L). Raises UsageError where it exceeds the model's context, RuntimeError where it does not
         begin with the prefilled part."""
-        frames, tokens = len(self.frames), self._tokens_per_frame
-        encoded = self._runtime.processor.encode_prompts(
-            [prompt], [frames], tokens_per_frame=tokens
-        )
-        text = encoded["input_ids"].shape[1] - frames * tokens
-        check_context(self._runtime, frames=frames, tokens_per_frame=tokens, prompt_tokens=text)
+        frames, tokens = len(self.frames), self.visual_tokens
+        processor = self._runtime.processor
+        encoded = processor.encode_prompts([prompt], [frames], merged=[tokens])
+        text = encoded["input_ids"].shape[1] - tokens
+        check_context(self._runtime, frames=frames, budget=self._budget, prompt_tokens=text)
         ids = encoded["input_ids"].to(self._runtime.device)
         prefix = self._prefix
         if prefix is not None and not torch.equal(ids[:, : len(prefix)], prefix.ids):
             raise RuntimeError("the chat template does not put the video before the question")
         return ids
-
-
-def open_video(
-    runtime: Runtime,
-    video: VideoLike,
-    sampling: Sampling,
-    *,
-    times: Sequence[float] | None = None,
-    tokens_per_frame: int | None = None,
-    allow_unfamiliar: bool = True,
-    on_progress: Progress | None = None,
-    stream: FrameStream | None = None,
-    questions: Sequence[str] = (),
-) -> VideoSession:
-    """Decode, encode and prefill a video, with fewer frames where memory runs out.
-
-    - times: of frames in memory, in seconds.
-    - allow_unfamiliar: False raises UnfamiliarFootage, before anything is prefilled.
-    - on_progress: called with a stage, what is done of it and the total.
-    - stream: as `started` of `encode_video`.
-    - questions: that will be asked, to say before anything is encoded where they do not fit.
-
-    Raises VideoError, UsageError, OutOfMemory.
-    """
-    started = time.perf_counter()
-    question_tokens = check_questions(runtime, questions)
-    tokens = runtime.tokens_per_frame
-    if tokens_per_frame is not None:
-        tokens = check_tokens_per_frame(
-            tokens_per_frame, runtime.model.config.patches_per_frame, error=UsageError
-        )
-    with readable(video, sampling, times) as (source, name):
-        if not isinstance(source, GivenFrames):  # of these all are used, unless some are chosen
-            sampling = sampling.or_frames(runtime.default_frames)
-        return _open(
-            runtime,
-            source,
-            sampling,
-            name=name,
-            tokens_per_frame=tokens,
-            allow_unfamiliar=allow_unfamiliar,
-            on_progress=on_progress,
-            stream=stream,
-            started=started,
-            question_tokens=question_tokens,
-        )
-
-
-def _open(
-    runtime: Runtime,
-    source: str | os.PathLike[str] | GivenFrames,
-    sampling: Sampling,
-    *,
-    name: str,
-    tokens_per_frame: int,
-    allow_unfamiliar: bool,
-    on_progress: Progress | None,
-    stream: FrameStream | None,
-    started: float,
-    question_tokens: int,
-) -> VideoSession:
-    def attempt(tried: Sampling) -> VideoSession:
-        encoded = encode_video(
-            runtime,
-            source,
-            tried,
-            tokens_per_frame=tokens_per_frame,
-            allow_unfamiliar=allow_unfamiliar,
-            on_progress=on_progress,
-            started=stream if tried is sampling else None,
-            question_tokens=question_tokens,
-        )
-        if encoded.source.container in STILL and encoded.source.frame_count == 1:
-            runtime.notice_image()
-        if on_progress:
-            on_progress("prefill", 0, 0)
-        session = VideoSession(
-            runtime,
-            name,
-            replace(encoded, source=replace(encoded.source, path=name)),
-            sampling=sampling,
-            tokens_per_frame=tokens_per_frame,
-            started=started,
-        )
-        session.prefill(encoded.visual)
-        return session
-
-    tried = sampling
-    while True:
-        try:
-            return attempt(tried)
-        except TooManyFrames as error:
-            used = error.frames
-        if used <= 1:
-            raise OutOfMemory(f"{name}: out of memory on {runtime.device} even with one frame")
-        tried = replace(sampling, max_frames=used // 2)
-        release_memory()
-        runtime.notice(f"out of memory with {used} frames; trying with {tried.max_frames}")

@@ -9,12 +9,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from crosslmm.merging.baselines import RandomMerger, UniformMerger
+from crosslmm.merging.budget import TokenBudget, check_merging, choose_budget
+from crosslmm.merging.cells import AreaMerger, WeightedMerger, cells_per_frame
+from crosslmm.merging.folder import FolderMerger
 from crosslmm.merging.grid import (
-    AreaPooling,
-    BilinearPooling,
-    GridPooling,
+    POOLINGS,
     check_tokens_per_frame,
     grid_side,
+    nearest_cells,
+    pool_tokens,
 )
 from crosslmm.merging.merged import MergedTokens, Merger
 
@@ -26,38 +29,41 @@ __all__ = [
     "POOLINGS",
     "MergedTokens",
     "Merger",
+    "TokenBudget",
+    "check_count",
+    "check_merging",
     "check_tokens_per_frame",
+    "choose_budget",
     "grid_side",
     "merge_tokens",
+    "nearest_cells",
     "pool_tokens",
 ]
 
-POOLINGS: dict[str, Callable[[], GridPooling]] = {
-    "area": AreaPooling,
-    "bilinear": BilinearPooling,
-}
-
 MERGERS: dict[str, Callable[[], Merger]] = {
+    "area": AreaMerger,
+    "weighted": WeightedMerger,
+    "folder": FolderMerger,
     "random": RandomMerger,
     "uniform": UniformMerger,
 }
 
 
-def pool_tokens(tokens: "torch.Tensor", count: int, method: str = "area") -> "torch.Tensor":
-    """`GridPooling.pool` by the name of a method in `POOLINGS`."""
-    return POOLINGS[method]().pool(tokens, count)
+def check_count(method: str, *, frames: int, pooled: int, count: int) -> None:
+    """Raise ValueError where a method in `MERGERS` cannot merge the `pooled` tokens of each of so many
+    frames to exactly `count`."""
+    if isinstance(MERGERS[method](), AreaMerger):
+        cells_per_frame(frames, pooled, count)
 
 
 def merge_tokens(
     tokens: "torch.Tensor",
     budget: int,
     method: str,
-    *,
-    importance: "torch.Tensor | None" = None,
 ) -> MergedTokens:
     """`Merger.merge` by the name of a method in `MERGERS`. Raises ValueError for a budget below 1 or
     above the number of tokens."""
     count = tokens.shape[0] * tokens.shape[1]
     if not 1 <= budget <= count:
         raise ValueError(f"{count:,} tokens cannot be merged to {budget:,}")
-    return MERGERS[method]().merge(tokens, budget, importance=importance)
+    return MERGERS[method]().merge(tokens, budget)

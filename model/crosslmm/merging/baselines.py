@@ -16,8 +16,6 @@ class RandomMerger:
         self,
         tokens: "torch.Tensor",
         budget: int,
-        *,
-        importance: "torch.Tensor | None" = None,
     ) -> MergedTokens:
         """tokens: (T, M, W) → `budget` of them."""
         import torch
@@ -36,8 +34,6 @@ class UniformMerger:
         self,
         tokens: "torch.Tensor",
         budget: int,
-        *,
-        importance: "torch.Tensor | None" = None,
     ) -> MergedTokens:
         """tokens: (T, M, W) → `budget` of them."""
         import torch

@@ -4,6 +4,7 @@ Checking a count needs no torch, so torch is imported when tokens are merged.
 """
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -41,6 +42,14 @@ def check_tokens_per_frame(
             f"`tokens_per_frame` {tokens} is not a perfect square{up_to}, such as {examples}"
         )
     return tokens
+
+
+def nearest_cells(tokens: int, grid: int) -> list[int]:
+    """For each cell of a frame's grid of `tokens`, row by row, the index of the cell of the other grid
+    at its centre; between two of them the later one."""
+    side, other = math.isqrt(tokens), math.isqrt(grid)
+    along = [(2 * cell + 1) * other // (2 * side) for cell in range(side)]
+    return [row * other + column for row in along for column in along]
 
 
 class GridPooling:
@@ -85,3 +94,14 @@ class BilinearPooling(GridPooling):
         from torch.nn import functional
 
         return functional.interpolate(planes.contiguous(), size=(side, side), mode="bilinear")
+
+
+POOLINGS: dict[str, Callable[[], GridPooling]] = {
+    "area": AreaPooling,
+    "bilinear": BilinearPooling,
+}
+
+
+def pool_tokens(tokens: "torch.Tensor", count: int, method: str = "area") -> "torch.Tensor":
+    """`GridPooling.pool` by the name of a method in `POOLINGS`."""
+    return POOLINGS[method]().pool(tokens, count)

@@ -31,10 +31,8 @@ class Merger(Protocol):
         self,
         tokens: "torch.Tensor",
         budget: int,
-        *,
-        importance: "torch.Tensor | None" = None,
     ) -> MergedTokens:
-        """tokens: (T, M, W), importance: (T, M) → exactly `budget` merged tokens, 1 to T·M.
+        """tokens: (T, M, W) → exactly `budget` merged tokens, 1 to T·M.
 
         Raises ValueError for a budget that the method cannot meet exactly.
         """

@@ -6,6 +6,7 @@ and ends the run beyond the recipe's limit.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -15,7 +16,7 @@ from crosslmm.options import Sampling
 from crosslmm.processing_crosslmm import CrossLMMProcessor
 from crosslmm.training.conversation import ConversationFormat, LabelledTokens
 from crosslmm.training.recipe import Recipe
-from crosslmm.training.records import Records, Sample
+from crosslmm.training.records import Form, Sample
 from crosslmm.video import Frames, sample
 
 
@@ -35,12 +36,22 @@ class Skipped:
     reason: str
 
 
+class Samples(Protocol):
+    """The samples of a run; one that cannot be trained on is known as such. `forms`: as of `Records`."""
+
+    forms: set[Form]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample | Skipped: ...
+
+
 class VideoDataset(Dataset[Example | Skipped]):
     """The examples of `samples` under a recipe, made when they are asked for."""
 
     def __init__(
         self,
-        samples: Records,
+        samples: Samples,
         *,
         recipe: Recipe,
         processor: CrossLMMProcessor,
@@ -56,8 +67,10 @@ class VideoDataset(Dataset[Example | Skipped]):
 
     def __getitem__(self, index: int) -> Example | Skipped:
         chosen = self.samples[index]
+        if isinstance(chosen, Skipped):
+            return chosen
         try:
-            clips = self._sample_media(chosen)
+            clips = self.sample_media(chosen)
         except VideoError as error:
             return Skipped(chosen.origin, str(error))
         pixels = np.concatenate([clip.pixels for clip in clips]) if clips else None
@@ -79,7 +92,8 @@ class VideoDataset(Dataset[Example | Skipped]):
         for form in sorted(self.samples.forms):
             self._format.check(form)
 
-    def _sample_media(self, chosen: Sample) -> list[Frames]:
+    def sample_media(self, chosen: Sample) -> list[Frames]:
+        """The frames of its video or of each of its images. Raises VideoError."""
         recipe, size = self.recipe, self.processor.frame_size
         resample = int(self.processor.image_processor.resample)
         span = Sampling(start=chosen.start, end=chosen.end)

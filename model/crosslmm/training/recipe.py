@@ -4,6 +4,7 @@ The batch size is that of a step over all devices; accumulation is computed from
 an unknown option is refused, because a misspelt learning rate is a lost week.
 """
 
+import json
 import math
 import types
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ from crosslmm.files import read_text
 from crosslmm.limits import MAX_TEXT_BYTES
 from crosslmm.options import ResolvedQuantization
 
-Stage = Literal["align", "tune"]
+Stage = Literal["align", "tune", "distill"]
 Precision = Literal["bf16", "fp32"]
 Schedule = Literal["cosine", "linear", "constant_with_warmup"]
 
@@ -36,12 +37,54 @@ class LoraOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DistillOptions:
+    """How a student with fewer tokens per frame learns from its teacher (stage `distill`).
+
+    - `tokens`: the student's tokens per frame, one of which is drawn for each step; None for all of
+      49, 25, 16, 9, 4 and 1 that are fewer than the teacher's.
+    - `default_tokens`: of the new checkpoint when no number is given; None for the largest up to 9.
+    - `progressive`: the share of the run in which the drawn numbers go down step by step, each taught by
+      the student itself at the next larger one; 0 draws from all of them and asks the teacher always.
+    - `temperature`: of the distributions whose divergence is the loss.
+    - `divergence_weight`, `hidden_weight`, `answer_weight`: of the KL divergence from the teacher's
+      distribution at each token of its answer; of the cosine distance of the last hidden states of
+      merged tokens; of the cross-entropy of the answer's words.
+    - `prompts_per_video`: how many of the prompts the teacher answers about each video, in up to
+      `answer_tokens` tokens.
+    - `quantization`: of the frozen weights, which teacher and student share.
+    """
+
+    tokens: tuple[int, ...] | None = None
+    default_tokens: int | None = None
+    progressive: float = 2 / 3
+    temperature: float = 1.0
+    divergence_weight: float = 1.0
+    hidden_weight: float = 0.1
+    answer_weight: float = 0.0
+    prompts_per_video: int = 2
+    answer_tokens: int = 128
+    quantization: ResolvedQuantization = "none"
+
+    def __post_init__(self) -> None:
+        for name in ("temperature", "prompts_per_video", "answer_tokens"):
+            if getattr(self, name) <= 0:
+                raise UsageError(f"distill.{name} is above 0, not {getattr(self, name)!r}")
+        weights = (self.divergence_weight, self.hidden_weight, self.answer_weight)
+        if min(weights) < 0 or not any(weights):
+            raise UsageError("the weights of distill are 0 or more, and one of them is above 0")
+        if not 0 <= self.progressive <= 1:
+            raise UsageError(
+                f"distill.progressive is a share from 0 to 1, not {self.progressive!r}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """What is trained, on how much of each video, how fast and for how long.
 
     - `frames`, or `fps` within `min_frames` and `max_frames`: as at inference; with neither, the
       checkpoint's own default.
-    - `tokens_per_frame`: None for the checkpoint's own.
+    - `tokens_per_frame`: None for the checkpoint's own; in `distill` the teacher's.
     - `batch_size`: samples per step over all devices; `device_batch_size` at a time on each.
     - `vision_learning_rate`, `gate_learning_rate`: None for `learning_rate`.
     - `warmup`: the share of all steps in which the learning rate rises.
@@ -70,6 +113,7 @@ class Recipe:
     precision: Precision = "bf16"
     gradient_checkpointing: bool = True
     lora: LoraOptions | None = None
+    distill: DistillOptions | None = None
     max_skipped: float = 0.05
     workers: int = 4
     seed: int = 0
@@ -85,6 +129,14 @@ class Recipe:
             raise UsageError(
                 "`lora` adapts the language model, which the align stage does not train"
             )
+        if (self.distill is not None) != (self.stage == "distill"):
+            raise UsageError(
+                "the options of `distill` are those of the distill stage, which needs them"
+            )
+        if self.distill and self.lora and self.lora.quantization != "none":
+            raise UsageError(
+                "give `lora.quantization` as `distill.quantization` in the distill stage"
+            )
         for name in ("learning_rate", "batch_size", "device_batch_size", "epochs", "log_every",
                      "save_every", "keep_checkpoints", "evaluate_every", "steps", "frames", "fps",
                      "min_frames", "max_frames", "max_length"):  # fmt: skip
@@ -98,6 +150,12 @@ class Recipe:
         if not 0 <= self.warmup < 1:  # the library takes 1 for a number of steps
             raise UsageError(f"warmup is a share from 0 to below 1, not {self.warmup!r}")
 
+    @property
+    def quantization(self) -> ResolvedQuantization:
+        """Of the frozen weights."""
+        options = self.distill or self.lora
+        return options.quantization if options else "none"
+
     def accumulation(self, devices: int) -> int:
         """Batches per step on each of so many devices. Raises UsageError for a broken number."""
         together = self.device_batch_size * devices
@@ -109,7 +167,7 @@ class Recipe:
         return self.batch_size // together
 
     def to_yaml(self) -> str:
-        return str(yaml.safe_dump(asdict(self), sort_keys=False))
+        return str(yaml.safe_dump(json.loads(json.dumps(asdict(self))), sort_keys=False))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,6 +277,10 @@ def _coerce(value: Any, hint: Any, key: str, where: str) -> Any:
         if not isinstance(value, dict):
             raise UsageError(f"{where}: {key} is a mapping of options, not {value!r}")
         return _build(hint, value, f"{where}: {key}")
+    if get_origin(hint) is tuple:
+        if not isinstance(value, list):
+            raise UsageError(f"{where}: {key} is a list such as [9, 4], not {value!r}")
+        return tuple(_coerce(item, get_args(hint)[0], key, where) for item in value)
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
             choices = ", ".join(map(str, get_args(hint)))

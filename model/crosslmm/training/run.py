@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import set_seed
 from transformers.utils import logging
 
@@ -21,25 +20,18 @@ from crosslmm.errors import OutOfMemory, UsageError
 from crosslmm.files import atomic_write, holds_run, read_json
 from crosslmm.inference.encoding import memory_errors
 from crosslmm.inference.generation import stop_token_ids
-from crosslmm.merging import check_tokens_per_frame
-from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
-from crosslmm.training import lora
+from crosslmm.training.answers import AnswerProgress
 from crosslmm.training.checkpoints import check_state, latest_checkpoint
 from crosslmm.training.dataset import VideoDataset
+from crosslmm.training.distillation import Distillation
+from crosslmm.training.method import MODEL, Method
 from crosslmm.training.recipe import Recipe
-from crosslmm.training.records import Records
-from crosslmm.training.stages import TrainablePart, freeze, gate_values, summarise
-from crosslmm.training.trainer import (
-    CrossLMMTrainer,
-    TrainingProgress,
-    planned_steps,
-    training_arguments,
-)
+from crosslmm.training.stages import TrainablePart, summarise
+from crosslmm.training.supervised import Supervised
+from crosslmm.training.trainer import TrainingProgress, planned_steps, training_arguments
 from crosslmm.versions import library_versions
 
 RUN = "run.json"
-MODEL = "model"
-ADAPTER = "adapter"
 
 # A resumed run may change these: they have no influence on the weights.
 _FREE = ("log_every", "save_every", "keep_checkpoints", "evaluate_every", "workers", "max_skipped")
@@ -79,36 +71,50 @@ def train(
     out: str | Path,
     eval_data: str | Path | None = None,
     media_folder: str | Path | None = None,
+    teacher: str | Path | None = None,
+    prompts: str | Path | None = None,
     on_start: Callable[[RunPlan], None] | None = None,
+    on_answers: Callable[[AnswerProgress], None] | None = None,
     on_progress: Callable[[TrainingProgress], None] | None = None,
     dry_run: bool = False,
 ) -> TrainingResult | None:
     """Train `model` (a folder, a name or a Hub id on disk) on `data` by `recipe`, in folder `out`.
 
-    `on_start` and `on_progress` are called on the first process. With `dry_run` nothing is trained
-    or written. None is returned then, and on all processes but the first. Raises UsageError,
+    Stage `distill` takes videos, or folders of them, for `data` and `eval_data`; `teacher` is the model
+    itself unless another is given, and `prompts` a file of what it is asked, one per line.
+
+    `on_start`, `on_answers` and `on_progress` are called on the first process. With `dry_run` nothing
+    is trained or written. None is returned then, and on all processes but the first. Raises UsageError,
     CheckpointError, VideoError.
     """
     source, folder = catalog.resolve(model).absolute(), Path(out)  # as an adapter names its base
+    method: Method
+    if recipe.stage == "distill":
+        if media_folder is not None:
+            raise UsageError("`media_folder` is of records; `data` names the videos to distill on")
+        method = Distillation(recipe, teacher=teacher, prompts=prompts, report=on_answers)
+    else:
+        if teacher is not None or prompts is not None:
+            raise UsageError("`teacher` and `prompts` are for the distill stage")
+        method = Supervised(recipe, media_folder=media_folder)
     identity = {
         "model": str(source.resolve()),
         "data": str(Path(data).resolve()),
-        "recipe": asdict(recipe),
+        **method.identity(),
+        "recipe": json.loads(json.dumps(asdict(recipe))),
     }
     _check_same_run(folder, identity)
-    samples = Records(data, folder=media_folder, seed=recipe.seed)
+    samples = method.read_samples(data, held_out=False)
     _check_same_data(folder, len(samples))
-    eval_samples = None if eval_data is None else Records(eval_data, folder=media_folder)
-    for records in (samples, eval_samples):
-        _check_media(records)
+    eval_samples = None if eval_data is None else method.read_samples(eval_data, held_out=True)
 
     arguments = training_arguments(recipe, folder, evaluates=eval_samples is not None)
     set_seed(recipe.seed)
     processor = loading.load_processor(source)
-    tuned, dtype, notes = _prepare(source, recipe, arguments.device)
+    prepared = method.prepare(source, arguments.device)
     if recipe.frames is None and recipe.fps is None:
-        recipe = replace(recipe, frames=loading.load_config(source).default_frames)
-    stops = _stop_token_ids(tuned, processor)
+        recipe = replace(recipe, frames=prepared.config.default_frames)
+    stops = _stop_token_ids(prepared.model, processor)
     train_set, eval_set = (
         VideoDataset(records, recipe=recipe, processor=processor, stop_token_ids=stops)
         if records is not None
@@ -124,7 +130,7 @@ def train(
         check_state(resumed)
     plan = RunPlan(
         recipe=recipe,
-        parts=tuple(summarise(tuned)),
+        parts=tuple(summarise(prepared.module)),
         samples=len(samples),
         eval_samples=len(eval_samples or ()),
         steps=planned_steps(arguments, len(samples)),
@@ -132,7 +138,7 @@ def train(
         accumulation=arguments.gradient_accumulation_steps,
         device=str(arguments.device),
         resumed_at=int(resumed.name.rpartition("-")[2]) if resumed else 0,
-        notes=tuple(notes),
+        notes=(*prepared.notes, *_launcher_notes()),
     )
     first = arguments.process_index == 0
     if first and on_start is not None:
@@ -141,8 +147,14 @@ def train(
         return None
     if first:
         _note_session(folder, identity, plan)
-    trainer = CrossLMMTrainer(
-        model=tuned,
+    is_complete = resumed is not None and plan.resumed_at >= plan.steps
+    if not is_complete:
+        method.begin(
+            datasets=[dataset for dataset in (train_set, eval_set) if dataset is not None],
+            folder=folder,
+        )
+    trainer = method.make_trainer(
+        model=prepared.module,
         recipe=recipe,
         processor=processor,
         arguments=arguments,
@@ -155,7 +167,10 @@ def train(
     logging.disable_progress_bar()
     try:
         with memory_errors():
-            trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+            if is_complete and resumed is not None:
+                trainer.restore(resumed)
+            else:
+                trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
     except MemoryError as error:
         raise OutOfMemory(
             f"{arguments.device} ran out of memory at step {trainer.state.global_step}: lower "
@@ -166,7 +181,8 @@ def train(
             logging.enable_progress_bar()
     trainer.take_skipped()
     if not (folder / MODEL).exists():
-        _export(trainer, source, folder, processor, dtype)
+        method.export(trainer, source, folder, prepared)
+        trainer.accelerator.wait_for_everyone()
     if not first:
         return None
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
@@ -178,68 +194,13 @@ def train(
     )
 
 
-def _prepare(
-    source: Path, recipe: Recipe, device: torch.device
-) -> tuple[Any, torch.dtype, list[str]]:
-    """The model with its trainable parameters chosen, its checkpoint's dtype, and notes on it."""
-    config = loading.load_config(source)
-    dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
-    tokens = recipe.tokens_per_frame or config.tokens_per_frame
-    check_tokens_per_frame(tokens, config.patches_per_frame, error=UsageError)
-    quantization = recipe.lora.quantization if recipe.lora else "none"
-    model = loading.load_model(
-        source,
-        device=device if quantization != "none" else torch.device("cpu"),
-        dtype=torch.float32 if recipe.precision == "fp32" else dtype,
-        quantization=quantization,
-        config=config,
-    )
-    notes = []
-    if recipe.stage == "align" and any(gate_values(model)["t2v"]):
-        notes.append("T2V is open in this checkpoint; align leaves it as it is")
+def _launcher_notes() -> list[str]:
     if os.environ.get("ACCELERATE_USE_CPU") == "True" and "WORLD_SIZE" not in os.environ:
-        notes.append(
+        return [
             "accelerate launch starts one process on the CPU, whatever number it is given; for several: "
             "torchrun, with the number as `nproc_per_node`"
-        )
-    if recipe.lora is None:
-        freeze(model, recipe.stage)
-        return model, dtype, notes
-    return lora.add_adapters(model, recipe.lora), dtype, notes
-
-
-def _export(
-    trainer: CrossLMMTrainer, source: Path, folder: Path, processor: Any, dtype: torch.dtype
-) -> None:
-    """Write the trained model as an ordinary checkpoint, in the dtype of the one it started from."""
-    if trainer.recipe.tokens_per_frame is not None:
-        processor.tokens_per_frame = trainer.recipe.tokens_per_frame
-    if trainer.recipe.lora is not None:
-        if trainer.args.should_save:
-            trainer.network.save_pretrained(folder / ADAPTER)
-            trained = loading.load_model(
-                source, device=torch.device("cpu"), dtype=dtype, adapter=folder / ADAPTER
-            )
-            _save(trained, folder, processor, trainer.recipe)
-    else:
-        weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
-        if trainer.args.should_save:
-            with torch.device("meta"):
-                trained = CrossLMMForConditionalGeneration(loading.load_config(source))
-            trained.generation_config = trainer.network.generation_config
-            weights = {name: weight.to("cpu", dtype) for name, weight in weights.items()}
-            trained.load_state_dict(weights, assign=True)
-            trained.tie_weights()
-            _save(trained, folder, processor, trainer.recipe)
-    trainer.accelerator.wait_for_everyone()
-
-
-def _save(
-    model: CrossLMMForConditionalGeneration, folder: Path, processor: Any, recipe: Recipe
-) -> None:
-    if recipe.tokens_per_frame is not None:
-        model.config.tokens_per_frame = recipe.tokens_per_frame
-    loading.save_checkpoint(folder / MODEL, model, processor)
+        ]
+    return []
 
 
 def _stop_token_ids(model: Any, processor: Any) -> list[int]:
@@ -258,9 +219,9 @@ def _check_same_run(folder: Path, identity: dict[str, Any]) -> None:
         if key not in _FREE and earlier.get(key) != value
     ]
     changed += [
-        f"{key} {before[key]} → {identity[key]}"
-        for key in ("model", "data")
-        if before[key] != identity[key]
+        f"{key} {before.get(key)} → {value}"
+        for key, value in identity.items()
+        if key != "recipe" and before.get(key) != value
     ]
     if changed:
         raise UsageError(
@@ -296,18 +257,6 @@ def _check_same_data(folder: Path, samples: int) -> None:
     if before != samples:
         raise UsageError(
             f"{folder}: its data had {before:,} samples and now has {samples:,}; give another folder"
-        )
-
-
-def _check_media(records: Records | None, looked_at: int = 100) -> None:
-    """A wrong folder is found at once, not after a share of the data was skipped."""
-    if records is None:
-        return
-    paths = [path for index in range(min(looked_at, len(records))) for path in records[index].media]
-    if paths and not any(path.exists() for path in paths):
-        raise UsageError(
-            f"{paths[0]}: not found, nor any of the first {len(paths)} videos and images of the "
-            "data; give their folder as `media_folder`"
         )
 
 

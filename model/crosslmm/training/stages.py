@@ -3,7 +3,7 @@
 `align`: the projector and V2V. `tune`: everything, T2V included. Of what the two branches share,
 the norm before both and the norm of the features, the paper says nothing; they are trained in
 `align` too, since V2V reads through them there and T2V is still closed; except the last layer's norm,
-as below.
+as below. `distill`, which is not the paper's: the cross-attention alone, T2V included.
 
 Weights without influence on the loss are frozen in both: the encoder's layers above the one that is
 read, and V2V after the *last* decoder layer (the seventh in the paper's models), as nothing reads
@@ -29,6 +29,14 @@ _ALIGNED: frozenset[PartName] = frozenset(
 )
 
 
+_CROSS_ATTENTION: frozenset[PartName] = _ALIGNED - {"projector"} | {"T2V cross-attention"}
+_TRAINED: dict[Stage, frozenset[PartName]] = {
+    "align": _ALIGNED,
+    "tune": frozenset(PARTS),
+    "distill": _CROSS_ATTENTION,
+}
+
+
 @dataclass(frozen=True)
 class TrainablePart:
     """A part of the model, and how many of its parameters are trainable."""
@@ -39,7 +47,7 @@ class TrainablePart:
 
 
 def trainable_parts(stage: Stage) -> frozenset[PartName]:
-    return _ALIGNED if stage == "align" else frozenset(PARTS)
+    return _TRAINED[stage]
 
 
 def freeze(model: CrossLMMForConditionalGeneration, stage: Stage) -> None:

@@ -15,12 +15,12 @@ import torch
 from accelerate.utils import gather_object
 from torch import nn
 from torch.utils.data import Dataset
-from transformers import PrinterCallback, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback, TrainerState, TrainingArguments
 
 from crosslmm.errors import CrossLMMError, UsageError, VideoError
 from crosslmm.files import atomic_write, open_regular, parse_json
 from crosslmm.processing_crosslmm import CrossLMMProcessor
-from crosslmm.training.checkpoints import AtomicCheckpoints, latest_checkpoint
+from crosslmm.training.checkpoints import STATE, AtomicCheckpoints, latest_checkpoint
 from crosslmm.training.collator import Collator
 from crosslmm.training.dataset import Example, Skipped
 from crosslmm.training.recipe import Recipe
@@ -199,6 +199,12 @@ class CrossLMMTrainer(AtomicCheckpoints):
                     skipped=len(self.skipped),
                 )
             )
+
+    def restore(self, checkpoint: Path) -> None:
+        """Take over the weights and the log of a run's last checkpoint; `train` would go on to the end
+        of the epoch."""
+        self._load_from_checkpoint(str(checkpoint))
+        self.state = TrainerState.load_from_json(str(checkpoint / STATE))
 
     def finish_checkpoint(self, folder: Path) -> None:
         self.processor.save_pretrained(folder)

@@ -35,11 +35,13 @@ class ReadPlan:
 def plan_reading(
     probe: VideoProbe, sampling: Sampling, *, size: tuple[int, int] | None, resample: int
 ) -> ReadPlan:
-    """Choose the frames that answer `sampling`. Raises `VideoError` for a range beyond the video."""
+    """Choose the frames that answer `sampling`. Raises `VideoError` for what is beyond the video."""
     targets: tuple[Target, ...] = (Target(0),)
     warnings: list[str] = []
     if probe.image is None:
         targets, warnings = choose(probe.index, sampling, path=probe.source.path)
+    elif sampling.at is not None:
+        _, warnings = choose(probe.index, sampling, path=probe.source.path)
     elif sampling.start:
         raise VideoError(
             f"{probe.source.path}: `start` ({sampling.start:g} s) is beyond the end: it is an image"

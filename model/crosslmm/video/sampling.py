@@ -12,9 +12,7 @@ from crosslmm.errors import VideoError
 from crosslmm.limits import DEFAULT_FRAMES
 from crosslmm.options import Sampling
 from crosslmm.video.index import PacketIndex
-
-# A slice's middle that falls on a frame's first instant means that frame, whatever the rounding.
-_ROUNDING = 1e-6
+from crosslmm.video.moments import ROUNDING, pick_frames
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +31,11 @@ def choose(
     Raises `VideoError` when the range lies beyond the video.
     """
     duration = index.duration
+    if sampling.at is not None:
+        rows, warnings = pick_frames(
+            sampling.at, index.times, duration, path=path, most=sampling.max_frames
+        )
+        return tuple(map(Target, rows)), warnings
     start, end = sampling.start or 0.0, duration if sampling.end is None else sampling.end
     warnings = []
     if start >= duration:
@@ -40,7 +43,7 @@ def choose(
             f"{path}: `start` ({start:g} s) is beyond the end of the video, "
             f"which lasts {duration:.6g} s"
         )
-    if end > duration + _ROUNDING and sampling.end is not None:
+    if end > duration + ROUNDING and sampling.end is not None:
         warnings.append(
             f"`end` ({end:g} s) is beyond the end of the video, which lasts {duration:.6g} s: "
             "sampled up to there"
@@ -49,14 +52,14 @@ def choose(
 
     count = _count(end - start, sampling)
     first = _shown_at(index, start)
-    last = int(np.searchsorted(index.times, end - _ROUNDING, side="left")) - 1
+    last = int(np.searchsorted(index.times, end - ROUNDING, side="left")) - 1
     in_range = max(last, first) - first + 1
     # Before anything of that length is made: a number or a rate may ask for any count of frames.
     if in_range <= count:
         return tuple(Target(number) for number in range(first, first + in_range)), warnings
 
     middles = _middles(start, end, int(count), sampling)
-    exact = np.searchsorted(index.times, middles + _ROUNDING, side="right") - 1
+    exact = np.searchsorted(index.times, middles + ROUNDING, side="right") - 1
     exact = np.clip(exact, first, first + in_range - 1)
     keys = index.keys[(index.keys >= first) & (index.keys < first + in_range)]
     if sampling.seek == "exact" or index.sequential or not len(keys):
@@ -83,7 +86,7 @@ def _count(length: float, sampling: Sampling) -> float:
 
 
 def _at_rate(length: float, fps: float) -> float:
-    return max(1.0, float(np.ceil(length * fps - 0.5 - _ROUNDING)))
+    return max(1.0, float(np.ceil(length * fps - 0.5 - ROUNDING)))
 
 
 def _middles(start: float, end: float, count: int, sampling: Sampling) -> np.ndarray:
@@ -98,7 +101,7 @@ def _middles(start: float, end: float, count: int, sampling: Sampling) -> np.nda
 
 def _shown_at(index: PacketIndex, time: float) -> int:
     """The index of the frame shown at `time`."""
-    return max(0, int(np.searchsorted(index.times, time + _ROUNDING, side="right")) - 1)
+    return max(0, int(np.searchsorted(index.times, time + ROUNDING, side="right")) - 1)
 
 
 def _nearest(keys: np.ndarray, frame_times: np.ndarray, times: np.ndarray) -> np.ndarray:

@@ -1,0 +1,148 @@
+"""From a video to a session: decoded, encoded and prefilled, with fewer frames where memory runs out."""
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from crosslmm.errors import OutOfMemory, UsageError
+from crosslmm.inference.encoding import (
+    TooManyFrames,
+    encode_video,
+    release_memory,
+)
+from crosslmm.inference.generation import (
+    GenerationKeywords,
+)
+from crosslmm.inference.given import GivenFrames, VideoLike, readable
+from crosslmm.inference.question import check_questions
+from crosslmm.inference.runtime import Progress, Runtime
+from crosslmm.inference.session import VideoSession
+from crosslmm.merging import MERGERS, TokenBudget, choose_budget
+from crosslmm.options import Sampling, SamplingOptions
+from crosslmm.video import FrameStream
+
+STILL = ("image", "frames")  # containers of what may be a still image
+
+
+class VideoKeywords(SamplingOptions, total=False):
+    """What `Assistant.open_video` takes."""
+
+    sampling: Sampling | None
+    times: Sequence[float] | None
+    tokens_per_frame: int | None
+    merge: str | None
+    keep: str | int | None
+    allow_unfamiliar: bool
+    on_progress: Progress | None
+
+
+class AskKeywords(VideoKeywords, GenerationKeywords, total=False):
+    """What `Assistant.ask` takes."""
+
+
+def open_video(
+    runtime: Runtime,
+    video: VideoLike,
+    sampling: Sampling,
+    *,
+    times: Sequence[float] | None = None,
+    tokens_per_frame: int | None = None,
+    merge: str | None = None,
+    keep: str | int | None = None,
+    allow_unfamiliar: bool = True,
+    on_progress: Progress | None = None,
+    stream: FrameStream | None = None,
+    questions: Sequence[str] = (),
+) -> VideoSession:
+    """Decode, encode and prefill a video, with fewer frames where memory runs out.
+
+    - times: of frames in memory, in seconds.
+    - tokens_per_frame, merge, keep: as in `choose_budget`.
+    - allow_unfamiliar: False raises UnfamiliarFootage, before anything is prefilled.
+    - on_progress: called with a stage, what is done of it and the total.
+    - stream: as `started` of `encode_video`.
+    - questions: that will be asked, to say before anything is encoded where they do not fit.
+
+    Raises VideoError, UsageError, OutOfMemory.
+    """
+    started = time.perf_counter()
+    question_tokens = check_questions(runtime, questions)
+    config = runtime.model.config
+    budget = choose_budget(
+        runtime.budget,
+        trained=config.tokens_per_frame,
+        patches=config.patches_per_frame,
+        methods=MERGERS,
+        tokens_per_frame=tokens_per_frame,
+        merge=merge,
+        keep=keep,
+        error=UsageError,
+    )
+    with readable(video, sampling, times) as (source, name):
+        if not isinstance(source, GivenFrames):  # of these all are used, unless some are chosen
+            sampling = sampling.or_frames(runtime.default_frames)
+        return _open(
+            runtime,
+            source,
+            sampling,
+            name=name,
+            budget=budget,
+            allow_unfamiliar=allow_unfamiliar,
+            on_progress=on_progress,
+            stream=stream,
+            started=started,
+            question_tokens=question_tokens,
+        )
+
+
+def _open(
+    runtime: Runtime,
+    source: str | os.PathLike[str] | GivenFrames,
+    sampling: Sampling,
+    *,
+    name: str,
+    budget: TokenBudget,
+    allow_unfamiliar: bool,
+    on_progress: Progress | None,
+    stream: FrameStream | None,
+    started: float,
+    question_tokens: int,
+) -> VideoSession:
+    def attempt(tried: Sampling) -> VideoSession:
+        encoded = encode_video(
+            runtime,
+            source,
+            tried,
+            budget=budget,
+            allow_unfamiliar=allow_unfamiliar,
+            on_progress=on_progress,
+            started=stream if tried is sampling else None,
+            question_tokens=question_tokens,
+        )
+        if encoded.source.container in STILL and encoded.source.frame_count == 1:
+            runtime.notice_image()
+        if on_progress:
+            on_progress("prefill", 0, 0)
+        session = VideoSession(
+            runtime,
+            name,
+            replace(encoded, source=replace(encoded.source, path=name)),
+            sampling=sampling,
+            budget=budget,
+            started=started,
+        )
+        session.prefill(encoded.visual)
+        return session
+
+    tried = sampling
+    while True:
+        try:
+            return attempt(tried)
+        except TooManyFrames as error:
+            used = error.frames
+        if used <= 1:
+            raise OutOfMemory(f"{name}: out of memory on {runtime.device} even with one frame")
+        tried = replace(sampling, max_frames=used // 2)
+        release_memory()
+        runtime.notice(f"out of memory with {used} frames; trying with {tried.max_frames}")

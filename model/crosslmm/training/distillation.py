@@ -1,0 +1,324 @@
+"""Distillation without labels: a student with fewer tokens per frame learns to say what its teacher,
+the same weights at their full number of tokens, says about any video.
+
+The teacher first answers generic prompts (`answers.py`). Then the student's cross-attention is trained
+until the next token of each answer has the distribution that the teacher gives it.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from crosslmm.checkpoints import catalog, loading
+from crosslmm.checkpoints.headers import part_of
+from crosslmm.configuration_crosslmm import CrossLMMConfig
+from crosslmm.cost.distillation import distill_memory
+from crosslmm.cost.shape import ModelShape
+from crosslmm.errors import UsageError
+from crosslmm.files import gigabytes
+from crosslmm.fingerprint import settings_hash
+from crosslmm.inference.runtime import Runtime
+from crosslmm.merging import check_tokens_per_frame, pool_tokens
+from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
+from crosslmm.training import lora
+from crosslmm.training.answers import AnsweredVideos, AnswerProgress, answer_videos
+from crosslmm.training.checkpoints import check_loaded
+from crosslmm.training.dataset import VideoDataset
+from crosslmm.training.generic_prompts import GENERIC_PROMPTS, read_prompts
+from crosslmm.training.method import ADAPTER, MODEL, Prepared
+from crosslmm.training.recipe import DistillOptions, Recipe
+from crosslmm.training.stages import freeze, trainable_parts
+from crosslmm.training.student import (
+    Rows,
+    Student,
+    encode_once,
+    make_teacher,
+    read_video,
+    share_weights,
+)
+from crosslmm.training.token_schedule import (
+    TokenDraw,
+    TokenSchedule,
+    student_counts,
+    usual_count,
+)
+from crosslmm.training.trainer import CrossLMMTrainer
+
+
+class Distillation:
+    """Stage `distill`. teacher: a checkpoint, None for the model itself; prompts: a file, None for the
+    generic ones; report: called while the teacher answers."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        *,
+        teacher: str | Path | None = None,
+        prompts: str | Path | None = None,
+        report: Callable[[AnswerProgress], None] | None = None,
+    ) -> None:
+        assert recipe.distill is not None
+        self.recipe = recipe
+        self.options = recipe.distill
+        self._teacher_folder = None if teacher is None else catalog.resolve(teacher).resolve()
+        self._prompts = GENERIC_PROMPTS if prompts is None else read_prompts(prompts)
+        self._report = report
+        self._teacher: CrossLMMForConditionalGeneration | None = None
+        self._counts: tuple[int, ...] = ()
+        self._full = 0
+
+    def identity(self) -> dict[str, Any]:
+        teacher = None if self._teacher_folder is None else str(self._teacher_folder)
+        return {"teacher": teacher, "prompts": settings_hash({"prompts": self._prompts})}
+
+    def read_samples(self, data: str | Path, *, held_out: bool) -> AnsweredVideos:
+        per_video = self.options.prompts_per_video
+        return AnsweredVideos(data, self._prompts, per_video=per_video, seed=self.recipe.seed)
+
+    def prepare(self, source: Path, device: torch.device) -> Prepared:
+        recipe, options = self.recipe, self.options
+        config = loading.load_config(source)
+        self._full = recipe.tokens_per_frame or config.tokens_per_frame
+        check_tokens_per_frame(self._full, config.patches_per_frame, error=UsageError)
+        self._counts = student_counts(options.tokens, self._full)
+        usual = usual_count(self._counts, options.default_tokens)
+        dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
+        load: dict[str, Any] = {
+            "device": device,
+            "dtype": torch.float32 if recipe.precision == "fp32" else dtype,
+            "quantization": options.quantization,
+        }
+        model = loading.load_model(source, config=config, **load)
+        if self._teacher_folder in (None, source.resolve()):
+            self._teacher = make_teacher(model)
+        else:
+            self._teacher = loading.load_model(self._teacher_folder, **load)
+            share_weights(self._teacher, model)
+        self._teacher.requires_grad_(False)
+        freeze(model, recipe.stage)
+        network: Any = model
+        if recipe.lora is not None:
+            network = lora.add_adapters(model, recipe.lora, recipe.stage)
+        notes = (
+            f"teacher: {self._full} tokens per frame; student: {_listed(self._counts)}, "
+            f"{usual} by default",
+            self._memory_note(config),
+        )
+        return Prepared(Student(network), model, config, dtype, notes)
+
+    def _memory_note(self, config: CrossLMMConfig) -> str:
+        """An estimate for a device, of videos with the most frames that the recipe names."""
+        recipe = self.recipe
+        shape = ModelShape.from_config(json.loads(config.to_json_string()))
+        if self._teacher is not None and not self._teacher.model.reads_features:
+            shape = replace(shape, open_v2v=0, open_t2v=0)
+        frames = recipe.frames or recipe.max_frames or config.default_frames
+        memory = distill_memory(
+            replace(shape, tokens_per_frame=self._full),
+            frames=frames,
+            student_tokens=self._counts[0],
+            answer_tokens=self.options.answer_tokens,
+            batch=recipe.device_batch_size,
+            dtype="float32" if recipe.precision == "fp32" else None,
+            quantization=self.options.quantization,
+            checkpointing=recipe.gradient_checkpointing,
+        )
+        step = memory.total - memory.frozen - memory.trained
+        return (
+            f"estimated memory per device: {gigabytes(memory.total)} with {frames} frames "
+            f"({gigabytes(memory.frozen)} frozen weights, {gigabytes(memory.trained)} trained ones with "
+            f"their optimizer, {gigabytes(step)} for a step)"
+        )
+
+    def begin(self, *, datasets: list[VideoDataset], folder: Path) -> None:
+        assert self._teacher is not None
+        processor = datasets[0].processor
+        processor.tokens_per_frame = self._full
+        answer_videos(
+            [part.samples for part in datasets],  # type: ignore[misc]
+            dataset=datasets[0],
+            runtime=Runtime(self._teacher, processor),
+            max_new_tokens=self.options.answer_tokens,
+            folder=folder,
+            report=self._report,
+        )
+
+    def make_trainer(self, **arguments: Any) -> "DistillTrainer":
+        assert self._teacher is not None
+        return DistillTrainer(
+            teacher=self._teacher, counts=self._counts, full=self._full, **arguments
+        )
+
+    def export(
+        self, trainer: CrossLMMTrainer, source: Path, folder: Path, prepared: Prepared
+    ) -> None:
+        """The frozen weights come from the checkpoint itself, whatever precision they were read in. It
+        keeps the number of tokens that it was trained with, since positions refer to it."""
+        if not trainer.args.should_save:
+            return
+        student = trainer.network
+        processor = trainer.processor
+        processor.tokens_per_frame = usual_count(self._counts, self.options.default_tokens)
+        adapter = None
+        if self.recipe.lora is not None:
+            adapter = folder / ADAPTER
+            student.network.save_pretrained(adapter)
+        model = loading.load_model(
+            source, device=torch.device("cpu"), dtype=prepared.dtype, adapter=adapter
+        )
+        if adapter is None:
+            # A checkpoint without cross-attention gets another one each time it is loaded.
+            weights = {
+                name: weight.to("cpu", prepared.dtype)
+                for name, weight in student.base.named_parameters()
+                if part_of(name) in trainable_parts("distill")
+            }
+            check_loaded(model, (), model.load_state_dict(weights, strict=False).unexpected_keys)
+        loading.save_checkpoint(folder / MODEL, model, processor)
+
+
+class DistillTrainer(CrossLMMTrainer):
+    """The trainer of the other stages under the loss of distillation; `model` is a `Student`.
+
+    counts: the student's tokens per frame; full: the teacher's.
+    """
+
+    model_accepts_loss_kwargs: bool
+
+    def __init__(
+        self,
+        *,
+        teacher: CrossLMMForConditionalGeneration,
+        counts: tuple[int, ...],
+        full: int,
+        **arguments: Any,
+    ) -> None:
+        super().__init__(**arguments)
+        self.model_accepts_loss_kwargs = True  # the loss is divided by the tokens of the whole step
+        assert self.recipe.distill is not None
+        self.options: DistillOptions = self.recipe.distill
+        self.teacher = teacher
+        teacher.to(self.args.device)  # type: ignore[arg-type]
+        self._counts, self._full = counts, full
+        self._terms: dict[str, list[torch.Tensor]] = {}
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        draw = self._draw(training=model.training)
+        teacher_count = draw.teacher or self._full
+        mask = inputs["video_frame_mask"].bool()
+        features, embeds = encode_once(
+            self.teacher.model, inputs["pixel_values_videos"], mask, {draw.student, teacher_count}
+        )
+        frame_mask = None if bool(mask.all()) else mask
+        frames = mask.sum(dim=1)
+        full_rows = Rows.of(
+            inputs["input_ids"], inputs["attention_mask"], inputs["labels"],
+            video_token=self.network.config.video_token_id, merged=frames * self._full,
+        )  # fmt: skip
+        rows = full_rows.keep(frames * draw.student)
+        taught = full_rows.keep(frames * teacher_count)
+        with torch.no_grad():
+            given = (taught, embeds[teacher_count], features, frame_mask)
+            known = (
+                self._own_states(*given) if draw.teacher else read_video(self.teacher.model, *given)
+            )
+            teacher_logits = self.teacher.lm_head(taught.answers(known))
+            target = taught.visual(known, teacher_count)
+            target = pool_tokens(target.float(), draw.student, "area")
+        states = model(rows, embeds[draw.student], features, frame_mask)
+        terms = distillation_terms(
+            self.network.base.lm_head(rows.answers(states)),
+            teacher_logits,
+            rows.answer_tokens,
+            rows.visual(states, draw.student),
+            target,
+            self.options.temperature,
+        )
+        count = len(teacher_logits)
+        options = self.options
+        loss = (
+            options.divergence_weight * terms["divergence"]
+            + options.answer_weight * terms["answer"]
+            + options.hidden_weight * terms["hidden"] * count
+        )
+        if num_items_in_batch is not None:
+            loss = loss / num_items_in_batch * self.accelerator.num_processes
+        if model.training and count:
+            shares = {"divergence": count, "answer": count, "hidden": 1}
+            for name, value in terms.items():
+                self._terms.setdefault(name, []).append(value.detach().float() / shares[name])
+        return (loss, {}) if return_outputs else loss
+
+    def _draw(self, *, training: bool) -> TokenDraw:
+        if not training:
+            return TokenDraw(usual_count(self._counts, self.options.default_tokens), None)
+        schedule = TokenSchedule(
+            self._counts,
+            steps=self.state.max_steps,
+            progressive=self.options.progressive,
+            seed=self.recipe.seed,
+        )
+        return schedule.at(self.state.global_step)
+
+    def _own_states(self, *given: Any) -> torch.Tensor:
+        """The student as a teacher of its own, without dropout."""
+        student = self.network
+        student.eval()
+        states: torch.Tensor = read_video(student.base.model, *given)
+        student.train()
+        return states
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        means = {n: round(float(torch.stack(v).mean()), 6) for n, v in self._terms.items()}
+        self._terms = {}
+        super().log({**logs, **means}, start_time)
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Frozen weights are not in a checkpoint."""
+        trained = {name for name, weight in self.network.named_parameters() if weight.requires_grad}
+        missing = trained & set(load_result.missing_keys)
+        check_loaded(self.network, missing, load_result.unexpected_keys)
+
+
+def distillation_terms(
+    logits: torch.Tensor,
+    teacher_logits: torch.Tensor,
+    answer: torch.Tensor,
+    states: torch.Tensor,
+    teacher_states: torch.Tensor,
+    temperature: float,
+) -> dict[str, torch.Tensor]:
+    """The terms of the loss, the first two summed over the tokens of the answers, the last a mean.
+
+    logits, teacher_logits (A, vocabulary); answer (A,); states (F, M, H) of merged tokens and
+    teacher_states, each the mean of the teacher's that it stands for. The divergence is multiplied
+    with the square of the temperature, which keeps its gradient's size (arXiv 1503.02531).
+    """
+    logits, teacher_logits = logits.float(), teacher_logits.float()
+    divergence = F.kl_div(
+        F.log_softmax(logits / temperature, dim=-1),
+        F.log_softmax(teacher_logits / temperature, dim=-1),
+        reduction="sum",
+        log_target=True,
+    )
+    return {
+        "divergence": divergence * temperature**2,
+        "answer": F.cross_entropy(logits, answer, reduction="sum"),
+        "hidden": 1 - F.cosine_similarity(states.float(), teacher_states.float(), dim=-1).mean(),
+    }
+
+
+def _listed(counts: tuple[int, ...]) -> str:
+    return ", ".join(map(str, counts))

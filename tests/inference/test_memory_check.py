@@ -1,0 +1,80 @@
+"""As many frames as fit: into a given memory, into what is free, into the context."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import crosslmm
+from crosslmm.cost.budget import most_frames
+from crosslmm.cost.settings import Settings
+from crosslmm.cost.shape import ModelShape
+from crosslmm.inference.assistant import Assistant
+
+FREE = "crosslmm.inference.memory_check.free_memory"
+MB = 10**6
+
+
+def profiled(assistant: Assistant, memory: int) -> int:
+    """By the profile of its configuration, its gates as they are."""
+    model = assistant.model
+    shape = ModelShape.from_config(model.config.to_dict())
+    assert all(layer.v2v.is_open and layer.t2v.is_open for layer in model.model.dual_layers)
+    settings = Settings(text_tokens=576, dtype="float32")
+    return most_frames(
+        shape, memory, tokens_per_frame=assistant.tokens_per_frame, settings=settings
+    )
+
+
+@pytest.fixture
+def roomy(assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> Assistant:
+    monkeypatch.setattr(assistant.model.config.text, "max_position_embeddings", 10**6)
+    return assistant
+
+
+def test_as_many_as_the_profile_says(roomy: Assistant) -> None:
+    for memory in (8 * MB, 20 * MB):
+        assert roomy.most_frames(memory) == profiled(roomy, memory) > 10
+
+
+def test_what_is_free_is_filled_to_nine_tenths(
+    roomy: Assistant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = sum(each.numel() * 4 for each in roomy.model.parameters())
+    monkeypatch.setattr(FREE, lambda device: 20 * MB)
+    assert roomy.most_frames() == pytest.approx(profiled(roomy, weights + 18 * MB), rel=0.02)
+
+
+def test_the_context_bounds_them(assistant: Assistant) -> None:
+    room = assistant.runtime.context - 64 - 512
+    assert assistant.most_frames(10**12) == room // assistant.tokens_per_frame
+
+
+def test_not_even_one(assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(
+        crosslmm.UsageError, match=r"not even one frame of 4 tokens fits in 0\.0 GB"
+    ):
+        assistant.most_frames(1000)
+    monkeypatch.setattr(assistant.model.config.text, "max_position_embeddings", 579)
+    with pytest.raises(crosslmm.UsageError, match="fits in its context"):
+        assistant.most_frames(10**12)
+
+
+@pytest.mark.parametrize("option", [("--frames", "max"), ("--fit", "1GB")])
+def test_a_clip_shorter_than_that_gives_all_of_its_frames(
+    run, clip: Path, checkpoint: Path, option: tuple[str, str]
+) -> None:
+    done = run("ask", clip, "what?", "-m", checkpoint, *option, "--max-new-tokens", 1, "--json")
+    assert done.code == 0, done.err
+    frames = json.loads(done.out)["frames"]
+    assert len(frames) == len(crosslmm.sample(clip, frames=100_000))
+
+
+def test_a_longer_one_as_many_as_fit(
+    run, assistant: Assistant, clip: Path, checkpoint: Path
+) -> None:
+    memory = next(size for size in range(MB // 10, 9 * MB, 20_000) if profiled(assistant, size) > 4)
+    line = ("ask", clip, "what?", "-m", checkpoint, "--fit", f"{memory}B", "--dtype", "float32")
+    done = run(*line, "--max-new-tokens", 1, "--json")
+    assert done.code == 0, done.err
+    assert len(json.loads(done.out)["frames"]) == profiled(assistant, memory) < 30

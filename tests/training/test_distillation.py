@@ -1,0 +1,408 @@
+"""Distillation without labels, from a tiny random LLaVA-OneVision checkpoint."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from crosslmm.checkpoints.headers import part_of
+from crosslmm.checkpoints.loading import load_model, load_processor
+from crosslmm.errors import UsageError, VideoError
+from crosslmm.training import answers
+from crosslmm.training.distillation import distillation_terms
+from crosslmm.training.recipe import DistillOptions, LoraOptions, Recipe
+from crosslmm.training.run import RunPlan, TrainingResult, train
+from crosslmm.training.student import Rows, encode_once, make_teacher, read_video, share_weights
+from crosslmm.training.token_schedule import TokenSchedule, student_counts, usual_count
+from crosslmm.training.trainer import TrainingProgress
+from tests.checkpoints.test_llava_onevision import write_checkpoint
+from tests.support.lessons import COLOURS, write_plain_clip
+
+CPU = torch.device("cpu")
+FULL = 16  # tokens per frame of the teacher: patches of 49 pixels by 6, pooled to half the grid
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("start") / "llava"
+    write_checkpoint(folder, image_size=49, layers=8)  # two dual layers; V2V learns in one
+    return folder
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("videos")
+    for index, (colour, value) in enumerate(COLOURS.items()):
+        write_plain_clip(folder / f"{colour}.mp4", value, frames=3 + index)
+    (folder / "notes.txt").write_text("no video")
+    return folder
+
+
+def recipe(distill: dict[str, Any] | None = None, **options: Any) -> Recipe:
+    chosen = {"answer_tokens": 8, "prompts_per_video": 1} | (distill or {})
+    defaults: dict[str, Any] = {
+        "stage": "distill", "learning_rate": 3e-3, "gate_learning_rate": 3e-2, "frames": 2,
+        "batch_size": 4, "device_batch_size": 2, "steps": 12, "log_every": 1, "save_every": 4,
+        "workers": 0, "precision": "fp32", "gradient_checkpointing": False,
+        "distill": DistillOptions(**chosen),
+    }  # fmt: skip
+    return Recipe(**defaults | options)
+
+
+def distil(
+    start: Path, videos: Path, out: Path, chosen: Recipe | None = None, **options: Any
+) -> tuple[TrainingResult, list[TrainingProgress]]:
+    seen: list[TrainingProgress] = []
+    trained = train(
+        chosen or recipe(), model=start, data=videos, out=out, on_progress=seen.append, **options
+    )
+    assert trained is not None
+    return trained, seen
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return {
+        name: tensor
+        for file in folder.glob("*.safetensors")
+        for name, tensor in load_file(file).items()
+    }
+
+
+def logged(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+class TestLearning:
+    def test_the_loss_falls_and_only_the_cross_attention_changes(
+        self, start: Path, videos: Path, tmp_path: Path
+    ) -> None:
+        plans: list[RunPlan] = []
+        fixed = recipe(
+            {"tokens": (1,), "progressive": 0.0},
+            steps=60,
+            learning_rate=1e-2,
+            save_every=60,
+            schedule="constant_with_warmup",
+        )
+        trained, _ = distil(
+            start, videos, tmp_path / "run", fixed, on_start=plans.append,
+            eval_data=videos,
+        )  # fmt: skip
+        entries = [entry for entry in logged(tmp_path / "run") if "loss" in entry]
+        first, last = (
+            sum(entry["divergence"] for entry in part) / 5 for part in (entries[:5], entries[-5:])
+        )
+        assert last < 0.7 * first
+        before = load_model(start, device=CPU, dtype=torch.float32).state_dict()
+        after = weights(trained.folder)
+        changed = {
+            part_of(name)
+            for name, tensor in after.items()
+            if not torch.equal(tensor, before[name]) and ".7.v2v." not in name
+        }
+        assert changed == {"cross-attention norms", "V2V cross-attention", "T2V cross-attention"}
+        (plan,) = plans
+        assert {part.name for part in plan.parts if part.trained} == changed
+        assert "16 tokens per frame; student: 1, 1 by default" in plan.notes[0]
+        assert "estimated memory per device" in plan.notes[1]
+
+    def test_the_new_checkpoint_answers_with_fewer_tokens_and_keeps_its_positions(
+        self, start: Path, videos: Path, tmp_path: Path
+    ) -> None:
+        trained, _ = distil(start, videos, tmp_path / "run", recipe(steps=2))
+        assert load_processor(trained.folder).tokens_per_frame == 9
+        model = load_model(trained.folder, device=CPU, dtype=torch.float32)
+        assert model.config.tokens_per_frame == FULL
+
+    @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+    def test_with_adapters_on_queries_and_values(
+        self, start: Path, videos: Path, tmp_path: Path
+    ) -> None:
+        adapted = recipe(steps=4, lora=LoraOptions(rank=2, alpha=4.0, dropout=0.0))
+        trained, _ = distil(start, videos, tmp_path / "run", adapted)
+        before = load_model(start, device=CPU, dtype=torch.float32).state_dict()
+        changed = {
+            name for name, tensor in weights(trained.folder).items()
+            if not torch.equal(tensor, before[name]) and "cross_attention" not in name
+        }  # fmt: skip
+        assert changed - {"model.feature_norm.weight"} == {
+            f"model.language_model.layers.{layer}.self_attn.{name}_proj.weight"
+            for layer in range(8) for name in "qv"
+        }  # fmt: skip
+
+    @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+    def test_over_frozen_weights_in_4_bits(self, start: Path, videos: Path, tmp_path: Path) -> None:
+        small = recipe({"quantization": "4bit"}, steps=8, gradient_checkpointing=True, save_every=4)
+        trained, _ = distil(start, videos, tmp_path / "run", small)
+        before = load_model(start, device=CPU, dtype=torch.float32).state_dict()
+        for name, tensor in weights(trained.folder).items():
+            assert torch.equal(tensor, before[name]) == (
+                part_of(name) in ("vision encoder", "projector", "language model")
+                or name.endswith("7.v2v.gate")
+            ), name
+        shutil.rmtree(tmp_path / "run" / "model")
+        shutil.rmtree(tmp_path / "run" / "checkpoint-8")
+        again, _ = distil(start, videos, tmp_path / "run", small)
+        for name, tensor in weights(again.folder).items():
+            assert torch.isfinite(tensor).all(), name
+
+    def test_the_evaluation_is_on_held_out_videos(
+        self, start: Path, videos: Path, tmp_path: Path
+    ) -> None:
+        held_out = tmp_path / "held-out"
+        held_out.mkdir()
+        shutil.copy(videos / "red.mp4", held_out)
+        _, seen = distil(
+            start, videos, tmp_path / "run", recipe(steps=2, evaluate_every=1), eval_data=held_out
+        )
+        assert len([entry for entry in seen if entry.eval_loss is not None]) == 2
+
+
+class TestResuming:
+    def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
+        self, start: Path, videos: Path, tmp_path: Path
+    ) -> None:
+        whole, _ = distil(start, videos, tmp_path / "whole")
+
+        def stop(progress: TrainingProgress) -> None:
+            if progress.step == 6:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe(), model=start, data=videos, out=tmp_path / "cut", on_progress=stop)
+        stored = load_file(tmp_path / "cut" / "checkpoint-4" / "model.safetensors")
+        assert not {part_of(name) for name in stored} & {"language model", "vision encoder"}
+        plans: list[RunPlan] = []
+        resumed, _ = distil(start, videos, tmp_path / "cut", on_start=plans.append)
+        assert plans[0].resumed_at == 4
+        before, after = weights(whole.folder), weights(resumed.folder)
+        assert all(torch.equal(before[name], after[name]) for name in before)
+
+    def test_the_teacher_is_asked_once(
+        self, start: Path, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[str] = []
+        answer = answers.answer_batch
+
+        def count(runtime: Any, clips: Any, questions: Any, **options: Any) -> Any:
+            asked.extend(questions)
+            if len(asked) > 2:
+                raise KeyboardInterrupt
+            return answer(runtime, clips, questions, **options)
+
+        monkeypatch.setattr(answers, "answer_batch", count)
+        with pytest.raises(KeyboardInterrupt):
+            distil(start, videos, tmp_path / "run")
+        path = tmp_path / "run" / "answers-0.jsonl"
+        assert len(path.read_text().splitlines()) == 2
+        with path.open("a") as file:
+            file.write('{"video": "cut o')  # as a kill leaves it
+        monkeypatch.setattr(answers, "answer_batch", answer)
+        distil(start, videos, tmp_path / "run", recipe(log_every=2))
+        assert len([json.loads(line) for line in path.read_text().splitlines()]) == 4
+        monkeypatch.setattr(answers, "answer_batch", None)
+        shutil.rmtree(tmp_path / "run" / "model")
+        shutil.rmtree(tmp_path / "run" / "checkpoint-12")
+        distil(start, videos, tmp_path / "run", recipe(log_every=2))
+
+    def test_other_prompts_are_another_run(self, start: Path, videos: Path, tmp_path: Path) -> None:
+        (tmp_path / "prompts.txt").write_text("Which colour?\n")
+        distil(start, videos, tmp_path / "run", recipe(steps=1), prompts=tmp_path / "prompts.txt")
+        with pytest.raises(UsageError, match="holds a run that differs: prompts"):
+            distil(start, videos, tmp_path / "run", recipe(steps=1))
+
+    def test_broken_videos_are_skipped_and_counted(
+        self, start: Path, videos: Path, tmp_path: Path
+    ) -> None:
+        mixed = tmp_path / "videos"
+        shutil.copytree(videos, mixed)
+        (mixed / "broken.mp4").write_bytes(b"no video at all" * 40)
+        trained, _ = distil(start, mixed, tmp_path / "run", recipe(steps=3, max_skipped=0.5))
+        assert trained.skipped == 1
+        assert "broken.mp4" in (tmp_path / "run" / "skipped.jsonl").read_text()
+        with pytest.raises(VideoError, match="cannot be trained on"):
+            distil(start, mixed, tmp_path / "strict", recipe(steps=3, max_skipped=0.1))
+
+
+class TestProcesses:
+    @pytest.mark.timeout(600)
+    def test_several_share_the_asking_and_the_batch(
+        self, start: Path, videos: Path, tmp_path: Path
+    ) -> None:
+        chosen = recipe(steps=4, batch_size=2, device_batch_size=1)
+        (tmp_path / "both.yaml").write_text(chosen.to_yaml())
+        command = [
+            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+            "-m", "crosslmm_cli", "train", tmp_path / "both.yaml", "--teacher", start,
+            "--videos", videos, "--out", tmp_path / "both",
+        ]  # fmt: skip
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        done = subprocess.run(command, capture_output=True, check=False, env=environment, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert done.stdout == f"{tmp_path / 'both' / 'model'}\n"
+        asked = [(tmp_path / "both" / f"answers-{rank}.jsonl").read_text() for rank in (0, 1)]
+        assert [len(text.splitlines()) for text in asked] == [2, 2]
+        _, alone = distil(start, videos, tmp_path / "alone", chosen)
+        losses = [entry["loss"] for entry in logged(tmp_path / "both") if "loss" in entry]
+        assert losses == pytest.approx([entry.loss for entry in alone], rel=1e-3)
+
+
+class TestTeacher:
+    def _model(self, start: Path, **options: Any) -> Any:
+        return load_model(start, device=CPU, dtype=torch.float32, **options)
+
+    @pytest.mark.parametrize("quantization", ["none", "4bit"])
+    def test_the_frozen_weights_are_in_memory_once(self, start: Path, quantization: Any) -> None:
+        model = self._model(start, quantization=quantization)
+        teacher = make_teacher(model)
+        own = dict(model.named_parameters())
+        apart = {n for n, p in teacher.named_parameters() if p.data_ptr() != own[n].data_ptr()}
+        assert apart == {"model.feature_norm.weight"}
+        assert not len(teacher.model.cross_attention_layers)
+
+    @pytest.mark.parametrize("quantization", ["none", "4bit"])
+    def test_another_checkpoint_shares_what_is_the_same(
+        self, start: Path, quantization: Any
+    ) -> None:
+        model, teacher = (self._model(start, quantization=quantization) for _ in range(2))
+        with torch.no_grad():
+            teacher.model.multi_modal_projector.linear_1.weight += 1
+        share_weights(teacher, model)
+        own = dict(model.named_parameters())
+        apart = {n for n, p in teacher.named_parameters() if p.data_ptr() != own[n].data_ptr()}
+        assert apart == {"model.multi_modal_projector.linear_1.weight", "model.feature_norm.weight"}
+
+    def test_a_teacher_with_open_gates_keeps_its_cross_attention(self, start: Path) -> None:
+        model = self._model(start)
+        with torch.no_grad():
+            model.model.cross_attention_layers["7"].t2v.gate.fill_(0.5)
+        teacher = make_teacher(model)
+        with torch.no_grad():
+            model.model.cross_attention_layers["7"].t2v.gate.fill_(0.0)
+        assert float(teacher.model.cross_attention_layers["7"].t2v.gate.detach()) == 0.5
+
+    def test_it_reads_what_the_checkpoint_reads(self, start: Path) -> None:
+        model = self._model(start)
+        teacher = make_teacher(model)
+        ids, pixels, mask, labels = _batch()
+        frames = mask.sum(dim=1)
+        features, embeds = encode_once(teacher.model, pixels, mask, {FULL, 4})
+        rows = Rows.of(ids, (ids != 0).long(), labels, video_token=4, merged=frames * FULL)
+        with torch.no_grad():
+            states = read_video(teacher.model, rows, embeds[FULL], features, mask)
+            expected = model.model(
+                input_ids=ids, attention_mask=(ids != 0).long(), pixel_values_videos=pixels,
+                video_frame_mask=mask,
+            ).last_hidden_state  # fmt: skip
+        real = ids != 0
+        torch.testing.assert_close(states[real], expected[real])
+
+    def test_fewer_tokens_keep_the_answers(self) -> None:
+        ids, _, mask, labels = _batch()
+        frames = mask.sum(dim=1)
+        rows = Rows.of(ids, (ids != 0).long(), labels, video_token=4, merged=frames * FULL)
+        fewer = rows.keep(frames * 4)
+        for one, other in zip(rows.input_ids, fewer.input_ids, strict=True):
+            assert (
+                one[(one != 4) & (one != 0)].tolist() == other[(other != 4) & (other != 0)].tolist()
+            )
+        assert (fewer.input_ids == 4).sum(dim=1).tolist() == [2 * 4 + 1, 1 * 4 + 1]
+        assert fewer.is_merged.sum(dim=1).tolist() == [8, 4]
+        assert fewer.answer_tokens.tolist() == rows.answer_tokens.tolist() == [30, 31, 32]
+
+
+def _batch() -> tuple[torch.Tensor, ...]:
+    """Two rows, of two frames and of one, each with a newline's placeholder; answers 30, 31 and 32."""
+    rows = [[5, *[4] * (2 * FULL + 1), 20, 30, 31], [6, *[4] * (FULL + 1), 21, 22, 32]]
+    ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
+    labels = torch.where((ids >= 30) & (ids < 40), ids, -100)
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randn(2, 2, 3, 49, 49, generator=generator)
+    return ids, pixels, torch.tensor([[True, True], [True, False]]), labels
+
+
+class TestLoss:
+    def test_nothing_is_left_to_learn_from_oneself(self) -> None:
+        logits, states = torch.randn(3, 7), torch.randn(2, 4, 8)
+        terms = distillation_terms(logits, logits, torch.tensor([1, 2, 3]), states, states, 2.0)
+        assert float(terms["divergence"]) == pytest.approx(0, abs=1e-6)
+        assert float(terms["hidden"]) == pytest.approx(0, abs=1e-6)
+
+    def test_the_divergence_is_the_teachers_from_the_students(self) -> None:
+        teacher, student = torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0, 0.0]])
+        states = torch.ones(1, 1, 2)
+        terms = distillation_terms(student, teacher, torch.tensor([0]), states, -states, 2.0)
+        p, q = teacher.div(2).softmax(-1), student.div(2).softmax(-1)
+        assert float(terms["divergence"]) == pytest.approx(4 * float((p * (p / q).log()).sum()))
+        assert float(terms["hidden"]) == pytest.approx(2)
+
+
+class TestSchedule:
+    def test_it_goes_down_step_by_step_and_ends_with_the_teacher(self) -> None:
+        counts = student_counts(None, 196)
+        assert counts == (49, 25, 16, 9, 4, 1)
+        schedule = TokenSchedule(counts, steps=900, progressive=2 / 3, seed=0)
+        draws = [schedule.at(step) for step in range(900)]
+        assert {draw.student for draw in draws[:100]} == {49}
+        assert {draw.teacher for draw in draws[:100]} == {None}
+        assert {draw.student for draw in draws[500:600]} == {9, 4, 1}
+        assert {(draw.student, draw.teacher) for draw in draws[500:600]} == {
+            (9, 16),
+            (4, 9),
+            (1, 4),
+        }
+        assert {draw.student for draw in draws[600:]} == set(counts)
+        assert {draw.teacher for draw in draws[600:]} == {None}
+        assert draws == [schedule.at(step) for step in range(900)]
+
+    def test_without_progression_the_teacher_is_always_asked(self) -> None:
+        schedule = TokenSchedule((9, 4), steps=50, progressive=0.0, seed=0)
+        assert {schedule.at(step).teacher for step in range(50)} == {None}
+
+    def test_the_counts_are_fewer_than_the_teachers(self) -> None:
+        assert student_counts([1, 9, 9], 36) == (9, 1)
+        assert usual_count((49, 25), None) == 25
+        with pytest.raises(UsageError, match="below 36"):
+            student_counts([36], 36)
+        with pytest.raises(UsageError, match="default_tokens 4 is not one of"):
+            usual_count((9, 1), 4)
+
+
+class TestCommand:
+    def test_from_videos_to_a_model(
+        self, run: Callable[..., Any], start: Path, videos: Path, tmp_path: Path
+    ) -> None:
+        options = ("--set", "steps=2", "--set", "batch_size=1", "--set", "frames=2")
+        options += ("--set", "workers=0", "--set", "distill.answer_tokens=4")
+        common = ("--teacher", start, "--videos", videos, "--out", tmp_path / "run", *options)
+        shown = run("train", "distill", *common, "--dry-run")
+        assert (shown.code, shown.out) == (0, "")
+        assert "T2V" in shown.err
+        assert not (tmp_path / "run").exists()
+        done = run("train", "distill", *common)
+        assert (done.code, done.out) == (0, f"{tmp_path / 'run' / 'model'}\n")
+        assert "step 2 of 2, loss" in done.err
+        assert run("models", "show", tmp_path / "run" / "model").code == 0
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (("distill",), "needs --teacher"),
+            (("align-2b", "--teacher", "x", "--videos", "y"), "are for the distill stage"),
+            (("distill", "--teacher", "x", "--videos", "y", "--data", "z"), "takes videos"),
+        ],
+    )
+    def test_wrong_use(
+        self, run: Callable[..., Any], tmp_path: Path, arguments: tuple[str, ...], words: str
+    ) -> None:
+        finished = run("train", *arguments, "--out", tmp_path / "run")
+        assert finished.code == 2
+        assert words in finished.err
