@@ -10,7 +10,7 @@ from crosslmm.checkpoints import catalog
 from crosslmm.errors import UnfamiliarFootage, UsageError, VideoError
 from crosslmm.limits import FILE_TIMEOUT, MAX_PIXELS
 from crosslmm.merging import MERGERS, check_merging
-from crosslmm.options import Sampling
+from crosslmm.options import MAX_NEW_TOKENS, GenerationKeywords, Sampling, check_generation
 from crosslmm_cli import options
 from crosslmm_cli.frame_list import read_frame_list
 from crosslmm_cli.inputs import check_video, read_questions
@@ -72,7 +72,7 @@ def ask(
     quantize: options.QuantizeOption = "auto",
     device: options.DeviceOption = None,
     dtype: options.DtypeOption = "auto",
-    max_new_tokens: options.MaxNewTokensOption = None,
+    max_new_tokens: options.MaxNewTokensOption = MAX_NEW_TOKENS,
     temperature: options.TemperatureOption = 0.0,
     seed: options.SeedOption = None,
     as_json: options.JsonOption = False,
@@ -85,6 +85,10 @@ def ask(
     encoded once for all questions.
     """
     output = Output(as_json=as_json, quiet=quiet, progress=not no_progress)
+    generation = GenerationKeywords(
+        max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
+    )
+    check_generation(**generation)
     at = read_frame_list(frames_at, questions)
     questions = read_questions(questions)
     if fit is not None and (frames is not None or fps is not None):
@@ -122,6 +126,7 @@ def ask(
             frames=sampling.most_frames,
             announce=False,
             stream=stream,
+            questions=questions,
         )
         if fills_memory:
             sampling = replace(sampling, frames=assistant.most_frames(memory))
@@ -149,9 +154,6 @@ def ask(
     for warning in session.warnings:
         output.notice(f"warning: {warning}")
 
-    generation: dict[str, Any] = {"temperature": temperature, "seed": seed}
-    if max_new_tokens is not None:
-        generation["max_new_tokens"] = max_new_tokens
     for number, question in enumerate(questions):
         if len(questions) > 1 and output.on_terminal and not as_json:
             output.notice(f"{chr(10) if number else ''}> {question}")

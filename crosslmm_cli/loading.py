@@ -1,6 +1,6 @@
 """Choosing and loading the model, the same for every command that runs one."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -31,11 +31,13 @@ def load_assistant(
     frames: int | None = None,
     announce: bool = True,
     stream: "FrameStream | None" = None,
+    questions: Iterable[str] = (),
 ) -> Any:
     """The chosen model, found before the heavy imports begin and loaded with its notices shown.
 
     `announce`: say so where nobody chose the built-in one. `stream`: of the video to be asked about,
-    which is opened, and an error in it raised, before the weights are read.
+    which is opened, and an error in it raised, before the weights are read. `questions`: that will be
+    asked, and are checked as early.
     """
     choice = check_model(model, device=device, tokens_per_frame=tokens_per_frame)
     output.progress("load", 0, 0)
@@ -47,7 +49,9 @@ def load_assistant(
     chosen = model_options(
         device=device, dtype=dtype, quantize=quantize, tokens_per_frame=tokens_per_frame
     )
-    assistant = load(choice.name, frames=frames, on_notice=output.notice, **chosen)
+    assistant = load(
+        choice.name, frames=frames, questions=questions, on_notice=output.notice, **chosen
+    )
     output.progress("load", 1, 1)
     if announce and choice.origin == "built-in":
         output.notice(f"no model is chosen: {_LIMITS}")

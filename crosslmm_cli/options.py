@@ -166,7 +166,7 @@ DtypeOption = Annotated[
     Dtype, typer.Option("--dtype", help="Data type of weights that are not quantized.")
 ]
 MaxNewTokensOption = Annotated[
-    int | None,
+    int,
     typer.Option("--max-new-tokens", metavar="N", min=1, help="Maximum tokens per answer."),
 ]
 TemperatureOption = Annotated[

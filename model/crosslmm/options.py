@@ -20,6 +20,12 @@ T2VCache = Literal["projected", "features"]
 _FRAME_INDEX = re.compile(r"#[0-9]{1,18}")
 
 
+# Tokens of an answer, at most, where nobody gives a number; captions have their own.
+MAX_NEW_TOKENS = 512
+# Logits divided by less may leave the range of float32.
+_LOWEST_TEMPERATURE = 0.0001
+
+
 class SamplingOptions(TypedDict, total=False):
     """The fields of `Sampling` as keyword arguments."""
 
@@ -34,6 +40,14 @@ class SamplingOptions(TypedDict, total=False):
     deadline: float
     file_timeout: float
     max_pixels: int
+
+
+class GenerationKeywords(TypedDict, total=False):
+    """How an answer is generated, as keyword arguments; `GenerationOptions` says what they mean."""
+
+    max_new_tokens: int
+    temperature: float
+    seed: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,12 +162,32 @@ class Sampling:
         return min(counts, default=None)
 
 
+def check_generation(max_new_tokens: int, temperature: float, seed: int | None) -> None:
+    """Raise `UsageError` for options of an answer that mean nothing."""
+    if not _is_whole(max_new_tokens) or max_new_tokens >= 2**63:
+        raise UsageError(f"`max_new_tokens` must be a whole number, not {max_new_tokens!r}")
+    if max_new_tokens < 1:
+        raise UsageError(f"`max_new_tokens` must be at least 1, not {max_new_tokens}")
+    if not isinstance(temperature, int | float) or not 0 <= temperature < float("inf"):
+        raise UsageError(f"`temperature` must be at least 0, not {temperature!r}")
+    if 0 < temperature < _LOWEST_TEMPERATURE:
+        raise UsageError(
+            f"`temperature` must be 0 or at least {_LOWEST_TEMPERATURE}, not {temperature!r}"
+        )
+    if seed is not None and not (_is_whole(seed) and -(2**63) <= seed < 2**64):
+        raise UsageError(f"`seed` must be a whole number of 64 bits, not {seed!r}")
+
+
 def check_device(name: str) -> str:
     """`name` itself where it names a kind of device that crosslmm runs on; `UsageError` otherwise.
     Whether this machine has it, `resolve_device` finds out."""
     if not re.fullmatch(r"auto|(cpu|mps|cuda)(:\d+)?", name):
         raise UsageError(f"{name}: not a device; try cuda, cuda:1, mps or cpu")
     return name
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

@@ -386,6 +386,22 @@ def test_a_matrix_step_moves_all_singular_values_alike() -> None:
         assert float(values.max()) < 1.5
 
 
+@pytest.mark.parametrize("shape", [(32, 64), (64, 32)])
+def test_matrix_steps_are_those_of_torch_s_muon(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    start = torch.randn(shape)
+    matrix, other = torch.nn.Parameter(start.clone()), torch.nn.Parameter(start.clone())
+    muon = torch.optim.Muon([other], lr=0.1, weight_decay=0.1, momentum=0.95)
+    group = {"params": [matrix], "lr": 0.1, "weight_decay": 0.1}
+    ours = MuonAdamW([group], [{"params": [torch.nn.Parameter(torch.zeros(1))]}])
+    for _ in range(3):
+        matrix.grad = other.grad = torch.randn(shape)
+        ours.step()
+        muon.step()
+    moved = float((other.detach() - start).abs().mean())
+    assert float((matrix - other).detach().abs().max()) < 0.1 * moved, "theirs rounds to bfloat16"
+
+
 def _regression() -> tuple[MuonAdamW, Callable[[], float], torch.nn.Parameter]:
     """An optimizer of a matrix and a bias, and a step of it that returns the loss."""
     torch.manual_seed(0)

@@ -31,6 +31,50 @@ def test_a_question_longer_than_the_context_is_named_before_the_video_is_read(
     assistant.check_questions(["why?"])
 
 
+def test_what_cannot_be_asked_is_refused_before_weights_are_loaded(
+    checkpoint: Path, clip: Path, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crosslmm.inference.assistant.load_model", None)
+    done = run("ask", clip, "why? " * 200_000, "--model", checkpoint)
+    assert (done.code, done.out) == (2, "")
+    assert "the question 'why? why?" in done.err
+    with pytest.raises(UsageError, match="the question is empty"):
+        crosslmm.load(checkpoint, questions=["why?", " "])
+    monkeypatch.setattr("crosslmm_cli.ask.check_video", None)
+    for flag, value, words in (
+        ("--temperature", "inf", "--temperature must be at least 0, not inf"),
+        ("--temperature", "1e-320", "--temperature must be 0 or at least 0.0001, not 1e-320"),
+        ("--seed", 2**64, "--seed must be a whole number of 64 bits"),
+        (
+            "--max-new-tokens",
+            2**63,
+            "--max-new-tokens must be a whole number, not 9223372036854775808",
+        ),
+    ):
+        done = run("ask", clip, "why?", "--model", checkpoint, flag, value)
+        assert (done.code, done.out) == (2, "")
+        assert words in done.err
+
+
+def test_what_cannot_be_asked_is_refused_before_the_video_is_read(checkpoint: Path) -> None:
+    assistant = crosslmm.load(checkpoint)
+    for how, words in (
+        ({"max_new_tokens": 0}, "`max_new_tokens` must be"),
+        ({"max_new_tokens": 1.5}, "`max_new_tokens` must be"),
+        ({"temperature": -1}, "`temperature` must be"),
+        ({"temperature": float("nan")}, "`temperature` must be"),
+        ({"seed": 2**64}, "`seed` must be"),
+    ):
+        for ask in (assistant.ask, assistant.stream):
+            with pytest.raises(UsageError, match=words):
+                ask("none.mp4", "why?", **how)
+    for ask in (assistant.ask, assistant.stream):
+        with pytest.raises(UsageError, match="the question is empty"):
+            ask("none.mp4", " ")
+    with pytest.raises(UsageError, match="the question is empty"):
+        assistant.open_video("none.mp4", questions=["why?", ""])
+
+
 def test_a_long_question_on_the_command_line(checkpoint: Path, clip: Path, run: Any) -> None:
     done = run("ask", clip, "why? " * 200_000, "--model", checkpoint)
     assert done.code == 2

@@ -20,6 +20,7 @@ from torch.utils.data import IterableDataset
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from crosslmm.demo.optimizer import Rates, make_optimizer
+from crosslmm.device import computes_bfloat16, resolve_device
 from crosslmm.training.checkpoints import (
     AtomicCheckpoints,
     check_loaded,
@@ -124,7 +125,7 @@ def run_stage(
         lr_scheduler_kwargs={"min_lr_rate": options.final_rate},
         warmup_steps=options.warmup_steps,
         max_grad_norm=options.max_grad_norm,
-        bf16=True,
+        bf16=computes_bfloat16(resolve_device()),
         use_cpu=not torch.cuda.is_available(),
         logging_steps=options.log_steps,
         save_steps=options.save_steps,

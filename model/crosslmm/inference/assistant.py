@@ -25,17 +25,24 @@ from crosslmm.errors import OutOfMemory, UsageError
 from crosslmm.inference import batch, opening
 from crosslmm.inference.answer import Answer
 from crosslmm.inference.encoding import memory_errors
-from crosslmm.inference.generation import GenerationKeywords
+from crosslmm.inference.generation import GenerationOptions
 from crosslmm.inference.given import VideoLike
 from crosslmm.inference.memory_check import check_memory, estimate_memory, frames_that_fit
 from crosslmm.inference.opening import AskKeywords, VideoKeywords
-from crosslmm.inference.question import check_questions
+from crosslmm.inference.question import check_questions, check_texts
 from crosslmm.inference.response import Response
 from crosslmm.inference.runtime import Notice, Progress, Runtime
 from crosslmm.inference.session import VideoSession
 from crosslmm.merging import check_tokens_per_frame
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
-from crosslmm.options import Quantization, Sampling, SamplingOptions
+from crosslmm.options import (
+    MAX_NEW_TOKENS,
+    GenerationKeywords,
+    Quantization,
+    Sampling,
+    SamplingOptions,
+    check_generation,
+)
 from crosslmm.processing_crosslmm import CrossLMMProcessor
 from crosslmm.video import Frames, FrameStream
 
@@ -48,6 +55,7 @@ def load(
     quantization: Quantization = "auto",
     tokens_per_frame: int | None = None,
     frames: int | None = None,
+    questions: Iterable[str] = (),
     on_notice: Notice | None = None,
 ) -> "Assistant":
     """Load a checkpoint from disk: `demo`, a folder, or a Hub id that was pulled.
@@ -62,6 +70,8 @@ def load(
       trained with.
     - frames: how many a video will have, for the estimate of the memory that is needed, made before
       anything is loaded.
+    - questions: that will be asked, to say before the weights are loaded where one is empty or does not
+      fit into the model's context.
     - on_notice: called with a line of text when something is done otherwise than asked.
 
     Raises CheckpointError, UsageError, OutOfMemory.
@@ -84,6 +94,7 @@ def load(
             trained=processor.tokens_per_frame,
             error=UsageError,
         )
+    check_texts(processor.tokenizer, questions, context=int(config.text.max_position_embeddings))
     if resolved.adapter is not None:
         headers |= read_adapter_header(resolved.adapter)  # it may open gates
     needed = estimate_memory(
@@ -216,6 +227,7 @@ class Assistant:
         """
         of_answers = GenerationKeywords.__annotations__.keys() & options.keys()
         of_video = options.keys() - of_answers
+        GenerationOptions(**_some(options, of_answers))  # raises before any work
         questions = [question] if isinstance(question, str) else question
         session = self.open_video(video, questions=questions, **_some(options, of_video))
         return session.ask(question, **_some(options, of_answers))
@@ -225,12 +237,13 @@ class Assistant:
         video: VideoLike,
         question: str,
         *,
-        max_new_tokens: int = 512,
+        max_new_tokens: int = MAX_NEW_TOKENS,
         temperature: float = 0.0,
         seed: int | None = None,
         **options: Unpack[VideoKeywords],
     ) -> Response:
         """As `ask`, as an iterator of pieces of text, with the result in its `answer`."""
+        check_generation(max_new_tokens, temperature, seed)  # before any work
         return self.open_video(video, questions=[question], **options).stream(
             question, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
         )
@@ -294,7 +307,7 @@ class Assistant:
         return frames_that_fit(self.runtime, memory)
 
     def check_questions(self, questions: Iterable[str]) -> None:
-        """Raise UsageError for a question that does not fit into the model's context."""
+        """Raise UsageError for a question that is empty or does not fit into the model's context."""
         check_questions(self.runtime, questions)
 
     def answer_batch(
@@ -302,7 +315,7 @@ class Assistant:
         videos: Sequence[Frames],
         questions: Sequence[str],
         *,
-        max_new_tokens: int = 512,
+        max_new_tokens: int = MAX_NEW_TOKENS,
     ) -> list[str]:
         """One greedy answer for each of several videos (`crosslmm.Frames`), in one batch.
 

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any
 
 import torch
 from tokenizers.decoders import DecodeStream
@@ -22,19 +22,11 @@ from transformers import (
 )
 from transformers.generation.streamers import BaseStreamer
 
-from crosslmm.errors import UsageError
 from crosslmm.inference.answer import Finish
 from crosslmm.inference.finite import FiniteLogits
 from crosslmm.inference.token_sampling import GREEDY_SETTINGS, SeededSampler
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
-
-
-class GenerationKeywords(TypedDict, total=False):
-    """The fields of `GenerationOptions` as keyword arguments."""
-
-    max_new_tokens: int
-    temperature: float
-    seed: int | None
+from crosslmm.options import MAX_NEW_TOKENS, check_generation
 
 
 @dataclass(frozen=True)
@@ -42,15 +34,12 @@ class GenerationOptions:
     """How an answer is generated: greedily at temperature 0, else sampled, the same for the same
     seed. Raises UsageError for values that mean nothing."""
 
-    max_new_tokens: int
+    max_new_tokens: int = MAX_NEW_TOKENS
     temperature: float = 0.0
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise UsageError(f"`max_new_tokens` must be at least 1, not {self.max_new_tokens}")
-        if self.temperature < 0:
-            raise UsageError(f"`temperature` must be at least 0, not {self.temperature}")
+        check_generation(self.max_new_tokens, self.temperature, self.seed)
         if self.temperature > 0 and self.seed is None:
             # Chosen here, so that it can be reported with the answer.
             object.__setattr__(self, "seed", secrets.randbits(32))

@@ -11,15 +11,12 @@ from crosslmm.inference.encoding import (
     encode_video,
     release_memory,
 )
-from crosslmm.inference.generation import (
-    GenerationKeywords,
-)
 from crosslmm.inference.given import GivenFrames, VideoLike, readable
 from crosslmm.inference.question import check_questions
 from crosslmm.inference.runtime import Progress, Runtime
 from crosslmm.inference.session import VideoSession
 from crosslmm.merging import MERGERS, TokenBudget, choose_budget
-from crosslmm.options import Sampling, SamplingOptions
+from crosslmm.options import GenerationKeywords, Sampling, SamplingOptions
 from crosslmm.video import FrameStream
 
 STILL = ("image", "frames")  # containers of what may be a still image

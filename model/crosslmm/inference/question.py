@@ -1,6 +1,7 @@
 """Whether questions and frames fit into the model's context, before anything is computed."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from crosslmm.errors import UsageError
 from crosslmm.inference.runtime import Runtime
@@ -10,22 +11,30 @@ _SHOWN = 40  # characters of a question in an error
 
 
 def check_questions(runtime: Runtime, questions: Iterable[str]) -> int:
-    """Tokens of the longest question, at least. Raises `UsageError` for one that alone has more than the
-    context of the model."""
-    most = runtime.context
+    """As `check_texts`, for a loaded model."""
+    return check_texts(runtime.processor.tokenizer, questions, context=runtime.context)
+
+
+def check_texts(tokenizer: Any, questions: Iterable[str], *, context: int) -> int:
+    """Tokens of the longest question, at least. Raises `UsageError` for one that is empty, or that alone
+    has more than the context of the model. Needs no weights."""
     longest = 0
     for question in questions:
         if not isinstance(question, str):
             raise UsageError(f"a question is a text, not {question!r}")
-        # Tokenizing is slow beyond any use: no token of any vocabulary is that long.
-        text = question[: most * runtime.longest_token + 1]
-        count = len(runtime.processor.tokenizer(text, add_special_tokens=False)["input_ids"])
+        if not question.strip():
+            raise UsageError("the question is empty")
+        text = question
+        if len(text) > context:
+            # Tokenizing is slow beyond any use: no token of the vocabulary is that long.
+            text = text[: context * max(map(len, tokenizer.get_vocab())) + 1]
+        count = len(tokenizer(text, add_special_tokens=False)["input_ids"])
         longest = max(longest, count)
-        if count > most:
+        if count > context:
             over = "over " if len(text) < len(question) else ""
             raise UsageError(
                 f"the question {question[:_SHOWN]!r}… has {over}{count:,} tokens, more than the "
-                f"{most:,} of the model's context; shorten it"
+                f"{context:,} of the model's context; shorten it"
             )
     return longest
 

@@ -64,11 +64,6 @@ class Runtime:
         return int(self.model.config.text.max_position_embeddings)
 
     @cached_property
-    def longest_token(self) -> int:
-        """Characters of the longest token, at least."""
-        return max(map(len, self.processor.tokenizer.get_vocab()))
-
-    @cached_property
     def settings(self) -> dict[str, str]:
         """How the model runs: device, dtype, quantization, attention."""
         return {

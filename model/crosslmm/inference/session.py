@@ -18,7 +18,6 @@ from crosslmm.inference.encoding import (
 )
 from crosslmm.inference.finite import BrokenRows, not_finite
 from crosslmm.inference.generation import (
-    GenerationKeywords,
     GenerationOptions,
     TokenStream,
     decode_answer,
@@ -29,7 +28,7 @@ from crosslmm.inference.response import Response
 from crosslmm.inference.runtime import Runtime
 from crosslmm.merging import TokenBudget
 from crosslmm.modeling_crosslmm import VisualTokens
-from crosslmm.options import Sampling
+from crosslmm.options import GenerationKeywords, Sampling
 from crosslmm.processing_crosslmm import Message
 from crosslmm.prompts.inert_text import remove_marks
 from crosslmm.ragged_tokens import RaggedTokens
