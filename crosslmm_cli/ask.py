@@ -14,7 +14,7 @@ from crosslmm.options import MAX_NEW_TOKENS, GenerationKeywords, Sampling, check
 from crosslmm_cli import options
 from crosslmm_cli.frame_list import read_frame_list
 from crosslmm_cli.inputs import check_video, read_questions
-from crosslmm_cli.loading import decode_ahead, demo_refusal, load_assistant, notice_of_demo
+from crosslmm_cli.loading import decode_ahead, demo_refusal, load_assistant
 from crosslmm_cli.output import Output
 
 MAX: Literal["max"] = "max"
@@ -112,7 +112,7 @@ def ask(
         file_timeout=file_timeout,
         max_pixels=max_pixels,
     )
-    check_video(video, sampling)
+    check_video(video, sampling, questions)
 
     ahead = nullcontext() if fills_memory else decode_ahead(video, sampling, model)
     with ahead as stream:
@@ -146,7 +146,8 @@ def ask(
         except UnfamiliarFootage:
             raise VideoError(demo_refusal(video)) from None
     output.finish_progress()
-    notice_of_demo(output, origin)
+    if origin == "built-in":  # of footage that it knows
+        output.notice("answered by the built-in demo model, which knows synthetic shape clips only")
     output.notice(session.summary)
     if merge is not None:
         output.notice(session.merged)

@@ -1,22 +1,61 @@
 """What `crosslmm caption` says on stderr: how far it is, failures as they happen, and a summary."""
 
+import os
+import re
 import time
+from dataclasses import dataclass
 
 from crosslmm.captioning import CaptionResult, Summary
 from crosslmm_cli.output import Output
 
 _CAPTION = 120  # characters shown of a caption
 _LINE_EVERY = 10.0  # seconds between lines of progress without a terminal
+_NUMBER = re.compile(r"\d[\d.,]*")
+
+
+class WarningCounts:
+    """The warnings of many videos, by kind: those whose texts differ in their numbers or the
+    file's name only."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[str, _Kind] = {}
+
+    def add(self, result: CaptionResult) -> None:
+        for text in result.warnings:
+            alike = _NUMBER.sub("#", text.replace(os.path.basename(result.path), "#"))
+            kind = self._kinds.setdefault(alike, _Kind(result.path, text))
+            kind.videos += 1
+            kind.is_same = kind.is_same and kind.text == text
+
+    def lines(self) -> list[str]:
+        return [f"warning: {kind}" for kind in self._kinds.values()]
+
+
+@dataclass
+class _Kind:
+    """The first video and its text; whether the others have the same one."""
+
+    path: str
+    text: str
+    videos: int = 0
+    is_same: bool = True
+
+    def __str__(self) -> str:
+        if self.videos == 1:
+            return f"{self.path}: {self.text}"
+        example = "" if self.is_same else f", such as {self.path}"
+        return f"{self.videos:,} videos{example}: {self.text}"
 
 
 class CaptionReport:
     """A progress bar on a terminal, otherwise a line every few seconds; a line for each failure, and
-    with `verbose` for each video; a summary at the end."""
+    with `verbose` for each video and its warnings; a summary at the end, warnings by kind."""
 
     def __init__(self, output: Output, summary: Summary, *, verbose: bool = False) -> None:
         self._output = output
         self._summary = summary
         self._verbose = verbose
+        self._warnings = WarningCounts()
         self._next_line = time.monotonic() + _LINE_EVERY
 
     def begin(self) -> None:
@@ -30,10 +69,13 @@ class CaptionReport:
 
     def progress(self, result: CaptionResult) -> None:
         """Called for each result of the run."""
+        self._warnings.add(result)
         if result.error is not None:
             self._output.notice(f"failed: {result.error}")
         elif self._verbose:
             self._output.notice(result_line(result))
+            for warning in result.warnings:
+                self._output.notice(f"warning: {result.path}: {warning}")
         summary = self._summary
         if self._output.draws_progress:
             self.draw()
@@ -49,7 +91,7 @@ class CaptionReport:
 
     def end(self) -> None:
         self._output.finish_progress()
-        for line in summary_lines(self._summary):
+        for line in [*self._warnings.lines(), *summary_lines(self._summary)]:
             self._output.notice(line)
 
     def _exceptions(self) -> list[str]:

@@ -43,7 +43,7 @@ def demo(
             output.text("")
     if out is None:
         output.notice("the clip is deleted; `crosslmm demo --out sample.mp4` keeps it")
-        output.notice('next: crosslmm ask VIDEO "what happens?"')
     else:
         output.notice(f"wrote {path}")
         output.notice(f'next: crosslmm ask {shlex.quote(str(path))} "what happens?"')
+    output.notice("for real footage: `crosslmm setup` downloads a model that can describe it")

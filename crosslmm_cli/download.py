@@ -1,6 +1,7 @@
 """A model from the Hub, with its progress; interrupted, it says how to go on."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from crosslmm_cli import interrupt
@@ -15,16 +16,18 @@ def download(output: Output, model: str, *, on_notice: Callable[[str], None] | N
 
     announced = False
 
-    def report(done: int, total: int) -> None:
-        nonlocal announced
-        if not announced:  # the repository is one that can be used
-            announced = True
-            output.finish_progress()
-            output.notice(f"downloading {model}")
-        output.progress("download", done, total)
+    with ExitStack() as remarks:
 
-    output.progress("repository", 0, 0)
-    with interrupt.remark(_RESUMES):
+        def report(done: int, total: int) -> None:
+            nonlocal announced
+            if not announced:  # the repository is one that can be used
+                announced = True
+                remarks.enter_context(interrupt.remark(_RESUMES))
+                output.finish_progress()
+                output.notice(f"downloading {model}")
+            output.progress("download", done, total)
+
+        output.progress("repository", 0, 0)
         folder = pull(model, on_progress=report, on_notice=on_notice)
     output.finish_progress()
     return folder

@@ -3,6 +3,7 @@
 import codecs
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from crosslmm.errors import UsageError, VideoError
@@ -12,8 +13,13 @@ from crosslmm.options import Sampling
 from crosslmm.video.file import VideoFile
 
 
-def check_video(path: str, sampling: Sampling) -> None:
-    """Raise `VideoError` for what is no video or image, before the model is loaded."""
+def check_video(path: str, sampling: Sampling, questions: Sequence[str] = ()) -> None:
+    """Raise `VideoError` for what is no video or image, before the model is loaded.
+
+    questions: about it, of which one may be the video that was meant.
+    """
+    if not os.path.lexists(path) and any(map(os.path.isfile, questions)):
+        raise VideoError(f"{path}: no such file; the video comes before the questions")
     from crosslmm.video.probe import check_file  # NumPy and FFmpeg, which help does not need
 
     check_file(path, deadline=sampling.deadline, max_pixels=sampling.max_pixels)
@@ -36,7 +42,11 @@ def read_questions(questions: list[str]) -> list[str]:
 
 
 def read_paths(paths: list[str], from_file: str | None) -> list[str]:
-    """The paths given, each list replaced by the paths it holds."""
+    """The paths given, each list replaced by the paths it holds.
+
+    A path that does not exist is kept, to be reported as a failure while the others are captioned.
+    Raises VideoError where no path exists, and for an address.
+    """
     if paths.count("-") + (from_file == "-") > 1:
         raise UsageError("-: stdin holds one list only")
     if not paths and from_file is None:
@@ -45,12 +55,13 @@ def read_paths(paths: list[str], from_file: str | None) -> list[str]:
     for path in paths:
         if path == "-":
             found += _split_list(_read_stdin_list())
-        elif not os.path.lexists(path):
-            if "://" in path:
-                VideoFile(path).open()  # whose error says that it is an address
-            raise VideoError(f"{path}: no such file or folder")
         else:
+            if "://" in path and not os.path.lexists(path):
+                VideoFile(path).open()  # whose error says that it is an address
             found.append(path)
+    lists = "-" in paths or from_file is not None
+    if not lists and not any(map(os.path.lexists, paths)):
+        raise VideoError(f"{', '.join(paths)}: no such file or folder")
     if from_file is not None:
         if from_file == "-":
             data = _read_stdin_list()

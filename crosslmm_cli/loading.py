@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from crosslmm.checkpoints import catalog
-from crosslmm.checkpoints.frame_settings import read_frame_settings
+from crosslmm.checkpoints.frame_settings import read_frame_settings, read_settings
 from crosslmm.errors import CheckpointError, UsageError
 from crosslmm.merging import check_tokens_per_frame
 from crosslmm.options import Sampling, check_device
@@ -53,8 +53,8 @@ def load_assistant(
         choice.name, frames=frames, questions=questions, on_notice=output.notice, **chosen
     )
     output.progress("load", 1, 1)
-    if announce:
-        notice_of_demo(output, choice.origin)
+    if announce and choice.origin == "built-in":
+        output.notice(f"no model is chosen: {_LIMITS}")
     return assistant
 
 
@@ -67,9 +67,13 @@ def check_model(
     if tokens_per_frame is not None:
         check_tokens_per_frame(tokens_per_frame, error=UsageError)
     choice = catalog.default_model(model)
-    config = catalog.read_config(catalog.resolve_model(choice.name).folder)
+    folder = catalog.resolve_model(choice.name).folder
+    config = catalog.read_config(folder)
     if tokens_per_frame is not None:
-        check_tokens_per_frame(tokens_per_frame, _patches(config), error=UsageError)
+        trained = read_settings(folder / "processor_config.json").get("tokens_per_frame")
+        check_tokens_per_frame(
+            tokens_per_frame, _patches(config), trained=trained, error=UsageError
+        )
     return choice
 
 
@@ -122,12 +126,6 @@ def model_options(
         "quantization": quantize,
         "tokens_per_frame": tokens_per_frame,
     }
-
-
-def notice_of_demo(output: Output, origin: catalog.Origin) -> None:
-    """Say what the built-in model is, where nobody chose it."""
-    if origin == "built-in":
-        output.notice(f"no model is chosen: {_LIMITS}")
 
 
 def demo_refusal(subject: str) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from crosslmm.checkpoints import catalog
-from crosslmm.errors import CheckpointError, UsageError
+from crosslmm.errors import CheckpointError, UsageError, first_line
 from crosslmm.files import check_empty
 from crosslmm_cli import completion, options
 from crosslmm_cli.commands import Command, Group
@@ -230,9 +230,12 @@ def init(
     for part in (vision, language):
         try:
             catalog.resolve(part, kinds=None)
-        except CheckpointError:
-            if not (fetch and catalog.is_hub_id(part)):
+        except CheckpointError as error:
+            if not catalog.is_hub_id(part):
                 raise
+            if not fetch:
+                problem = first_line(error)
+                raise CheckpointError(f"{problem}\n--pull downloads the parts") from error
             download(output, part)
     output.progress("load", 0, 0)
     from crosslmm.checkpoints.assembly import assemble

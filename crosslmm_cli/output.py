@@ -216,13 +216,27 @@ class Output:
         print(lines.translate(_CONTROL_CODES), end="", file=sys.stderr, flush=True)
 
     def confirm(self, question: str, *, default: bool = False) -> bool:
-        """A yes or no from stdin; the question goes to stderr. Ctrl-C and Ctrl-D raise Abort."""
+        """A yes or no from stdin; the question goes to stderr, again until one of them is given.
+
+        Raises Abort at the end of stdin.
+        """
         self.finish_progress()
-        try:
-            return typer.confirm(question, default=default, err=True)
-        except typer.Abort:
-            print(file=sys.stderr)  # the cursor is still behind the question
-            raise
+        width = _terminal_width() if sys.stderr.isatty() else None
+        prompt = _wrap(f"{question} [{'Y/n' if default else 'y/N'}]:", width)
+        answers = {"": default, "y": True, "yes": True, "n": False, "no": False}
+        while True:
+            print(prompt, end=" ", file=sys.stderr, flush=True)
+            try:
+                line = sys.stdin.readline()
+            except KeyboardInterrupt:
+                line = ""
+            if not line:
+                print(file=sys.stderr)  # the cursor is still behind the question
+                raise typer.Abort
+            answer = line.strip().lower()
+            if answer in answers:
+                return answers[answer]
+            prompt = "please answer y or n:"
 
     def progress(self, stage: str, done: int, total: int, *, label: str | None = None) -> None:
         """Draw how far a stage is, on a terminal only; `total` is 0 where it is not known.

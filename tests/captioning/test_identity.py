@@ -93,6 +93,7 @@ def test_impossible_options_are_refused_before_the_model_is_loaded(checkpoint: P
 def test_a_second_run_imports_no_torch(folder: Path, checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "captions.jsonl"
     options: dict[str, Any] = {"frames": 2, "max_new_tokens": 4, "readers": 0}
+    (folder / "notes.json").write_text('{"about": "dürfen beside the videos"}')
     assistant = crosslmm.load(checkpoint, dtype="float32")
     list(crosslmm.caption(folder, assistant=assistant, out=out, **options))
     finished = subprocess.run(

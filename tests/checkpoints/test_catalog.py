@@ -451,6 +451,7 @@ class TestPull:
             assert words in err, name
             assert "Traceback" not in err
             assert len(err.splitlines()) <= 3, err
+        assert err.endswith("\ntry again when the network is back\n")  # nothing was downloaded
 
     def test_what_cannot_be_loaded_is_refused_before_its_weights_come(
         self, home: Path, tmp_path: Path

@@ -72,6 +72,37 @@ def test_failures_are_listed_and_the_exit_code_is_3_each_time(
     assert run("caption", folder, *options, "--retry-failed", "--quiet").err == ""
 
 
+def test_a_name_that_is_missing_fails_alone(
+    run: Run, folder: Path, options: tuple[str, ...]
+) -> None:
+    finished = run("caption", folder / "gone.mp4", folder / "0.mp4", *options)
+    assert finished.code == 3
+    assert f"failed: {folder}/gone.mp4: no such file" in finished.err
+    assert "1 captioned in" in finished.err
+    written = rows(Path("captions.jsonl").read_text("utf-8"))
+    assert {Path(row["path"]).name: row["error"] is None for row in written} == {
+        "0.mp4": True,
+        "gone.mp4": False,
+    }
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "txt"])
+def test_warnings_are_told_by_kind_and_verbose_tells_each(
+    run: Run, folder: Path, options: tuple[str, ...], kind: str
+) -> None:
+    (folder / "0.mp4").unlink()
+    command = ("caption", folder, "--format", kind, "--frames", 2, "--readers", 0)
+    finished = run(*command, "--max-new-tokens", 1, "--model", "demo", "--verbose")
+    assert finished.code == 0, finished.err
+    lines = [line for line in finished.err.splitlines() if line.startswith("warning: ")]
+    assert [line.split(": ")[1] for line in lines] == [
+        f"{folder}/1.mp4",
+        f"{folder}/2.mp4",
+        "2 videos",
+    ]
+    assert all("unlike the synthetic clips" in line for line in lines)
+
+
 def test_failures_come_as_they_happen_and_verbose_names_every_video(
     run: Run, folder: Path, options: tuple[str, ...]
 ) -> None:
@@ -160,6 +191,7 @@ def test_shards_together_are_complete(run: Run, folder: Path, options: tuple[str
     ("arguments", "code", "message"),
     [
         (["nowhere"], 1, "nowhere: no such file or folder"),
+        (["nowhere", "neither"], 1, "nowhere, neither: no such file or folder"),
         (["https://host/a.mp4"], 1, "https://host/a.mp4: this is a URL; only local files"),
         (["EMPTY"], 1, "no files to caption"),
         ([], 2, "give files or folders to caption"),
@@ -274,6 +306,25 @@ def test_a_second_ctrl_c_in_a_busy_process_leaves_no_lock(folder: Path, tmp_path
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err.decode()
     assert hidden(tmp_path) == [".crosslmm-captions-txt.jsonl"]
+
+
+def test_warnings_that_differ_in_numbers_are_one_kind() -> None:
+    from crosslmm.captioning import CaptionResult
+    from crosslmm_cli.caption_report import WarningCounts
+
+    counts = WarningCounts()
+    for path, warnings in {
+        "a.mp4": ("damaged video: 1 of 8 frames replaced", "end beyond the end"),
+        "b.mp4": ("damaged video: 2 of 8 frames replaced",),
+        "c.gif": ("c.gif is an animated GIF",),
+        "d.gif": ("d.gif is an animated GIF",),
+    }.items():
+        counts.add(CaptionResult(path=path, warnings=warnings))
+    assert counts.lines() == [
+        "warning: 2 videos, such as a.mp4: damaged video: 1 of 8 frames replaced",
+        "warning: a.mp4: end beyond the end",
+        "warning: 2 videos, such as c.gif: c.gif is an animated GIF",
+    ]
 
 
 def test_the_rate_is_of_captioned_videos() -> None:

@@ -95,6 +95,7 @@ class TestDemo:
         assert kept.is_file()
         assert finished.err.endswith(
             f"wrote {kept}\nnext: crosslmm ask '{kept}' \"what happens?\"\n"
+            "for real footage: `crosslmm setup` downloads a model that can describe it\n"
         )
 
     def test_its_help_says_where_the_clip_goes(self, run: Run) -> None:
@@ -345,7 +346,10 @@ class TestModels:
     ) -> None:
         finished = run("models", "init", "crosslmm-2b", "--out", tmp_path / "new")
         assert finished.code == 1
-        assert "crosslmm models pull google/siglip2-so400m-patch14-384" in finished.err
+        assert finished.err == (
+            "crosslmm: google/siglip2-so400m-patch14-384: not on this machine, neither as a folder "
+            "nor downloaded\n--pull downloads the parts\n"
+        )
         assert not (tmp_path / "new").exists()
 
 

@@ -43,7 +43,12 @@ def files(tmp_path_factory: pytest.TempPathFactory, clip: Path) -> Path:
         ("ask clip.mp4 q --merge folder --fit 8GB", 2, "--merge needs a number of frames"),
         ("ask clip.mp4 q --fit 8", 2, "--fit 8: needs a unit; did you mean 8GB?"),
         ("ask clip.mp4 q --tokens-per-frame 7", 2, "--tokens-per-frame 7 is not a perfect square"),
-        ("ask clip.mp4 q --tokens-per-frame 10000", 2, "is not a perfect square from 1 to"),
+        (
+            "ask clip.mp4 q --tokens-per-frame 196",
+            2,
+            "196 is too many: the model has 144 patches per frame and was trained with 9 tokens",
+        ),
+        ("ask q clip.mp4", 1, "q: no such file; the video comes before the questions"),
         ("ask clip.mp4 q --device gpu", 2, "gpu: not a device; try cuda, cuda:1, mps or cpu"),
         ("ask clip.mp4 q --device xpu", 2, "xpu: not a device"),
         ("ask gone.mp4 q", 1, "gone.mp4: no such file"),

@@ -193,7 +193,24 @@ class TestOnATerminal:
         assert catalog.default_model() == catalog.Choice(SMALL, "setting")
         assert catalog.resolve(SMALL)
 
-    @pytest.mark.parametrize(("key", "code"), [("n\n", 0), ("\x03", 130)])
+    def test_a_word_that_is_no_answer_is_asked_again(
+        self, home: Path, tmp_path: Path, program: Path
+    ) -> None:
+        environment = self.environment(tmp_path, "http://127.0.0.1:9")
+        with Terminal("setup", program=program, **environment) as terminal:
+            terminal.wait_for("[Y/n]: ")
+            terminal.type("maybe\n")
+            terminal.wait_for("please answer y or n: ")
+            terminal.type("no\n")
+            assert terminal.wait() == 0
+            last = terminal.screen.splitlines()[-3:]
+        assert last == [
+            "Download it (1.8 GB) and make it the default model? [Y/n]: maybe",
+            "please answer y or n: no",
+            "nothing was changed; `crosslmm models list` shows what else there is",
+        ]
+
+    @pytest.mark.parametrize(("key", "code"), [("n\n", 0), ("\x03", 130), ("\x04", 130)])
     def test_after_anything_else_nothing_is(
         self, home: Path, tmp_path: Path, program: Path, key: str, code: int
     ) -> None:
@@ -211,10 +228,10 @@ class TestOnATerminal:
         assert not (tmp_path / "hub").exists()
         assert catalog.default_model().origin == "built-in"
 
+    @pytest.mark.parametrize("line", [("setup", "--yes"), ("models", "pull", SMALL)])
     def test_ctrl_c_says_how_to_go_on_and_the_next_run_does(
-        self, home: Path, tmp_path: Path, published: Path, program: Path
+        self, home: Path, tmp_path: Path, published: Path, program: Path, line: tuple[str, ...]
     ) -> None:
-        line = ("setup", "--yes")
         asked: list[str] = []
         with fake_hub({SMALL: published}, stall_after=500_000, asked=asked) as address:
             environment = self.environment(tmp_path, address)
@@ -238,7 +255,7 @@ class TestOnATerminal:
             assert terminal.wait() == 0
         weights = catalog.resolve(SMALL) / "model.safetensors"
         assert weights.read_bytes() == (published / "model.safetensors").read_bytes()
-        assert catalog.default_model().name == SMALL
+        assert catalog.default_model().name == (SMALL if line[0] == "setup" else catalog.DEMO)
 
     def test_the_list_at_80_columns(self, home: Path, tmp_path: Path, program: Path) -> None:
         environment = self.environment(tmp_path, "http://127.0.0.1:9")

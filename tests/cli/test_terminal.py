@@ -201,12 +201,20 @@ def test_caption_and_both_ctrl_cs(clip: Path, checkpoint: Path, tmp_path: Path) 
 
 
 def test_notices_wrap_at_words(tmp_path: Path) -> None:
-    sample = write_sample(tmp_path)
-    with Terminal("ask", sample, "q", "--max-new-tokens", 1) as terminal:
+    with Terminal("caption", write_sample(tmp_path)) as terminal:
+        assert terminal.wait() == 2
+        assert terminal.screen == (
+            "crosslmm: no model is chosen: the built-in demo model knows synthetic shape\n"
+            "clips only and cannot describe real footage; `crosslmm setup` downloads a model\n"
+            "that can, --model demo uses the built-in one all the same\n"
+        )
+
+
+def test_the_sample_clip_and_the_model_that_nobody_chose(tmp_path: Path) -> None:
+    with Terminal("ask", write_sample(tmp_path), "q", "--max-new-tokens", 1) as terminal:
         assert terminal.wait() == 0
         assert terminal.screen.startswith(
-            "no model is chosen: the built-in demo model knows synthetic shape clips only and\n"
-            "cannot describe real footage; `crosslmm setup` downloads a model that can\n"
+            "answered by the built-in demo model, which knows synthetic shape clips only\n"
         )
 
 

@@ -39,7 +39,9 @@ def test_the_three_answers_of_the_demo_are_right(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert execute(["demo", "--out", str(tmp_path)]) == 0
-    said = capsys.readouterr().out.splitlines()
+    captured = capsys.readouterr()
+    assert "`crosslmm setup`" in captured.err.splitlines()[-1]
+    said = captured.out.splitlines()
     assert [line.removeprefix("> ") for line in said[::2]] == list(SAMPLE_QUESTIONS)
     for row, answer in zip(sample_answers(), said[1::2], strict=True):
         assert is_right(row, answer), (row, answer)

@@ -107,6 +107,21 @@ def test_a_batch_warns_of_its_unfamiliar_clips_only(shapes: Path, noise: Path) -
     assert [answer.warnings for answer in batch.answers] == [(), (UNFAMILIAR,)]
 
 
+def test_python_is_warned_of_unfamiliar_footage(shapes: Path, noise: Path) -> None:
+    assistant = crosslmm.load("demo")
+    brief = {"frames": 8, "max_new_tokens": 1}
+    with pytest.warns(UserWarning, match="noise.mp4: this footage is unlike") as told:
+        answer = assistant.ask(noise, "What happens?", **brief)
+    assert answer.warnings == (UNFAMILIAR,)
+    assert told[0].filename == __file__
+    with pytest.warns(UserWarning, match="unlike"):
+        assistant.stream(noise, "What happens?", **brief)
+    clip = crosslmm.sample(noise, frames=8)
+    with pytest.warns(UserWarning, match="unlike"):
+        assistant.answer_batch([clip], ["What happens?"], max_new_tokens=1)
+    assert assistant.ask(shapes, "What happens?", **brief).warnings == ()  # nor a Python warning
+
+
 def test_more_frames_than_it_was_trained_on_are_warned_of(shapes: Path) -> None:
     video = crosslmm.load("demo").open_video(shapes, frames=9)
     assert video.warnings == (

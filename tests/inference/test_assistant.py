@@ -55,7 +55,10 @@ def test_the_pipeline_equals_plain_generate(assistant: Assistant, clip: Path) ->
         ({"max_new_tokens": 0}, "`max_new_tokens` must be at least 1, not 0"),
         ({"temperature": -1.0}, "`temperature` must be at least 0, not -1.0"),
         ({"tokens_per_frame": 5}, "`tokens_per_frame` 5 is not a perfect square from 1 to 25"),
-        ({"tokens_per_frame": 36}, "`tokens_per_frame` 36 is not a perfect square from 1 to 25"),
+        (
+            {"tokens_per_frame": 36},
+            "`tokens_per_frame` 36 is too many: the model has 25 patches per frame",
+        ),
     ],
 )
 def test_impossible_options_are_refused(

@@ -33,11 +33,16 @@ def test_plain_bilinear_merge_drops_what_area_keeps() -> None:
     assert pool_tokens(features, 1, "area").item() == pytest.approx(1 / 81)
 
 
-@pytest.mark.parametrize("tokens", [0, 2, 36])
-def test_merging_to_no_square_or_to_more_is_refused(tokens: int) -> None:
-    with pytest.raises(
-        ValueError, match=f"`tokens_per_frame` {tokens} is not a perfect square from 1 to 25"
-    ):
+@pytest.mark.parametrize(
+    ("tokens", "problem"),
+    [
+        (0, "is not a perfect square from 1 to 25"),
+        (2, "is not a perfect square from 1 to 25"),
+        (36, "is too many: the model has 25 patches per frame"),
+    ],
+)
+def test_merging_to_no_square_or_to_more_is_refused(tokens: int, problem: str) -> None:
+    with pytest.raises(ValueError, match=f"`tokens_per_frame` {tokens} {problem}"):
         pool_tokens(torch.zeros(25, 4), tokens)
 
 
@@ -85,9 +90,15 @@ def test_a_count_is_checked_with_one_wording() -> None:
     assert grid_side(36, patches=25) is None
     assert check_tokens_per_frame(9, 9) == 9
     with pytest.raises(UsageError) as refusal:
-        check_tokens_per_frame(16, 9, error=UsageError)
+        check_tokens_per_frame(8, 9, error=UsageError)
     assert str(refusal.value) == (
-        "`tokens_per_frame` 16 is not a perfect square from 1 to 9, such as 1, 4, 9"
+        "`tokens_per_frame` 8 is not a perfect square from 1 to 9, such as 1, 4, 9"
+    )
+    with pytest.raises(UsageError) as refusal:
+        check_tokens_per_frame(16, 9, trained=4, error=UsageError)
+    assert str(refusal.value) == (
+        "`tokens_per_frame` 16 is too many: the model has 9 patches per frame and was trained with "
+        "4 tokens"
     )
     with pytest.raises(ValueError, match=r"is not a perfect square, such as 1, 4, 9, 16, 25$"):
         check_tokens_per_frame(3)

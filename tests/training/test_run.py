@@ -494,7 +494,7 @@ class TestCommand:
             (("tune-2b", "--set", "batch_size=7", "--set", "device_batch_size=2"), "no multiple"),
             (
                 ("tune-2b", "--set", "tokens_per_frame=36"),
-                "`tokens_per_frame` 36 is not a perfect square from 1 to 25",
+                "`tokens_per_frame` 36 is too many: the model has 25 patches per frame",
             ),
         ],
     )

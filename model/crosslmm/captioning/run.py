@@ -18,7 +18,7 @@ from crosslmm.captioning.manifest import Manifest
 from crosslmm.captioning.options import CaptionOptions, RunOptions
 from crosslmm.captioning.outputs import CaptionOutput
 from crosslmm.captioning.results import CaptionResult, Record, Segment, Summary
-from crosslmm.captioning.sources import Source, identify, looks_like_video
+from crosslmm.captioning.sources import Source, identify, is_plain_text, looks_like_video
 from crosslmm.captioning.worklist import Worklist, explain_unwritten, make_worklist
 from crosslmm.errors import CrossLMMError
 from crosslmm.fingerprint import settings_hash
@@ -166,8 +166,11 @@ class CaptionRun:
             ]
             output.begin(sources, manifest, overwrite=self._run_options.overwrite)
             sources = [source for source in sources if not output.wrote(source.path)]
+        # Notes beside the videos, which no run records, must not make each later one load the model.
+        texts = {s.path for s in sources if not s.named and is_plain_text(s.path)}
+        self.summary.no_videos += len(texts)
         work = make_worklist(
-            identify(sources),
+            identify([source for source in sources if source.path not in texts]),
             manifest,
             output,
             options=self._options,

@@ -5,6 +5,7 @@ file that no reader opens is reported. A file with several names (links, overlap
 once.
 """
 
+import codecs
 import hashlib
 import os
 import stat
@@ -17,6 +18,7 @@ from crosslmm.errors import UsageError
 from crosslmm.fingerprint import content_identity
 
 _HASHING_THREADS = 8
+_HEAD = 4096  # bytes read of what may be text
 
 _EXTENSIONS = (
     *(".3g2", ".3gp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".m2ts", ".m4v", ".mjpeg"),
@@ -122,6 +124,25 @@ def looks_like_video(path: str) -> bool:
         return False
     in_riff = head.startswith(b"RIFF") and head[8:12] == b"AVI "
     return in_riff or head[4:8] == b"ftyp" or head.startswith(_MAGIC)
+
+
+def is_plain_text(path: str) -> bool:
+    """Whether a file begins as text and nothing says that it was meant to be a video; False for one
+    that cannot be read."""
+    if looks_like_video(path):
+        return False
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return False
+        with open(path, "rb") as file:
+            head = file.read(_HEAD)
+    except OSError:
+        return False
+    try:  # a character may be cut off at the end
+        text = codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return False
+    return bool(text) and all(letter.isprintable() or letter.isspace() for letter in text)
 
 
 def _walk(

@@ -31,6 +31,11 @@ def begun(repository: str) -> int:
     return sum(path.stat().st_size for path in blobs.glob("*.incomplete"))
 
 
+def has_begun(repository: str) -> bool:
+    """Whether anything of `org/name` was downloaded, complete or not."""
+    return any(path.stat().st_size for path in (repository_folder(repository) / "blobs").glob("*"))
+
+
 def is_hub_id(name: str) -> bool:
     """Whether `name` has the form `org/name`."""
     organisation, _, rest = name.partition("/")

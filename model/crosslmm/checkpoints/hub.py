@@ -17,6 +17,7 @@ from crosslmm.checkpoints.cache import (
     DISK_MARGIN,
     begun,
     free_disk,
+    has_begun,
     hub_cache,
     is_hub_id,
     split_revision,
@@ -168,12 +169,14 @@ def _explained(name: str) -> Iterator[None]:
         yield
     except Exception as error:
         causes = [error, *_causes(error)]
-        if problem := _problem(causes, errors):
+        if problem := _problem(causes, errors, kept=has_begun(split_revision(name)[0])):
             raise DownloadError(f"{name}: {problem}") from error
         raise
 
 
-def _problem(causes: list[Exception], errors: Any) -> str | None:
+def _problem(causes: list[Exception], errors: Any, *, kept: bool) -> str | None:
+    """What to say of a failed request; `kept`: something of a download is on disk."""
+
     def has(*kinds: type[Exception]) -> bool:
         return any(isinstance(cause, kinds) for cause in causes)
 
@@ -188,12 +191,11 @@ def _problem(causes: list[Exception], errors: Any) -> str | None:
     if has(errors.HTTPError):
         return (
             f"the Hugging Face Hub cannot be reached ({first_line(causes[-1])[:160]})\n"
-            "what was downloaded is kept; try again when the network is back"
+            f"{'what was downloaded is kept; ' if kept else ''}try again when the network is back"
         )
     if has(OSError):
-        return (
-            f"the download failed ({first_line(causes[0])[:160]})\n"
-            "what was downloaded is kept; the same command resumes the download"
+        return f"the download failed ({first_line(causes[0])[:160]})" + (
+            "\nwhat was downloaded is kept; the same command resumes the download" if kept else ""
         )
     return None
 

@@ -9,6 +9,7 @@ When memory runs out the chunk is halved, then the number of frames, with a noti
 
 import os
 import time
+import warnings
 from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, Unpack, overload
@@ -25,6 +26,7 @@ from crosslmm.errors import OutOfMemory, UsageError
 from crosslmm.inference import batch, opening
 from crosslmm.inference.answer import Answer
 from crosslmm.inference.encoding import memory_errors
+from crosslmm.inference.footage import UNFAMILIAR
 from crosslmm.inference.generation import GenerationOptions
 from crosslmm.inference.given import VideoLike
 from crosslmm.inference.memory_check import check_memory, estimate_memory, frames_that_fit
@@ -89,7 +91,10 @@ def load(
     processor = load_processor(folder)
     if tokens_per_frame is not None:
         processor.tokens_per_frame = check_tokens_per_frame(
-            tokens_per_frame, config.patches_per_frame, error=UsageError
+            tokens_per_frame,
+            config.patches_per_frame,
+            trained=processor.tokens_per_frame,
+            error=UsageError,
         )
     check_texts(processor.tokenizer, questions, context=int(config.text.max_position_embeddings))
     if resolved.adapter is not None:
@@ -219,7 +224,8 @@ class Assistant:
     ) -> Answer | list[Answer]:
         """Answer a question about a video, or each of a list of questions, the video encoded once.
 
-        Options as in `open_video` and `VideoSession.stream`; an unknown one raises TypeError. For one
+        Options as in `open_video` and `VideoSession.stream`; an unknown one raises TypeError. Footage
+        that the built-in model does not know is also warned of by Python's `warnings`. For one
         question about each of several videos see `answer_batch`.
         """
         of_answers = GenerationKeywords.__annotations__.keys() & options.keys()
@@ -227,6 +233,8 @@ class Assistant:
         GenerationOptions(**_some(options, of_answers))  # raises before any work
         questions = [question] if isinstance(question, str) else question
         session = self.open_video(video, questions=questions, **_some(options, of_video))
+        if UNFAMILIAR in session.warnings:
+            warnings.warn(f"{session.video}: {UNFAMILIAR}", stacklevel=2)
         return session.ask(question, **_some(options, of_answers))
 
     def stream(
@@ -241,7 +249,10 @@ class Assistant:
     ) -> Response:
         """As `ask`, as an iterator of pieces of text, with the result in its `answer`."""
         check_generation(max_new_tokens, temperature, seed)  # before any work
-        return self.open_video(video, questions=[question], **options).stream(
+        session = self.open_video(video, questions=[question], **options)
+        if UNFAMILIAR in session.warnings:
+            warnings.warn(f"{session.video}: {UNFAMILIAR}", stacklevel=2)
+        return session.stream(
             question, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
         )
 
@@ -322,6 +333,8 @@ class Assistant:
         done = batch.answer_batch(self.runtime, videos, questions, max_new_tokens=max_new_tokens)
         if problem := next((answer.problem for answer in done.answers if answer.problem), None):
             raise problem
+        if any(UNFAMILIAR in answer.warnings for answer in done.answers):
+            warnings.warn(UNFAMILIAR, stacklevel=2)
         return [answer.text for answer in done.answers]
 
 

@@ -20,9 +20,20 @@ def grid_side(tokens: int, patches: int | None = None) -> int | None:
 
 
 def check_tokens_per_frame(
-    tokens: int, patches: int | None = None, *, error: type[Exception] = ValueError
+    tokens: int,
+    patches: int | None = None,
+    *,
+    trained: int | None = None,
+    error: type[Exception] = ValueError,
 ) -> int:
-    """`tokens` itself where it is a perfect square, at most `patches`; raises `error` otherwise."""
+    """`tokens` itself where it is a perfect square, at most `patches`; raises `error` otherwise.
+
+    trained: those that the model was trained with, for the error."""
+    if patches is not None and tokens > patches:
+        known = "" if trained is None else f" and was trained with {trained} tokens"
+        raise error(
+            f"`tokens_per_frame` {tokens} is too many: the model has {patches} patches per frame{known}"
+        )
     if grid_side(tokens, patches) is None:
         largest = 5 if patches is None else min(math.isqrt(patches), 5)
         examples = ", ".join(str(side * side) for side in range(1, largest + 1))
