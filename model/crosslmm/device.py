@@ -1,10 +1,9 @@
 """The device and the precision that a model runs with."""
 
-import platform
-
 import torch
 
 from crosslmm.errors import UsageError
+from crosslmm.host import available_ram, processor_name
 from crosslmm.options import check_device
 
 
@@ -47,7 +46,7 @@ def device_name(device: torch.device) -> str:
     """What the device is called: a GPU's model, or the processor."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return platform.processor() or platform.machine()
+    return processor_name()
 
 
 def free_memory(device: torch.device) -> int:
@@ -58,21 +57,6 @@ def free_memory(device: torch.device) -> int:
     if device.type == "mps":
         return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
     return available_ram()
-
-
-def available_ram() -> int:
-    """Bytes of main memory that this process can allocate, within its control group's limit."""
-    import psutil
-
-    available = int(psutil.virtual_memory().available)
-    try:
-        with (
-            open("/sys/fs/cgroup/memory.max") as limit,
-            open("/sys/fs/cgroup/memory.current") as current,
-        ):
-            return min(available, int(limit.read()) - int(current.read()))
-    except (OSError, ValueError):  # no control group, or one without a limit ("max")
-        return available
 
 
 def computes_bfloat16(device: torch.device) -> bool:

@@ -144,7 +144,7 @@ def check_device() -> Check:
 
 
 def check_memory() -> Check:
-    from crosslmm.device import available_ram
+    from crosslmm.host import available_ram
 
     free = available_ram()
     status: Status = "ok" if free >= LEAST_MEMORY else "warning"
@@ -183,7 +183,7 @@ def check_quantization() -> Check:
 
 def check_default_model() -> Check:
     from crosslmm.checkpoints.inspection import inspect
-    from crosslmm.device import available_ram
+    from crosslmm.host import available_ram
 
     choice = catalog.default_model()
     try:

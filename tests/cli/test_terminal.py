@@ -1,6 +1,7 @@
 """What a person sees: each command in a terminal of 80 columns, by its screen."""
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -246,3 +247,37 @@ def test_no_progress(
         assert terminal.wait() == 0
         assert b"loading" not in terminal.raw
         assert b"\x1b" not in terminal.raw.replace(b"\x1b[?25h", b"")
+
+
+SCREENS = """
+import sys
+from crosslmm_cli.main import execute
+for line in sys.argv[1].split(";"):
+    execute(line.split())
+"""
+CHEAP = (
+    *("models list", "models show demo", "profile --model demo --frames 8", "--version"),
+    *("ask gone.mp4 q", "caption gone.mp4", "models show gone", "models init gone", "nothing"),
+    *(
+        "train gone",
+        "eval gone.jsonl",
+        "ask gone.mp4 q --tokens-per-frame 7",
+        "--help",
+        "ask --help",
+    ),
+)
+
+
+@pytest.mark.parametrize(("columns", "plain"), [(80, False), (120, True)])
+def test_successes_and_errors_fit_the_terminal(tmp_path: Path, columns: int, plain: bool) -> None:
+    (tmp_path / "screens.py").write_text(SCREENS)
+    environment = {"NO_COLOR": "1"} if plain else {}
+    program = tmp_path / "screens.py"
+    with Terminal(";".join(CHEAP), program=program, columns=columns, **environment) as terminal:
+        assert terminal.wait() == 0
+        assert terminal.screen.endswith("\n")
+        assert bool(terminal.colours) is not plain
+        text = re.sub(rb"\x1b\[[0-9;?]*[a-zA-Z]", b"", terminal.raw).decode()
+    # Examples are copied, so not broken.
+    long = [line for line in text.split("\r\n") if len(line.split("\r")[-1]) > columns]
+    assert [line for line in long if not line.lstrip().startswith("crosslmm ")] == []

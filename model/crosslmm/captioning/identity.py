@@ -1,7 +1,7 @@
 """What a caption depends on of a model, read from the checkpoint's files without loading it.
 
 A run with nothing to do needs no more than this. The device and its precision are the exception:
-only torch knows them, so it is imported where they are left open.
+where they are left open and `host` is not certain of them, torch is imported, which knows.
 """
 
 from collections.abc import Mapping
@@ -13,6 +13,7 @@ from crosslmm.checkpoints import catalog
 from crosslmm.checkpoints.headers import read_headers
 from crosslmm.errors import UsageError
 from crosslmm.files import read_json
+from crosslmm.host import cpu_dtype, known_device
 from crosslmm.limits import AUTO_QUANTIZED_PARAMETERS, DEFAULT_FRAMES
 from crosslmm.merging import check_tokens_per_frame
 
@@ -54,6 +55,8 @@ def read_identity(folder: Path, model_options: Mapping[str, Any]) -> ModelIdenti
 def _dtype(dtype: Any, device: Any) -> str:
     if dtype in _DTYPES:
         return str(dtype)
+    if dtype in (None, "auto") and known_device(device) and (certain := cpu_dtype()):
+        return certain
     from crosslmm.device import resolve_device, resolve_dtype
 
     return str(resolve_dtype(dtype, resolve_device(device))).removeprefix("torch.")

@@ -16,6 +16,7 @@ from crosslmm.cost.settings import Settings
 from crosslmm.cost.shape import PUBLISHED, ModelShape
 from crosslmm.errors import CheckpointError
 from crosslmm.files import gigabytes
+from crosslmm.host import available_ram, cpu_dtype, known_device, processor_name
 from crosslmm.limits import DEFAULT_FRAMES, quantizes_by_default
 from crosslmm.options import ResolvedQuantization
 
@@ -66,6 +67,9 @@ class Fit:
 
 def inspect_machine() -> Machine:
     """The device that models run on by default, and the disk that they are downloaded to."""
+    known, dtype = known_device(), cpu_dtype()
+    if known is not None and dtype is not None:
+        return Machine(known, processor_name(), available_ram(), dtype, free_disk())
     from crosslmm.device import device_name, free_memory, resolve_device, resolve_dtype  # torch
 
     device = resolve_device()
