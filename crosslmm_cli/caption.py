@@ -147,6 +147,8 @@ def caption(
         ),
     ] = None,
     tokens_per_frame: options.TokensPerFrameOption = None,
+    merge: options.MergeOption = None,
+    keep: options.KeepOption = None,
     quantize: options.QuantizeOption = "auto",
     device: options.DeviceOption = None,
     dtype: options.DtypeOption = "auto",
@@ -189,6 +191,8 @@ def caption(
         max_new_tokens=max_new_tokens,
         segments=segments,
         scenes=scenes,
+        merge=merge,
+        keep=keep,
         sampling=Sampling(
             frames=frames,
             fps=fps,

@@ -44,6 +44,8 @@ def caption(
     max_new_tokens: int = MAX_NEW_TOKENS,
     segments: float | None = None,
     scenes: bool = False,
+    merge: str | None = None,
+    keep: str | int | None = None,
     sampling: Sampling | None = None,
     batch_size: int = 8,
     readers: int | None = None,
@@ -83,6 +85,8 @@ def caption(
         max_new_tokens=max_new_tokens,
         segments=segments,
         scenes=scenes,
+        merge=merge,
+        keep=keep,
         sampling=Sampling.of(sampling, sampling_options),
     )
     run_options = RunOptions(
@@ -92,6 +96,8 @@ def caption(
         overwrite=overwrite,
         compact=compact,
     )
+    if keep is not None and (model_options or {}).get("tokens_per_frame") is not None:
+        raise UsageError("`keep` and `tokens_per_frame` exclude each other: give one of them")
     candidates(options.sampling.reader)
     if scenes:
         require_scenedetect()

@@ -113,11 +113,13 @@ class Captioner:
             frames,
             [self._prompt_for(clip) for clip in clips],
             max_new_tokens=self.options.max_new_tokens,
+            merge=self.options.merge,
+            keep=self.options.keep,
         )
         self.encode_seconds += batch.encode_seconds
         self.generate_seconds += batch.generate_seconds
         return [
-            _captioned(clip, used, batch, index)
+            _captioned(clip, used, batch, index, merged=self.options.merge is not None)
             for index, (clip, used) in enumerate(zip(clips, frames, strict=True))
         ]
 
@@ -125,7 +127,9 @@ class Captioner:
         return self.options.render(clip.path, start=clip.start, duration=clip.end - clip.start)
 
 
-def _captioned(clip: Clip, frames: Frames, batch: BatchAnswers, index: int) -> Segment:
+def _captioned(
+    clip: Clip, frames: Frames, batch: BatchAnswers, index: int, *, merged: bool
+) -> Segment:
     answer = batch.answers[index]
     if answer.problem is not None:
         return _failed(clip, str(answer.problem))
@@ -136,6 +140,7 @@ def _captioned(clip: Clip, frames: Frames, batch: BatchAnswers, index: int) -> S
         caption=answer.text,
         frames=tuple(map(FrameUsed, frames.indices, frames.times)),
         tokens=answer.tokens,
+        visual_tokens=answer.visual_tokens if merged else None,
         finish=answer.finish,
         warnings=(*frames.warnings, *answer.warnings),
         decode_seconds=clip.seconds,

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from crosslmm.errors import UsageError
+from crosslmm.merging import MERGERS, TokenBudget, choose_budget
 from crosslmm.options import Sampling, check_generation
 
 PROMPT = "Describe the video."
@@ -28,6 +29,8 @@ class CaptionOptions:
     - segments: seconds of each captioned part; scenes: parts end at cuts; neither: the entire video.
     - sampling: of each part; `fps` gives at most MAX_FRAMES where `max_frames` is not given, since a
       part is held in memory.
+    - merge, keep: the tokens of a part's frames are merged by a method of `MERGERS` to so many, a share
+      of all ("10%") or a number.
     """
 
     prompt: str = PROMPT
@@ -35,6 +38,8 @@ class CaptionOptions:
     segments: float | None = None
     scenes: bool = False
     sampling: Sampling = field(default_factory=Sampling)
+    merge: str | None = None
+    keep: str | int | None = None
 
     def __post_init__(self) -> None:
         if not self.prompt.strip():
@@ -58,6 +63,19 @@ class CaptionOptions:
         if sampling.fps is not None and sampling.max_frames is None:
             object.__setattr__(self, "sampling", replace(sampling, max_frames=MAX_FRAMES))
 
+        if self.merge is not None and self.keep is None:
+            raise UsageError("`merge` needs `keep`, such as 10%")
+        budget = choose_budget(  # how many tokens there are of a frame, only the checkpoint knows
+            TokenBudget(1),
+            trained=1,
+            patches=None,
+            methods=MERGERS,
+            merge=self.merge,
+            keep=self.keep,
+            error=UsageError,
+        )
+        object.__setattr__(self, "keep", budget.keep)
+
     def render(self, path: str, *, start: float, duration: float) -> str:
         """The prompt for one part of one video."""
         name = os.path.splitext(os.path.basename(path))[0]
@@ -74,6 +92,8 @@ class CaptionOptions:
         """What a caption depends on, flat: how frames are read does not change it."""
         record = asdict(self)
         sampling = record.pop("sampling")
+        if self.merge is None:  # records of earlier versions do not name it
+            del record["merge"], record["keep"]
         return record | {name: sampling[name] for name in ("frames", "fps", "max_frames", "seek")}
 
 

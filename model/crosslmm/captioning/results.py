@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 
 _SEGMENT_FIELDS = {"start", "end", "caption", "finish", "tokens", "frames"}  # of a record
+_MERGED_FIELDS = _SEGMENT_FIELDS | {"visual_tokens"}  # of one whose frames' tokens were merged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +19,7 @@ class Segment:
 
     - caption: None where there is none, for the `problem` given.
     - finish: "length" where `max_new_tokens` cut the caption.
+    - visual_tokens: how many were kept of its frames' tokens, where these were merged.
     """
 
     start: float
@@ -26,6 +28,7 @@ class Segment:
     problem: str | None = None
     frames: "tuple[FrameUsed, ...]" = ()
     tokens: int = 0
+    visual_tokens: int | None = None
     finish: str | None = None
     warnings: tuple[str, ...] = ()
     decode_seconds: float = 0.0
@@ -99,6 +102,7 @@ class CaptionResult:
                     "tokens": part.tokens,
                     "frames": [asdict(frame) for frame in part.frames],
                 }
+                | ({} if part.visual_tokens is None else {"visual_tokens": part.visual_tokens})
                 for part in self.segments
             ],
             "model": self.model,
@@ -143,7 +147,7 @@ def is_usable(record: Record) -> bool:
 
 
 def _is_segment(part: Any) -> bool:
-    if not isinstance(part, dict) or not part.keys() <= _SEGMENT_FIELDS:
+    if not isinstance(part, dict) or not part.keys() <= _MERGED_FIELDS:
         return False
     frames = part.get("frames")
     return (
@@ -151,6 +155,7 @@ def _is_segment(part: Any) -> bool:
         and _is_number(part.get("end"))
         and all(isinstance(part.get(name), str | None) for name in ("caption", "finish"))
         and isinstance(part.get("tokens", 0), int)
+        and isinstance(part.get("visual_tokens", 0), int)
         and isinstance(frames, list)
         and all(map(_is_frame, frames))
     )

@@ -324,13 +324,17 @@ class Assistant:
         questions: Sequence[str],
         *,
         max_new_tokens: int = MAX_NEW_TOKENS,
+        merge: str | None = None,
+        keep: str | int | None = None,
     ) -> list[str]:
         """One greedy answer for each of several videos (`crosslmm.Frames`), in one batch.
 
         Videos and questions may differ in length; each answer is the one it would have had alone.
-        Raises OutOfMemory, ModelError.
+        merge, keep: as in `open_video`, of each video. Raises OutOfMemory, ModelError, UsageError.
         """
-        done = batch.answer_batch(self.runtime, videos, questions, max_new_tokens=max_new_tokens)
+        done = batch.answer_batch(
+            self.runtime, videos, questions, max_new_tokens=max_new_tokens, merge=merge, keep=keep
+        )
         if problem := next((answer.problem for answer in done.answers if answer.problem), None):
             raise problem
         if any(UNFAMILIAR in answer.warnings for answer in done.answers):

@@ -13,26 +13,31 @@ import torch
 from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from crosslmm.cache import as_dual_cache
-from crosslmm.errors import ModelError, OutOfMemory
+from crosslmm.errors import ModelError, OutOfMemory, UsageError
 from crosslmm.inference.answer import Finish
 from crosslmm.inference.encoding import FrameEncoder, memory_errors
 from crosslmm.inference.finite import BrokenRows, not_finite
 from crosslmm.inference.generation import GenerationOptions, decode_answer, stop_token_ids
-from crosslmm.inference.question import check_context, check_questions
+from crosslmm.inference.question import check_context, check_merge_count, check_questions
 from crosslmm.inference.runtime import Runtime
+from crosslmm.merging import MERGERS, TokenBudget, choose_budget
 from crosslmm.modeling_crosslmm import VisualTokens
+from crosslmm.ragged_tokens import RaggedTokens
 from crosslmm.video import Frames
 from crosslmm.vision import scatter_frames
+from crosslmm.visual_encoding import merge_video
 
 
 @dataclass(frozen=True)
 class BatchAnswer:
     """One answer of a batch; `tokens` counts those generated, its end token included. `warnings` are
-    about the footage, for this model. With a `problem` there is no text."""
+    about the footage, for this model; `visual_tokens` were read of the video, after merging. With a
+    `problem` there is no text."""
 
     text: str
     tokens: int
     finish: Finish
+    visual_tokens: int = 0
     warnings: tuple[str, ...] = ()
     problem: ModelError | None = None
 
@@ -52,15 +57,28 @@ def answer_batch(
     questions: Sequence[str],
     *,
     max_new_tokens: int,
+    merge: str | None = None,
+    keep: str | int | None = None,
 ) -> BatchAnswers:
-    """One question about each video; both may differ in length.
+    """One question about each video; both may differ in length. merge, keep: as in `choose_budget`.
 
-    Raises OutOfMemory where the batch is too large, UsageError for a question that is too long.
+    Raises OutOfMemory where the batch is too large, UsageError for a question that is too long and a
+    merging that is not possible.
     """
     check_questions(runtime, questions)
+    config = runtime.model.config
+    budget = choose_budget(
+        runtime.budget,
+        trained=config.tokens_per_frame,
+        patches=config.patches_per_frame,
+        methods=MERGERS,
+        merge=merge,
+        keep=keep,
+        error=UsageError,
+    )
     try:
         with memory_errors():
-            return _answer_batch(runtime, videos, questions, max_new_tokens)
+            return _answer_batch(runtime, videos, questions, budget, max_new_tokens)
     except MemoryError:
         count = sum(map(len, videos))
     raise OutOfMemory(
@@ -69,7 +87,11 @@ def answer_batch(
 
 
 def _answer_batch(
-    runtime: Runtime, videos: Sequence[Frames], questions: Sequence[str], max_new_tokens: int
+    runtime: Runtime,
+    videos: Sequence[Frames],
+    questions: Sequence[str],
+    budget: TokenBudget,
+    max_new_tokens: int,
 ) -> BatchAnswers:
     processor, model = runtime.processor, runtime.model
     options = GenerationOptions(max_new_tokens)
@@ -77,14 +99,17 @@ def _answer_batch(
         processor.prompt(question, times=clip.times, duration=clip.source.duration)
         for clip, question in zip(videos, questions, strict=True)
     ]
-    batch = processor.encode_prompts(prompts, [len(clip) for clip in videos])
-    for clip, row in zip(videos, batch["attention_mask"].sum(dim=1).tolist(), strict=True):
-        text = row - runtime.budget.count(len(clip))
-        check_context(runtime, frames=len(clip), budget=runtime.budget, prompt_tokens=text)
+    frames = [len(clip) for clip in videos]
+    counts = [budget.count(count) for count in frames]
+    batch = processor.encode_prompts(prompts, frames, merged=counts)
+    rows = batch["attention_mask"].sum(dim=1).tolist()
+    for used, kept, row in zip(frames, counts, rows, strict=True):
+        check_context(runtime, frames=used, budget=budget, prompt_tokens=row - kept)
+        check_merge_count(budget, used)
     ids = batch["input_ids"].to(runtime.device)
     mask = batch["attention_mask"].to(runtime.device)
     started = time.perf_counter()
-    visual = _encode(runtime, videos)
+    visual = _encode(runtime, videos, budget)
     encoded = time.perf_counter()
     with torch.inference_mode():
         # All but the last token is prefilled here, because `generate` knows no encoded videos.
@@ -112,9 +137,9 @@ def _answer_batch(
     answers = tuple(
         BatchAnswer("", 0, "end", problem=not_finite(model.dtype))
         if is_broken
-        else replace(_answer(runtime, row, stops), warnings=warnings)
-        for row, is_broken, warnings in zip(
-            generated, broken.rows(), _warnings(runtime, visual, videos), strict=True
+        else replace(_answer(runtime, row, stops), warnings=warnings, visual_tokens=count)
+        for row, is_broken, warnings, count in zip(
+            generated, broken.rows(), _warnings(runtime, visual, videos), counts, strict=True
         )
     )
     return BatchAnswers(answers, encoded - started, time.perf_counter() - encoded)
@@ -127,7 +152,7 @@ def _answer(runtime: Runtime, ids: list[int], stops: Sequence[int]) -> BatchAnsw
 
 
 def _warnings(
-    runtime: Runtime, visual: VisualTokens, videos: Sequence[Frames]
+    runtime: Runtime, visual: VisualTokens | RaggedTokens, videos: Sequence[Frames]
 ) -> list[tuple[str, ...]]:
     check, features = runtime.footage, visual.features
     if check is None or features is None:
@@ -135,21 +160,27 @@ def _warnings(
     return [check.warning(row[: len(clip)]) for row, clip in zip(features, videos, strict=True)]
 
 
-def _encode(runtime: Runtime, videos: Sequence[Frames]) -> VisualTokens:
-    """All frames through the encoder, then laid out by video, shorter ones padded."""
+def _encode(
+    runtime: Runtime, videos: Sequence[Frames], budget: TokenBudget
+) -> VisualTokens | RaggedTokens:
+    """All frames through the encoder, then laid out by video, shorter ones padded, and merged."""
     height, width = runtime.processor.frame_size
     frames: list[np.ndarray] = []
     for clip in videos:
         fits = clip.pixels.shape[1:3] == (height, width)
         frames.extend(clip.pixels if fits else map(runtime.processor.resize, clip.pixels))
-    encoder = FrameEncoder(runtime, frames=len(frames))
+    encoder = FrameEncoder(runtime, frames=len(frames), budget=TokenBudget(budget.pooled))
     encoder.add(frames)
     visual = encoder.finish()
-    assert isinstance(visual, VisualTokens)  # a batch has a grid of tokens for each frame
+    assert isinstance(visual, VisualTokens)  # merged below, each video by itself
     longest = max(map(len, videos))
     kept = torch.tensor([[index < len(clip) for index in range(longest)] for clip in videos])
-    return VisualTokens(
+    padded = VisualTokens(
         embeds=scatter_frames(visual.embeds[0], kept),
         features=None if visual.features is None else scatter_frames(visual.features[0], kept),
         frame_mask=None if bool(kept.all()) else kept.to(runtime.device),
     )
+    if budget.merge is None:
+        return padded
+    with torch.inference_mode():
+        return merge_video(padded, [budget.count(len(clip)) for clip in videos], budget.merge)
