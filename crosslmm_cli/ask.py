@@ -7,14 +7,14 @@ from typing import Annotated, Any, Literal
 import typer
 
 from crosslmm.checkpoints import catalog
-from crosslmm.errors import UnfamiliarFootage, UsageError, VideoError
+from crosslmm.errors import UsageError
 from crosslmm.limits import FILE_TIMEOUT, MAX_PIXELS
 from crosslmm.merging import MERGERS, check_merging
 from crosslmm.options import MAX_NEW_TOKENS, GenerationKeywords, Sampling, check_generation
 from crosslmm_cli import options
 from crosslmm_cli.frame_list import read_frame_list
 from crosslmm_cli.inputs import check_video, read_questions
-from crosslmm_cli.loading import decode_ahead, demo_refusal, load_assistant
+from crosslmm_cli.loading import decode_ahead, load_assistant, open_session
 from crosslmm_cli.output import Output
 
 MAX: Literal["max"] = "max"
@@ -131,28 +131,18 @@ def ask(
         if fills_memory:
             sampling = replace(sampling, frames=assistant.most_frames(memory))
         origin = catalog.default_model(model).origin
-        try:
-            session = assistant.open_video(
-                video,
-                sampling,
-                tokens_per_frame=tokens_per_frame,
-                merge=merge,
-                keep=keep,
-                allow_unfamiliar=origin != "built-in",
-                on_progress=output.progress,
-                stream=stream,
-                questions=questions,
-            )
-        except UnfamiliarFootage:
-            raise VideoError(demo_refusal(video)) from None
-    output.finish_progress()
-    if origin == "built-in":  # of footage that it knows
-        output.notice("answered by the built-in demo model, which knows synthetic shape clips only")
-    output.notice(session.summary)
-    if merge is not None:
-        output.notice(session.merged)
-    for warning in session.warnings:
-        output.notice(f"warning: {warning}")
+        session = open_session(
+            output,
+            assistant,
+            video,
+            sampling,
+            origin=origin,
+            tokens_per_frame=tokens_per_frame,
+            merge=merge,
+            keep=keep,
+            stream=stream,
+            questions=questions,
+        )
 
     for number, question in enumerate(questions):
         if len(questions) > 1 and output.on_terminal and not as_json:

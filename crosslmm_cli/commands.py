@@ -38,6 +38,14 @@ COMMANDS: Mapping[str, CommandInfo] = {
             "crosslmm ask image.jpg - < question.txt",
         ),
     ),
+    "chat": CommandInfo(
+        "chat",
+        "Talk about a video or an image.",
+        examples=(
+            "crosslmm chat movie.mp4",
+            "crosslmm chat movie.mp4 --frames 128 < questions.txt",
+        ),
+    ),
     "caption": CommandInfo(
         "caption",
         "Caption many videos: files, folders or lists.",

@@ -90,6 +90,16 @@ def hold_interrupt() -> Iterator[None]:
             _handle(number, None)
 
 
+@contextmanager
+def released_interrupt() -> Iterator[None]:
+    """Inside, another library reads the terminal and watches for signals in its own way."""
+    descriptor = signal.set_wakeup_fd(-1)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(descriptor, warn_on_full_buffer=False)
+
+
 def before_exit(step: Callable[[], None]) -> None:
     """Call `step` where Ctrl-C ends the process from outside, before its line is written."""
     _cleanup.append(step)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from crosslmm.checkpoints import catalog
 from crosslmm.checkpoints.frame_settings import read_frame_settings, read_settings
-from crosslmm.errors import CheckpointError, UsageError
+from crosslmm.errors import CheckpointError, UnfamiliarFootage, UsageError, VideoError
 from crosslmm.merging import check_tokens_per_frame
 from crosslmm.options import Sampling, check_device
 from crosslmm_cli import options
@@ -56,6 +56,43 @@ def load_assistant(
     if announce and choice.origin == "built-in":
         output.notice(f"no model is chosen: {_LIMITS}")
     return assistant
+
+
+def open_session(
+    output: Output,
+    assistant: Any,
+    video: str,
+    sampling: Sampling,
+    *,
+    origin: catalog.Origin,
+    merge: str | None = None,
+    **keywords: Any,
+) -> Any:
+    """The video decoded, encoded and prefilled, with what there is to say of it.
+
+    keywords: as in `Assistant.open_video`. Raises VideoError for footage that the built-in model cannot
+    know where nobody chose it.
+    """
+    try:
+        session = assistant.open_video(
+            video,
+            sampling,
+            merge=merge,
+            allow_unfamiliar=origin != "built-in",
+            on_progress=output.progress,
+            **keywords,
+        )
+    except UnfamiliarFootage:
+        raise VideoError(demo_refusal(video)) from None
+    output.finish_progress()
+    if origin == "built-in":  # of footage that it knows
+        output.notice("answered by the built-in demo model, which knows synthetic shape clips only")
+    output.notice(session.summary)
+    if merge is not None:
+        output.notice(session.merged)
+    for warning in session.warnings:
+        output.notice(f"warning: {warning}")
+    return session
 
 
 def check_model(

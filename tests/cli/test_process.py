@@ -1,8 +1,6 @@
 """The command line as processes: start-up time, streams, pipes and Ctrl-C."""
 
-import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,17 +13,6 @@ import pytest
 
 CROSSLMM = (sys.executable, "-m", "crosslmm_cli")
 Start = Callable[..., subprocess.Popen[bytes]]
-
-
-@pytest.fixture(scope="module")
-def endless(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint that never ends its answer."""
-    folder = tmp_path_factory.mktemp("checkpoints") / "endless"
-    shutil.copytree(checkpoint, folder)
-    settings = json.loads((folder / "generation_config.json").read_text())
-    del settings["eos_token_id"]
-    (folder / "generation_config.json").write_text(json.dumps(settings))
-    return folder
 
 
 @pytest.fixture

@@ -1,0 +1,101 @@
+"""`crosslmm chat`: a dialogue about a video."""
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from crosslmm.checkpoints import catalog, settings
+from crosslmm.errors import UsageError
+from crosslmm.limits import FILE_TIMEOUT, MAX_PIXELS
+from crosslmm.merging import MERGERS, check_merging
+from crosslmm.options import MAX_NEW_TOKENS, GenerationKeywords, Sampling, check_generation
+from crosslmm_cli import options
+from crosslmm_cli.dialogue import COMMANDS, Dialogue
+from crosslmm_cli.inputs import check_video
+from crosslmm_cli.line_editor import read_lines
+from crosslmm_cli.loading import decode_ahead, load_assistant, open_session
+from crosslmm_cli.output import Output
+
+
+def chat(
+    video: Annotated[str, typer.Argument(metavar="VIDEO", help="A video or an image.")],
+    model: options.ModelOption = None,
+    frames: options.FramesOption = None,
+    fps: options.FpsOption = None,
+    max_frames: options.MaxFramesOption = None,
+    start: options.StartOption = None,
+    end: options.EndOption = None,
+    reader: options.ReaderOption = "auto",
+    seek: options.SeekOption = "auto",
+    max_pixels: options.MaxPixelsOption = MAX_PIXELS,
+    file_timeout: options.FileTimeoutOption = FILE_TIMEOUT,
+    tokens_per_frame: options.TokensPerFrameOption = None,
+    merge: options.MergeOption = None,
+    keep: options.KeepOption = None,
+    quantize: options.QuantizeOption = "auto",
+    device: options.DeviceOption = None,
+    dtype: options.DtypeOption = "auto",
+    max_new_tokens: options.MaxNewTokensOption = MAX_NEW_TOKENS,
+    temperature: options.TemperatureOption = 0.0,
+    seed: options.SeedOption = None,
+    as_json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+    no_progress: options.NoProgressOption = False,
+) -> None:
+    """Talk about a video or an image.
+
+    Each question sees those before; /help lists commands. In a terminal Alt-Enter begins a new line,
+    and Ctrl-C stops an answer. Questions can also be piped in, one per line.
+    """
+    output = Output(as_json=as_json, quiet=quiet, progress=not no_progress)
+    generation = GenerationKeywords(
+        max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
+    )
+    check_generation(**generation)
+    check_merging(
+        merge=merge, keep=keep, tokens_per_frame=tokens_per_frame, methods=MERGERS, error=UsageError
+    )
+    sampling = Sampling(
+        frames=frames,
+        fps=fps,
+        max_frames=max_frames,
+        start=start,
+        end=end,
+        reader=reader,
+        seek=seek,
+        file_timeout=file_timeout,
+        max_pixels=max_pixels,
+    )
+    check_video(video, sampling)
+    origin = catalog.default_model(model).origin
+    with decode_ahead(video, sampling, model) as first:
+        assistant = load_assistant(
+            output,
+            model=model,
+            device=device,
+            dtype=dtype,
+            quantize=quantize,
+            tokens_per_frame=None if merge else tokens_per_frame,
+            frames=sampling.most_frames,
+            announce=False,
+            stream=first,
+        )
+
+        def open_video(path: str) -> Any:
+            return open_session(
+                output,
+                assistant,
+                path,
+                sampling,
+                origin=origin,
+                tokens_per_frame=tokens_per_frame,
+                merge=merge,
+                keep=keep,
+                stream=first if path == video else None,
+            )
+
+        lines = read_lines(COMMANDS, history=settings.home() / "chat_history")
+        failed = Dialogue(output, open_video, video, generation).run(lines)
+    if failed and not sys.stdin.isatty():
+        raise typer.Exit(failed)

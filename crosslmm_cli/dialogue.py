@@ -1,0 +1,133 @@
+"""The loop of `crosslmm chat`: what is typed, answered as it is generated, and the commands in it."""
+
+import json
+import shlex
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from crosslmm.errors import CrossLMMError, UsageError
+from crosslmm.files import atomic_write
+from crosslmm.options import GenerationKeywords
+from crosslmm_cli.interrupt import defer_first_interrupt
+from crosslmm_cli.output import Output
+
+COMMANDS = {
+    "/frames": "Show the times of the frames.",
+    "/open": "Talk about another video: /open FILE.",
+    "/save": "Write the dialogue to a file, Markdown or JSON by its ending: /save FILE.",
+    "/undo": "Drop the last question and its answer.",
+    "/help": "Show these commands.",
+    "/exit": "Leave; so does Ctrl-D.",
+}
+
+
+class Dialogue:
+    """A dialogue about a video, and later about others. `open_video`: from a path to a session."""
+
+    def __init__(
+        self,
+        output: Output,
+        open_video: Callable[[str], Any],
+        video: str,
+        generation: GenerationKeywords,
+    ) -> None:
+        self._output = output
+        self._open_video = open_video
+        self._video = video
+        self._generation = generation
+        self._session: Any = None
+        self._chat: Any = None
+
+    def run(self, lines: Iterator[str]) -> int:
+        """Answer line after line; returns the exit code, 1 where one had no answer. Raises what opening
+        the video raises."""
+        self._open(self._video)
+        failed = False
+        for line in lines:
+            line = line.strip()
+            if line == "/exit":
+                break
+            if not line:
+                continue
+            try:
+                if line.startswith("/"):
+                    self._command(line)
+                else:
+                    self._ask(line)
+            except (CrossLMMError, OSError) as error:
+                self._output.error(str(error))
+                failed = True
+        return int(failed)
+
+    def _open(self, video: str) -> None:
+        session = self._open_video(video)
+        self._video, self._session, self._chat = video, session, session.chat()
+
+    def _ask(self, question: str) -> None:
+        output, stop = self._output, threading.Event()
+        response = self._chat.stream(question, **self._generation)
+        with defer_first_interrupt(stop.set):
+            for piece in response:
+                if not output.as_json:
+                    output.text(piece, end="")
+                if stop.is_set():
+                    break
+        if stop.is_set():
+            response.close()
+            output.finish_progress()
+            output.notice("\nstopped; the question is not part of the dialogue", always=True)
+        elif output.as_json:
+            output.record(response.answer.as_dict())
+        else:
+            output.text("")
+
+    def _command(self, line: str) -> None:
+        name, _, rest = line.partition(" ")
+        try:
+            given = shlex.split(rest)
+        except ValueError as error:
+            raise UsageError(f"{name}: {error}") from None
+        takes = 1 if name in ("/open", "/save") else 0
+        if name not in COMMANDS:
+            raise UsageError(f"{name}: no such command; /help lists them")
+        if len(given) != takes:
+            raise UsageError(f"{name} takes {'one file' if takes else 'nothing more'}")
+        if name == "/open":
+            self._open(given[0])
+        elif name == "/save":
+            self._save(Path(given[0]).expanduser())
+        elif name == "/frames":
+            session = self._session
+            self._output.notice(session.summary, always=True)
+            times = "  ".join(f"{frame.time:.2f}" for frame in session.frames)
+            self._output.notice(f"seconds: {times}", always=True)
+        elif name == "/undo":
+            question = self._chat.undo()
+            said = "nothing to undo" if question is None else f"dropped: {question}"
+            self._output.notice(said, always=True)
+        else:
+            for command, what in COMMANDS.items():
+                self._output.notice(f"{command:<8} {what}", always=True)
+
+    def _save(self, path: Path) -> None:
+        if path.suffix not in (".md", ".json"):
+            raise UsageError(f"{path}: give a file that ends in .md or .json")
+        if path.exists() or path.is_symlink():
+            raise UsageError(f"{path}: is there already; give another name")
+        record = {"video": self._video, **self._chat.as_dict()}
+        if path.suffix == ".json":
+            text = json.dumps(record, ensure_ascii=False, indent=2) + "\n"
+        else:
+            text = _markdown(record)
+        atomic_write(path, text.encode())
+        self._output.notice(f"saved to {path}", always=True)
+
+
+def _markdown(record: dict[str, Any]) -> str:
+    parts = [f"# {record['video']}"]
+    for message in record["messages"]:
+        text = message["content"]
+        parts.append("> " + text.replace("\n", "\n> ") if message["role"] == "user" else text)
+    return "\n\n".join(parts) + "\n"
