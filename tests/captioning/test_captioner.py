@@ -36,13 +36,15 @@ def test_a_batch_equals_its_rows_for_unequal_videos_and_questions(
 ) -> None:
     frames = [crosslmm.sample(clips / name, frames=count) for name, count in
               zip(LENGTHS, (2, 7, 5, 1), strict=True)]  # fmt: skip
-    questions = ["what?", "what happens in the long, long film?", "", "a"]
+    questions = ["what?", "what happens in the long, long film?", "?", "a"]
     together = assistant.answer_batch(frames, questions, max_new_tokens=16)
     alone = [
         assistant.answer_batch([clip], [question], max_new_tokens=16)[0]
         for clip, question in zip(frames, questions, strict=True)
     ]
     assert together == alone
+    with pytest.raises(crosslmm.UsageError, match="empty"):
+        assistant.answer_batch(frames[:2], ["what?", ""])
 
 
 QUESTION = CaptionOptions(prompt="question {filename}", max_new_tokens=4)

@@ -64,13 +64,3 @@ def test_what_means_nothing_is_refused_at_once(
 ) -> None:
     with pytest.raises(UsageError, match=problem):
         crosslmm.caption(clips, assistant="none", **options)  # type: ignore[arg-type]
-
-
-def test_a_table_tells_how_many_were_kept(
-    clips: Path, assistant: Assistant, tmp_path: Path
-) -> None:
-    parquet = pytest.importorskip("pyarrow.parquet")
-    out = tmp_path / "captions.parquet"
-    list(caption(clips / "a.mp4", assistant, out=out, format="parquet", merge="folder", keep=5))
-    [[part]] = parquet.read_table(out).column("segments").to_pylist()
-    assert part["visual_tokens"] == 5

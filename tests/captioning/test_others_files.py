@@ -112,7 +112,7 @@ def test_keys_carry_the_names_of_files_and_all_samples_have_the_same_columns(
     tmp_path: Path,
 ) -> None:
     clips, out = tmp_path / "clips", tmp_path / "shards"
-    make(clips, "a.mp4", "b c.d.mkv", "day/a.mov", "é" * 90)
+    make(clips, "a.mp4", "b c.d.mkv", "day/a.mov", "é" * 90 + ".mp4")
     (clips / os.fsdecode(b"no\xfftext.webm")).write_text("a third one", "utf-8")
     (clips / "day" / "a.mov").write_text("another film", "utf-8")
     run(clips, format="webdataset", out=out)

@@ -76,7 +76,6 @@ def _schema(pa: Any) -> Any:
             "caption": text,
             "finish": text,
             "tokens": count,
-            "visual_tokens": count,
             "frames": pa.list_(frame),
         }
     )
