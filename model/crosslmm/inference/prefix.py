@@ -24,9 +24,8 @@ class VideoPrefix:
 
     def __init__(self, ids: torch.Tensor, cache: EncoderDecoderCache) -> None:
         self.ids = ids
-        self._held = (
-            ids  # (1, H): of all that is in the cache, the last turns of a dialogue included
-        )
+        # (1, H): of all that is in the cache, the last turns of a dialogue included.
+        self._held = ids
         self._cache = cache
         self._lent = False
 

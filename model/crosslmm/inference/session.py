@@ -29,7 +29,7 @@ from crosslmm.inference.response import Response
 from crosslmm.inference.runtime import Runtime
 from crosslmm.merging import TokenBudget
 from crosslmm.modeling_crosslmm import VisualTokens
-from crosslmm.options import GenerationKeywords, Sampling
+from crosslmm.options import MAX_NEW_TOKENS, GenerationKeywords, Sampling
 from crosslmm.processing_crosslmm import Message
 from crosslmm.prompts.inert_text import remove_marks
 from crosslmm.ragged_tokens import RaggedTokens
@@ -124,7 +124,7 @@ class VideoSession:
         self,
         question: str,
         *,
-        max_new_tokens: int = 512,
+        max_new_tokens: int = MAX_NEW_TOKENS,
         temperature: float = 0.0,
         seed: int | None = None,
     ) -> Response:
@@ -144,8 +144,6 @@ class VideoSession:
         """
         if not messages or messages[-1]["role"] != "user":
             raise UsageError("the last message of a conversation must be a question of the user")
-        if not messages[-1]["content"].strip():
-            raise UsageError("the question is empty")
         check_questions(self._runtime, [messages[-1]["content"]])
         return Response(self._respond(messages, options))
 
@@ -158,7 +156,9 @@ class VideoSession:
             notice=runtime.notice,
         )
 
-    def ask_all(self, questions: Sequence[str], *, max_new_tokens: int = 512) -> list[str]:
+    def ask_all(
+        self, questions: Sequence[str], *, max_new_tokens: int = MAX_NEW_TOKENS
+    ) -> list[str]:
         """Greedy answers to unrelated questions, decoded together in one batch.
 
         Raises UsageError for an empty question, OutOfMemory where the batch is too large, ModelError
