@@ -250,7 +250,7 @@ class Output:
         """Remove the display; the next call of `progress` starts a new one."""
         stop_display()
 
-    @hold_interrupt()  # a line and its end are two writes
+    @hold_interrupt()
     def _to_stderr(self, text: str) -> None:
         text = text.translate(_CONTROL_CODES)
         progress = _display.progress
@@ -259,7 +259,8 @@ class Output:
             progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
             width = _terminal_width() if sys.stderr.isatty() else None
-            print(_wrap(text, width), file=sys.stderr, flush=True)
+            # One write: Ctrl-C makes the terminal drop what it has not shown yet, such as a line's end.
+            print(_wrap(text, width) + "\n", end="", file=sys.stderr, flush=True)
 
 
 def _terminal_width() -> int:
