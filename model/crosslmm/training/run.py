@@ -16,6 +16,7 @@ from transformers import set_seed
 from transformers.utils import logging
 
 from crosslmm.checkpoints import catalog, loading
+from crosslmm.device import computes_bfloat16, resolve_device
 from crosslmm.errors import OutOfMemory, UsageError
 from crosslmm.files import atomic_write, read_json
 from crosslmm.inference.encoding import memory_errors
@@ -89,6 +90,11 @@ def train(
     CheckpointError, VideoError.
     """
     source, folder = catalog.resolve(model).absolute(), Path(out)  # as an adapter names its base
+    declared = json.loads(json.dumps(asdict(recipe)))
+    if recipe.precision == "auto":
+        recipe = replace(
+            recipe, precision="bf16" if computes_bfloat16(resolve_device()) else "fp32"
+        )
     method: Method
     if recipe.stage == "distill":
         if media_folder is not None:
@@ -102,7 +108,7 @@ def train(
         "model": str(source.resolve()),
         "data": str(Path(data).resolve()),
         **method.identity(),
-        "recipe": json.loads(json.dumps(asdict(recipe))),
+        "recipe": declared,
     }
     _check_same_run(folder, identity)
     samples = method.read_samples(data, held_out=False)
@@ -279,6 +285,7 @@ def _note_session(folder: Path, identity: dict[str, Any], plan: RunPlan) -> None
             "resumed_at": plan.resumed_at,
             "device": plan.device,
             "devices": plan.devices,
+            "precision": plan.recipe.precision,
             "versions": library_versions("accelerate", "peft", "bitsandbytes"),
         }
     )
