@@ -10,6 +10,8 @@ from crosslmm_cli import interrupt
 
 def main() -> int:
     """Run the command line of this process and return its exit code."""
+    if sys.stdin is None:  # closed by who started the process
+        sys.stdin = os.fdopen(os.open(os.devnull, os.O_RDONLY), encoding="utf-8")
     interrupt.install()
     try:
         from crosslmm_cli.main import execute

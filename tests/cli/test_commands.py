@@ -239,7 +239,7 @@ class TestAsk:
         monkeypatch.setattr("sys.stdin", stdin)
         finished = run("ask", clip, "-", "--model", checkpoint)
         assert finished.code == 2
-        assert finished.err == "crosslmm: -: stdin is not utf-8 text\n"
+        assert finished.err == "crosslmm: stdin is not utf-8 text\n"
 
     def test_a_question_that_is_not_utf_8(self, run: Run, checkpoint: Path, clip: Path) -> None:
         finished = run(

@@ -138,8 +138,8 @@ def profile(
         )
     if not shape.chunked and any(count != shape.tokens_per_frame for count in tokens_per_frame):
         raise UsageError(
-            f"{model} always takes {shape.tokens_per_frame} tokens per frame, "
-            f"not {_listed(tokens_per_frame)}"
+            f"{model} is the model as transformers runs it, which always takes "
+            f"{shape.tokens_per_frame} tokens per frame, not {_listed(tokens_per_frame)}"
         )
     rows = [
         _row(shape, count, merged, settings)

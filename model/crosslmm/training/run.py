@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from transformers import set_seed
-from transformers.utils import logging
 
 from crosslmm.checkpoints import catalog, loading
+from crosslmm.checkpoints.quiet import without_bars
 from crosslmm.device import computes_bfloat16, resolve_device
 from crosslmm.errors import OutOfMemory, UsageError
 from crosslmm.files import atomic_write, read_json
@@ -175,10 +175,8 @@ def train(
         report=on_progress,
     )
     trainer.accelerator.wait_for_everyone()
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
     try:
-        with memory_errors():
+        with memory_errors(), without_bars():
             if is_complete and resumed is not None:
                 trainer.restore(resumed)
             else:
@@ -188,9 +186,6 @@ def train(
             f"{arguments.device} ran out of memory at step {trainer.state.global_step}: lower "
             "`device_batch_size` or `frames`, or train adapters (`lora`)"
         ) from error
-    finally:
-        if bars:
-            logging.enable_progress_bar()
     trainer.take_skipped()
     if not (folder / MODEL).exists():
         method.export(trainer, source, folder, prepared)
