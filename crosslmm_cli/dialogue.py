@@ -1,6 +1,7 @@
 """The loop of `crosslmm chat`: what is typed, answered as it is generated, and the commands in it."""
 
 import json
+import os
 import shlex
 import threading
 from collections.abc import Callable, Iterator
@@ -9,7 +10,9 @@ from typing import Any
 
 from crosslmm.errors import CrossLMMError, UsageError
 from crosslmm.files import atomic_write
+from crosslmm.limits import MAX_TEXT_BYTES
 from crosslmm.options import GenerationKeywords
+from crosslmm_cli.inputs import replace_undecoded
 from crosslmm_cli.interrupt import defer_first_interrupt
 from crosslmm_cli.output import Output
 
@@ -52,6 +55,8 @@ class Dialogue:
             if not line:
                 continue
             try:
+                if len(line) > MAX_TEXT_BYTES:
+                    raise UsageError(f"a line of over {MAX_TEXT_BYTES >> 20} MiB is not read")
                 if line.startswith("/"):
                     self._command(line)
                 else:
@@ -67,7 +72,7 @@ class Dialogue:
 
     def _ask(self, question: str) -> None:
         output, stop = self._output, threading.Event()
-        response = self._chat.stream(question, **self._generation)
+        response = self._chat.stream(replace_undecoded(question), **self._generation)
         with defer_first_interrupt(stop.set):
             for piece in response:
                 if not output.as_json:
@@ -97,7 +102,7 @@ class Dialogue:
         if name == "/open":
             self._open(given[0])
         elif name == "/save":
-            self._save(Path(given[0]).expanduser())
+            self._save(Path(os.path.expanduser(given[0])))
         elif name == "/frames":
             session = self._session
             self._output.notice(session.summary, always=True)
@@ -114,14 +119,19 @@ class Dialogue:
     def _save(self, path: Path) -> None:
         if path.suffix not in (".md", ".json"):
             raise UsageError(f"{path}: give a file that ends in .md or .json")
-        if path.exists() or path.is_symlink():
+        if os.path.lexists(path):
             raise UsageError(f"{path}: is there already; give another name")
         record = {"video": self._video, **self._chat.as_dict()}
         if path.suffix == ".json":
             text = json.dumps(record, ensure_ascii=False, indent=2) + "\n"
         else:
             text = _markdown(record)
-        atomic_write(path, text.encode())
+        try:
+            # A name of a file that is not UTF-8 is escaped, as JSON does.
+            atomic_write(path, text.encode("utf-8", "backslashreplace"))
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UsageError(f"{path}: cannot be written ({reason})") from None
         self._output.notice(f"saved to {path}", always=True)
 
 

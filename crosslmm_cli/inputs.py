@@ -33,12 +33,15 @@ def read_questions(questions: list[str]) -> list[str]:
         read = [_read_stdin_text() if question == "-" else question for question in questions]
     except UnicodeDecodeError as error:
         raise UsageError(f"-: stdin is not {error.encoding} text") from None
-    # Bytes that are not UTF-8, perhaps a file name: the tokenizer takes text only.
-    texts = [text.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for text in read]
-    stripped = [text.strip() for text in texts]
+    stripped = [replace_undecoded(text).strip() for text in read]
     if not all(stripped):
         raise UsageError("a question is empty")
     return stripped
+
+
+def replace_undecoded(text: str) -> str:
+    """Without bytes that are not UTF-8, perhaps of a file name: the tokenizer takes text only."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def read_paths(paths: list[str], from_file: str | None) -> list[str]:

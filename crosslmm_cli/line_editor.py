@@ -1,5 +1,6 @@
 """Lines that are typed: with editing, history and completion in a terminal, else those of stdin."""
 
+import io
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -10,28 +11,43 @@ from crosslmm_cli.interrupt import released_interrupt
 
 
 def read_lines(commands: Mapping[str, str], *, history: Path) -> Iterator[str]:
-    """Until Ctrl-D, or the end of stdin. A line that ends in a backslash goes on in the next one."""
-    if sys.stdin.isatty() and sys.stderr.isatty():
-        yield from _typed(commands, history)
-        return
-    whole = ""
-    while line := sys.stdin.readline(MAX_TEXT_BYTES):
-        whole += line.rstrip("\n")
-        if whole.endswith("\\"):
-            whole = whole[:-1] + "\n"
+    """Until Ctrl-D, or the end of stdin. A line that ends in a backslash goes on in the next one.
+
+    What cannot be decoded is escaped, as in the name of a file. Of a line of over `MAX_TEXT_BYTES`
+    characters so many and one more are given.
+    """
+    is_typed = sys.stdin.isatty() and sys.stderr.isatty()
+    yield from _typed(commands, history) if is_typed else _piped()
+
+
+def _piped() -> Iterator[str]:
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
+    parts: list[str] = []
+    length = 0
+    while piece := sys.stdin.readline(MAX_TEXT_BYTES):
+        line = piece.removesuffix("\n")
+        goes_on = line.endswith("\\") and line != piece
+        text = line[:-1] + "\n" if goes_on else line
+        if length <= MAX_TEXT_BYTES:
+            parts.append(text)
+            length += len(text)
+        if goes_on or line == piece:  # the latter where a line is longer than what is read at once
             continue
-        yield whole
-        whole = ""
-    if whole:
-        yield whole
+        yield "".join(parts)[: MAX_TEXT_BYTES + 1]
+        parts, length = [], 0
+    if parts:
+        yield "".join(parts)[: MAX_TEXT_BYTES + 1]
 
 
 def _typed(commands: Mapping[str, str], history: Path) -> Iterator[str]:
     from prompt_toolkit import PromptSession
     from prompt_toolkit.completion import NestedCompleter, PathCompleter
-    from prompt_toolkit.history import FileHistory
+    from prompt_toolkit.history import History, InMemoryHistory
     from prompt_toolkit.key_binding import KeyBindings
     from prompt_toolkit.output import ColorDepth, create_output
+
+    from crosslmm_cli.chat_history import ChatHistory
 
     keys = KeyBindings()
 
@@ -39,10 +55,15 @@ def _typed(commands: Mapping[str, str], history: Path) -> Iterator[str]:
     def _(event: object) -> None:
         event.current_buffer.insert_text("\n")  # type: ignore[attr-defined]
 
-    history.parent.mkdir(parents=True, exist_ok=True)
+    kept: History
+    try:
+        kept = ChatHistory.open(history)
+    except OSError as error:
+        print(f"{history}: {error.strerror}; this dialogue has no history", file=sys.stderr)
+        kept = InMemoryHistory()
     paths = {"/open": PathCompleter(expanduser=True), "/save": PathCompleter(expanduser=True)}
     session: PromptSession[str] = PromptSession(
-        history=FileHistory(str(history)),
+        history=kept,
         completer=NestedCompleter.from_nested_dict({each: paths.get(each) for each in commands}),
         complete_while_typing=False,
         key_bindings=keys,
