@@ -48,7 +48,9 @@ def test_garbage_is_answered_as_text(talk: Talk) -> None:
 
 def test_a_line_that_is_too_long_is_refused_and_not_cut_into_questions(talk: Talk) -> None:
     long = b"a" * (2 * MAX_TEXT_BYTES + 9)
-    finished = talk(long + b"\nwho?\n" + b"b\\\n" * (MAX_TEXT_BYTES // 2 + 1) + b"c\nwhat?\n" + long)
+    finished = talk(
+        long + b"\nwho?\n" + b"b\\\n" * (MAX_TEXT_BYTES // 2 + 1) + b"c\nwhat?\n" + long
+    )
     assert answered(finished) == ["who?", "what?"]
     assert finished.err.count("a line of over 1 MiB is not read") == 3
 
