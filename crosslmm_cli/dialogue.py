@@ -1,6 +1,7 @@
 """The loop of `crosslmm chat`: what is typed, answered as it is generated, and the commands in it."""
 
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -98,9 +99,9 @@ class Dialogue:
         if bool(file) is not _TAKES_FILE[name]:
             raise UsageError(f"{name} takes {'nothing more' if file else 'a file'}")
         if name == "/open":
-            self._open(str(Path(file).expanduser()))
+            self._open(os.path.expanduser(file))
         elif name == "/save":
-            self._save(Path(file).expanduser())
+            self._save(Path(os.path.expanduser(file)))
         elif name == "/frames":
             session = self._session
             self._output.notice(session.summary, always=True)
@@ -117,14 +118,19 @@ class Dialogue:
     def _save(self, path: Path) -> None:
         if path.suffix not in (".md", ".json"):
             raise UsageError(f"{path}: give a file that ends in .md or .json")
-        if path.exists() or path.is_symlink():
+        if os.path.lexists(path):
             raise UsageError(f"{path}: is there already; give another name")
         record = {"video": self._video, **self._chat.as_dict()}
         if path.suffix == ".json":
             text = json.dumps(record, ensure_ascii=False, indent=2) + "\n"
         else:
             text = _markdown(record)
-        atomic_write(path, text.encode())
+        try:
+            # A name of a file that is not UTF-8 is escaped, as JSON does.
+            atomic_write(path, text.encode("utf-8", "backslashreplace"))
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UsageError(f"{path}: cannot be written ({reason})") from None
         self._output.notice(f"saved to {path}", always=True)
 
 

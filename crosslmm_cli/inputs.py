@@ -79,7 +79,7 @@ def read_stdin_lines() -> Iterator[str]:
     """The lines of stdin, without their ends, as they come."""
     with _stdin_text() as stdin:
         while line := stdin.readline(MAX_TEXT_BYTES + 1):
-            _check_length(len(line), MAX_TEXT_BYTES, "a line of stdin")
+            check_length(len(line), MAX_TEXT_BYTES, "a line of stdin")
             yield line.rstrip("\n")
 
 
@@ -111,17 +111,18 @@ def _stdin_text() -> Iterator[TextIO]:
 def _read_stdin_text() -> str:
     with _stdin_text() as stdin:
         text = stdin.read(MAX_TEXT_BYTES + 1)
-    _check_length(len(text), MAX_TEXT_BYTES)
+    check_length(len(text), MAX_TEXT_BYTES)
     return text
 
 
 def _read_stdin_list() -> bytes:
     data = sys.stdin.buffer.read(MAX_LIST_BYTES + 1)
-    _check_length(len(data), MAX_LIST_BYTES)
+    check_length(len(data), MAX_LIST_BYTES)
     return data
 
 
-def _check_length(length: int, most: int, what: str = "-: stdin") -> None:
+def check_length(length: int, most: int, what: str = "-: stdin") -> None:
+    """Raises UsageError for more than is read of it."""
     if length > most:
         raise UsageError(f"{what} holds over {most >> 20} MiB, the most that is read of it")
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crosslmm_cli.inputs import read_stdin_lines
+from crosslmm.limits import MAX_TEXT_BYTES
+from crosslmm_cli.inputs import check_length, read_stdin_lines
 from crosslmm_cli.interrupt import released_interrupt
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def read_lines(commands: Iterable[str], *, history: Path) -> Iterator[str]:
     """Until Ctrl-D, or the end of stdin. A line that ends in a backslash goes on in the next one.
 
     commands: what completion knows, such as `/exit`, or `/open FILE` of one that takes a file. Raises
-    UsageError for what is no text in stdin.
+    UsageError for what is no text in stdin, and for over `MAX_TEXT_BYTES` characters.
     """
     if is_typed():
         yield from _typed(commands, history)
@@ -31,6 +32,7 @@ def read_lines(commands: Iterable[str], *, history: Path) -> Iterator[str]:
     whole = ""
     for line in read_stdin_lines():
         whole += line
+        check_length(len(whole), MAX_TEXT_BYTES, "a line of stdin")
         if whole.endswith("\\"):
             whole = whole[:-1] + "\n"
             continue
@@ -79,15 +81,16 @@ def _typed(commands: Iterable[str], history: Path) -> Iterator[str]:
 
 
 def _history(file: Path) -> "History":
-    """Of earlier dialogues too, where they can be kept; nobody else may read it."""
-    from prompt_toolkit.history import FileHistory, InMemoryHistory
+    """Of earlier dialogues too, where they can be kept."""
+    from prompt_toolkit.history import InMemoryHistory
+
+    from crosslmm_cli.chat_history import ChatHistory
 
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    except OSError:
+        return ChatHistory.open(file)
+    except OSError as error:
+        print(f"{file}: {error.strerror}; this dialogue has no history", file=sys.stderr)
         return InMemoryHistory()
-    return FileHistory(str(file))
 
 
 def completer(commands: Iterable[str]) -> "Completer":

@@ -2,6 +2,8 @@
 
 import ast
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -156,6 +158,26 @@ class TestFailures:
         assert shown.code == 1
         assert "VideoError: a]0;x.mp4: no such file" in shown.err
         assert "\x1b" not in shown.err
+
+    def test_what_libraries_say_cannot_control_it_either(self) -> None:
+        script = """
+import logging, sys, warnings
+sys.argv = ["crosslmm", "--version", "--debug"]
+from crosslmm_cli.__main__ import main
+main()
+warnings.warn("one\\x1b]0;x\\x07")
+logging.basicConfig()
+logging.warning("two \\x1b[2J%s", "\\x9b")
+try:
+    open("three\\x1b[2J")
+except OSError as error:
+    logging.exception("%s")
+"""
+        done = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=True
+        )
+        assert all(word in done.stderr for word in ("one]0;x", "two [2J", "three"))
+        assert not {"\x1b", "\x07", "\x9b"} & set(done.stderr)
 
     def test_a_closed_pipe_is_not_an_error_even_with_debug(
         self, run: Run, monkeypatch: pytest.MonkeyPatch

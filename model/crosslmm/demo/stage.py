@@ -26,6 +26,7 @@ from crosslmm.training.checkpoints import (
     STATE,
     AtomicCheckpoints,
     check_loaded,
+    check_staging,
     check_state,
     explain_unread,
     latest_checkpoint,
@@ -142,6 +143,7 @@ def run_stage(
         accelerator_config={"dispatch_batches": False},
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # DataParallel would drop every second batch
+    check_staging(folder)
     last = latest_checkpoint(folder)
     done = int(last.name.rsplit("-", 1)[1]) if last else 0
     if last is not None:

@@ -22,7 +22,7 @@ from crosslmm.files import atomic_write, read_json
 from crosslmm.inference.encoding import memory_errors
 from crosslmm.inference.generation import stop_token_ids
 from crosslmm.training.answers import AnswerProgress
-from crosslmm.training.checkpoints import check_state, latest_checkpoint
+from crosslmm.training.checkpoints import check_staging, check_state, latest_checkpoint
 from crosslmm.training.dataset import VideoDataset
 from crosslmm.training.distillation import Distillation
 from crosslmm.training.method import MODEL, Method
@@ -132,6 +132,7 @@ def train(
     for dataset in (train_set, eval_set):
         if dataset is not None:
             dataset.check_template()
+    check_staging(folder)
     resumed = latest_checkpoint(folder)
     if resumed is not None:
         check_state(resumed)
