@@ -88,6 +88,8 @@ def open_session(
     if origin == "built-in":  # of footage that it knows
         output.notice("answered by the built-in demo model, which knows synthetic shape clips only")
     output.notice(session.summary)
+    if session.reused:
+        output.notice(session.reused)
     if merge is not None:
         output.notice(session.merged)
     for warning in session.warnings:

@@ -233,6 +233,24 @@ class TestAsk:
         assert first["settings"]["dtype"] in ("bfloat16", "float32")
         assert {"crosslmm", "torch", "transformers"} <= set(first["versions"])
 
+    def test_equal_frames_are_encoded_once_and_said(
+        self, run: Run, checkpoint: Path, clip: Path, tmp_path: Path
+    ) -> None:
+        from crosslmm.video.writing import write_frames
+        from tests.support.clips import picture
+
+        held = tmp_path / "held.mp4"  # without loss, so that what is held does not change
+        shots = (picture(number) for number in (1, 1, 1, 2, 2, 2, 2, 3))
+        write_frames(held, shots, fps=4, options={"qp": "0"})
+        options = ["--model", checkpoint, "--max-new-tokens", 2, "--json"]
+        finished = run("ask", held, "what?", *options)
+        assert "encoded 3 of 8 frames: the others equal the one before\n" in finished.err
+        assert json.loads(finished.out)["frames_encoded"] == 3
+        moving = run("ask", clip, "what?", *options)
+        assert "encoded" not in moving.err
+        record = json.loads(moving.out)
+        assert record["frames_encoded"] == len(record["frames"])
+
     def test_the_seed_repeats_the_answer(self, run: Run, checkpoint: Path, clip: Path) -> None:
         def answer(seed: int) -> str:
             return run(

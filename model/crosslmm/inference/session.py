@@ -52,6 +52,7 @@ class VideoSession:
         """sampling: as asked for; started: the `time.perf_counter()` of the request."""
         self.video = video
         self.frames = encoded.frames
+        self.frames_encoded = encoded.encoded
         self.source = encoded.source
         self.warnings = encoded.warnings
         self._runtime = runtime
@@ -92,6 +93,14 @@ class VideoSession:
     def summary(self) -> str:
         """`64 of 5,340 frames, one per 2.8 s`"""
         return summary(tuple(frame.time for frame in self.frames), self.source)
+
+    @property
+    def reused(self) -> str:
+        """`encoded 61 of 256 frames: the others equal the one before`; nothing where all differ."""
+        encoded, frames = self.frames_encoded, len(self.frames)
+        if encoded == frames:
+            return ""
+        return f"encoded {encoded:,} of {frames:,} frames: the others equal the one before"
 
     @property
     def merged(self) -> str:
@@ -224,6 +233,7 @@ class VideoSession:
             video=self.video,
             model=runtime.name,
             frames=self.frames,
+            frames_encoded=self.frames_encoded,
             tokens=TokenCounts(
                 original=count * runtime.model.config.patches_per_frame,
                 visual=self.visual_tokens,
