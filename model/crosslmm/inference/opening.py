@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from crosslmm.errors import OutOfMemory, UsageError
+from crosslmm.inference.cached_video import CachedVideo
 from crosslmm.inference.encoding import (
+    EncodedVideo,
     TooManyFrames,
+    check_footage,
     encode_video,
     release_memory,
 )
 from crosslmm.inference.given import GivenFrames, VideoLike, readable
-from crosslmm.inference.question import check_questions
+from crosslmm.inference.question import check_context, check_questions
 from crosslmm.inference.runtime import Progress, Runtime
 from crosslmm.inference.session import VideoSession
 from crosslmm.merging import MERGERS, TokenBudget, choose_budget
@@ -106,17 +109,31 @@ def _open(
     started: float,
     question_tokens: int,
 ) -> VideoSession:
-    def attempt(tried: Sampling) -> VideoSession:
+    def encode(tried: Sampling) -> EncodedVideo:
+        kept = None
+        if runtime.cache is not None and not isinstance(source, GivenFrames):
+            kept = CachedVideo(runtime, runtime.cache, source, tried, budget)
+        if kept is not None and (found := kept.read()) is not None:
+            if stream is not None:
+                stream.close()
+            count = len(found.frames)
+            check_context(runtime, frames=count, budget=budget, prompt_tokens=question_tokens)
+            return found
         encoded = encode_video(
             runtime,
             source,
             tried,
             budget=budget,
-            allow_unfamiliar=allow_unfamiliar,
             on_progress=on_progress,
             started=stream if tried is sampling else None,
             question_tokens=question_tokens,
         )
+        if kept is not None:
+            kept.write(encoded)
+        return encoded
+
+    def attempt(tried: Sampling) -> VideoSession:
+        encoded = check_footage(runtime, encode(tried), allow_unfamiliar=allow_unfamiliar)
         if encoded.source.container in STILL and encoded.source.frame_count == 1:
             runtime.notice_image()
         if on_progress:

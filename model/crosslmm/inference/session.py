@@ -54,6 +54,7 @@ class VideoSession:
         self.frames = encoded.frames
         self.source = encoded.source
         self.warnings = encoded.warnings
+        self.from_cache = encoded.from_cache
         self._runtime = runtime
         self._sampling = sampling
         self._budget = budget
@@ -249,6 +250,7 @@ class VideoSession:
             },
             versions=runtime.versions,
             warnings=self.warnings,
+            from_cache=self.from_cache,
         )
 
     def _answer_together(self, questions: Sequence[str], options: GenerationOptions) -> list[str]:
