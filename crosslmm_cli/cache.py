@@ -49,4 +49,4 @@ def clear(quiet: options.QuietOption = False) -> None:
 
 
 def _count(number: int) -> str:
-    return f"{number:,} video{'s' * (number != 1)}"
+    return "1 entry" if number == 1 else f"{number:,} entries"

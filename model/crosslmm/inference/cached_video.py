@@ -20,6 +20,7 @@ from crosslmm.fingerprint import settings_hash, weights_fingerprint
 from crosslmm.inference.answer import FrameUsed
 from crosslmm.inference.encoding import EncodedVideo, TooManyFrames, memory_errors
 from crosslmm.inference.feature_cache import FeatureCache, read_description, read_header
+from crosslmm.inference.file_content import FileContent
 from crosslmm.inference.runtime import Runtime
 from crosslmm.merging import TokenBudget
 from crosslmm.modeling_crosslmm import VisualTokens
@@ -55,12 +56,14 @@ class CachedVideo:
     ) -> None:
         self._runtime, self._cache = runtime, cache
         self._path, self._sampling, self._budget = os.fsdecode(path), sampling, budget
+        self._content: FileContent | None = None
 
+    @torch.inference_mode()  # as they are encoded: elsewhere a closed gate counts as open
     def read(self) -> EncodedVideo | None:
         """What is kept; None where nothing is, or it is damaged. Raises TooManyFrames."""
         began = time.perf_counter()
-        content = self._cache.content(self._path)
-        if content is None or not self._cache.may_hold(self._path, self._sampling):
+        content = self._content = self._cache.claim(self._path)
+        if content is None or not self._cache.may_hold_content(content, self._sampling):
             return None
         if content.wait() is None:
             return None
@@ -75,11 +78,15 @@ class CachedVideo:
                 self._cache.remove_entry(name)
         return None
 
+    @torch.inference_mode()
     def write(self, encoded: EncodedVideo) -> None:
-        """Keep it, if that is worth it: of a video that took no time, or was read with a warning,
-        nothing is kept, nor of one that takes longer to hash than it took to encode."""
+        """Keep what was encoded after `read` gave nothing, if that is worth it.
+
+        Nothing is kept of a video that took no time, or was read with a warning, nor of one that takes
+        longer to hash than it took to encode.
+        """
         spent = encoded.decode_seconds + encoded.encode_seconds
-        content = self._cache.content(self._path)
+        content = self._content
         if spent < self._cache.least_seconds or encoded.warnings or content is None:
             return
         if content.wait(spent) is None or not content.is_current():

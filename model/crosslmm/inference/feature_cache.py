@@ -93,38 +93,32 @@ class FeatureCache:
         self.folder = (default_folder() if folder is None else Path(folder)) / "features"
         self.size = size
         self.least_seconds = LEAST_SECONDS if least_seconds is None else least_seconds
-        self._contents: dict[tuple[str, str | None], FileContent] = {}
+        self._contents: dict[str, FileContent | None] = {}
 
     def __repr__(self) -> str:
         return f"<FeatureCache {self.folder}, at most {gigabytes(self.size)}>"
 
-    def content(self, path: str) -> FileContent | None:
-        """What a regular file holds; its hash is being found where it is not known."""
-        try:
-            status = os.stat(path)
-        except (OSError, ValueError):
-            return None
-        if not stat.S_ISREG(status.st_mode):
-            return None
-        state = file_state(status)
-        content = self._contents.get((path, state))
-        if content is None or state is None:
-            known = self._known(state, status.st_size)
-            content = FileContent(path, status, known=known, on_found=self._record)
-            self._contents[path, state] = content
-        content.start()
-        return content
-
     def may_hold(self, path: str, sampling: Sampling) -> bool:
-        """Whether something is kept of a file like this one, sampled so, by whatever model."""
-        content = self.content(path)
-        if content is None:
-            return False
+        """Whether something is kept of a file like this one, sampled so, by whatever model. Whoever
+        then begins to decode it decodes what `claim` gives next."""
+        content = self._contents[path] = self._look(path)
+        return content is not None and self.may_hold_content(content, sampling)
+
+    def may_hold_content(self, content: FileContent, sampling: Sampling) -> bool:
+        """The same of a file that was looked at; its hash need not be known yet."""
         start, middle = f"{content.size:x}.{content.hash or ''}", f"-{sampling_key(sampling)}-"
         return any(
             _ENTRY.fullmatch(name) and name.startswith(start) and middle in name
             for name in self._names()
         )
+
+    def claim(self, path: str) -> FileContent | None:
+        """What a regular file holds; its hash is being found where it is not known. None where it
+        changed since `may_hold`."""
+        content = self._contents.pop(path, None)
+        if content is None:
+            return self._look(path)
+        return content if content.is_current() else None
 
     def entry_name(self, content: FileContent, sampling: Sampling, model: str) -> str:
         """model: a hash of 32 digits, of all that tokens depend on besides the frames."""
@@ -180,6 +174,18 @@ class FeatureCache:
                     remove_file(self.folder / name, root=held)
             remove_scratch(self.folder, root=held)
         return removed
+
+    def _look(self, path: str) -> FileContent | None:
+        try:
+            status = os.stat(path)
+        except (OSError, ValueError):
+            return None
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        known = self._known(file_state(status), status.st_size)
+        content = FileContent(path, status, known=known, on_found=self._record)
+        content.start()
+        return content
 
     @contextmanager
     def _hold(self) -> Iterator[HeldFolder]:
