@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 import crosslmm
 from crosslmm.errors import UsageError
 from crosslmm.files import HeldFolder
-from crosslmm.inference import cached_video, feature_cache, file_content, opening
+from crosslmm.inference import cached_video, feature_cache, file_content, opening, session
 from crosslmm.inference.answer import Answer
 from crosslmm.inference.assistant import Assistant
 from crosslmm.inference.cached_video import CachedVideo
@@ -28,6 +28,7 @@ from crosslmm.inference.feature_cache import FeatureCache, sampling_key
 from crosslmm.merging import TokenBudget
 from crosslmm.options import Sampling
 from tests.support.clips import write_clip
+from tests.support.tiny import tiny_model, tiny_processor
 
 FRAMES = Sampling(frames=3)
 EXPECTED: dict[tuple[str, bytes, str], str] = {}
@@ -122,6 +123,7 @@ def test_another_process_neither_decodes_nor_encodes(
         raise AssertionError("decoded or encoded again")
 
     monkeypatch.setattr(opening, "encode_video", never)
+    monkeypatch.setattr(session, "prefill_video", never)
     second = home.ask(video, **options)
     assert (first.from_cache, second.from_cache) == (False, True)
     assert second.text == first.text
@@ -145,19 +147,44 @@ def test_a_session_says_what_it_says_without_the_cache(home: Home, video: Path) 
     assert (kept.source, kept.summary, kept.video) == (made.source, made.summary, made.video)
 
 
-def test_a_model_with_closed_gates_keeps_no_features(
-    tmp_path: Path, video: Path, checkpoint: Path
+@pytest.mark.parametrize(
+    ("changes", "kept"),
+    [
+        ({"gates": False}, {"embeds", "prefix"}),
+        ({"t2v_cache": "projected"}, {"embeds", "features"}),
+        ({"v2v_scope": "frame"}, {"embeds", "features", "prefix"}),
+    ],
+    ids=["closed", "projected", "frame"],
+)
+def test_a_kept_video_is_asked_as_any_other(
+    tmp_path: Path, video: Path, changes: dict, kept: set[str]
 ) -> None:
-    from tests.support.tiny import tiny_checkpoint
-
-    closed = tiny_checkpoint(tmp_path / "closed", gates=False)
     cache = FeatureCache(tmp_path / "cache", least_seconds=0)
+    assistant = Assistant(tiny_model(**changes), tiny_processor())
+    assistant.runtime.cache, assistant.runtime.checkpoint_state = cache, "made here"
+    said = []
     for expected in (False, True):
-        assistant = crosslmm.load(closed, device="cpu", dtype="float32", cache=cache)
-        answer = assistant.ask(video, "what?", frames=3, max_new_tokens=3)
-        assert answer.from_cache is expected
+        opened = assistant.open_video(video, frames=3)
+        assert opened.from_cache is expected
+        chat = opened.chat()
+        turns = [chat.ask(question, max_new_tokens=3).text for question in ("what?", "and?")]
+        together = opened.ask_all(["what?", "who is it?"], max_new_tokens=3)
+        said.append((opened.ask("what?", max_new_tokens=3).text, turns, together))
+    assert said[0] == said[1]
     [entry] = cache.folder.glob("*.safetensors")
-    assert list(load_file(entry)) == ["embeds"]
+    assert {name.partition(".")[0] for name in load_file(entry)} == kept
+
+
+def test_another_chat_template_is_prefilled(
+    home: Home, video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home.ask(video)
+    processor = home.assistant.processor
+    template = processor.chat_template.replace("<|im_start|>", "<|im_start|>!")
+    monkeypatch.setattr(processor, "chat_template", template)
+    answer = home.ask(video)
+    assert (answer.from_cache, answer.text) == (True, home.ask(video, cached=False).text)
+    assert "!" in answer.prompt
 
 
 def test_nothing_is_kept_unasked(checkpoint: Path, video: Path, tmp_path: Path) -> None:
@@ -177,10 +204,9 @@ def test_entries_are_private_and_of_the_ordinary_format(home: Home, video: Path)
     assert entry.stat().st_mode & 0o777 == 0o600
     assert home.features.stat().st_mode & 0o777 == 0o700
     tensors = load_file(entry)
-    assert {name: tuple(tensor.shape) for name, tensor in tensors.items()} == {
-        "embeds": (1, 3, 4, 64),
-        "features": (1, 3, 25, 32),
-    }
+    assert tensors["embeds"].shape == (1, 3, 4, 64)
+    assert tensors["features"].shape == (1, 3, 25, 32)
+    assert tensors["prefix.keys.3"].shape == (1, 2, tensors["prefix.ids"].shape[1], 16)
     [listed] = home.cache().entries()
     assert (listed.video, listed.frames) == ("clip.mp4", 3)
     assert listed.size == entry.stat().st_size
@@ -357,9 +383,7 @@ def damage(entry: Path, kind: str) -> None:
     elif kind == "empty":
         data.clear()
     elif kind == "not a number":
-        tensors = load_file(entry)
         data[-4:] = b"\0\0\xc0\x7f"
-        assert tensors["features"].dtype == torch.float32
     else:
         place = {"header": 60, "time": data.index(b"frames") + 15, "data": start + 41}[kind]
         data[place] ^= 1
@@ -418,14 +442,16 @@ def test_what_is_not_a_number_is_neither_kept_nor_used(
     assert encoded is not None
     with torch.inference_mode():
         encoded.visual.embeds[0, 1, 2, 3] = float("nan")  # type: ignore[union-attr]
+    prefix = home.assistant.open_video(video, frames=3).prefix
     home.cache().clear()
     kept = home.kept(video)
     assert kept.read() is None
-    kept.write(encoded)
+    encoded = replace(encoded, encode_seconds=1.0)
+    kept.write(encoded, prefix, 1.0)
     assert home.entries() == []
     with monkeypatch.context() as patch:
         patch.setattr(cached_video, "_is_finite", lambda tensor: True)
-        kept.write(encoded)
+        kept.write(encoded, prefix, 1.0)
     assert len(home.entries()) == 1
     assert home.kept(video).read() is None
 

@@ -1,5 +1,8 @@
 """One video in the feature cache: a safetensors file, checked to the last byte before it is used.
 
+It holds the visual tokens, the features where cross-attention reads them, and what the language model
+computed of the video where that is quicker to read than to compute.
+
 Its metadata describe the frames and the source, and hold a checksum of themselves and of the tensors.
 An entry that is damaged is removed, and the video encoded as if there were none; one that cannot be
 written costs a notice.
@@ -21,6 +24,7 @@ from crosslmm.inference.answer import FrameUsed
 from crosslmm.inference.encoding import EncodedVideo, TooManyFrames, memory_errors
 from crosslmm.inference.feature_cache import FeatureCache, read_description, read_header
 from crosslmm.inference.file_content import FileContent
+from crosslmm.inference.prefix import VideoPrefix
 from crosslmm.inference.runtime import Runtime
 from crosslmm.merging import TokenBudget
 from crosslmm.modeling_crosslmm import VisualTokens
@@ -29,7 +33,8 @@ from crosslmm.ragged_tokens import RaggedTokens
 from crosslmm.video import SourceInfo
 
 _FORMAT = 1  # of an entry, and of all that is in its name
-_ENCODING_PARTS = ("vision_tower", "multi_modal_projector", "feature_norm")
+_PREFIX = "prefix."
+_READ_RATE = 200e6  # bytes that a modest disk gives, and a processor checks, in a second
 _DTYPES = {
     "F32": torch.float32,
     "BF16": torch.bfloat16,
@@ -79,8 +84,8 @@ class CachedVideo:
         return None
 
     @torch.inference_mode()
-    def write(self, encoded: EncodedVideo) -> None:
-        """Keep what was encoded after `read` gave nothing, if that is worth it.
+    def write(self, encoded: EncodedVideo, prefix: VideoPrefix, prefill_seconds: float) -> None:
+        """Keep what was encoded after `read` gave nothing, and prefilled, if that is worth it.
 
         Nothing is kept of a video that took no time, or was read with a warning, nor of one that takes
         longer to hash than it took to encode.
@@ -91,12 +96,17 @@ class CachedVideo:
             return
         if content.wait(spent) is None or not content.is_current():
             return
-        name = self._cache.entry_name(content, self._sampling, self._model_key())
         tensors = _tensors_of(encoded.visual)
+        if _bytes_in(tensors) > spent * _READ_RATE:
+            return
+        computed = {_PREFIX + key: tensor for key, tensor in prefix.tensors().items()}
+        if _bytes_in(computed) < prefill_seconds * _READ_RATE:
+            tensors |= computed
         if not all(map(_is_finite, tensors.values())):
             return
+        name = self._cache.entry_name(content, self._sampling, self._model_key())
         header = self._header(encoded, name, tensors)
-        size = len(header) + sum(tensor.nbytes for tensor in tensors.values())
+        size = len(header) + _bytes_in(tensors)
         try:
             with memory_errors():
                 self._cache.write_entry(name, size, lambda file: _write(file, header, tensors))
@@ -115,6 +125,7 @@ class CachedVideo:
         try:
             with memory_errors():
                 tensors = _read(file, header)
+                prefix = self._computed(tensors)
                 visual = self._visual(tensors, len(frames))
         except MemoryError:
             raise TooManyFrames(len(frames)) from None
@@ -127,7 +138,24 @@ class CachedVideo:
             decode_seconds=0.0,
             encode_seconds=time.perf_counter() - began,
             from_cache=True,
+            prefix=prefix,
         )
+
+    def _computed(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor] | None:
+        """What is for `restore_prefix`, if anything is. Raises ValueError, KeyError."""
+        model = self._runtime.model
+        found = {
+            name.removeprefix(_PREFIX): tensor.to(model.device, copy=True)
+            for name, tensor in tensors.items()
+            if name.startswith(_PREFIX)
+        }
+        if not found:
+            return None
+        length = found["ids"].shape[1]
+        for number in range(model.config.text.num_hidden_layers):
+            for tensor in (found[f"keys.{number}"], found[f"values.{number}"]):
+                _check(tensor, (1, *tensor.shape[1:2], length, *tensor.shape[3:]), model.dtype)
+        return found
 
     def _visual(self, tensors: dict[str, torch.Tensor], frames: int) -> VisualTokens | RaggedTokens:
         """Raises ValueError for tensors that are not what the model would make of so many frames."""
@@ -177,20 +205,14 @@ class CachedVideo:
         return len(data).to_bytes(8, "little") + data
 
     def _model_key(self) -> str:
-        """Of all that the tokens depend on besides the frames."""
+        """Of all that an entry depends on besides the frames."""
         runtime = self._runtime
-        core = runtime.model.model
-        weights = {
-            f"{part}.{name}": tensor
-            for part in _ENCODING_PARTS
-            for name, tensor in getattr(core, part).state_dict().items()
-        }
         config = runtime.model.config.to_dict()
         config.pop("_name_or_path", None)
         settings = {
             "format": _FORMAT,
             "checkpoint": runtime.checkpoint_state,
-            "weights": weights_fingerprint(weights),
+            "weights": weights_fingerprint(dict(runtime.model.named_parameters())),
             "config": json.dumps(config, sort_keys=True, default=str),
             "frames": json.dumps(
                 runtime.processor.image_processor.to_dict(), sort_keys=True, default=str
@@ -199,7 +221,7 @@ class CachedVideo:
             "settings": runtime.settings | {"device": runtime.device.type},
             "versions": runtime.versions,
             "budget": asdict(self._budget),
-            "features": core.reads_features,
+            "features": runtime.model.model.reads_features,
         }
         return settings_hash(settings, digest_size=16)
 
@@ -210,6 +232,10 @@ def _tensors_of(visual: VisualTokens | RaggedTokens) -> dict[str, torch.Tensor]:
     else:
         tensors = {"place": visual.place, "tokens": visual.tokens}
     return tensors if visual.features is None else tensors | {"features": visual.features}
+
+
+def _bytes_in(tensors: dict[str, torch.Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors.values())
 
 
 def _write(file: IO[bytes], header: bytes, tensors: dict[str, torch.Tensor]) -> None:

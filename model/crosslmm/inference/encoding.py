@@ -32,7 +32,8 @@ from crosslmm.window_merging import WindowMerger
 class EncodedVideo:
     """The frames that were used and what the encoder made of them, with the seconds it took.
 
-    from_cache: whether it had been encoded earlier; `encode_seconds` are then those of reading it.
+    - from_cache: whether it had been encoded earlier; `encode_seconds` are then those of reading it.
+    - prefix: what the language model had computed of it, for `restore_prefix`, where that was kept.
     """
 
     visual: VisualTokens | RaggedTokens
@@ -42,6 +43,7 @@ class EncodedVideo:
     decode_seconds: float
     encode_seconds: float
     from_cache: bool = False
+    prefix: dict[str, torch.Tensor] | None = None
 
 
 _OUT_OF_MEMORY = (

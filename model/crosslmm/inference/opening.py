@@ -109,17 +109,15 @@ def _open(
     started: float,
     question_tokens: int,
 ) -> VideoSession:
-    def encode(tried: Sampling) -> EncodedVideo:
-        kept = None
-        if runtime.cache is not None and not isinstance(source, GivenFrames):
-            kept = CachedVideo(runtime, runtime.cache, source, tried, budget)
-        if kept is not None and (found := kept.read()) is not None:
+    def encode(tried: Sampling, kept: CachedVideo | None) -> EncodedVideo:
+        found = None if kept is None else kept.read()
+        if found is not None:
             if stream is not None:
                 stream.close()
             count = len(found.frames)
             check_context(runtime, frames=count, budget=budget, prompt_tokens=question_tokens)
             return found
-        encoded = encode_video(
+        return encode_video(
             runtime,
             source,
             tried,
@@ -128,12 +126,15 @@ def _open(
             started=stream if tried is sampling else None,
             question_tokens=question_tokens,
         )
-        if kept is not None:
-            kept.write(encoded)
-        return encoded
 
     def attempt(tried: Sampling) -> VideoSession:
-        encoded = check_footage(runtime, encode(tried), allow_unfamiliar=allow_unfamiliar)
+        kept = None
+        # A model that was made in memory has no files that tell it from others.
+        is_known = bool(runtime.checkpoint_state)
+        if runtime.cache is not None and is_known and not isinstance(source, GivenFrames):
+            kept = CachedVideo(runtime, runtime.cache, source, tried, budget)
+        made = encode(tried, kept)
+        encoded = check_footage(runtime, made, allow_unfamiliar=allow_unfamiliar)
         if encoded.source.container in STILL and encoded.source.frame_count == 1:
             runtime.notice_image()
         if on_progress:
@@ -146,7 +147,10 @@ def _open(
             budget=budget,
             started=started,
         )
-        session.prefill(encoded.visual)
+        session.prefill(encoded.visual, encoded.prefix)
+        if kept is not None and not made.from_cache:
+            kept.write(made, session.prefix, session.timing.prefill)
+            session.await_questions()
         return session
 
     tried = sampling
