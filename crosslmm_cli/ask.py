@@ -97,8 +97,6 @@ def ask(
         merge=merge, keep=keep, tokens_per_frame=tokens_per_frame, methods=MERGERS, error=UsageError
     )
     fills_memory = fit is not None or frames == MAX
-    if merge is not None and fills_memory:
-        raise UsageError("--merge needs a number of frames: it excludes --fit and --frames max")
     memory = options.memory_size("--fit", fit) if fit is not None else None
     sampling = Sampling(
         frames=None if frames == MAX else frames,
@@ -122,7 +120,9 @@ def ask(
             device=device,
             dtype=dtype,
             quantize=quantize,
-            tokens_per_frame=None if merge else tokens_per_frame,
+            tokens_per_frame=tokens_per_frame,
+            merge=merge,
+            keep=keep,
             frames=sampling.most_frames,
             announce=False,
             stream=stream,
@@ -137,9 +137,6 @@ def ask(
             video,
             sampling,
             origin=origin,
-            tokens_per_frame=tokens_per_frame,
-            merge=merge,
-            keep=keep,
             stream=stream,
             questions=questions,
         )

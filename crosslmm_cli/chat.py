@@ -76,7 +76,9 @@ def chat(
             device=device,
             dtype=dtype,
             quantize=quantize,
-            tokens_per_frame=None if merge else tokens_per_frame,
+            tokens_per_frame=tokens_per_frame,
+            merge=merge,
+            keep=keep,
             frames=sampling.most_frames,
             announce=False,
             stream=first,
@@ -89,9 +91,6 @@ def chat(
                 path,
                 sampling,
                 origin=origin,
-                tokens_per_frame=tokens_per_frame,
-                merge=merge,
-                keep=keep,
                 stream=first if path == video else None,
             )
 

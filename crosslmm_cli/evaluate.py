@@ -8,7 +8,6 @@ import typer
 from crosslmm.errors import UsageError
 from crosslmm.evaluation.tasks import TASKS, get_task
 from crosslmm.files import check_writable
-from crosslmm.merging import MERGERS
 from crosslmm_cli import completion, options
 from crosslmm_cli.errors import SOME_FAILED
 from crosslmm_cli.loading import load_assistant
@@ -58,23 +57,8 @@ def evaluate(
             show_default="the checkpoint's own",
         ),
     ] = None,
-    merge: Annotated[
-        str | None,
-        typer.Option(
-            "--merge",
-            metavar="NAME,NAME",
-            autocompletion=completion.mergers,
-            help=f"Merging methods to compare, each at every budget: {', '.join(MERGERS)}.",
-        ),
-    ] = None,
-    keep: Annotated[
-        str | None,
-        typer.Option(
-            "--keep",
-            metavar="SHARE|N",
-            help="With --merge, tokens that are kept: 10%,25%, or numbers for a complete video.",
-        ),
-    ] = None,
+    merge: options.MergersOption = None,
+    keep: options.SharesOption = None,
     quantize: options.QuantizeOption = "auto",
     device: options.DeviceOption = None,
     dtype: options.DtypeOption = "auto",
@@ -99,8 +83,8 @@ def evaluate(
     chosen = get_task(task)
     rows = chosen.read(questions)
     counts: list[int] = tokens_per_frame or []
-    merges, kept = merge.split(",") if merge else [], keep.split(",") if keep else []
-    ways = merge_ways(merges, counts=counts, keep=kept)
+    merges = options.listed(merge)
+    ways = merge_ways(merges, counts=counts, keep=options.listed(keep))
     assistant = load_assistant(
         output,
         model=model,

@@ -28,6 +28,8 @@ def load_assistant(
     dtype: options.Dtype,
     quantize: options.Quantization,
     tokens_per_frame: int | None = None,
+    merge: str | None = None,
+    keep: str | None = None,
     frames: int | None = None,
     announce: bool = True,
     stream: "FrameStream | None" = None,
@@ -39,7 +41,9 @@ def load_assistant(
     which is opened, and an error in it raised, before the weights are read. `questions`: that will be
     asked, and are checked as early.
     """
-    choice = check_model(model, device=device, tokens_per_frame=tokens_per_frame)
+    # With `merge` it need not be a square.
+    square = None if merge else tokens_per_frame
+    choice = check_model(model, device=device, tokens_per_frame=square)
     output.progress("load", 0, 0)
     from crosslmm.inference.assistant import load  # torch, which takes seconds
 
@@ -50,7 +54,13 @@ def load_assistant(
         device=device, dtype=dtype, quantize=quantize, tokens_per_frame=tokens_per_frame
     )
     assistant = load(
-        choice.name, frames=frames, questions=questions, on_notice=output.notice, **chosen
+        choice.name,
+        merge=merge,
+        keep=keep,
+        frames=frames,
+        questions=questions,
+        on_notice=output.notice,
+        **chosen,
     )
     output.progress("load", 1, 1)
     if announce and choice.origin == "built-in":
@@ -65,7 +75,6 @@ def open_session(
     sampling: Sampling,
     *,
     origin: catalog.Origin,
-    merge: str | None = None,
     **keywords: Any,
 ) -> Any:
     """The video decoded, encoded and prefilled, with what there is to say of it.
@@ -77,7 +86,6 @@ def open_session(
         session = assistant.open_video(
             video,
             sampling,
-            merge=merge,
             allow_unfamiliar=origin != "built-in",
             on_progress=output.progress,
             **keywords,
@@ -88,7 +96,7 @@ def open_session(
     if origin == "built-in":  # of footage that it knows
         output.notice("answered by the built-in demo model, which knows synthetic shape clips only")
     output.notice(session.summary)
-    if merge is not None:
+    if session.merged is not None:
         output.notice(session.merged)
     for warning in session.warnings:
         output.notice(f"warning: {warning}")

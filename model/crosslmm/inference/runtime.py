@@ -9,8 +9,9 @@ import torch
 
 from crosslmm.checkpoints import catalog
 from crosslmm.device import device_name
+from crosslmm.errors import UsageError
 from crosslmm.inference.footage import FootageCheck, read_check
-from crosslmm.merging import TokenBudget
+from crosslmm.merging import MERGERS, TokenBudget, choose_budget
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.processing_crosslmm import CrossLMMProcessor
 from crosslmm.versions import library_versions
@@ -26,6 +27,7 @@ class Runtime:
     - name: as it was given to `load`; folder: of the checkpoint, None for a model made in memory;
       adapter: of the one that was applied to it.
     - load_seconds: what loading took.
+    - merging: of all videos where nothing else is asked for; None for none.
     - on_notice: called with a line of text when something is done otherwise than asked.
     """
 
@@ -37,6 +39,7 @@ class Runtime:
     adapter: Path | None = None
     quantization: str = "none"
     load_seconds: float = 0.0
+    merging: TokenBudget | None = None
     on_notice: Notice | None = None
     _told_of_images: bool = field(default=False, init=False)
 
@@ -51,7 +54,27 @@ class Runtime:
     @property
     def budget(self) -> TokenBudget:
         """How many tokens the language model reads of a video when nothing else is asked for."""
-        return TokenBudget(self.tokens_per_frame)
+        return self.merging or TokenBudget(self.tokens_per_frame)
+
+    def choose_budget(
+        self,
+        *,
+        tokens_per_frame: int | None = None,
+        merge: str | None = None,
+        keep: str | int | None = None,
+    ) -> TokenBudget:
+        """`budget` with what is asked for instead; see `merging.choose_budget`. Raises UsageError."""
+        config = self.model.config
+        return choose_budget(
+            self.budget,
+            trained=config.tokens_per_frame,
+            patches=config.patches_per_frame,
+            methods=MERGERS,
+            tokens_per_frame=tokens_per_frame,
+            merge=merge,
+            keep=keep,
+            error=UsageError,
+        )
 
     @property
     def default_frames(self) -> int:

@@ -94,8 +94,10 @@ class VideoSession:
         return summary(tuple(frame.time for frame in self.frames), self.source)
 
     @property
-    def merged(self) -> str:
-        """`folder: 32 of 288 tokens kept`"""
+    def merged(self) -> str | None:
+        """`folder: 32 of 288 tokens kept`; None where nothing is merged."""
+        if self._budget.merge is None:
+            return None
         all_tokens = len(self.frames) * self._budget.pooled
         return f"{self._budget.merge}: {self.visual_tokens:,} of {all_tokens:,} tokens kept"
 

@@ -49,11 +49,17 @@ MERGERS: dict[str, Callable[[], Merger]] = {
 }
 
 
-def check_count(method: str, *, frames: int, pooled: int, count: int) -> None:
-    """Raise ValueError where a method in `MERGERS` cannot merge the `pooled` tokens of each of so many
-    frames to exactly `count`."""
-    if isinstance(MERGERS[method](), AreaMerger):
-        cells_per_frame(frames, pooled, count)
+def check_count(budget: TokenBudget, frames: int, *, error: type[Exception] = ValueError) -> None:
+    """Raise `error` where the method of a budget cannot merge the tokens of so many frames to what is
+    kept of them."""
+    if budget.merge is None or not isinstance(MERGERS[budget.merge](), AreaMerger):
+        return
+    try:
+        cells_per_frame(frames, budget.pooled, budget.count(frames))
+    except ValueError as problem:
+        raise error(
+            f"`merge` {budget.merge} keeps a square number of tokens of each frame: {problem}"
+        ) from None
 
 
 def merge_tokens(
