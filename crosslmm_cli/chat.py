@@ -6,15 +6,14 @@ from typing import Annotated, Any
 import typer
 
 from crosslmm.checkpoints import catalog, settings
-from crosslmm.errors import UsageError
 from crosslmm.limits import FILE_TIMEOUT, MAX_PIXELS
-from crosslmm.merging import MERGERS, check_merging
 from crosslmm.options import MAX_NEW_TOKENS, GenerationKeywords, Sampling, check_generation
 from crosslmm_cli import options
 from crosslmm_cli.dialogue import COMMANDS, Dialogue
 from crosslmm_cli.inputs import check_video
 from crosslmm_cli.line_editor import read_lines
 from crosslmm_cli.loading import decode_ahead, load_assistant, open_session
+from crosslmm_cli.merging import choose_merging
 from crosslmm_cli.output import Output
 
 
@@ -53,8 +52,8 @@ def chat(
         max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
     )
     check_generation(**generation)
-    check_merging(
-        merge=merge, keep=keep, tokens_per_frame=tokens_per_frame, methods=MERGERS, error=UsageError
+    merging = choose_merging(
+        output, model, tokens_per_frame=tokens_per_frame, merge=merge, keep=keep
     )
     sampling = Sampling(
         frames=frames,
@@ -76,9 +75,7 @@ def chat(
             device=device,
             dtype=dtype,
             quantize=quantize,
-            tokens_per_frame=tokens_per_frame,
-            merge=merge,
-            keep=keep,
+            **merging,
             frames=sampling.most_frames,
             announce=False,
             stream=first,

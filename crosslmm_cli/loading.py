@@ -10,6 +10,7 @@ from crosslmm.errors import CheckpointError, UnfamiliarFootage, UsageError, Vide
 from crosslmm.merging import check_tokens_per_frame
 from crosslmm.options import Sampling, check_device
 from crosslmm_cli import options
+from crosslmm_cli.merging import recommend_for
 from crosslmm_cli.output import Output
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def load_assistant(
     quantize: options.Quantization,
     tokens_per_frame: int | None = None,
     merge: str | None = None,
-    keep: str | None = None,
+    keep: str | int | None = None,
     frames: int | None = None,
     announce: bool = True,
     stream: "FrameStream | None" = None,
@@ -98,6 +99,7 @@ def open_session(
     output.notice(session.summary)
     if session.merged is not None:
         output.notice(session.merged)
+    recommend_for(output, assistant.name, session)
     for warning in session.warnings:
         output.notice(f"warning: {warning}")
     return session

@@ -140,7 +140,7 @@ MergeOption = Annotated[
         "--merge",
         metavar="NAME",
         autocompletion=completion.mergers,
-        help=f"Merge the tokens of all frames to fewer: {', '.join(MERGERS)}.",
+        help=f"Merge the tokens of all frames to fewer: {', '.join(MERGERS)}; none: all tokens.",
     ),
 ]
 MergersOption = Annotated[

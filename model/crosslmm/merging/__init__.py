@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from crosslmm.merging.baselines import RandomMerger, UniformMerger
-from crosslmm.merging.budget import TokenBudget, check_merging, choose_budget
+from crosslmm.merging.budget import TokenBudget, check_merging, choose_budget, parse_share
 from crosslmm.merging.cells import AreaMerger, WeightedMerger, cells_per_frame
 from crosslmm.merging.folder import FolderMerger
 from crosslmm.merging.grid import (
@@ -37,6 +37,7 @@ __all__ = [
     "grid_side",
     "merge_tokens",
     "nearest_cells",
+    "parse_share",
     "pool_tokens",
 ]
 
