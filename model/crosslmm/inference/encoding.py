@@ -125,7 +125,10 @@ class FrameEncoder:
             visual = VisualTokens(embeds=self._embeds.joined()[None], features=features)
         else:
             with torch.inference_mode(), memory_errors():
-                merged = self._merger.finish(self._budget.count(self._added))
+                # Of fewer frames than expected as many of each as of the others, so that a method that
+                # needs a square number still has one.
+                planned = self._budget.count(self._frames)
+                merged = self._merger.finish(planned * self._added // self._frames)
             visual = RaggedTokens.of(
                 [merged],
                 frames=[self._added],
