@@ -1,6 +1,5 @@
 """`crosslmm chat`: a dialogue about a video."""
 
-import sys
 from typing import Annotated, Any
 
 import typer
@@ -9,9 +8,9 @@ from crosslmm.checkpoints import catalog, settings
 from crosslmm.limits import FILE_TIMEOUT, MAX_PIXELS
 from crosslmm.options import MAX_NEW_TOKENS, GenerationKeywords, Sampling, check_generation
 from crosslmm_cli import options
-from crosslmm_cli.dialogue import COMMANDS, Dialogue
+from crosslmm_cli.dialogue import HELP, Dialogue
 from crosslmm_cli.inputs import check_video
-from crosslmm_cli.line_editor import read_lines
+from crosslmm_cli.line_editor import is_typed, read_lines
 from crosslmm_cli.loading import decode_ahead, load_assistant, open_session
 from crosslmm_cli.merging import choose_merging
 from crosslmm_cli.output import Output
@@ -44,7 +43,7 @@ def chat(
 ) -> None:
     """Talk about a video or an image.
 
-    Each question sees those before; /help lists commands. In a terminal Alt-Enter begins a new line,
+    Each question sees those before; /help lists commands. In a terminal Alt+Enter begins a new line,
     and Ctrl-C stops an answer. Questions can also be piped in, one per line.
     """
     output = Output(as_json=as_json, quiet=quiet, progress=not no_progress)
@@ -91,7 +90,7 @@ def chat(
                 stream=first if path == video else None,
             )
 
-        lines = read_lines(COMMANDS, history=settings.home() / "chat_history")
-        failed = Dialogue(output, open_video, video, generation).run(lines)
-    if failed and not sys.stdin.isatty():
+        lines = read_lines(HELP, history=settings.home() / "chat_history")
+        failed = Dialogue(output, open_video, video, generation, typed=is_typed()).run(lines)
+    if failed and not is_typed():
         raise typer.Exit(failed)

@@ -1,9 +1,10 @@
 """The loop of `crosslmm chat`: what is typed, answered as it is generated, and the commands in it."""
 
 import json
-import shlex
+import os
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,20 @@ from crosslmm.options import GenerationKeywords
 from crosslmm_cli.interrupt import defer_first_interrupt
 from crosslmm_cli.output import Output
 
-COMMANDS = {
+HELP = {
     "/frames": "Show the times of the frames.",
-    "/open": "Talk about another video: /open FILE.",
-    "/save": "Write the dialogue to a file, Markdown or JSON by its ending: /save FILE.",
+    "/open FILE": "Talk about another video.",
+    "/save FILE": "Save the dialogue as Markdown (.md) or JSON (.json).",
     "/undo": "Drop the last question and its answer.",
     "/help": "Show these commands.",
     "/exit": "Leave; so does Ctrl-D.",
 }
+_TAKES_FILE = {usage.split()[0]: "FILE" in usage for usage in HELP}
 
 
 class Dialogue:
-    """A dialogue about a video, and later about others. `open_video`: from a path to a session."""
+    """A dialogue about a video, and later about others. `open_video`: from a path to a session.
+    `typed`: by a person, so that Ctrl-C stops an answer and not the dialogue."""
 
     def __init__(
         self,
@@ -32,11 +35,14 @@ class Dialogue:
         open_video: Callable[[str], Any],
         video: str,
         generation: GenerationKeywords,
+        *,
+        typed: bool,
     ) -> None:
         self._output = output
         self._open_video = open_video
         self._video = video
         self._generation = generation
+        self._typed = typed
         self._session: Any = None
         self._chat: Any = None
 
@@ -44,6 +50,8 @@ class Dialogue:
         """Answer line after line; returns the exit code, 1 where one had no answer. Raises what opening
         the video raises."""
         self._open(self._video)
+        if self._typed:
+            self._output.notice("/help lists commands; Ctrl-D leaves")
         failed = False
         for line in lines:
             line = line.strip()
@@ -68,7 +76,7 @@ class Dialogue:
     def _ask(self, question: str) -> None:
         output, stop = self._output, threading.Event()
         response = self._chat.stream(question, **self._generation)
-        with defer_first_interrupt(stop.set):
+        with defer_first_interrupt(stop.set) if self._typed else nullcontext():
             for piece in response:
                 if not output.as_json:
                     output.text(piece, end="")
@@ -84,20 +92,16 @@ class Dialogue:
             output.text("")
 
     def _command(self, line: str) -> None:
-        name, _, rest = line.partition(" ")
-        try:
-            given = shlex.split(rest)
-        except ValueError as error:
-            raise UsageError(f"{name}: {error}") from None
-        takes = 1 if name in ("/open", "/save") else 0
-        if name not in COMMANDS:
+        name, _, file = line.partition(" ")
+        file = _unquoted(file.strip())
+        if name not in _TAKES_FILE:
             raise UsageError(f"{name}: no such command; /help lists them")
-        if len(given) != takes:
-            raise UsageError(f"{name} takes {'one file' if takes else 'nothing more'}")
+        if bool(file) is not _TAKES_FILE[name]:
+            raise UsageError(f"{name} takes {'nothing more' if file else 'a file'}")
         if name == "/open":
-            self._open(given[0])
+            self._open(os.path.expanduser(file))
         elif name == "/save":
-            self._save(Path(given[0]).expanduser())
+            self._save(Path(os.path.expanduser(file)))
         elif name == "/frames":
             session = self._session
             self._output.notice(session.summary, always=True)
@@ -108,21 +112,33 @@ class Dialogue:
             said = "nothing to undo" if question is None else f"dropped: {question}"
             self._output.notice(said, always=True)
         else:
-            for command, what in COMMANDS.items():
-                self._output.notice(f"{command:<8} {what}", always=True)
+            for usage, what in HELP.items():
+                self._output.notice(f"{usage:<10}  {what}", always=True)
 
     def _save(self, path: Path) -> None:
         if path.suffix not in (".md", ".json"):
             raise UsageError(f"{path}: give a file that ends in .md or .json")
-        if path.exists() or path.is_symlink():
+        if os.path.lexists(path):
             raise UsageError(f"{path}: is there already; give another name")
         record = {"video": self._video, **self._chat.as_dict()}
         if path.suffix == ".json":
             text = json.dumps(record, ensure_ascii=False, indent=2) + "\n"
         else:
             text = _markdown(record)
-        atomic_write(path, text.encode())
+        try:
+            # A name of a file that is not UTF-8 is escaped, as JSON does.
+            atomic_write(path, text.encode("utf-8", "backslashreplace"))
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UsageError(f"{path}: cannot be written ({reason})") from None
         self._output.notice(f"saved to {path}", always=True)
+
+
+def _unquoted(name: str) -> str:
+    """A name with spaces may stand in quotation marks, and need not."""
+    if len(name) > 1 and name[0] == name[-1] and name[0] in "'\"":
+        return name[1:-1]
+    return name
 
 
 def _markdown(record: dict[str, Any]) -> str:

@@ -3,8 +3,10 @@
 import codecs
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from crosslmm.errors import UsageError, VideoError
 from crosslmm.files import read_regular, read_text
@@ -29,10 +31,7 @@ def read_questions(questions: list[str]) -> list[str]:
     """The questions as text, `-` replaced by what stdin holds."""
     if questions.count("-") > 1:
         raise UsageError("-: stdin holds one question only")
-    try:
-        read = [_read_stdin_text() if question == "-" else question for question in questions]
-    except UnicodeDecodeError as error:
-        raise UsageError(f"-: stdin is not {error.encoding} text") from None
+    read = [_read_stdin_text() if question == "-" else question for question in questions]
     # Bytes that are not UTF-8, perhaps a file name: the tokenizer takes text only.
     texts = [text.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for text in read]
     stripped = [text.strip() for text in texts]
@@ -76,6 +75,14 @@ def read_paths(paths: list[str], from_file: str | None) -> list[str]:
     return found
 
 
+def read_stdin_lines() -> Iterator[str]:
+    """The lines of stdin, without their ends, as they come."""
+    with _stdin_text() as stdin:
+        while line := stdin.readline(MAX_TEXT_BYTES + 1):
+            check_length(len(line), MAX_TEXT_BYTES, "a line of stdin")
+            yield line.rstrip("\n")
+
+
 def read_prompt(prompt: str | None, file: Path | None) -> str | None:
     """The prompt given as text or in a file; None where neither is."""
     if prompt is not None and file is not None:
@@ -90,21 +97,34 @@ def read_prompt(prompt: str | None, file: Path | None) -> str | None:
         raise UsageError(f"{file}: the prompt is {error}") from None
 
 
+@contextmanager
+def _stdin_text() -> Iterator[TextIO]:
+    """stdin; inside, UsageError for what is no text in the locale's encoding."""
+    if hasattr(sys.stdin, "reconfigure"):
+        sys.stdin.reconfigure(errors="strict")  # in the C locale Python lets such bytes pass
+    try:
+        yield sys.stdin
+    except UnicodeDecodeError as error:
+        raise UsageError(f"stdin is not {error.encoding} text") from None
+
+
 def _read_stdin_text() -> str:
-    text = sys.stdin.read(MAX_TEXT_BYTES + 1)
-    _check_length(len(text), MAX_TEXT_BYTES)
+    with _stdin_text() as stdin:
+        text = stdin.read(MAX_TEXT_BYTES + 1)
+    check_length(len(text), MAX_TEXT_BYTES)
     return text
 
 
 def _read_stdin_list() -> bytes:
     data = sys.stdin.buffer.read(MAX_LIST_BYTES + 1)
-    _check_length(len(data), MAX_LIST_BYTES)
+    check_length(len(data), MAX_LIST_BYTES)
     return data
 
 
-def _check_length(length: int, most: int) -> None:
+def check_length(length: int, most: int, what: str = "-: stdin") -> None:
+    """Raises UsageError for more than is read of it."""
     if length > most:
-        raise UsageError(f"-: stdin holds over {most >> 20} MiB, the most that is read of it")
+        raise UsageError(f"{what} holds over {most >> 20} MiB, the most that is read of it")
 
 
 def _split_list(data: bytes) -> list[str]:

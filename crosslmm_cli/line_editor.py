@@ -2,21 +2,37 @@
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from crosslmm.limits import MAX_TEXT_BYTES
+from crosslmm_cli.inputs import check_length, read_stdin_lines
 from crosslmm_cli.interrupt import released_interrupt
 
+if TYPE_CHECKING:
+    from prompt_toolkit.completion import Completer
+    from prompt_toolkit.history import History
 
-def read_lines(commands: Mapping[str, str], *, history: Path) -> Iterator[str]:
-    """Until Ctrl-D, or the end of stdin. A line that ends in a backslash goes on in the next one."""
-    if sys.stdin.isatty() and sys.stderr.isatty():
+
+def is_typed() -> bool:
+    """Whether a person types the lines, in a terminal."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def read_lines(commands: Iterable[str], *, history: Path) -> Iterator[str]:
+    """Until Ctrl-D, or the end of stdin. A line that ends in a backslash goes on in the next one.
+
+    commands: what completion knows, such as `/exit`, or `/open FILE` of one that takes a file. Raises
+    UsageError for what is no text in stdin, and for over `MAX_TEXT_BYTES` characters.
+    """
+    if is_typed():
         yield from _typed(commands, history)
         return
     whole = ""
-    while line := sys.stdin.readline(MAX_TEXT_BYTES):
-        whole += line.rstrip("\n")
+    for line in read_stdin_lines():
+        whole += line
+        check_length(len(whole), MAX_TEXT_BYTES, "a line of stdin")
         if whole.endswith("\\"):
             whole = whole[:-1] + "\n"
             continue
@@ -26,10 +42,8 @@ def read_lines(commands: Mapping[str, str], *, history: Path) -> Iterator[str]:
         yield whole
 
 
-def _typed(commands: Mapping[str, str], history: Path) -> Iterator[str]:
+def _typed(commands: Iterable[str], history: Path) -> Iterator[str]:
     from prompt_toolkit import PromptSession
-    from prompt_toolkit.completion import NestedCompleter, PathCompleter
-    from prompt_toolkit.history import FileHistory
     from prompt_toolkit.key_binding import KeyBindings
     from prompt_toolkit.output import ColorDepth, create_output
 
@@ -39,11 +53,9 @@ def _typed(commands: Mapping[str, str], history: Path) -> Iterator[str]:
     def _(event: object) -> None:
         event.current_buffer.insert_text("\n")  # type: ignore[attr-defined]
 
-    history.parent.mkdir(parents=True, exist_ok=True)
-    paths = {"/open": PathCompleter(expanduser=True), "/save": PathCompleter(expanduser=True)}
     session: PromptSession[str] = PromptSession(
-        history=FileHistory(str(history)),
-        completer=NestedCompleter.from_nested_dict({each: paths.get(each) for each in commands}),
+        history=_history(history),
+        completer=completer(commands),
         complete_while_typing=False,
         key_bindings=keys,
         output=create_output(stdout=sys.stderr),  # stdout has answers only
@@ -66,3 +78,39 @@ def _typed(commands: Mapping[str, str], history: Path) -> Iterator[str]:
             continue
         yield whole
         whole = ""
+
+
+def _history(file: Path) -> "History":
+    """Of earlier dialogues too, where they can be kept."""
+    from prompt_toolkit.history import InMemoryHistory
+
+    from crosslmm_cli.chat_history import ChatHistory
+
+    try:
+        return ChatHistory.open(file)
+    except OSError as error:
+        print(f"{file}: {error.strerror}; this dialogue has no history", file=sys.stderr)
+        return InMemoryHistory()
+
+
+def completer(commands: Iterable[str]) -> "Completer":
+    """Completes commands, and the files of those that take one."""
+    from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
+    from prompt_toolkit.document import Document
+
+    files = PathCompleter(expanduser=True)
+    names = {usage.split()[0]: " " in usage for usage in commands}
+
+    class Commands(Completer):
+        def get_completions(
+            self, document: Document, complete_event: CompleteEvent
+        ) -> Iterable[Completion]:
+            text = document.text_before_cursor
+            name, space, file = text.partition(" ")
+            if not space:
+                found = (each for each in names if text and each.startswith(text))
+                yield from (Completion(each, -len(text)) for each in found)
+            elif names.get(name):
+                yield from files.get_completions(Document(file), complete_event)
+
+    return Commands()

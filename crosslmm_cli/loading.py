@@ -97,7 +97,9 @@ def open_session(
     if origin == "built-in":  # of footage that it knows
         output.notice("answered by the built-in demo model, which knows synthetic shape clips only")
     output.notice(session.summary)
-    if session.merged is not None:
+    if session.reused:
+        output.notice(session.reused)
+    if session.merged:
         output.notice(session.merged)
     recommend_for(output, assistant.name, session)
     for warning in session.warnings:

@@ -87,5 +87,5 @@ def recommend(output: Output, model: str) -> None:
 
 def recommend_for(output: Output, model: str, session: Any) -> None:
     """As `recommend`, for a video whose tokens are many."""
-    if session.merged is None and session.visual_tokens > _MANY_TOKENS:
+    if not session.merged and session.visual_tokens > _MANY_TOKENS:
         recommend(output, model)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, Task, TaskID
 
 # Text from a model or a file must not control the terminal: C0 and C1 codes but newline and tab.
-_CONTROL_CODES = {
+CONTROL_CODES = {
     code: None for code in (*range(32), 127, *range(128, 160)) if chr(code) not in "\n\t"
 }
 # Those that JSON lets stand as they are.
@@ -140,7 +140,7 @@ class Output:
     def text(self, text: str, *, end: str = "\n") -> None:
         """A result, or a piece of one, shown at once."""
         self.finish_progress()
-        self._stdout.write((text.translate(_CONTROL_CODES) if self.on_terminal else text) + end)
+        self._stdout.write((text.translate(CONTROL_CODES) if self.on_terminal else text) + end)
         self._stdout.flush()
 
     def record(self, record: Mapping[str, Any]) -> None:
@@ -198,7 +198,7 @@ class Output:
                 min_width=first_width if column == 0 and first_width else None,
             )
         for row in rows[1:] if header else rows:
-            table.add_row(*(Text(cell.translate(_CONTROL_CODES)) for cell in row))
+            table.add_row(*(Text(cell.translate(CONTROL_CODES)) for cell in row))
         Console(file=self._stdout).print(table)
 
     def notice(self, text: str, *, always: bool = False) -> None:
@@ -213,7 +213,7 @@ class Output:
     def traceback(self, error: BaseException) -> None:
         self.finish_progress()
         lines = "".join(traceback.format_exception(error))
-        print(lines.translate(_CONTROL_CODES), end="", file=sys.stderr, flush=True)
+        print(lines.translate(CONTROL_CODES), end="", file=sys.stderr, flush=True)
 
     def confirm(self, question: str, *, default: bool = False) -> bool:
         """A yes or no from stdin; the question goes to stderr, again until one of them is given.
@@ -252,7 +252,7 @@ class Output:
 
     @hold_interrupt()
     def _to_stderr(self, text: str) -> None:
-        text = text.translate(_CONTROL_CODES)
+        text = text.translate(CONTROL_CODES)
         progress = _display.progress
         if progress is not None:
             text = _wrap(text, progress.console.width)

@@ -179,7 +179,7 @@ def _show_plan(output: Output, plan: "RunPlan") -> None:
     output.notice(
         f"{plan.samples:,} samples, {plan.steps:,} steps, batch size {recipe.batch_size} "
         f"({recipe.device_batch_size} per device × {plan.accumulation} accumulation steps × "
-        f"{plan.devices} {plan.device})"
+        f"{plan.devices} {plan.device}), computed in {recipe.precision}"
     )
     for note in plan.notes:
         output.notice(note)

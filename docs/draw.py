@@ -47,6 +47,10 @@ class Picture:
         drawn = file.read_bytes() if file.exists() else b""
         return {"from": _hash(self.source().encode()), "file": _hash(drawn)}
 
+    def is_stale(self) -> bool:
+        drawn = json.loads(DRAWN.read_text("utf-8")) if DRAWN.exists() else {}
+        return bool(drawn.get(self.name) != self.state())
+
 
 @dataclass(frozen=True)
 class Table:
@@ -130,8 +134,7 @@ PICTURES = (
 
 
 def stale_pictures() -> list[Picture]:
-    drawn = json.loads(DRAWN.read_text("utf-8")) if DRAWN.exists() else {}
-    return [picture for picture in PICTURES if drawn.get(picture.name) != picture.state()]
+    return [picture for picture in PICTURES if picture.is_stale()]
 
 
 def stale_tables() -> list[Table]:

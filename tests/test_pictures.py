@@ -34,7 +34,8 @@ def test_what_is_stale_is_noticed(docs: Any, monkeypatch: pytest.MonkeyPatch) ->
     rows[0]["first_token_s"] *= 2
     monkeypatch.setattr(docs, "_rows", lambda record: rows)
     assert [each.record for each in docs.stale_tables()][:1] == [table.record]
-    assert "against_llava_onevision.png" in [each.name for each in docs.stale_pictures()]
+    drawn_from_it = {each.name: each for each in docs.PICTURES}["against_llava_onevision.png"]
+    assert drawn_from_it.is_stale()
 
 
 def test_a_picture_of_another_content_is_stale(docs: Any, tmp_path: Path) -> None:

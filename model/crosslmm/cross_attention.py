@@ -132,13 +132,14 @@ class GatedCrossAttention(nn.Module):
     def is_open(self) -> bool:
         """False where the gate is exactly zero and cannot be asked for a gradient: nothing to do.
 
-        Reading a gate waits for its device, so the answer is kept until the gate is written to.
+        Reading a gate waits for a GPU, so its answer is kept until the gate is written to; of what is
+        written to `gate.data` it learns by `train` or `eval`.
         """
         if self.gate.is_meta or (torch.is_grad_enabled() and self.gate.requires_grad):
             return True
         if torch.compiler.is_compiling():
             return True  # a graph has both cases in it: what a closed gate lets through is zero
-        if self.gate.is_inference():
+        if self.gate.is_cpu or self.gate.is_inference():
             return bool(self.gate.item() != 0)
         seen = self._gate_seen
         if seen is None or seen[:2] != (self.gate.data_ptr(), self.gate._version):

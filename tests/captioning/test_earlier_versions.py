@@ -35,7 +35,7 @@ MODEL_LINES = r"""
 
 SUMMARY = [
     *("total", "captioned", "failed", "kept", "kept_failures", "copies", "no_videos", "stopped"),
-    *("seconds", "failures", "shares"),
+    *("seconds", "failures", "linked_folders", "shares"),
 ]
 
 

@@ -108,7 +108,9 @@ def test_failures_come_as_they_happen_and_verbose_names_every_video(
 ) -> None:
     (folder / "1.mp4").write_bytes(b"text")
     finished = run("caption", folder, *options, "--batch-size", "1", "--verbose")
-    lines = finished.err.splitlines()
+    lines = [
+        line for line in finished.err.splitlines() if " done, " not in line
+    ]  # a slow machine's
     assert lines[0].startswith(f"{folder}/0.mp4 (2 frames, ")
     assert lines[1] == f"failed: {folder}/1.mp4: this is text, not a video"
     assert lines[2].startswith(f"{folder}/2.mp4 (2 frames, ")

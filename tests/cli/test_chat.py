@@ -2,6 +2,9 @@
 
 import io
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from crosslmm_cli.dialogue import HELP
+from crosslmm_cli.line_editor import completer
 from tests.support.terminal import Terminal
 
 
@@ -16,7 +21,7 @@ def test_a_dialogue_in_a_terminal(clip: Path, endless: Path, tmp_path: Path) -> 
     line = ("chat", clip, "--model", endless, "--frames", 2, "--max-new-tokens", 900)
     environment = {"CROSSLMM_HOME": str(tmp_path / "home"), "PROMPT_TOOLKIT_NO_CPR": "1"}
     with Terminal(*line, **environment) as terminal:
-        terminal.wait_for("one per 1 s")
+        terminal.wait_for("/help lists commands; Ctrl-D leaves")
         terminal.type("/save nothing.txt\r")
         terminal.wait_for("ends in .md or .json")
         terminal.type("who?\r")
@@ -28,10 +33,12 @@ def test_a_dialogue_in_a_terminal(clip: Path, endless: Path, tmp_path: Path) -> 
         terminal.wait_for("nothing to undo")
         terminal.type("half a question")
         terminal.press_ctrl_c()
-        terminal.wait_for("Ctrl-D or /exit to leave")
+        terminal.wait_for(f"{'Ctrl-D or /exit to leave':<80}\n>")  # reads keys by itself again
         terminal.type("\x04")
         assert terminal.wait() == 0
-    assert "who?" in (tmp_path / "home/chat_history").read_text()
+    history = tmp_path / "home/chat_history"
+    assert "who?" in history.read_text()
+    assert history.stat().st_mode & 0o077 == 0, "others can read what was asked"
 
 
 def test_a_dialogue_through_a_pipe(
@@ -43,8 +50,8 @@ def test_a_dialogue_through_a_pipe(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     lines = (
-        "who?\n\nand\\\nthen?\n/frames\n/nonsense\n/open missing.mp4\n/save a b\n"
-        f"/save talk.json\n/save talk.md\n/save talk.md\n/open '{clip}'\n/save new.json\n"
+        "who?\n\nand\\\nthen?\n/frames\n/nonsense\n/open missing.mp4\n/save\n"
+        f"/save talk.json\n/save talk.md\n/save talk.md\n/open '{clip}'\n/save new talk.json\n"
         "/undo\n/help\n/exit\nnever?\n"
     )
     monkeypatch.setattr("sys.stdin", io.StringIO(lines))
@@ -55,11 +62,57 @@ def test_a_dialogue_through_a_pipe(
     assert answers[0]["question"] in answers[1]["prompt"]
     assert done.code == 1, "some lines failed"
     for said in (
-        "/nonsense: no such command", "missing.mp4", "/save takes one file", "is there already",
+        "/nonsense: no such command", "missing.mp4", "/save takes a file", "is there already",
         "saved to talk.json", "nothing to undo", "/exit", "seconds: ",
     ):  # fmt: skip
         assert said in done.err, said
     talk = json.loads(Path("talk.json").read_text())
     assert [each["content"] for each in talk["messages"][::2]] == ["who?", "and\nthen?"]
     assert "> and\n> then?" in Path("talk.md").read_text()
-    assert json.loads(Path("new.json").read_text())["messages"] == []
+    assert json.loads(Path("new talk.json").read_text())["messages"] == []
+
+
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])  # of UTF-8 and of the C locale
+def test_a_pipe_that_is_not_text_is_refused(
+    run: Callable[..., Any],
+    clip: Path,
+    checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    errors: str,
+) -> None:
+    stdin = io.TextIOWrapper(io.BytesIO(b"caf\xe9?\n"), encoding="utf-8", errors=errors)
+    monkeypatch.setattr("sys.stdin", stdin)
+    done = run("chat", clip, "--model", checkpoint, "--frames", 2, "--quiet")
+    assert (done.code, done.out, done.err) == (2, "", "crosslmm: stdin is not utf-8 text\n")
+
+
+def test_commands_and_their_files_are_completed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prompt_toolkit.completion import CompleteEvent
+    from prompt_toolkit.document import Document
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a film.mp4").touch()
+
+    def completed(text: str) -> list[str]:
+        found = completer(HELP).get_completions(Document(text), CompleteEvent())
+        return [text[: len(text) + each.start_position] + each.text for each in found]
+
+    assert completed("/ex") == ["/exit"]
+    assert len(completed("/")) == len(HELP)
+    assert completed("/open a") == ["/open a film.mp4"]
+    assert completed("/undo a") == completed("what a") == completed("") == []
+
+
+def test_stdin_that_is_closed_is_empty() -> None:
+    code = (
+        "import sys; from crosslmm_cli.__main__ import main; main(); print(sys.stdin.read() == '')"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", code, "--version"],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: os.close(0),
+    )
+    assert finished.stdout.endswith("True\n"), finished.stderr

@@ -2,6 +2,8 @@
 
 import ast
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -157,6 +159,26 @@ class TestFailures:
         assert "VideoError: a]0;x.mp4: no such file" in shown.err
         assert "\x1b" not in shown.err
 
+    def test_what_libraries_say_cannot_control_it_either(self) -> None:
+        script = """
+import logging, sys, warnings
+sys.argv = ["crosslmm", "--version", "--debug"]
+from crosslmm_cli.__main__ import main
+main()
+warnings.warn("one\\x1b]0;x\\x07")
+logging.basicConfig()
+logging.warning("two \\x1b[2J%s", "\\x9b")
+try:
+    open("three\\x1b[2J")
+except OSError as error:
+    logging.exception("%s")
+"""
+        done = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=True
+        )
+        assert all(word in done.stderr for word in ("one]0;x", "two [2J", "three"))
+        assert not {"\x1b", "\x07", "\x9b"} & set(done.stderr)
+
     def test_a_closed_pipe_is_not_an_error_even_with_debug(
         self, run: Run, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -211,6 +233,24 @@ class TestAsk:
         assert first["settings"]["dtype"] in ("bfloat16", "float32")
         assert {"crosslmm", "torch", "transformers"} <= set(first["versions"])
 
+    def test_equal_frames_are_encoded_once_and_said(
+        self, run: Run, checkpoint: Path, clip: Path, tmp_path: Path
+    ) -> None:
+        from crosslmm.video.writing import write_frames
+        from tests.support.clips import picture
+
+        held = tmp_path / "held.mp4"  # without loss, so that what is held does not change
+        shots = (picture(number) for number in (1, 1, 1, 2, 2, 2, 2, 3))
+        write_frames(held, shots, fps=4, options={"qp": "0"})
+        options = ["--model", checkpoint, "--max-new-tokens", 2, "--json"]
+        finished = run("ask", held, "what?", *options)
+        assert "encoded 3 of 8 frames: the others equal the one before\n" in finished.err
+        assert json.loads(finished.out)["frames_encoded"] == 3
+        moving = run("ask", clip, "what?", *options)
+        assert "encoded" not in moving.err
+        record = json.loads(moving.out)
+        assert record["frames_encoded"] == len(record["frames"])
+
     def test_the_seed_repeats_the_answer(self, run: Run, checkpoint: Path, clip: Path) -> None:
         def answer(seed: int) -> str:
             return run(
@@ -239,7 +279,7 @@ class TestAsk:
         monkeypatch.setattr("sys.stdin", stdin)
         finished = run("ask", clip, "-", "--model", checkpoint)
         assert finished.code == 2
-        assert finished.err == "crosslmm: -: stdin is not utf-8 text\n"
+        assert finished.err == "crosslmm: stdin is not utf-8 text\n"
 
     def test_a_question_that_is_not_utf_8(self, run: Run, checkpoint: Path, clip: Path) -> None:
         finished = run(

@@ -137,9 +137,9 @@ def test_llava_onevision_is_told_of_a_setting(run, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("tokens", "merged", "said"),
-    [(5000, None, 1), (4000, None, 0), (5000, "folder: 5,000 of 50,000 tokens kept", 0)],
+    [(5000, "", 1), (4000, "", 0), (5000, "folder: 5,000 of 50,000 tokens kept", 0)],
 )
-def test_where_it_matters(tokens: int, merged: str | None, said: int, tmp_path: Path) -> None:
+def test_where_it_matters(tokens: int, merged: str, said: int, tmp_path: Path) -> None:
     write_cached(tmp_path / "hub", "org/llava", kind="llava_onevision")
     lines: list[str] = []
     output: Any = SimpleNamespace(notice=lines.append)

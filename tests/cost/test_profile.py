@@ -173,6 +173,18 @@ def test_many_frame_counts_wrap() -> None:
     )
     assert max(map(len, shown.splitlines())) <= 80
     assert shown.count("Prefill, TMACs") == 6
+    assert shown.count("Frames, 4 tokens each") == 3
+
+
+def test_a_multiple_has_two_figures() -> None:
+    small, large = profile("crosslmm-2b", frames=[8]), profile("crosslmm-7b", frames=[8])
+    ratio = small.rows[0].token.total / large.rows[0].token.total
+    line = comparison_text(small, large).splitlines()[-2]
+    assert line.split()[-1] == f"{ratio:#.2g}x"
+    tiny = profile("demo", frames=[8])
+    ratio = large.rows[0].prefill.total / tiny.rows[0].prefill.total
+    line = comparison_text(large, tiny).splitlines()[-3]
+    assert line.split()[-1] == f"{ratio:,.0f}x", "no exponent"
 
 
 def test_csv(run) -> None:
@@ -222,7 +234,7 @@ def test_unmerged_is_the_model_without_its_savings() -> None:
     assert row.prefill.total > 10 * first.rows[0].prefill.total
     *_, prefill, token, memory = comparison_text(first, other).splitlines()
     ratio = first.rows[0].prefill.total / row.prefill.total
-    assert prefill.split() == ["prefill", f"{ratio:.2g}x"]
+    assert prefill.split() == ["prefill", f"{ratio:#.2g}x"]
     assert [line.split()[-1][-1] for line in (token, memory)] == ["x", "x"]
 
 

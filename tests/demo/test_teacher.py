@@ -1,12 +1,15 @@
 """A teacher made of the built-in model: what is tuned, and its two forms."""
 
+import io
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from transformers import LlavaOnevisionForConditionalGeneration
+from transformers.utils import logging
 
 from crosslmm.checkpoints import catalog
 from crosslmm.checkpoints.headers import part_of
@@ -24,9 +27,14 @@ CPU = torch.device("cpu")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    folder = train_teacher(tmp_path_factory.mktemp("teacher") / "run", short=True)
+    said = io.StringIO()
+    logging.enable_progress_bar()
+    with redirect_stderr(said):
+        folder = train_teacher(tmp_path_factory.mktemp("teacher") / "run", short=True)
     torch.set_num_threads(threads)
     assert folder is not None
+    assert said.getvalue() == "", "bars of transformers"
+    assert logging.is_progress_bar_enabled()
     return folder
 
 

@@ -1,8 +1,10 @@
 """Videos that are handed over in memory, several questions at once, and how results show themselves."""
 
 import io
+import itertools
 import json
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import crosslmm
 from crosslmm.errors import UsageError, VideoError
 from crosslmm.inference import given
 from crosslmm.inference.assistant import Assistant
+from crosslmm.prompts import inputs
 from tests.checkpoints.test_llava_onevision import write_checkpoint
 
 
@@ -76,10 +79,36 @@ def test_an_endless_file_object_is_not_copied_for_ever(
     assistant: Assistant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(given, "MAX_FILE_OBJECT_BYTES", 2**22)
+    monkeypatch.setattr(given, "MAX_GIVEN_BYTES", 2**22)
     with pytest.raises(VideoError, match=r"^\(file object\): holds over 0.\d+ GiB, the most that"):
         assistant.open_video(Endless())
     assert not list(tmp_path.iterdir())
+
+
+class Dripping(io.RawIOBase):
+    def read(self, size: int = -1) -> bytes:
+        time.sleep(0.01)
+        return b"\0"
+
+
+def test_a_file_object_that_drips_has_the_time_of_a_file(assistant: Assistant) -> None:
+    with pytest.raises(VideoError, match=r"\(file object\): reading took over 0.1 s"):
+        assistant.open_video(Dripping(), file_timeout=0.1)
+
+
+def test_an_endless_iterator_of_frames_is_not_taken_for_ever(
+    assistant: Assistant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert len(assistant.open_video(iter(frames(3)), fps=1).frames) == 3
+    monkeypatch.setattr(inputs, "MAX_GIVEN_BYTES", 2**20)
+    image = Image.new("RGB", (64, 64))
+    for endless in (itertools.repeat(frames(1)[0]), itertools.repeat(image)):
+        with pytest.raises(UsageError, match=r"an iterator gave over 0.\d+ GiB of frames"):
+            assistant.open_video(endless, fps=1)
+    many = [f"{assistant.processor.video_token}{word}?" for word in ("what", "why")]
+    for endless in (itertools.repeat(frames(1)), itertools.repeat("clip.mp4")):
+        with pytest.raises(ValueError, match="an iterator gave over"):
+            assistant.processor(text=many, videos=endless)
 
 
 def test_frames_in_memory_are_chosen_by_time_and_number(assistant: Assistant) -> None:

@@ -56,12 +56,20 @@ def test_a_decoding_step_takes_less_memory_than_the_features() -> None:
     assert peak.bytes < features.nbytes / 4
 
 
-def test_a_gate_that_a_fused_optimizer_opens_is_seen_open() -> None:
-    """It writes to weights without raising the version that tells of writing."""
-    branch = tiny_model(gates=False).model.cross_attention_layers["1"].t2v
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("way", ["fused", "data"])
+def test_a_gate_that_is_opened_without_a_trace_is_seen_open(device: str, way: str) -> None:
+    """A fused optimizer and `gate.data` write without raising the version that tells of writing."""
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    branch = tiny_model(gates=False).model.cross_attention_layers["1"].t2v.to(device)
     with torch.no_grad():
         assert not branch.is_open
-    branch.gate.grad = torch.ones(1)
-    torch.optim.AdamW([branch.gate], fused=True).step()
+    if way == "fused":
+        branch.gate.grad = torch.ones(1, device=device)
+        torch.optim.AdamW([branch.gate], fused=True).step()
+    else:
+        branch.gate.data.fill_(1.0)
     with torch.no_grad():
+        assert device == "cuda" or branch.is_open
         assert branch.train().is_open

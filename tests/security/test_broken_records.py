@@ -175,6 +175,15 @@ def test_questions_that_are_nested_too_deeply(tmp_path: Path) -> None:
         read_questions(path)
 
 
+@pytest.mark.parametrize("tolerance", ["Infinity", "NaN", "-1", "1e400", "9" * 400, "true", '"2"'])
+def test_a_tolerance_that_makes_any_time_right(tmp_path: Path, tolerance: str) -> None:
+    row = '{"video": "a.mp4", "type": "when", "question": "When?", "answer": "3.0 s", "tolerance": '
+    path = tmp_path / "questions.jsonl"
+    path.write_text(f"{row}0.5}}\n{row}{tolerance}}}\n")
+    with pytest.raises(UsageError, match=r"line 2: tolerance .* is not a number of seconds"):
+        read_questions(path)
+
+
 @pytest.mark.parametrize("text", ["", '{"default": "de', DEEP, "[]", "7"])
 def test_damaged_settings_are_named(home: Path, run: Run, text: str) -> None:
     home.mkdir(parents=True)

@@ -387,9 +387,12 @@ class TestCommand:
     ) -> None:
         options = ("--set", "steps=2", "--set", "batch_size=1", "--set", "frames=2")
         options += ("--set", "workers=0", "--set", "distill.answer_tokens=4")
-        common = ("--teacher", start, "--videos", videos, "--out", tmp_path / "run", *options)
+        given = Path(shutil.copytree(videos, tmp_path / "given"))
+        (given / "all").symlink_to("/", target_is_directory=True)
+        common = ("--teacher", start, "--videos", given, "--out", tmp_path / "run", *options)
         shown = run("train", "distill", *common, "--dry-run")
         assert (shown.code, shown.out) == (0, "")
+        assert f"{given}/all: a link to a folder, which is not followed" in shown.err
         assert "T2V" in shown.err
         assert not (tmp_path / "run").exists()
         done = run("train", "distill", *common)

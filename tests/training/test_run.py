@@ -124,6 +124,21 @@ class TestStages:
             "V2V cross-attention": False, "T2V cross-attention": True,
         }  # fmt: skip
 
+    def test_precision_is_what_the_device_computes_in(
+        self, start: Path, lessons: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        out, plans = tmp_path / "run", list[RunPlan]()
+        options: Any = {"model": start, "data": lessons, "out": out, "on_start": plans.append}
+        automatic = recipe(steps=1, precision="auto")
+        monkeypatch.setattr("crosslmm.training.run.computes_bfloat16", lambda device: True)
+        train(automatic, **options, dry_run=True)
+        monkeypatch.setattr("crosslmm.training.run.computes_bfloat16", lambda device: False)
+        train(automatic, **options)
+        assert [plan.recipe.precision for plan in plans] == ["bf16", "fp32"]
+        record = json.loads((out / "run.json").read_text())
+        assert record["recipe"]["precision"] == "auto"
+        assert record["sessions"][0]["precision"] == "fp32"
+
     def test_a_part_learns_at_its_own_rate(
         self, start: Path, lessons: Path, tmp_path: Path
     ) -> None:

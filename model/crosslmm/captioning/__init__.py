@@ -20,7 +20,7 @@ from crosslmm.captioning.options import (
     RunOptions,
 )
 from crosslmm.captioning.results import CaptionResult, Segment, Summary, TimeBreakdown
-from crosslmm.captioning.sources import Shard, find
+from crosslmm.captioning.sources import Shard, explain_linked, find
 from crosslmm.errors import UsageError
 from crosslmm.options import Sampling, SamplingOptions
 
@@ -106,7 +106,17 @@ def caption(
     if isinstance(paths, str | os.PathLike):
         paths = [paths]
     unreadable: list[OSError] = []
-    found = list(find(paths, include=include, exclude=exclude, on_unreadable=unreadable.append))
+    linked: list[str] = []
+    search = find(
+        paths,
+        include=include,
+        exclude=exclude,
+        on_unreadable=unreadable.append,
+        on_linked=linked.append,
+    )
+    found = list(search)
+    if linked and on_notice is not None:
+        on_notice(explain_linked(linked))
     sources = [source for source in found if shard is None or shard.holds(source)]
     output = None
     if format is not None or out is not None:
@@ -117,7 +127,7 @@ def caption(
             output.compact = compact
     if not found:
         output = None  # there is nothing to write, nor a folder of videos to write it to
-    return CaptionRun(
+    run = CaptionRun(
         sources,
         engine_starter(engine)(
             assistant,
@@ -134,3 +144,5 @@ def caption(
         on_notice=on_notice,
         on_start=on_start,
     )
+    run.summary.linked_folders = linked
+    return run

@@ -186,6 +186,7 @@ class Summary:
     - total: files found; captioned and failed: in this run; kept and kept_failures: done by an earlier
       one; copies: captioned through another file of the same content (part of captioned);
       no_videos: files in folders that are not videos.
+    - linked_folders: links to folders, which were not searched.
     - stopped: it was asked to stop before the end.
     - shares: where the time went.
     """
@@ -200,6 +201,7 @@ class Summary:
     stopped: bool = False
     seconds: float = 0.0
     failures: list[tuple[str, str]] = field(default_factory=list)
+    linked_folders: list[str] = field(default_factory=list)
     shares: "TimeBreakdown | None" = None
 
     @property

@@ -79,18 +79,20 @@ def find(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     on_unreadable: Callable[[OSError], object] | None = None,
+    on_linked: Callable[[str], object] | None = None,
 ) -> Iterator[Source]:
     """The files at `paths` and in the folders there, each file once, in a stable order.
 
-    Hidden files and folders are skipped. `include` and `exclude` are globs for files in folders: one
-    with a slash is matched against the path below the folder, one without against the name alone.
-    `on_unreadable` is called for each folder that cannot be searched.
+    Hidden files and folders are skipped, and links to folders, which may lead anywhere, unless they
+    are in `paths`. `include` and `exclude` are globs for files in folders: one with a slash is matched
+    against the path below the folder, one without against the name alone. `on_unreadable` is called
+    for each folder that cannot be searched, `on_linked` for each link to a folder.
     """
     seen: set[tuple[int, int]] = set()
     for given in paths:
         path = os.path.abspath(os.fsdecode(given))
         if os.path.isdir(path):
-            found: Iterable[Source] = _walk(path, include, exclude, on_unreadable)
+            found: Iterable[Source] = _walk(path, include, exclude, on_unreadable, on_linked)
         else:
             found = [Source(path, os.path.dirname(path), named=True)]
         for source in found:
@@ -99,6 +101,16 @@ def find(
                 yield source
             if identity is not None:
                 seen.add(identity)
+
+
+def explain_linked(folders: Sequence[str]) -> str:
+    """What to tell of links to folders that were not followed."""
+    if len(folders) == 1:
+        return f"{folders[0]}: a link to a folder, which is not followed; name it to include it"
+    return (
+        f"{len(folders):,} links to folders, such as {folders[0]}, are not followed; name them to "
+        "include them"
+    )
 
 
 def identify(sources: Sequence[Source]) -> list[Source]:
@@ -150,18 +162,18 @@ def _walk(
     include: Sequence[str],
     exclude: Sequence[str],
     on_unreadable: Callable[[OSError], object] | None,
+    on_linked: Callable[[str], object] | None,
 ) -> Iterator[Source]:
-    visited = {_identity(root)}
-    for folder, folders, files in os.walk(root, followlinks=True, onerror=on_unreadable):
+    for folder, folders, files in os.walk(root, onerror=on_unreadable):
         kept = []
         for name in sorted(folders):
             path = os.path.join(folder, name)
-            identity = _identity(path)
-            # A link back to a visited folder would be followed forever.
-            if name.startswith(".") or identity in visited or _matches(path, root, exclude):
+            if name.startswith(".") or _matches(path, root, exclude):
                 continue
-            visited.add(identity)
-            kept.append(name)
+            if not os.path.islink(path):
+                kept.append(name)
+            elif on_linked is not None:
+                on_linked(path)
         folders[:] = kept
         for name in sorted(files):
             path = os.path.join(folder, name)

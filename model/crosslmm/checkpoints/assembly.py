@@ -11,12 +11,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokeni
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from crosslmm.checkpoints import catalog
-from crosslmm.checkpoints.loading import (
-    quiet_library,
-    refuse_weights,
-    save_checkpoint,
-    set_pad_token,
-)
+from crosslmm.checkpoints.loading import refuse_weights, save_checkpoint, set_pad_token
+from crosslmm.checkpoints.quiet import quiet_library
 from crosslmm.configuration_crosslmm import CrossLMMConfig
 from crosslmm.errors import CheckpointError, UsageError, last_line
 from crosslmm.files import check_empty

@@ -15,6 +15,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from crosslmm.checkpoints.frame_settings import read_frame_settings, read_settings
 from crosslmm.checkpoints.headers import parse_gate
+from crosslmm.checkpoints.quiet import without_bars
 from crosslmm.configuration_crosslmm import CrossLMMConfig
 from crosslmm.errors import CheckpointError
 from crosslmm.files import atomic_folder, read_text
@@ -131,7 +132,7 @@ def save_as_llava_onevision(folder: Path, model: Any, processor: CrossLMMProcess
     peer.load_state_dict(weights, assign=True)
     peer.tie_weights()
     peer.generation_config = model.generation_config
-    with atomic_folder(folder, replace=True) as scratch:
+    with atomic_folder(folder, replace=True) as scratch, without_bars():
         peer.save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)
         template = {"chat_template": processor.chat_template}

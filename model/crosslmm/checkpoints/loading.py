@@ -2,19 +2,18 @@
 transformers would warn and answer from random numbers."""
 
 import copy
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.utils import logging
 
 from crosslmm.checkpoints import catalog, llava_onevision
 from crosslmm.checkpoints.adapters import apply_adapter
 from crosslmm.checkpoints.frame_settings import read_frame_settings
 from crosslmm.checkpoints.headers import read_headers
 from crosslmm.checkpoints.quantization import check_quantized, quantization_config
+from crosslmm.checkpoints.quiet import quiet_library
 from crosslmm.checkpoints.screening import check_attention, check_sizes, offline
 from crosslmm.configuration_crosslmm import CrossLMMConfig
 from crosslmm.errors import CheckpointError, first_line, last_line
@@ -135,10 +134,14 @@ def _check_total(folder: Path, config: CrossLMMConfig, stored: int, is_llava: bo
 
 
 def save_checkpoint(
-    folder: Path, model: CrossLMMForConditionalGeneration, processor: CrossLMMProcessor
+    folder: Path,
+    model: CrossLMMForConditionalGeneration,
+    processor: CrossLMMProcessor,
+    *,
+    replace: bool = False,
 ) -> None:
-    """Write a checkpoint folder that is complete or absent. Raises OSError."""
-    with atomic_folder(folder) as scratch, quiet_library():
+    """Write a checkpoint folder that is complete or absent, or as it was. Raises OSError."""
+    with atomic_folder(folder, replace=replace) as scratch, quiet_library():
         model.save_pretrained(scratch)
         processor.save_pretrained(scratch)
 
@@ -158,17 +161,3 @@ def refuse_weights(folder: Path, fault: str, names: Collection[str]) -> None:
             f"{folder}: does not match its configuration; it {fault} "
             f"{'weights' if len(listed) > 1 else 'weight'} {', '.join(listed[:3])}{more}"
         )
-
-
-@contextmanager
-def quiet_library() -> Iterator[None]:
-    """transformers' progress bars and load reports off; what they say is checked here instead."""
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.CRITICAL)
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()

@@ -139,7 +139,10 @@ def profile(
         )
     own = TokenBudget(shape.tokens_per_frame)
     if not shape.chunked and any(budget != own for budget in budgets):
-        raise UsageError(f"{model} always takes {own}, not {', '.join(map(str, budgets))}")
+        raise UsageError(
+            f"{model} is the model as transformers runs it, which always takes {own}, not "
+            f"{', '.join(map(str, budgets))}"
+        )
     for budget in budgets:
         for count in frames:
             check_count(budget, count, error=UsageError)

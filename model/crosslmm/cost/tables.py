@@ -261,7 +261,11 @@ def _table(profile: Profile, rows: Sequence[Row]) -> list[str]:
     macs, macs_letter = unit(last.prefill.total)
     token, token_letter = unit(last.token.total)
     size, size_letter = unit(last.memory.total)
-    heading = _line(last.budget.short, [f"{row.frames:,}" for row in rows])
+    pooled = last.budget.pooled
+    each = f"Frames, {pooled:,} token{'s' if pooled != 1 else ''} each"
+    if last.budget.merge is not None:
+        each = last.budget.short
+    heading = _line(each, [f"{row.frames:,}" for row in rows])
     lines = [
         f"{heading}     share",
         "Tokens" + " " * (LABEL - 6 + COLUMN * len(rows)) + f"{f'at {last.frames:,}':>10}",
@@ -374,7 +378,10 @@ def _megabytes(size: int | None) -> str:
 
 def _ratio(cost: float, other: float) -> str:
     """`cost` as a multiple of the other, to two figures."""
-    return f"{cost / other:,.2g}x" if other else "-"
+    if not other:
+        return "-"
+    ratio = cost / other
+    return f"{ratio:,.0f}x" if ratio >= 10 else f"{ratio:#.2g}x"
 
 
 def _tokens(budgets: Iterable[TokenBudget]) -> str:

@@ -18,6 +18,7 @@ import torch
 import yaml
 from accelerate import PartialState
 
+from crosslmm.checkpoints.loading import save_checkpoint
 from crosslmm.demo.batches import ClipBatches, ClipOptions
 from crosslmm.demo.encoder import (
     ImageBatches,
@@ -30,7 +31,7 @@ from crosslmm.demo.model import IMAGE_SIZE, PATCH_SIZE, demo_config, demo_proces
 from crosslmm.demo.plain_attention import PLAIN
 from crosslmm.demo.stage import StageOptions, run_stage
 from crosslmm.errors import UsageError
-from crosslmm.files import atomic_folder, atomic_write, read_json
+from crosslmm.files import atomic_write, read_json
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.processing_crosslmm import CrossLMMProcessor
 from crosslmm.training.run_folder import holds_run
@@ -184,6 +185,4 @@ def save_demo(
     model.set_attn_implementation("sdpa")
     model.bfloat16()
     model.config.dtype = "bfloat16"
-    with atomic_folder(folder, replace=True) as scratch:
-        model.save_pretrained(scratch)
-        processor.save_pretrained(scratch)
+    save_checkpoint(folder, model, processor, replace=True)

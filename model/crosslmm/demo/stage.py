@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
+from crosslmm.checkpoints.quiet import without_bars
 from crosslmm.demo.optimizer import Rates, make_optimizer
 from crosslmm.device import computes_bfloat16, resolve_device
 from crosslmm.files import read_json
@@ -25,6 +26,7 @@ from crosslmm.training.checkpoints import (
     STATE,
     AtomicCheckpoints,
     check_loaded,
+    check_staging,
     check_state,
     explain_unread,
     latest_checkpoint,
@@ -141,6 +143,7 @@ def run_stage(
         accelerator_config={"dispatch_batches": False},
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # DataParallel would drop every second batch
+    check_staging(folder)
     last = latest_checkpoint(folder)
     done = int(last.name.rsplit("-", 1)[1]) if last else 0
     if last is not None:
@@ -160,5 +163,6 @@ def run_stage(
     trainer.remove_callback(PrinterCallback)
     if report is not None and trainer.is_world_process_zero():
         trainer.add_callback(_ProgressReporter(folder.name, report))
-    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    with without_bars():
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
     return list(trainer.state.log_history)

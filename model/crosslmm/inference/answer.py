@@ -49,6 +49,7 @@ class Answer:
     """One question answered; `as_dict` is the JSON form, which reproduces it.
 
     finish: `end`, the model ended it; `length`, `max_new_tokens` cut it.
+    frames_encoded: those that went through the vision encoder; of equal ones in a row, only the first.
     """
 
     text: str
@@ -56,6 +57,7 @@ class Answer:
     video: str
     model: str
     frames: tuple[FrameUsed, ...]
+    frames_encoded: int
     tokens: TokenCounts
     timing: Timing
     finish: Finish

@@ -8,7 +8,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from transformers import LogitsProcessorList, StoppingCriteriaList
 
@@ -156,12 +155,11 @@ def _encode(
 ) -> VisualTokens | RaggedTokens:
     """All frames through the encoder, then laid out by video, shorter ones padded, and merged."""
     height, width = runtime.processor.frame_size
-    frames: list[np.ndarray] = []
+    encoder = FrameEncoder(runtime, frames=sum(map(len, videos)), budget=TokenBudget(budget.pooled))
     for clip in videos:
         fits = clip.pixels.shape[1:3] == (height, width)
-        frames.extend(clip.pixels if fits else map(runtime.processor.resize, clip.pixels))
-    encoder = FrameEncoder(runtime, frames=len(frames), budget=TokenBudget(budget.pooled))
-    encoder.add(frames)
+        for frame in clip.pixels:
+            encoder.add(frame if fits else runtime.processor.resize(frame))
     visual = encoder.finish()
     assert isinstance(visual, VisualTokens)  # merged below, each video by itself
     longest = max(map(len, videos))

@@ -1,6 +1,7 @@
 """A video's frames through the encoder, chunk by chunk, while the next ones are being decoded.
 
-Only what the language model will read is kept. When memory runs out the chunk is halved, which costs
+Only what the language model will read is kept. A frame equal to the one before it, as in slides, screen
+recordings and held shots, is not encoded again. When memory runs out the chunk is halved, which costs
 nothing but time; when even single frames do not fit, MemoryError tells the caller, who chose them.
 """
 
@@ -30,10 +31,12 @@ from crosslmm.window_merging import WindowMerger
 
 @dataclass(frozen=True, eq=False)
 class EncodedVideo:
-    """The frames that were used and what the encoder made of them, with the seconds it took."""
+    """The frames that were used and what the encoder made of them, with the seconds it took; `encoded`
+    counts the frames that it was run on, each of them once where several in a row are equal."""
 
     visual: VisualTokens | RaggedTokens
     frames: tuple[FrameUsed, ...]
+    encoded: int
     source: SourceInfo
     warnings: tuple[str, ...]
     decode_seconds: float
@@ -79,13 +82,20 @@ def release_memory() -> None:
 
 
 class FrameEncoder:
-    """Encodes chunks of frames into tensors that are laid out once for all of them."""
+    """Encodes frames, in chunks, into tensors that are laid out once for all of them.
+
+    `encoded` counts the frames that went through the encoder: those that differ from the one before.
+    """
 
     def __init__(self, runtime: Runtime, *, frames: int, budget: TokenBudget | None = None) -> None:
         """frames: how many will be added, at most; budget: the runtime's unless given."""
         self._runtime = runtime
         self._frames = frames
         self._added = 0
+        # Frames that differ from the one before, and how often each of them came.
+        self._waiting: list[np.ndarray] = []
+        self._copies: list[int] = []
+        self.encoded = 0
         self._budget = budget = budget or runtime.budget
         self._embeds = FrameBuffer(frames)
         self._merger: WindowMerger | None = None
@@ -95,15 +105,23 @@ class FrameEncoder:
         self.chunk = runtime.model.model.frames_per_chunk
         self.seconds = 0.0
 
-    def add(self, frames: Sequence[np.ndarray]) -> None:
-        """frames: (H, W, 3) uint8 each, of the processor's size. Raises MemoryError."""
+    def add(self, frame: np.ndarray) -> None:
+        """frame: (H, W, 3) uint8, of the processor's size. Raises MemoryError."""
+        if self._waiting and np.array_equal(frame, self._waiting[-1]):
+            self._copies[-1] += 1
+            return
+        if len(self._waiting) >= self.chunk:
+            self._encode_waiting()
+        self._waiting.append(frame)
+        self._copies.append(1)
+
+    def _encode_waiting(self) -> None:
         started = time.perf_counter()
-        pending = list(frames)
-        while pending:
+        while self._waiting:
             try:
                 with memory_errors():
-                    self._encode(pending[: self.chunk])
-                del pending[: self.chunk]
+                    self._encode(self._waiting[: self.chunk], self._copies[: self.chunk])
+                del self._waiting[: self.chunk], self._copies[: self.chunk]
             except MemoryError:
                 if self.chunk == 1:
                     raise
@@ -115,7 +133,8 @@ class FrameEncoder:
         self.seconds += time.perf_counter() - started
 
     def finish(self) -> VisualTokens | RaggedTokens:
-        """Everything added, as one video: (1, T, …)."""
+        """Everything added, as one video: (1, T, …). Raises MemoryError."""
+        self._encode_waiting()
         started = time.perf_counter()
         if self._runtime.device.type == "cuda":
             torch.cuda.synchronize(self._runtime.device)
@@ -140,7 +159,7 @@ class FrameEncoder:
         return visual
 
     @torch.inference_mode()
-    def _encode(self, frames: Sequence[np.ndarray]) -> None:
+    def _encode(self, frames: Sequence[np.ndarray], copies: Sequence[int]) -> None:
         model, device = self._runtime.model, self._runtime.device
         pixels = torch.from_numpy(np.stack(frames))
         if device.type == "cuda":
@@ -154,9 +173,21 @@ class FrameEncoder:
         if features is not None:
             self._features = self._features or FrameBuffer(self._frames)
             self._features.allocate(features)
-            self._features.add(features)
-        target.add(embeds)
-        self._added += len(embeds)
+            for part in _repeated(features, copies):
+                self._features.add(part)
+        for part in _repeated(embeds, copies):
+            target.add(part)
+        self._added += sum(copies)
+        self.encoded += len(frames)
+
+
+def _repeated(rows: torch.Tensor, copies: Sequence[int]) -> Iterator[torch.Tensor]:
+    """`rows` (F, …), each as often as `copies` says, in parts that copy nothing."""
+    if max(copies) == 1:
+        yield rows
+        return
+    for row, count in zip(rows, copies, strict=True):
+        yield row.expand(count, *row.shape)
 
 
 def encode_video(
@@ -213,6 +244,8 @@ def encode_video(
             visual = encoder.finish()
         except MemoryError:
             raise TooManyFrames(stream.count) from None
+        if on_progress:
+            on_progress("encode", len(used), len(used))
         unfamiliar: tuple[str, ...] = ()
         if runtime.footage is not None and visual.features is not None:
             unfamiliar = runtime.footage.warning(visual.features[0])
@@ -226,6 +259,7 @@ def encode_video(
         return EncodedVideo(
             visual=visual,
             frames=tuple(used),
+            encoded=encoder.encoded,
             source=stream.source,
             warnings=(*stream.warnings, *unfamiliar),
             decode_seconds=stream.seconds,
@@ -237,18 +271,9 @@ def _encode_stream(
     stream: FrameStream | GivenFrames, encoder: FrameEncoder, on_progress: Progress | None
 ) -> list[FrameUsed]:
     used: list[FrameUsed] = []
-    pending: list[np.ndarray] = []
     for frame in stream:
-        pending.append(frame.pixels)
+        encoder.add(frame.pixels)
         used.append(FrameUsed(frame.index, frame.time))
-        if len(pending) < encoder.chunk:
-            continue
-        encoder.add(pending)
-        pending = []
-        if on_progress:
+        if on_progress and len(used) % encoder.chunk == 0:
             on_progress("encode", len(used), stream.count)
-    if pending:
-        encoder.add(pending)
-        if on_progress:
-            on_progress("encode", len(used), len(used))
     return used

@@ -7,17 +7,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
+from time import monotonic
 from typing import IO, Any, TypeAlias
 
 import numpy as np
 from PIL import Image
 
 from crosslmm.errors import UsageError, VideoError
-from crosslmm.limits import MAX_FILE_OBJECT_BYTES
+from crosslmm.limits import MAX_GIVEN_BYTES
 from crosslmm.options import Sampling
 from crosslmm.prompts.inputs import read_clip
 from crosslmm.video import Frame, Frames, SourceInfo
 from crosslmm.video.moments import pick_frames
+from crosslmm.video.source import over_time
 
 # A path, a binary file object, `Frames`, an array or tensor (T, H, W, 3) or (T, 3, H, W) of uint8, or
 # images. Arrays and tensors are of libraries that need not be there to say so.
@@ -166,7 +168,7 @@ def readable(
         copy = Path(folder) / "video"
         with copy.open("wb") as file:
             try:
-                _copy(video, file, name)
+                _copy(video, file, name, sampling)
             except TypeError:
                 raise UsageError(f"{name}: the file must be opened in binary mode") from None
         try:
@@ -175,13 +177,15 @@ def readable(
             raise VideoError(str(error).replace(str(copy), name)) from error
 
 
-def _copy(source: IO[bytes], target: IO[bytes], name: str) -> None:
-    copied = 0
+def _copy(source: IO[bytes], target: IO[bytes], name: str, sampling: Sampling) -> None:
+    copied, began = 0, monotonic()
     while piece := source.read(_PIECE):
         copied += len(piece)
-        if copied > MAX_FILE_OBJECT_BYTES:
+        if copied > MAX_GIVEN_BYTES:
             raise VideoError(
-                f"{name}: holds over {MAX_FILE_OBJECT_BYTES / 2**30:g} GiB, the most that is copied of "
+                f"{name}: holds over {MAX_GIVEN_BYTES / 2**30:g} GiB, the most that is copied of "
                 "a file object; give the path of a file"
             )
+        if monotonic() - began > sampling.file_timeout:
+            raise over_time(name, sampling)
         target.write(piece)

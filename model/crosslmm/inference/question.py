@@ -16,14 +16,19 @@ def check_questions(runtime: Runtime, questions: Iterable[str]) -> int:
 
 
 def check_texts(tokenizer: Any, questions: Iterable[str], *, context: int) -> int:
-    """Tokens of the longest question, at least. Raises `UsageError` for one that is empty, or that alone
-    has more than the context of the model. Needs no weights."""
+    """Tokens of the longest question, at least. Raises `UsageError` for one that is empty or no Unicode,
+    or that alone has more than the context of the model. Needs no weights."""
     longest = 0
     for question in questions:
         if not isinstance(question, str):
             raise UsageError(f"a question is a text, not {question!r}")
         if not question.strip():
             raise UsageError("the question is empty")
+        try:
+            question.encode()
+        except UnicodeEncodeError:
+            shown = question[:_SHOWN]
+            raise UsageError(f"the question {shown!r} is not valid Unicode text") from None
         text = question
         if len(text) > context:
             # Tokenizing is slow beyond any use: no token of the vocabulary is that long.

@@ -52,6 +52,7 @@ class VideoSession:
         """sampling: as asked for; started: the `time.perf_counter()` of the request."""
         self.video = video
         self.frames = encoded.frames
+        self.frames_encoded = encoded.encoded
         self.source = encoded.source
         self.warnings = encoded.warnings
         self._runtime = runtime
@@ -94,10 +95,18 @@ class VideoSession:
         return summary(tuple(frame.time for frame in self.frames), self.source)
 
     @property
-    def merged(self) -> str | None:
-        """`folder: 32 of 288 tokens kept`; None where nothing is merged."""
+    def reused(self) -> str:
+        """`encoded 61 of 256 frames: the others equal the one before`; nothing where all differ."""
+        encoded, frames = self.frames_encoded, len(self.frames)
+        if encoded == frames:
+            return ""
+        return f"encoded {encoded:,} of {frames:,} frames: the others equal the one before"
+
+    @property
+    def merged(self) -> str:
+        """`folder: 32 of 288 tokens kept`; nothing where none are merged."""
         if self._budget.merge is None:
-            return None
+            return ""
         all_tokens = len(self.frames) * self._budget.pooled
         return f"{self._budget.merge}: {self.visual_tokens:,} of {all_tokens:,} tokens kept"
 
@@ -226,6 +235,7 @@ class VideoSession:
             video=self.video,
             model=runtime.name,
             frames=self.frames,
+            frames_encoded=self.frames_encoded,
             tokens=TokenCounts(
                 original=count * runtime.model.config.patches_per_frame,
                 visual=self.visual_tokens,

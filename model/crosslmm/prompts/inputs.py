@@ -5,7 +5,7 @@ ever fetched from the network.
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -17,10 +17,12 @@ import numpy as np
 import torch
 from PIL import Image
 
+from crosslmm.limits import MAX_GIVEN_BYTES
 from crosslmm.options import Sampling
 from crosslmm.video import Frames, sample
 
 NOT_A_VIDEO = "a video is images, or arrays (H, W, 3) of uint8, one per frame"
+_PATH_BYTES = 2**19  # what a path in place of a frame counts as: about a frame of 384 x 384
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def read_clip(
                 image(_local_path(frame)).pixels[0]
                 if isinstance(frame, str | os.PathLike)
                 else _frame(frame)
-                for frame in source
+                for frame in _collect(source)
             ]
         )
     if not clip.frames:
@@ -107,8 +109,8 @@ def split_batch(visuals: Any, places: Sequence[int], kind: str, token: str) -> l
     if is_single(visuals, kind) and not _is_list_of_arrays(visuals):
         visuals = [visuals]
     visuals = [
-        visual if is_single(visual, kind) or not isinstance(visual, Iterable) else list(visual)
-        for visual in visuals
+        visual if is_single(visual, kind) or not isinstance(visual, Iterable) else _collect(visual)
+        for visual in _collect(visuals)
     ]
     if visuals and all(isinstance(each, list) and not is_single(each, kind) for each in visuals):
         rows = visuals
@@ -123,6 +125,30 @@ def split_batch(visuals: Any, places: Sequence[int], kind: str, token: str) -> l
             f"{kind}s for {len(rows)}"
         )
     return rows
+
+
+def _collect(visuals: Iterable[Any]) -> list[Any]:
+    """The frames of a video, or several videos. Raises ValueError for an iterator, which may have no
+    end, of more than `MAX_GIVEN_BYTES`."""
+    if isinstance(visuals, Sized):
+        return list(visuals)
+    kept, size = [], 0
+    for visual in visuals:
+        size += _bytes_of(visual)
+        if size > MAX_GIVEN_BYTES:
+            raise ValueError(
+                f"an iterator gave over {MAX_GIVEN_BYTES / 2**30:g} GiB of frames, the most that is "
+                "taken; give a list of those that are wanted"
+            )
+        kept.append(visual)
+    return kept
+
+
+def _bytes_of(visual: Any) -> int:
+    if isinstance(visual, Image.Image):
+        return visual.width * visual.height * len(visual.getbands())
+    least = _PATH_BYTES if isinstance(visual, str | os.PathLike) else 1024
+    return max(least, int(getattr(visual, "nbytes", 0)))
 
 
 def _is_list_of_arrays(visual: Any) -> bool:

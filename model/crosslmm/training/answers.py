@@ -17,7 +17,7 @@ from typing import Any
 from accelerate import PartialState
 from torch.utils.data import DataLoader, Dataset
 
-from crosslmm.captioning.sources import find, looks_like_video
+from crosslmm.captioning.sources import explain_linked, find, looks_like_video
 from crosslmm.errors import UsageError, VideoError
 from crosslmm.files import atomic_write, open_regular, parse_json, read_lines
 from crosslmm.inference.batch import BatchAnswer, answer_batch
@@ -56,8 +56,8 @@ class VideoPrompt:
 class AnsweredVideos:
     """Samples from the videos at `path`, a file or a folder, each with some of the prompts.
 
-    Raises UsageError where there is no video. Which prompts a video gets follows from its name and
-    `seed`.
+    `notes` are for the user. Raises UsageError where there is no video. Which prompts a video gets
+    follows from its name and `seed`.
     """
 
     def __init__(
@@ -65,9 +65,12 @@ class AnsweredVideos:
     ) -> None:
         if not Path(path).exists():
             raise UsageError(f"{path}: no such file or folder")
-        found = [source for source in find([path]) if source.named or looks_like_video(source.path)]
+        linked: list[str] = []
+        search = find([path], on_linked=linked.append)
+        found = [source for source in search if source.named or looks_like_video(source.path)]
+        self.notes = (explain_linked(linked),) if linked else ()
         if not found:
-            raise UsageError(f"{path}: holds no video")
+            raise UsageError("; ".join([f"{path}: holds no video", *self.notes]))
         self.items: list[VideoPrompt] = []
         for source in found:
             # The same each time, and no secret.
@@ -147,7 +150,7 @@ def answer_videos(
     )
     path = folder / f"answers-{state.process_index}.jsonl"
     if mine:
-        known = _read(path).values()  # without a line that a kill cut off
+        known = read_answers(path).values()  # without a line that a kill cut off
         atomic_write(path, "".join(f"{json.dumps(_entry(item))}\n" for item in known).encode())
     shares = range(0, -(-len(todo) // state.num_processes), size)
     for number in range(len(shares)):
@@ -193,7 +196,7 @@ def _complete(samples: Sequence[AnsweredVideos], folder: Path) -> None:
     """What all processes of all sessions have asked so far."""
     answers: dict[tuple[str, str], VideoPrompt] = {}
     for path in sorted(folder.glob("answers-*.jsonl")):
-        answers |= _read(path)
+        answers |= read_answers(path)
     for part in samples:
         part.take(answers)
 
@@ -205,8 +208,8 @@ def _entry(item: VideoPrompt) -> dict[str, Any]:
     return {**entry, "answer": item.answer}
 
 
-def _read(path: Path) -> dict[tuple[str, str], VideoPrompt]:
-    """The items of a file of answers; an incomplete line is ignored."""
+def read_answers(path: Path) -> dict[tuple[str, str], VideoPrompt]:
+    """The items of a file of answers, by `VideoPrompt.key`; an incomplete line is ignored."""
     items = {}
     with suppress(FileNotFoundError), open_regular(path, os.O_RDONLY) as file:
         for line in read_lines(file):

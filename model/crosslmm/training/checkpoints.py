@@ -5,6 +5,7 @@ an incomplete one. Here they are written to a staging folder that all ranks shar
 the last rank has finished; before deletion they are renamed back into it.
 """
 
+import errno
 import os
 import re
 import shutil
@@ -25,6 +26,7 @@ from crosslmm.files import read_json, sync_entry, sync_folder
 # How torch reports a full disk, by its writer of archives.
 _UNWRITTEN = re.compile("PytorchStreamWriter|inline_container|iostream error")
 STATE = "trainer_state.json"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _STAGING = ".partial"
 _NAME = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
 
@@ -42,6 +44,15 @@ def list_checkpoints(folder: Path) -> list[Path]:
 def latest_checkpoint(folder: Path) -> Path | None:
     """The checkpoint to resume from, None where there is none."""
     return next(reversed(list_checkpoints(folder)), None)
+
+
+def check_staging(folder: Path) -> None:
+    """CheckpointError where something else stands in the way of a run's checkpoints."""
+    staging = folder / _STAGING
+    if staging.is_symlink() or (staging.exists() and not staging.is_dir()):
+        raise CheckpointError(
+            f"{staging}: in the way of a folder that checkpoints are written to; move it away"
+        )
 
 
 def check_state(checkpoint: Path) -> None:
@@ -71,10 +82,11 @@ def explain_unsaved(folder: Path) -> Iterator[None]:
         if isinstance(error, RuntimeError) and not _UNWRITTEN.search(str(error)):
             raise
         last = latest_checkpoint(folder)
+        is_other = isinstance(error, OSError) and error.errno not in _FULL
+        advice = "once that is put right, start again" if is_other else "make room and start again"
         raise CheckpointError(
             f"{folder}: a checkpoint could not be written ({first_line(error)[:160]})\n"
-            "make room and start again: the run resumes from "
-            f"{last.name if last else 'its beginning'}"
+            f"{advice}: the run resumes from {last.name if last else 'its beginning'}"
         ) from error
 
 

@@ -21,7 +21,7 @@ from crosslmm.configuration_crosslmm import CrossLMMConfig
 from crosslmm.cost.distillation import distill_memory
 from crosslmm.cost.shape import ModelShape
 from crosslmm.errors import UsageError
-from crosslmm.files import atomic_folder, gigabytes
+from crosslmm.files import gigabytes
 from crosslmm.fingerprint import settings_hash
 from crosslmm.inference.runtime import Runtime
 from crosslmm.merging import check_tokens_per_frame, pool_tokens
@@ -72,6 +72,7 @@ class Distillation:
         self._teacher: CrossLMMForConditionalGeneration | None = None
         self._counts: tuple[int, ...] = ()
         self._full = 0
+        self._notes: list[str] = []
 
     def identity(self) -> dict[str, Any]:
         teacher = None if self._teacher_folder is None else str(self._teacher_folder)
@@ -79,7 +80,9 @@ class Distillation:
 
     def read_samples(self, data: str | Path, *, held_out: bool) -> AnsweredVideos:
         per_video = self.options.prompts_per_video
-        return AnsweredVideos(data, self._prompts, per_video=per_video, seed=self.recipe.seed)
+        samples = AnsweredVideos(data, self._prompts, per_video=per_video, seed=self.recipe.seed)
+        self._notes += samples.notes
+        return samples
 
     def prepare(self, source: Path, device: torch.device) -> Prepared:
         recipe, options = self.recipe, self.options
@@ -109,6 +112,7 @@ class Distillation:
             f"teacher: {self._full} tokens per frame; student: {_listed(self._counts)}, "
             f"{usual} by default",
             self._memory_note(config),
+            *self._notes,
         )
         return Prepared(Student(network), model, config, dtype, notes)
 
@@ -168,8 +172,7 @@ class Distillation:
         adapter = None
         if self.recipe.lora is not None:
             adapter = folder / ADAPTER
-            with atomic_folder(adapter, replace=True) as scratch:
-                student.network.save_pretrained(scratch)
+            lora.save_adapter(student.network, adapter)
         model = loading.load_model(
             source, device=torch.device("cpu"), dtype=prepared.dtype, adapter=adapter
         )

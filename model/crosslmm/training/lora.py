@@ -6,9 +6,11 @@ What is saved is an adapter in PEFT's format; it is merged into the *unquantized
 end, because merging into 4-bit weights rounds the adapter away.
 """
 
+from pathlib import Path
 from typing import Any
 
 from crosslmm.checkpoints.adapters import import_peft
+from crosslmm.files import atomic_folder
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.training.recipe import LoraOptions, Stage
 from crosslmm.training.stages import finalize_trainable
@@ -41,3 +43,10 @@ def add_adapters(
     adapted = peft.get_peft_model(model, config)
     finalize_trainable(adapted, model.config)
     return adapted
+
+
+def save_adapter(adapted: Any, folder: Path) -> None:
+    """Write the adapters of a `peft.PeftModel`, in place of those in `folder`; a kill on the way leaves
+    those."""
+    with atomic_folder(folder, replace=True) as scratch:
+        adapted.save_pretrained(scratch)

@@ -22,7 +22,7 @@ from crosslmm.limits import MAX_TEXT_BYTES
 from crosslmm.options import ResolvedQuantization
 
 Stage = Literal["align", "tune", "distill"]
-Precision = Literal["bf16", "fp32"]
+Precision = Literal["auto", "bf16", "fp32"]
 Schedule = Literal["cosine", "linear", "constant_with_warmup"]
 
 
@@ -88,6 +88,8 @@ class Recipe:
     - `batch_size`: samples per step over all devices; `device_batch_size` at a time on each.
     - `vision_learning_rate`, `gate_learning_rate`: None for `learning_rate`.
     - `warmup`: the share of all steps in which the learning rate rises.
+    - `precision`: of the arithmetic; auto is bf16 where the device computes in it, else fp32, which
+      holds the frozen weights in float32, too.
     - `max_length`: a sample of more tokens is skipped and reported; None for no limit.
     - `max_skipped`: the share of the data that may be unreadable or too long before training stops.
     """
@@ -110,7 +112,7 @@ class Recipe:
     warmup: float = 0.03
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
-    precision: Precision = "bf16"
+    precision: Precision = "auto"
     gradient_checkpointing: bool = True
     lora: LoraOptions | None = None
     distill: DistillOptions | None = None

@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from transformers import set_seed
-from transformers.utils import logging
 
 from crosslmm.checkpoints import catalog, loading
+from crosslmm.checkpoints.quiet import without_bars
+from crosslmm.device import computes_bfloat16, resolve_device
 from crosslmm.errors import OutOfMemory, UsageError
 from crosslmm.files import atomic_write, read_json
 from crosslmm.inference.encoding import memory_errors
 from crosslmm.inference.generation import stop_token_ids
 from crosslmm.training.answers import AnswerProgress
-from crosslmm.training.checkpoints import check_state, latest_checkpoint
+from crosslmm.training.checkpoints import check_staging, check_state, latest_checkpoint
 from crosslmm.training.dataset import VideoDataset
 from crosslmm.training.distillation import Distillation
 from crosslmm.training.method import MODEL, Method
@@ -89,6 +90,11 @@ def train(
     CheckpointError, VideoError.
     """
     source, folder = catalog.resolve(model).absolute(), Path(out)  # as an adapter names its base
+    declared = json.loads(json.dumps(asdict(recipe)))
+    if recipe.precision == "auto":
+        recipe = replace(
+            recipe, precision="bf16" if computes_bfloat16(resolve_device()) else "fp32"
+        )
     method: Method
     if recipe.stage == "distill":
         if media_folder is not None:
@@ -102,7 +108,7 @@ def train(
         "model": str(source.resolve()),
         "data": str(Path(data).resolve()),
         **method.identity(),
-        "recipe": json.loads(json.dumps(asdict(recipe))),
+        "recipe": declared,
     }
     _check_same_run(folder, identity)
     samples = method.read_samples(data, held_out=False)
@@ -126,6 +132,7 @@ def train(
     for dataset in (train_set, eval_set):
         if dataset is not None:
             dataset.check_template()
+    check_staging(folder)
     resumed = latest_checkpoint(folder)
     if resumed is not None:
         check_state(resumed)
@@ -169,10 +176,8 @@ def train(
         report=on_progress,
     )
     trainer.accelerator.wait_for_everyone()
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
     try:
-        with memory_errors():
+        with memory_errors(), without_bars():
             if is_complete and resumed is not None:
                 trainer.restore(resumed)
             else:
@@ -182,9 +187,6 @@ def train(
             f"{arguments.device} ran out of memory at step {trainer.state.global_step}: lower "
             "`device_batch_size` or `frames`, or train adapters (`lora`)"
         ) from error
-    finally:
-        if bars:
-            logging.enable_progress_bar()
     trainer.take_skipped()
     if not (folder / MODEL).exists():
         method.export(trainer, source, folder, prepared)
@@ -279,6 +281,7 @@ def _note_session(folder: Path, identity: dict[str, Any], plan: RunPlan) -> None
             "resumed_at": plan.resumed_at,
             "device": plan.device,
             "devices": plan.devices,
+            "precision": plan.recipe.precision,
             "versions": library_versions("accelerate", "peft", "bitsandbytes"),
         }
     )

@@ -7,7 +7,6 @@ import torch
 
 from crosslmm.checkpoints import loading
 from crosslmm.errors import UsageError
-from crosslmm.files import atomic_folder
 from crosslmm.merging import check_tokens_per_frame
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.training import lora
@@ -72,8 +71,7 @@ class Supervised:
             processor.tokens_per_frame = tokens
         if self.recipe.lora is not None:
             if trainer.args.should_save:
-                with atomic_folder(folder / ADAPTER, replace=True) as scratch:
-                    trainer.network.save_pretrained(scratch)
+                lora.save_adapter(trainer.network, folder / ADAPTER)
                 trained = loading.load_model(
                     source,
                     device=torch.device("cpu"),

@@ -7,6 +7,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from torch import nn
 from torch.utils.data import Dataset
 from transformers import PrinterCallback, TrainerCallback, TrainerState, TrainingArguments
 
-from crosslmm.errors import CrossLMMError, UsageError, VideoError
-from crosslmm.files import atomic_write, open_regular, parse_json
+from crosslmm.errors import CheckpointError, CrossLMMError, UsageError, VideoError
+from crosslmm.files import atomic_write, open_regular, parse_json, read_lines
+from crosslmm.limits import MAX_LIST_BYTES
 from crosslmm.processing_crosslmm import CrossLMMProcessor
 from crosslmm.training.checkpoints import STATE, AtomicCheckpoints, latest_checkpoint
 from crosslmm.training.collator import Collator
@@ -279,12 +281,16 @@ def _lines(entries: Iterable[dict[str, Any]]) -> bytes:
 
 
 def read_skipped(path: Path) -> dict[str, str]:
-    """Reasons by origin, from a run's file of skipped samples; an incomplete line is ignored."""
+    """Reasons by origin, from a run's file of skipped samples; an incomplete line is ignored. Raises
+    CheckpointError for one of more than `MAX_LIST_BYTES`, and OSError for a link."""
     skipped = {}
-    for line in path.read_bytes().splitlines() if path.exists() else ():
-        try:
-            entry = parse_json(line)
-            skipped[str(entry["origin"])] = str(entry["reason"])
-        except (LookupError, TypeError, ValueError):
-            continue
+    with suppress(FileNotFoundError), open_regular(path, os.O_RDONLY) as file:
+        if os.fstat(file.fileno()).st_size > MAX_LIST_BYTES:
+            raise CheckpointError(f"{path}: longer than {MAX_LIST_BYTES:,} bytes; move it away")
+        for line in read_lines(file):
+            try:
+                entry = parse_json(line)
+                skipped[str(entry["origin"])] = str(entry["reason"])
+            except (LookupError, TypeError, ValueError):
+                continue
     return skipped

@@ -65,6 +65,8 @@ def _fault(row: Any) -> str | None:
     needed = _COLUMNS_OF_TYPES.get(kind)
     if needed and needed not in row:
         return f"lacks {needed}"
+    if needed == "tolerance" and not _is_seconds(row[needed]):
+        return f"tolerance {row[needed]!r} is not a number of seconds of at least 0"
     for name, types in (("video", str), ("question", str), ("answer", str | int | float)):
         if not isinstance(row[name], types) or not str(row[name]).strip():
             return f"{name} {row[name]!r} is empty or no text"
@@ -76,3 +78,9 @@ def _fault(row: Any) -> str | None:
     except (AttributeError, LookupError, TypeError, ValueError):
         scores = False
     return None if scores else f"answer {row['answer']!r} cannot be scored as {kind}"
+
+
+def _is_seconds(value: Any) -> bool:
+    """Infinity and NaN, which Python reads in JSON, are none: any answer is right within the former."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and 0 <= value < 1e9
