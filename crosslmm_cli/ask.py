@@ -9,12 +9,12 @@ import typer
 from crosslmm.checkpoints import catalog
 from crosslmm.errors import UsageError
 from crosslmm.limits import FILE_TIMEOUT, MAX_PIXELS
-from crosslmm.merging import MERGERS, check_merging
 from crosslmm.options import MAX_NEW_TOKENS, GenerationKeywords, Sampling, check_generation
 from crosslmm_cli import options
 from crosslmm_cli.frame_list import read_frame_list
 from crosslmm_cli.inputs import check_video, read_questions
 from crosslmm_cli.loading import decode_ahead, load_assistant, open_cache, open_session
+from crosslmm_cli.merging import choose_merging
 from crosslmm_cli.output import Output
 
 MAX: Literal["max"] = "max"
@@ -95,12 +95,10 @@ def ask(
     questions = read_questions(questions)
     if fit is not None and (frames is not None or fps is not None):
         raise UsageError("--fit finds the number of frames: it excludes --frames and --fps")
-    check_merging(
-        merge=merge, keep=keep, tokens_per_frame=tokens_per_frame, methods=MERGERS, error=UsageError
+    merging = choose_merging(
+        output, model, tokens_per_frame=tokens_per_frame, merge=merge, keep=keep
     )
     fills_memory = fit is not None or frames == MAX
-    if merge is not None and fills_memory:
-        raise UsageError("--merge needs a number of frames: it excludes --fit and --frames max")
     memory = options.memory_size("--fit", fit) if fit is not None else None
     sampling = Sampling(
         frames=None if frames == MAX else frames,
@@ -125,7 +123,7 @@ def ask(
             device=device,
             dtype=dtype,
             quantize=quantize,
-            tokens_per_frame=None if merge else tokens_per_frame,
+            **merging,
             frames=sampling.most_frames,
             announce=False,
             stream=stream,
@@ -141,9 +139,6 @@ def ask(
             video,
             sampling,
             origin=origin,
-            tokens_per_frame=tokens_per_frame,
-            merge=merge,
-            keep=keep,
             stream=stream,
             questions=questions,
         )

@@ -19,6 +19,7 @@ from crosslmm_cli.caption_report import CaptionReport
 from crosslmm_cli.errors import SOME_FAILED
 from crosslmm_cli.inputs import read_paths, read_prompt
 from crosslmm_cli.loading import check_model, demo_refusal, model_options
+from crosslmm_cli.merging import choose_merging
 from crosslmm_cli.output import Output
 
 Globs = list[str]
@@ -179,6 +180,9 @@ def caption(
     choice = check_model(model, device=device, tokens_per_frame=tokens_per_frame)
     if choice.origin == "built-in":
         raise UsageError(demo_refusal("no model is chosen"))
+    merging = choose_merging(
+        output, model, tokens_per_frame=tokens_per_frame, merge=merge, keep=keep
+    )
     run = caption_videos(
         found,
         assistant=choice.name,
@@ -191,8 +195,8 @@ def caption(
         max_new_tokens=max_new_tokens,
         segments=segments,
         scenes=scenes,
-        merge=merge,
-        keep=keep,
+        merge=merging["merge"],
+        keep=merging["keep"],
         sampling=Sampling(
             frames=frames,
             fps=fps,

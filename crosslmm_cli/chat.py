@@ -5,15 +5,14 @@ from typing import Annotated, Any
 import typer
 
 from crosslmm.checkpoints import catalog, settings
-from crosslmm.errors import UsageError
 from crosslmm.limits import FILE_TIMEOUT, MAX_PIXELS
-from crosslmm.merging import MERGERS, check_merging
 from crosslmm.options import MAX_NEW_TOKENS, GenerationKeywords, Sampling, check_generation
 from crosslmm_cli import options
 from crosslmm_cli.dialogue import HELP, Dialogue
 from crosslmm_cli.inputs import check_video
 from crosslmm_cli.line_editor import is_typed, read_lines
 from crosslmm_cli.loading import decode_ahead, load_assistant, open_cache, open_session
+from crosslmm_cli.merging import choose_merging
 from crosslmm_cli.output import Output
 
 
@@ -54,8 +53,8 @@ def chat(
         max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
     )
     check_generation(**generation)
-    check_merging(
-        merge=merge, keep=keep, tokens_per_frame=tokens_per_frame, methods=MERGERS, error=UsageError
+    merging = choose_merging(
+        output, model, tokens_per_frame=tokens_per_frame, merge=merge, keep=keep
     )
     sampling = Sampling(
         frames=frames,
@@ -78,7 +77,7 @@ def chat(
             device=device,
             dtype=dtype,
             quantize=quantize,
-            tokens_per_frame=None if merge else tokens_per_frame,
+            **merging,
             frames=sampling.most_frames,
             announce=False,
             stream=first,
@@ -92,9 +91,6 @@ def chat(
                 path,
                 sampling,
                 origin=origin,
-                tokens_per_frame=tokens_per_frame,
-                merge=merge,
-                keep=keep,
                 stream=first if path == video else None,
             )
 

@@ -8,11 +8,11 @@ import typer
 from crosslmm.errors import UsageError
 from crosslmm.evaluation.tasks import TASKS, get_task
 from crosslmm.files import check_writable
-from crosslmm.merging import MERGERS
 from crosslmm_cli import completion, options
 from crosslmm_cli.errors import SOME_FAILED
 from crosslmm_cli.loading import load_assistant
 from crosslmm_cli.merge_table import merge_budgets, merge_ways, show_merge_table
+from crosslmm_cli.merging import NONE, Merging, choose_merging
 from crosslmm_cli.output import Output
 
 if TYPE_CHECKING:
@@ -58,23 +58,8 @@ def evaluate(
             show_default="the checkpoint's own",
         ),
     ] = None,
-    merge: Annotated[
-        str | None,
-        typer.Option(
-            "--merge",
-            metavar="NAME,NAME",
-            autocompletion=completion.mergers,
-            help=f"Merging methods to compare, each at every budget: {', '.join(MERGERS)}.",
-        ),
-    ] = None,
-    keep: Annotated[
-        str | None,
-        typer.Option(
-            "--keep",
-            metavar="SHARE|N",
-            help="With --merge, tokens that are kept: 10%,25%, or numbers for a complete video.",
-        ),
-    ] = None,
+    merge: options.MergersOption = None,
+    keep: options.SharesOption = None,
     quantize: options.QuantizeOption = "auto",
     device: options.DeviceOption = None,
     dtype: options.DtypeOption = "auto",
@@ -99,17 +84,22 @@ def evaluate(
     chosen = get_task(task)
     rows = chosen.read(questions)
     counts: list[int] = tokens_per_frame or []
-    merges, kept = merge.split(",") if merge else [], keep.split(",") if keep else []
-    ways = merge_ways(merges, counts=counts, keep=kept)
+    merges = [] if merge == NONE else options.listed(merge)
+    ways = merge_ways(merges, counts=counts, keep=options.listed(keep))
+    table = bool(merges) or len(counts) > 1
+    one = Merging(tokens_per_frame=None, merge=None, keep=None)
+    if not table:
+        count = counts[0] if counts else None
+        one = choose_merging(output, model, tokens_per_frame=count, merge=merge, keep=keep)
     assistant = load_assistant(
         output,
         model=model,
         device=device,
         dtype=dtype,
         quantize=quantize,
-        tokens_per_frame=counts[0] if counts and not merges else None,
+        **one,
     )
-    if merges or len(counts) > 1:
+    if table:
         if answers is not None:
             raise UsageError("--answers needs one way to merge, not a table of several")
         budgets = merge_budgets(assistant, ways)
@@ -134,7 +124,7 @@ def evaluate(
         settings = {
             **assistant.settings,
             "frames": frames or assistant.default_frames,
-            "tokens_per_frame": assistant.tokens_per_frame,
+            **assistant.runtime.budget.settings,
         }
         output.record(
             {

@@ -11,6 +11,7 @@ from crosslmm.inference.feature_cache import FeatureCache
 from crosslmm.merging import check_tokens_per_frame
 from crosslmm.options import Sampling, check_device
 from crosslmm_cli import options
+from crosslmm_cli.merging import recommend_for
 from crosslmm_cli.output import Output
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ def load_assistant(
     dtype: options.Dtype,
     quantize: options.Quantization,
     tokens_per_frame: int | None = None,
+    merge: str | None = None,
+    keep: str | int | None = None,
     frames: int | None = None,
     announce: bool = True,
     stream: "FrameStream | None" = None,
@@ -41,7 +44,9 @@ def load_assistant(
     which is opened, and an error in it raised, before the weights are read. `questions`: that will be
     asked, and are checked as early.
     """
-    choice = check_model(model, device=device, tokens_per_frame=tokens_per_frame)
+    # With `merge` it need not be a square.
+    square = None if merge else tokens_per_frame
+    choice = check_model(model, device=device, tokens_per_frame=square)
     output.progress("load", 0, 0)
     from crosslmm.inference.assistant import load  # torch, which takes seconds
 
@@ -53,6 +58,8 @@ def load_assistant(
     )
     assistant = load(
         choice.name,
+        merge=merge,
+        keep=keep,
         frames=frames,
         questions=questions,
         cache=cache or False,
@@ -72,7 +79,6 @@ def open_session(
     sampling: Sampling,
     *,
     origin: catalog.Origin,
-    merge: str | None = None,
     **keywords: Any,
 ) -> Any:
     """The video decoded, encoded and prefilled, with what there is to say of it.
@@ -84,7 +90,6 @@ def open_session(
         session = assistant.open_video(
             video,
             sampling,
-            merge=merge,
             allow_unfamiliar=origin != "built-in",
             on_progress=output.progress,
             **keywords,
@@ -97,8 +102,9 @@ def open_session(
     output.notice(f"{session.summary}{', from the cache' if session.from_cache else ''}")
     if session.reused:
         output.notice(session.reused)
-    if merge is not None:
+    if session.merged:
         output.notice(session.merged)
+    recommend_for(output, assistant.name, session)
     for warning in session.warnings:
         output.notice(f"warning: {warning}")
     return session

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from crosslmm.errors import UsageError
-from crosslmm.merging import MERGERS, TokenBudget, check_merging, choose_budget
+from crosslmm.merging import MERGERS, TokenBudget, check_merging
 from crosslmm_cli.errors import SOME_FAILED
 from crosslmm_cli.output import Output
 
@@ -16,9 +16,14 @@ if TYPE_CHECKING:
 
 
 def merge_ways(
-    merges: Sequence[str], *, counts: Sequence[int], keep: Sequence[str]
+    merges: Sequence[str],
+    *,
+    counts: Sequence[int],
+    keep: Sequence[str],
+    patches: int | None = None,
 ) -> list[dict[str, Any]]:
-    """Every method with every budget, as arguments of `choose_budget`. Raises UsageError."""
+    """Every method with every budget, as arguments of `choose_budget`. patches: of a frame, where
+    known. Raises UsageError."""
     if keep and counts:
         raise UsageError("--keep and --tokens-per-frame exclude each other: give one of them")
     budgets: list[dict[str, Any]] = [{"tokens_per_frame": count} for count in counts]
@@ -26,21 +31,14 @@ def merge_ways(
     methods: list[str | None] = [*merges] or [None]
     ways = [{"merge": merge, **budget} for budget in budgets or [{}] for merge in methods]
     for way in ways:
-        check_merging(methods=MERGERS, error=UsageError, **way)
+        check_merging(methods=MERGERS, patches=patches, error=UsageError, **way)
     return ways
 
 
 def merge_budgets(assistant: Any, ways: Sequence[dict[str, Any]]) -> list[TokenBudget]:
     """All tokens of the checkpoint, then each way to make fewer. Raises UsageError."""
-    config = assistant.model.config
-    known: dict[str, Any] = {
-        "trained": config.tokens_per_frame,
-        "patches": config.patches_per_frame,
-        "methods": MERGERS,
-        "error": UsageError,
-    }
-    chosen = [choose_budget(assistant.runtime.budget, **known, **way) for way in ways]
-    return [TokenBudget(config.tokens_per_frame), *chosen]
+    chosen = [assistant.runtime.choose_budget(**way) for way in ways]
+    return [TokenBudget(assistant.model.config.tokens_per_frame), *chosen]
 
 
 def show_merge_table(

@@ -5,6 +5,7 @@ from crosslmm.checkpoints.published import RECIPES
 from crosslmm.cost.fitting import Fit
 from crosslmm.files import gigabytes
 from crosslmm.limits import DEFAULT_FRAMES
+from crosslmm_cli.merging import describe, merging_of
 from crosslmm_cli.output import Output, size_text
 from crosslmm_cli.setup import look_at_machine
 
@@ -25,7 +26,11 @@ def write_list(output: Output) -> None:
     absent = [found for found in fits if not found.installed]
     if output.as_json:
         for model in stored:
-            output.record({"status": "on disk", **vars(model), "path": str(model.path)})
+            chosen = merging_of(model.name)
+            merging = None if chosen is None else vars(chosen)
+            output.record(
+                {"status": "on disk", **vars(model), "path": str(model.path), "merging": merging}
+            )
         for found in absent:
             output.record({"status": "published", **vars(found)})
         for name, recipe in RECIPES.items():
@@ -63,6 +68,9 @@ def _write_stored(output: Output, models: list[catalog.StoredModel]) -> None:
             f"the default model {choice.name} ({_ORIGINS[choice.origin]}) is not on disk; pull it, "
             "or choose another with `crosslmm models use`"
         )
+    for model in models:
+        if (chosen := merging_of(model.name)) is not None:
+            output.notice(f"{model.name}: {describe(chosen)}, as set by `crosslmm models use`")
     for model in models:
         if model.problem:
             reason = model.problem.removeprefix(f"{model.path}: ")

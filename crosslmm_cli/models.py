@@ -6,11 +6,13 @@ from typing import Annotated, Any, Literal
 import typer
 
 from crosslmm.checkpoints import catalog
+from crosslmm.checkpoints.settings import write_merging
 from crosslmm.errors import CheckpointError, UsageError, first_line
 from crosslmm.files import check_empty
 from crosslmm_cli import completion, options
 from crosslmm_cli.commands import Command, Group
 from crosslmm_cli.download import download
+from crosslmm_cli.merging import new_choice, recommend
 from crosslmm_cli.output import Output, size_text
 from crosslmm_cli.setup import YesOption, report_default, set_up
 
@@ -61,6 +63,7 @@ def pull(
     output.text(str(folder))
     if catalog.validate(folder).problem is None:
         output.notice(f"`crosslmm models use {model}` makes it the default model")
+        recommend(output, model)
 
 
 @app.command(cls=Command)
@@ -143,13 +146,23 @@ def use(
             metavar="MODEL", autocompletion=completion.model_names, help="The new default model."
         ),
     ] = None,
+    merge: options.MergeOption = None,
+    keep: options.KeepOption = None,
     reset: Annotated[bool, typer.Option("--reset", help="Return to the built-in model.")] = False,
 ) -> None:
-    """Set the default model."""
+    """Set the default model, and how many of its tokens are kept.
+
+    What --keep says is remembered for the model; --keep 100% takes all tokens again.
+    """
     output = Output()
     if (model is None) != reset:
         raise typer.BadParameter("give a model, or --reset to return to the built-in one")
+    choice = new_choice(merge, keep)
+    if choice is not None and model is None:
+        raise UsageError("--reset returns to the built-in model: it excludes --merge and --keep")
     catalog.use(model)
+    if choice is not None and model is not None:
+        write_merging(catalog.lasting_name(model), choice)
     report_default(output)
 
 

@@ -33,6 +33,11 @@ def numbers(given: str) -> list[int]:
         ) from None
 
 
+def listed(given: str | None) -> list[str]:
+    """What is separated by commas."""
+    return given.split(",") if given else []
+
+
 def memory_size(flag: str, given: str) -> int:
     """Bytes of a size with its unit: nobody means 24 bytes. Raises UsageError."""
     if given.strip().replace(".", "", 1).isdigit():
@@ -135,7 +140,16 @@ MergeOption = Annotated[
         "--merge",
         metavar="NAME",
         autocompletion=completion.mergers,
-        help=f"Merge the tokens of all frames to fewer: {', '.join(MERGERS)}.",
+        help=f"Merge the tokens of all frames to fewer: {', '.join(MERGERS)}; none: all tokens.",
+    ),
+]
+MergersOption = Annotated[
+    str | None,
+    typer.Option(
+        "--merge",
+        metavar="NAME,NAME",
+        autocompletion=completion.mergers,
+        help=f"Merging methods to compare, each at every budget: {', '.join(MERGERS)}.",
     ),
 ]
 KeepOption = Annotated[
@@ -144,6 +158,14 @@ KeepOption = Annotated[
         "--keep",
         metavar="SHARE|N",
         help="With --merge, how many tokens are kept: 10%, or a number for the complete video.",
+    ),
+]
+SharesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--keep",
+        metavar="SHARE|N",
+        help="With --merge, tokens that are kept: 10%,25%, or numbers for a complete video.",
     ),
 ]
 QuantizeOption = Annotated[

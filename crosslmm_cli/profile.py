@@ -1,5 +1,6 @@
 """`crosslmm profile`: the cost of a run, estimated from a configuration or measured."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -14,6 +15,7 @@ from crosslmm.cost.measured import MEASURED_FRAMES, Measured
 from crosslmm.cost.profile import FRAMES, find_shape, reshape
 from crosslmm.cost.published import PublishedComparison, compare_with_paper
 from crosslmm.cost.settings import Settings
+from crosslmm.cost.shape import ModelShape
 from crosslmm.cost.tables import (
     as_record,
     budget_text,
@@ -26,10 +28,12 @@ from crosslmm.cost.tables import (
 )
 from crosslmm.errors import UsageError
 from crosslmm.limits import FRAMES_PER_CHUNK
+from crosslmm.merging import MERGERS, TokenBudget, choose_budget
 from crosslmm.options import Sampling
 from crosslmm_cli import completion, options
 from crosslmm_cli.inputs import check_video
 from crosslmm_cli.loading import check_model, load_assistant
+from crosslmm_cli.merge_table import merge_ways
 from crosslmm_cli.output import Output
 
 
@@ -60,6 +64,8 @@ def profile(
             show_default="the model's own",
         ),
     ] = None,
+    merge: options.MergersOption = None,
+    keep: options.SharesOption = None,
     text_tokens: Annotated[
         int,
         typer.Option("--text-tokens", metavar="N", min=0, help="Text tokens of the prompt."),
@@ -180,9 +186,13 @@ def profile(
         quantization=quantize,
         frames_per_chunk=chunk,
     )
+    counted = tokens_per_frame or ()
+    if compute is not None and not counted and not merge and shape.chunked:
+        squares = {side**2 for side in range(1, 15) if side**2 <= shape.vision.patches}
+        counted = sorted({*squares, shape.tokens_per_frame})
     counts: dict[str, Any] = {
         "frames": frames or (MEASURED_FRAMES if measure else FRAMES),
-        "tokens_per_frame": tokens_per_frame or (),
+        "budgets": _budgets(shape, merge, keep, counted),
     }
     memory = options.memory_size("--fits", fits) if fits is not None else None
     if plot:
@@ -192,9 +202,6 @@ def profile(
     if video is not None:
         check_video(str(video), Sampling())
     if compute is not None:
-        if not tokens_per_frame and shape.chunked:
-            squares = {side**2 for side in range(1, 15) if side**2 <= shape.vision.patches}
-            counts["tokens_per_frame"] = sorted({*squares, shape.tokens_per_frame})
         counts["frames"] = [1]  # they are what is found
         _show_budget(
             output,
@@ -235,6 +242,26 @@ def profile(
     if plot:
         draw(plot, first, other)
         output.notice(f"wrote {plot}")
+
+
+def _budgets(
+    shape: ModelShape, merge: str | None, keep: str | None, counts: Sequence[int]
+) -> list[TokenBudget]:
+    """Every method with every number of tokens; the model's own where nothing is asked for."""
+    own, patches = TokenBudget(shape.tokens_per_frame), shape.vision.patches
+    merges, kept = options.listed(merge), options.listed(keep)
+    ways = merge_ways(merges, counts=counts, keep=kept, patches=patches)
+    return [
+        choose_budget(
+            own,
+            trained=own.pooled,
+            patches=patches,
+            methods=MERGERS,
+            error=UsageError,
+            **way,
+        )
+        for way in ways
+    ]
 
 
 def _show_budget(

@@ -12,6 +12,7 @@ from crosslmm.errors import OutOfMemory, UsageError
 from crosslmm.files import gigabytes
 from crosslmm_cli import options
 from crosslmm_cli.download import download
+from crosslmm_cli.merging import describe, merging_of, recommend
 from crosslmm_cli.output import Output
 
 YesOption = Annotated[
@@ -68,6 +69,11 @@ def report_default(output: Output) -> None:
     """Say which model is the default now."""
     choice = catalog.default_model()
     output.notice(f"the default model is now {choice.name}")
+    chosen = merging_of(choice.name)
+    if chosen is not None:
+        output.notice(f"{describe(chosen)}, unless a command says otherwise")
+    else:
+        recommend(output, choice.name)
     if choice.origin == "environment":
         output.notice(f"{catalog.ENVIRONMENT} is set and takes precedence")
 

@@ -28,6 +28,14 @@ def test_a_batch_of_unequal_rows_captions_each_as_alone(clips: Path, assistant: 
         assert {name: result.settings[name] for name in merging} == merging
 
 
+def test_a_number_that_a_method_cannot_keep_fails_that_video(
+    clips: Path, assistant: Assistant
+) -> None:
+    [result] = caption(clips / "a.mp4", assistant, merge="area", keep=4)
+    assert result.error is not None
+    assert "a.mp4: `merge` area keeps a square number of tokens of each frame" in result.error
+
+
 def test_another_merging_makes_new_captions_and_the_same_none(
     clips: Path, assistant: Assistant, tmp_path: Path
 ) -> None:

@@ -40,7 +40,6 @@ def files(tmp_path_factory: pytest.TempPathFactory, clip: Path) -> Path:
         ("ask clip.mp4 q --merge foldr --keep 10%", 2, "--merge must be one of area, weighted,"),
         ("ask clip.mp4 q --keep 10%", 2, "--keep needs --merge, one of area, weighted, folder"),
         ("ask clip.mp4 q --merge folder --keep 0%", 2, "--keep must be a share above 0"),
-        ("ask clip.mp4 q --merge folder --fit 8GB", 2, "--merge needs a number of frames"),
         ("ask clip.mp4 q --fit 8", 2, "--fit 8: needs a unit; did you mean 8GB?"),
         ("ask clip.mp4 q --tokens-per-frame 7", 2, "--tokens-per-frame 7 is not a perfect square"),
         (

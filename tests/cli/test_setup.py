@@ -188,7 +188,10 @@ class TestOnATerminal:
             screen = terminal.screen
         assert [line.rstrip() for line in screen.splitlines()[:4]] == PROPOSAL
         assert (
-            f"downloading {SMALL}\nthe default model is now {SMALL}\nnext: crosslmm ask" in screen
+            f"downloading {SMALL}\nthe default model is now {SMALL}\n"
+            f"`crosslmm models use {SMALL} --keep 10%` fits\n"
+            "ten times the frames into its context, at some loss of accuracy\nnext: crosslmm ask"
+            in screen
         )
         assert catalog.default_model() == catalog.Choice(SMALL, "setting")
         assert catalog.resolve(SMALL)

@@ -3,6 +3,7 @@
 import ast
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from crosslmm.cost import (
     weight_parts,
 )
 from crosslmm.errors import CheckpointError, UsageError
+from crosslmm.merging import MERGERS, TokenBudget
+from crosslmm.window_merging import WindowMerger
 from tests.support.tiny import text_config, tiny_config, tiny_model, tiny_processor, vision_config
 
 TEXT = 11
@@ -44,9 +47,11 @@ def shape_of(model: Any) -> ModelShape:
     return ModelShape.from_config(json.loads(model.config.to_json_string()))
 
 
-def inputs(model: Any, *, frames: int, tokens: int, batch: int = 1) -> dict[str, torch.Tensor]:
+def inputs(
+    model: Any, *, frames: int, budget: TokenBudget, batch: int = 1
+) -> dict[str, torch.Tensor]:
     """A prompt of TEXT text tokens with the video after the second."""
-    places = frames * tokens + int(model.config.video_newline)
+    places = budget.count(frames) + int(model.config.video_newline)
     ids = torch.full((batch, places + TEXT), 20)
     ids[:, 2 : 2 + places] = VIDEO_TOKEN
     side = model.config.vision.image_size
@@ -84,16 +89,20 @@ def counted(function: Any, **arguments: Any) -> tuple[int, Any]:
     return count.get_total_flops() // 2, result
 
 
-def check(model: Any, shape: ModelShape, *, frames: int, tokens: int, batch: int = 1) -> None:
+def check(
+    model: Any, shape: ModelShape, *, frames: int, budget: int | TokenBudget, batch: int = 1
+) -> None:
     """Prefill and the first decoding step within 1 %."""
-    given = inputs(model, frames=frames, tokens=tokens, batch=batch)
-    options = {
+    if isinstance(budget, int):
+        budget = TokenBudget(budget)
+    given = inputs(model, frames=frames, budget=budget, batch=batch)
+    options: dict[str, Any] = {
         "frames": frames,
-        "tokens_per_frame": tokens,
+        "budget": budget,
         "text_tokens": TEXT,
         "batch": batch,
     }
-    measured, output = counted(model, **given, use_cache=True, logits_to_keep=1)
+    measured, output = counted(model, **given, merge=budget.merge, use_cache=True, logits_to_keep=1)
     assert prefill_macs(shape, **options).total == pytest.approx(measured, rel=0.01)
     step = {"input_ids": given["input_ids"][:, -1:], "past_key_values": output.past_key_values}
     measured, _ = counted(model, **step, use_cache=True)
@@ -104,7 +113,7 @@ def check(model: Any, shape: ModelShape, *, frames: int, tokens: int, batch: int
 @pytest.mark.parametrize(("frames", "tokens"), [(3, 4), (1, 1), (5, 25)])
 def test_tiny_model_costs_what_the_counter_says(scope: str, frames: int, tokens: int) -> None:
     model = tiny_model(v2v_scope=scope)
-    check(model, shape_of(model), frames=frames, tokens=tokens)
+    check(model, shape_of(model), frames=frames, budget=tokens)
 
 
 @pytest.mark.parametrize(
@@ -120,25 +129,43 @@ def test_tiny_model_costs_what_the_counter_says(scope: str, frames: int, tokens:
 @pytest.mark.parametrize("batch", [1, 2])
 def test_middle_model_costs_what_the_counter_says(changes: dict[str, Any], batch: int) -> None:
     model = tiny_model(**MIDDLE | changes)
-    check(model, shape_of(model), frames=6, tokens=9, batch=batch)
+    check(model, shape_of(model), frames=6, budget=9, batch=batch)
+
+
+# Of `random` the frames have unequal numbers, which the count with `frame` scope does not know.
+MERGINGS = [(method, "video") for method in MERGERS]
+MERGINGS += [(method, "frame") for method in MERGERS if method != "random"]
+
+
+@pytest.mark.parametrize(("method", "scope"), MERGINGS)
+def test_merged_videos_cost_what_the_counter_says(method: str, scope: str) -> None:
+    model = tiny_model(v2v_scope=scope, tokens_per_frame=25)
+    batch = 2 if scope == "frame" else 1
+    budgets = [TokenBudget(25, method, tokens_per_frame=9)]
+    if method not in ("area", "weighted"):  # these need as many in each frame
+        budgets.append(TokenBudget(25, method, keep=3))
+    if method == "folder":
+        budgets.append(TokenBudget(25, method, keep="11%"))
+    for budget in budgets:
+        check(model, shape_of(model), frames=4, budget=budget, batch=batch)
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3", "mistral"])
 def test_other_language_models(kind: str) -> None:
     model = tiny_model(text=text_config(kind, head_dim=32))
-    check(model, shape_of(model), frames=3, tokens=4)
+    check(model, shape_of(model), frames=3, budget=4)
 
 
 def test_projecting_in_slices_costs_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("crosslmm.cross_attention.SLICE_BYTES", 0)
     model = tiny_model()
-    check(model, shape_of(model), frames=3, tokens=4)
+    check(model, shape_of(model), frames=3, budget=4)
 
 
 def test_closed_gates_cost_nothing() -> None:
     model = tiny_model(gates=False).requires_grad_(False)
     shape = replace(shape_of(model), open_v2v=0, open_t2v=0)
-    check(model, shape, frames=3, tokens=4)
+    check(model, shape, frames=3, budget=4)
     macs = prefill_macs(shape, frames=3)
     assert macs.v2v_projection == macs.t2v_projection == macs.t2v_attention == 0
 
@@ -146,7 +173,7 @@ def test_closed_gates_cost_nothing() -> None:
 def test_some_gates_closed() -> None:
     model = tiny_model().requires_grad_(False)
     torch.nn.init.zeros_(next(iter(model.model.cross_attention_layers.values())).t2v.gate)
-    check(model, replace(shape_of(model), open_t2v=1), frames=3, tokens=4)
+    check(model, replace(shape_of(model), open_t2v=1), frames=3, budget=4)
 
 
 @pytest.mark.parametrize("changes", [{}, MIDDLE], ids=["tiny", "middle"])
@@ -169,7 +196,7 @@ def test_quantized_models_cost_the_same(
     stored = sum(_stored_bytes(module) for module in model.model.language_model.layers.modules())
     stored += model.model.language_model.norm.weight.nbytes
     assert parts["decoder"].bytes == pytest.approx(stored, rel=0.001)
-    check(model, shape, frames=3, tokens=4)
+    check(model, shape, frames=3, budget=4)
 
 
 def _stored_bytes(module: torch.nn.Module) -> int:
@@ -347,32 +374,80 @@ def test_peak_is_the_allocators(
     needed = memory_needed(
         replace(shape_of(model), dtype="float32"),
         frames=frames,
-        tokens_per_frame=tokens,
+        budget=TokenBudget(tokens),
         text_tokens=text,
         frames_per_chunk=4,
     )
     assert needed.above_weights == pytest.approx(peak, rel=0.1)
 
 
-def test_peak_of_a_batch_is_the_allocators(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("method", "changes", "part", "window"),
+    [
+        *((method, {}, 1024, 256) for method in MERGERS),
+        ("folder", {"v2v_scope": "frame"}, 40, 10),  # several windows, and parts of the prompt
+        ("uniform", {"projector_order": "project_first"}, 40, 10),
+    ],
+)
+def test_peak_with_merging_is_the_allocators(
+    clip: Path,
+    method: str,
+    changes: dict[str, Any],
+    part: int,
+    window: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All tokens of a window are alive until it is merged, then only those that are kept."""
+    from crosslmm.inference.assistant import Assistant
+
+    monkeypatch.setattr("crosslmm.inference.prefix.PREFILL_TOKENS", part)
+    monkeypatch.setattr("crosslmm.cost.memory.PREFILL_TOKENS", part)
+    monkeypatch.setattr("crosslmm.cost.memory.MERGED_FRAMES", window)
+    monkeypatch.setattr("crosslmm.cost.merging.MERGED_FRAMES", window)
+    monkeypatch.setitem(WindowMerger.__init__.__kwdefaults__, "window", window)
+    model = tiny_model(**MIDDLE | changes | {"tokens_per_frame": 49})
+    model.model.frames_per_chunk = 4
+    assistant = Assistant(model, tiny_processor(image_size=98, tokens_per_frame=49))
+    budget = TokenBudget(49, method, tokens_per_frame=4)
+    opened = partial(assistant.open_video, clip, merge=method, tokens_per_frame=4)
+    peak, session = _peak_bytes(lambda: opened(frames=24))
+    needed = memory_needed(
+        replace(shape_of(model), dtype="float32"),
+        frames=24,
+        budget=budget,
+        text_tokens=len(session.prefix) - session.visual_tokens,
+        frames_per_chunk=4,
+    )
+    assert session.visual_tokens == 96
+    assert needed.above_weights == pytest.approx(peak, rel=0.1)
+
+
+@pytest.mark.parametrize("merge", [None, "folder"])
+def test_peak_of_a_batch_is_the_allocators(
+    clip: Path, merge: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from crosslmm.inference.assistant import Assistant
     from crosslmm.inference.batch import answer_batch
 
     # A prompt that would be taken in parts, were it alone.
     monkeypatch.setattr("crosslmm.cost.memory.PREFILL_TOKENS", 200)
-    model = tiny_model(**MIDDLE)
+    model = tiny_model(**MIDDLE | {"tokens_per_frame": 49})
     model.model.frames_per_chunk = 4
     assistant = Assistant(model, tiny_processor(image_size=98, tokens_per_frame=49))
     frames = crosslmm.sample(clip, frames=24)
     prompt = assistant.processor.prompt("what?", times=frames.times, duration=3.0)
     text = len(assistant.processor.tokenizer(prompt).input_ids) - 1
-    peak, _ = _peak_bytes(
-        lambda: answer_batch(assistant.runtime, [frames] * 3, ["what?"] * 3, max_new_tokens=1)
-    )
+    keep = "20%" if merge else None
+    answered = partial(answer_batch, max_new_tokens=1, merge=merge, keep=keep)
+    peak, _ = _peak_bytes(lambda: answered(assistant.runtime, [frames] * 3, ["what?"] * 3))
     needed = memory_needed(
         replace(shape_of(model), dtype="float32"),
-        frames=24, tokens_per_frame=49, text_tokens=text, batch=3, frames_per_chunk=4,
-    )  # fmt: skip
+        frames=24,
+        budget=TokenBudget(49, merge, keep),
+        text_tokens=text,
+        batch=3,
+        frames_per_chunk=4,
+    )
     assert needed.above_weights == pytest.approx(peak, rel=0.15)
 
 
@@ -395,7 +470,7 @@ def test_refusals() -> None:
     with pytest.raises(
         UsageError, match="`tokens_per_frame` 8 is not a perfect square from 1 to 729"
     ):
-        prefill_macs(shape, frames=8, tokens_per_frame=8)
+        prefill_macs(shape, frames=8, budget=TokenBudget(8))
     with pytest.raises(UsageError, match="float7"):
         memory_needed(shape, frames=8, dtype="float7")
     with pytest.raises(CheckpointError, match="'bert'"):

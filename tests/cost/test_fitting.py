@@ -11,6 +11,7 @@ from crosslmm.cost.fitting import Machine, fit, fit_all, propose
 from crosslmm.cost.memory import memory_needed
 from crosslmm.cost.profile import find_shape
 from crosslmm.cost.shape import PUBLISHED
+from crosslmm.merging import TokenBudget
 from tests.checkpoints.test_catalog import write_cached
 
 SMALL, LARGE = LICENSES
@@ -54,7 +55,7 @@ def test_memory_and_frames_are_those_of_the_profile(machine: Machine) -> None:
         return memory_needed(
             PUBLISHED[found.name],
             frames=frames,
-            tokens_per_frame=196,
+            budget=TokenBudget(196),
             dtype=machine.dtype,
             quantization=found.quantization,
         ).total

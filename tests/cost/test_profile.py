@@ -18,10 +18,12 @@ from crosslmm.cost.published import FIGURE_4, compare_with_paper, count_like_pap
 from crosslmm.cost.settings import Settings
 from crosslmm.cost.tables import comparison_text, fits_text, paper_text, text
 from crosslmm.errors import CheckpointError, UsageError
+from crosslmm.merging import TokenBudget
 
 MACS = {
     "vision",
     "projector",
+    "merging",
     "language_linear",
     "self_attention",
     "v2v_projection",
@@ -32,6 +34,8 @@ MACS = {
     "prefill_total",
     "per_token",
 }
+LLAVA = "llava-hf/llava-onevision-qwen2-7b-ov-hf"
+BUDGET = {"tokens_per_frame", "merge", "keep"}
 MEMORY = {"weights", "features", "kv_cache", "cross_cache", "activations", "total"}
 
 
@@ -48,7 +52,7 @@ def test_json_is_the_documented_one(run) -> None:
         (1, 32), (1, 256), (9, 32), (9, 256),
     ]  # fmt: skip
     for row in record["rows"] + record["compare"]["rows"]:
-        assert set(row) == {"frames", "tokens_per_frame", "tokens", "macs", "memory"}
+        assert set(row) == {"frames", *BUDGET, "tokens", "macs", "memory"}
         assert set(row["tokens"]) == {"original", "visual", "text"}
         assert set(row["macs"]) == MACS
         assert set(row["memory"]) == MEMORY
@@ -95,7 +99,7 @@ def test_paper_is_compared_with_nothing_else() -> None:
     with pytest.raises(UsageError, match="profile one of these"):
         compare_with_paper(profile("crosslmm-7b", frames=[48]))
     with pytest.raises(UsageError, match="profile one of these"):
-        compare_with_paper(profile("crosslmm-7b", tokens_per_frame=[16]))
+        compare_with_paper(profile("crosslmm-7b", budgets=[TokenBudget(16)]))
 
 
 @pytest.mark.parametrize("other", ["llava-onevision-7b", "unmerged", "paper"])
@@ -105,6 +109,53 @@ def test_text_fits_a_terminal(run, other: str) -> None:
     assert max(map(len, done.out.splitlines())) <= 80
     most = most_frames(RECIPES["crosslmm-7b"], parse_size("24GB"), settings=Settings())
     assert f"{most:,} frames at 9 tokens per frame fit in 24.0 GB" in done.out
+
+
+def test_mergings_are_profiled(run) -> None:
+    asked = ["profile", "-m", LLAVA, "-n", "64,256"]
+    asked += ["--merge", "folder,random", "--keep", "10%,500"]
+    done = run(*asked, "--fits", "24GB", "--compare", "llava-onevision-7b")
+    assert done.code == 0
+    lines = done.out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "196 tokens per frame merged (folder 10%, random 10%, folder" in " ".join(lines[:2])
+    heading = lines.index("folder 10%                         64        256     share")
+    assert lines[heading + 3].split() == ["visual", "1,255", "5,018"]
+    record = json.loads(run(*asked, "--fits", "24GB", "--json").out)
+    rows = record["rows"]
+    assert [(row["merge"], row["keep"], row["tokens"]["visual"]) for row in rows[::2]] == [
+        ("folder", "10%", 1255), ("random", "10%", 1255), ("folder", 500, 501), ("random", 500, 501),
+    ]  # fmt: skip
+    assert rows[0]["macs"]["merging"] > 0 == rows[2]["macs"]["merging"]
+    # However many frames, 500 tokens are 500; but `folder` compares all that go into one of them.
+    fitting = record["fits"]["frames"]
+    assert fitting["random 500 in all"] == 1_000_000 > fitting["folder 500 in all"]
+    assert fitting["folder 500 in all"] > fitting["folder 10%"] > 1000
+
+
+def test_merging_has_the_budget_of_a_run(run) -> None:
+    asked = ("profile", "-m", LLAVA, "--merge", "area")
+    done = run(*asked, "--keep", "10%")
+    assert done.code == 2
+    assert "--merge area keeps a square number of tokens of each frame" in done.err
+    assert run(*asked, "--tokens-per-frame", "9").code == 0
+    done = run("profile", "-m", LLAVA, "--merge", "folder")
+    assert "--merge needs --keep" in done.err
+    done = run("profile", "-m", "llava-onevision-7b", "--merge", "folder", "--keep", "10%")
+    assert "always takes 196 tokens per frame" in done.err
+
+
+def test_merging_at_equal_compute(run) -> None:
+    done = run(
+        "profile", "-m", LLAVA, "--merge", "folder", "--keep", "10%,25%", "--budget", "100TFLOP"
+    )
+    assert done.out.splitlines()[1].split() == ["tokens", "frames", "visual", "tokens"]
+    more, fewer = (line.split() for line in done.out.splitlines()[2:])
+    assert more[:2] == ["folder", "10%"]
+    assert int(more[2]) > int(fewer[2])
+    shape = find_shape(LLAVA)
+    budget = TokenBudget(196, "folder", "10%")
+    assert int(more[2]) == frames_at(shape, 50e12, budget=budget, settings=Settings())
 
 
 def test_column_adds_up() -> None:
@@ -117,7 +168,9 @@ def test_column_adds_up() -> None:
 
 
 def test_many_frame_counts_wrap() -> None:
-    shown = text(profile("crosslmm-2b", frames=range(8, 80, 8), tokens_per_frame=[4, 9]))
+    shown = text(
+        profile("crosslmm-2b", frames=range(8, 80, 8), budgets=[TokenBudget(4), TokenBudget(9)])
+    )
     assert max(map(len, shown.splitlines())) <= 80
     assert shown.count("Prefill, TMACs") == 6
     assert shown.count("Frames, 4 tokens each") == 3
@@ -214,7 +267,7 @@ def test_the_most_frames_that_fit(quantization) -> None:
 def test_frames_beyond_the_context_are_noticed(run) -> None:
     done = run("profile", "-m", "crosslmm-2b", "-n", "4000", "--fits", "200GB")
     assert "past its context of 32,768 tokens" in done.err
-    assert "the context of the language model ends at 3,633" in done.out
+    assert "the context of the language model ends at 3,633" in " ".join(done.out.split())
 
 
 @pytest.mark.parametrize(
@@ -409,9 +462,9 @@ def test_paper_text_shows_the_deviation() -> None:
 def test_a_budget_of_compute_is_spent_to_the_last_frame() -> None:
     shape = RECIPES["crosslmm-7b"]
     for tokens in (1, 9, 49):
-        frames = frames_at(shape, 5e12, tokens_per_frame=tokens, settings=Settings())
+        frames = frames_at(shape, 5e12, budget=TokenBudget(tokens), settings=Settings())
         rows = profile(
-            "x", shape=shape, frames=[frames, frames + 1], tokens_per_frame=[tokens]
+            "x", shape=shape, frames=[frames, frames + 1], budgets=[TokenBudget(tokens)]
         ).rows
         assert rows[0].prefill.total <= 5e12 < rows[1].prefill.total
     assert frames_at(shape, 1e9, settings=Settings()) == 0

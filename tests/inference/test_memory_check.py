@@ -1,6 +1,7 @@
 """As many frames as fit: into a given memory, into what is free, into the context."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,20 +11,19 @@ from crosslmm.cost.budget import most_frames
 from crosslmm.cost.settings import Settings
 from crosslmm.cost.shape import ModelShape
 from crosslmm.inference.assistant import Assistant
+from crosslmm.merging import TokenBudget
 
 FREE = "crosslmm.inference.memory_check.free_memory"
 MB = 10**6
 
 
-def profiled(assistant: Assistant, memory: int) -> int:
+def profiled(assistant: Assistant, memory: int, budget: TokenBudget | None = None) -> int:
     """By the profile of its configuration, its gates as they are."""
     model = assistant.model
     shape = ModelShape.from_config(model.config.to_dict())
     assert all(layer.v2v.is_open and layer.t2v.is_open for layer in model.model.dual_layers)
     settings = Settings(text_tokens=576, dtype="float32")
-    return most_frames(
-        shape, memory, tokens_per_frame=assistant.tokens_per_frame, settings=settings
-    )
+    return most_frames(shape, memory, budget=budget or assistant.runtime.budget, settings=settings)
 
 
 @pytest.fixture
@@ -43,6 +43,40 @@ def test_what_is_free_is_filled_to_nine_tenths(
     weights = sum(each.numel() * 4 for each in roomy.model.parameters())
     monkeypatch.setattr(FREE, lambda device: 20 * MB)
     assert roomy.most_frames() == pytest.approx(profiled(roomy, weights + 18 * MB), rel=0.02)
+
+
+def test_merging_makes_room_for_more(roomy: Assistant) -> None:
+    asked = {"merge": "folder", "keep": "30%"}
+    budget = roomy.runtime.choose_budget(**asked)
+    for memory in (12 * MB, 30 * MB):
+        merged = roomy.most_frames(memory, **asked)
+        assert merged == profiled(roomy, memory, budget)
+        # Not three times as many: the features of all frames are kept.
+        assert merged > 1.5 * roomy.most_frames(memory)
+
+
+def test_merging_makes_room_in_the_context(
+    assistant: Assistant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assistant.model.config.text, "max_position_embeddings", 676)
+    room = 676 - 64 - 512
+    assert assistant.most_frames(10**12) == room // 4 == 25
+    assert assistant.most_frames(10**12, merge="folder", keep="25%") == room
+    assert assistant.most_frames(10**12, merge="folder", tokens_per_frame=2) == 50
+    assert assistant.most_frames(10**9, merge="folder", keep=100) > 10_000
+    assert assistant.most_frames(10**9, merge="folder", keep=101) == 25
+
+
+def test_the_memory_is_estimated_with_the_merging(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FREE, lambda device: 15 * MB)
+    said: list[str] = []
+    load = partial(crosslmm.load, checkpoint, dtype="float32", frames=1000, on_notice=said.append)
+    load()
+    assert [line[:13] for line in said] == ["this may need"]
+    assert load(merge="folder", keep="25%").runtime.budget.count(8) == 8
+    assert len(said) == 1
 
 
 def test_the_context_bounds_them(assistant: Assistant) -> None:
@@ -75,6 +109,13 @@ def test_a_longer_one_as_many_as_fit(
 ) -> None:
     memory = next(size for size in range(MB // 10, 9 * MB, 20_000) if profiled(assistant, size) > 4)
     line = ("ask", clip, "what?", "-m", checkpoint, "--fit", f"{memory}B", "--dtype", "float32")
-    done = run(*line, "--max-new-tokens", 1, "--json")
+    line += ("--max-new-tokens", "1", "--json")
+    done = run(*line)
     assert done.code == 0, done.err
     assert len(json.loads(done.out)["frames"]) == profiled(assistant, memory) < 30
+    done = run(*line, "--merge", "folder", "--keep", "25%")
+    assert done.code == 0, done.err
+    budget = assistant.runtime.choose_budget(merge="folder", keep="25%")
+    answer = json.loads(done.out)
+    assert len(answer["frames"]) == min(profiled(assistant, memory, budget), 30)
+    assert answer["tokens"]["visual"] == len(answer["frames"])

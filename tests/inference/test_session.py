@@ -216,6 +216,16 @@ def test_a_stream_that_was_started_earlier_is_used_where_it_fits(
         assert no_thread_within(5)
 
 
+@pytest.mark.parametrize("window", [256, 3])
+def test_fewer_frames_than_promised_keep_a_square_of_tokens(
+    assistant: Assistant, clip: Path, monkeypatch: pytest.MonkeyPatch, window: int
+) -> None:
+    monkeypatch.setattr(encoding, "WindowMerger", partial(WindowMerger, window=window))
+    monkeypatch.setattr(FrameStream, "count", property(lambda stream: 8))
+    session = assistant.open_video(clip, frames=5, merge="area", keep=8)
+    assert (len(session.frames), session.visual_tokens) == (5, 5)
+
+
 def test_fewer_frames_than_the_file_promises_keep_their_tokens(
     assistant: Assistant, clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

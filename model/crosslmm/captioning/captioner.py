@@ -73,7 +73,9 @@ class Captioner:
         except Exception as error:
             if len(clips) > 1:
                 return [self._caption([clip])[0] for clip in clips]
-            reason = f"the model failed: {type(error).__name__}: {error}"
+            reason = str(error)
+            if not isinstance(error, CrossLMMError):
+                reason = f"the model failed: {type(error).__name__}: {error}"
             self._note_failure(clips[0], reason)
             return [_failed(clips[0], reason)]
         broken = [each for each in zip(clips, segments, strict=True) if each[1].problem]

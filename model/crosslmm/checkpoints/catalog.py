@@ -27,7 +27,7 @@ from crosslmm.checkpoints.cache import (
 from crosslmm.checkpoints.headers import IncompleteCheckpoint, read_headers
 from crosslmm.checkpoints.published import LICENSES, RECIPES
 from crosslmm.checkpoints.screening import check_config, check_files
-from crosslmm.checkpoints.settings import home, read_settings, write_settings
+from crosslmm.checkpoints.settings import home, read_settings, write_merging, write_settings
 from crosslmm.checkpoints.support import LLAVA_ONEVISION, MODEL_TYPES, unsupported, wrong_kind
 from crosslmm.errors import CheckpointError, CrossLMMError, UsageError, first_line
 from crosslmm.files import read_json, remove_folder
@@ -85,9 +85,14 @@ def use(name: str | None) -> Path | None:
         return None
     resolved = resolve_model(name)
     folder = resolved.adapter or resolved.folder
-    lasting = str(folder.absolute()) if _as_folder(name) is not None else name
-    write_settings({**read_settings(), "default": lasting})
+    write_settings({**read_settings(), "default": lasting_name(name)})
     return folder
+
+
+def lasting_name(name: str) -> str:
+    """What names the same model from any folder."""
+    folder = _as_folder(name)
+    return name if folder is None else str(folder.absolute())
 
 
 def resolve(name: str | Path, *, kinds: tuple[str, ...] | None = MODEL_TYPES) -> Path:
@@ -266,15 +271,19 @@ def plan_removal(name: str) -> Removal:
 
 
 def remove(removal: Removal) -> None:
-    """Delete what was planned; a default that pointed there is forgotten."""
+    """Delete what was planned; what was chosen for it is forgotten."""
     removed = {removal.name, str(removal.path.absolute())}
     if removal.source == "hub":
         remove_repository(removal.path)
     else:
         remove_folder(removal.path)
-    chosen = read_settings().get("default")
+    settings = read_settings()
+    chosen = settings.get("default")
     if isinstance(chosen, str) and (chosen in removed or split_revision(chosen)[0] in removed):
         use(None)
+    for name in settings.get("merging", {}):
+        if name in removed or split_revision(name)[0] in removed:
+            write_merging(name, None)
 
 
 def _found_demo() -> Path:

@@ -6,9 +6,12 @@ counts as the full square, because that is what the counter (and most of the lit
 """
 
 from dataclasses import astuple, dataclass
+from math import ceil
 
+from crosslmm.cost.merging import merging_macs
 from crosslmm.cost.shape import ModelShape
 from crosslmm.limits import ABSORBED_QUERIES
+from crosslmm.merging import TokenBudget
 
 
 @dataclass(frozen=True)
@@ -17,6 +20,7 @@ class Macs:
 
     vision: int = 0
     projector: int = 0
+    merging: int = 0
     language_linear: int = 0
     self_attention: int = 0
     v2v_projection: int = 0
@@ -34,11 +38,12 @@ class Macs:
 class PromptTokens:
     """Tokens of one video's prompt.
 
-    `features`: T·N; `merged`: T·M; `visual`: the merged tokens with the newline that may follow them;
-    `text`: the rest of the prompt.
+    `features`: T·N; `pooled`: T·M; `merged`: as many as these, or K where a method merges them to fewer;
+    `visual`: the merged tokens with the newline that may follow them; `text`: the rest of the prompt.
     """
 
     features: int
+    pooled: int
     merged: int
     visual: int
     text: int
@@ -49,13 +54,16 @@ class PromptTokens:
 
 
 def count_tokens(
-    shape: ModelShape, *, frames: int, tokens_per_frame: int | None = None, text_tokens: int = 64
+    shape: ModelShape, *, frames: int, budget: TokenBudget | None = None, text_tokens: int = 64
 ) -> PromptTokens:
-    merged = shape.check_tokens_per_frame(tokens_per_frame)
+    """budget: of the visual tokens, the model's own unless given. Raises UsageError."""
+    budget = shape.check_budget(budget)
+    merged = budget.count(frames)
     return PromptTokens(
         features=frames * shape.vision.patches,
-        merged=frames * merged,
-        visual=frames * merged + int(shape.newline and frames > 0),
+        pooled=frames * budget.pooled,
+        merged=merged,
+        visual=merged + int(shape.newline and frames > 0),
         text=text_tokens,
     )
 
@@ -64,27 +72,32 @@ def prefill_macs(
     shape: ModelShape,
     *,
     frames: int,
-    tokens_per_frame: int | None = None,
+    budget: TokenBudget | None = None,
     text_tokens: int = 64,
     batch: int = 1,
 ) -> Macs:
     """From pixels to the logits of the last position, for `batch` prompts of one video each."""
-    tokens = count_tokens(
-        shape, frames=frames, tokens_per_frame=tokens_per_frame, text_tokens=text_tokens
-    )
+    budget = shape.check_budget(budget)
+    tokens = count_tokens(shape, frames=frames, budget=budget, text_tokens=text_tokens)
     language = shape.language
     merged = tokens.merged
     readers = tokens.prompt - merged  # the newline reads as text does
-    seen = tokens.features if shape.v2v_scope == "video" else shape.vision.patches
-    v2v_pairs = shape.open_v2v * _pair_projection(shape, tokens.features)
+    queries, seen, projected = merged, tokens.features, tokens.features
+    if shape.v2v_scope == "frame":
+        # As if spread evenly: frames with fewer tokens are filled up, those without any left out.
+        read = min(frames, merged)
+        queries = read * ceil(merged / max(read, 1))
+        seen, projected = shape.vision.patches, read * shape.vision.patches
+    v2v_pairs = shape.open_v2v * _pair_projection(shape, projected)
     t2v_projection, t2v_attention = _text_reading(shape, readers, tokens.features, prefill=True)
     return Macs(
         vision=batch * frames * frame_macs(shape),
-        projector=batch * _projector(shape, frames, merged),
+        projector=batch * _projector(shape, tokens),
+        merging=batch * merging_macs(budget, frames=frames, width=language.width),
         language_linear=batch * tokens.prompt * linear_macs(shape),
         self_attention=batch * language.layers * _attention(shape, tokens.prompt, tokens.prompt),
-        v2v_projection=batch * (shape.open_v2v * _query_output(shape, merged) + v2v_pairs),
-        v2v_attention=batch * shape.open_v2v * _attention(shape, merged, seen),
+        v2v_projection=batch * (shape.open_v2v * _query_output(shape, queries) + v2v_pairs),
+        v2v_attention=batch * shape.open_v2v * _attention(shape, queries, seen),
         t2v_projection=batch * t2v_projection,
         t2v_attention=batch * t2v_attention,
         head=batch * _head(shape),
@@ -95,14 +108,12 @@ def token_macs(
     shape: ModelShape,
     *,
     frames: int,
-    tokens_per_frame: int | None = None,
+    budget: TokenBudget | None = None,
     text_tokens: int = 64,
     batch: int = 1,
 ) -> Macs:
     """One decoding step, the first after the prompt: only T2V of the cross-attention runs."""
-    tokens = count_tokens(
-        shape, frames=frames, tokens_per_frame=tokens_per_frame, text_tokens=text_tokens
-    )
+    tokens = count_tokens(shape, frames=frames, budget=budget, text_tokens=text_tokens)
     projection, attention = _text_reading(shape, 1, tokens.features, prefill=False)
     return Macs(
         language_linear=batch * linear_macs(shape),
@@ -129,11 +140,11 @@ def linear_macs(shape: ModelShape) -> int:
     return language.layers * (attention + 3 * language.width * language.intermediate)
 
 
-def _projector(shape: ModelShape, frames: int, merged: int) -> int:
+def _projector(shape: ModelShape, tokens: PromptTokens) -> int:
     width = shape.language.width
     before = shape.projector_order == "project_first"
-    tokens = frames * shape.vision.patches if before else merged
-    return tokens * (shape.vision.width * width + width**2)
+    projected = tokens.features if before else tokens.pooled
+    return projected * (shape.vision.width * width + width**2)
 
 
 def _attention(shape: ModelShape, queries: int, keys: int) -> int:

@@ -5,11 +5,12 @@ import re
 from collections.abc import Callable
 from dataclasses import asdict
 
-from crosslmm.cost.arithmetic import prefill_macs
+from crosslmm.cost.arithmetic import count_tokens, prefill_macs
 from crosslmm.cost.memory import memory_needed
 from crosslmm.cost.settings import MOST_FRAMES, Settings
 from crosslmm.cost.shape import ModelShape
 from crosslmm.errors import UsageError
+from crosslmm.merging import TokenBudget
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "p": 10**15}
 _BINARY = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
@@ -18,20 +19,17 @@ _SECONDS = {"ms": 0.001, "s": 1, "min": 60}
 
 
 def most_frames(
-    shape: ModelShape, budget: int, *, tokens_per_frame: int | None = None, settings: Settings
+    shape: ModelShape, memory: int, *, budget: TokenBudget | None = None, settings: Settings
 ) -> int:
-    """The most frames whose run fits in `budget` bytes; 0 where not even the weights do."""
+    """The most frames whose run fits in `memory` bytes; 0 where not even the weights do."""
     options = asdict(settings)
     return _most(
-        lambda frames: (
-            memory_needed(shape, frames=frames, tokens_per_frame=tokens_per_frame, **options).total
-            <= budget
-        )
+        lambda frames: memory_needed(shape, frames=frames, budget=budget, **options).total <= memory
     )
 
 
 def frames_at(
-    shape: ModelShape, macs: float, *, tokens_per_frame: int | None = None, settings: Settings
+    shape: ModelShape, macs: float, *, budget: TokenBudget | None = None, settings: Settings
 ) -> int:
     """The most frames whose prefill, encoding included, takes at most so many multiply-accumulates;
     0 where one takes more."""
@@ -40,7 +38,7 @@ def frames_at(
             prefill_macs(
                 shape,
                 frames=frames,
-                tokens_per_frame=tokens_per_frame,
+                budget=budget,
                 text_tokens=settings.text_tokens,
                 batch=settings.batch,
             ).total
@@ -49,10 +47,14 @@ def frames_at(
     )
 
 
-def frames_in_context(shape: ModelShape, tokens_per_frame: int, text_tokens: int) -> int:
-    """The most frames whose prompt stays within the language model's context."""
-    room = shape.language.context - text_tokens - int(shape.newline)
-    return max(room // tokens_per_frame, 0)
+def frames_in_context(shape: ModelShape, budget: TokenBudget | None, text_tokens: int) -> int:
+    """The most frames whose prompt stays within the language model's context, up to `MOST_FRAMES`."""
+    return _most(
+        lambda frames: (
+            count_tokens(shape, frames=frames, budget=budget, text_tokens=text_tokens).prompt
+            <= shape.language.context
+        )
+    )
 
 
 def parse_size(text: str) -> int:
@@ -86,6 +88,7 @@ def _most(fits: Callable[[int], bool]) -> int:
     low, high = 0, 1
     while high <= MOST_FRAMES and fits(high):
         low, high = high, 2 * high
+    high = min(high, MOST_FRAMES + 1)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)

@@ -14,6 +14,7 @@ FORMATS = (".png", ".svg", ".pdf")
 STAGE_COLOURS = {
     "vision": "#4c72b0",
     "projector": "#9db7dc",
+    "merging": "#2f3f5f",
     "language_linear": "#dd8452",
     "self_attention": "#a3521f",
     "v2v_projection": "#a6d8a8",
@@ -123,13 +124,12 @@ def _value(amount: float) -> str:
 
 def _finish(axes: Any, pairs: Sequence[tuple[Row, ...]], label: str, most: int) -> None:
     scale, letter = unit(most)
-    several = len({pair[0].tokens_per_frame for pair in pairs}) > 1
+    several = len({pair[0].budget for pair in pairs}) > 1
     names = [
-        f"{pair[0].frames:,}" + (f"\nx {pair[0].tokens_per_frame}" if several else "")
-        for pair in pairs
+        f"{pair[0].frames:,}" + (f"\n{pair[0].budget.short}" if several else "") for pair in pairs
     ]
     axes.set_xticks(range(len(pairs)), names)
-    axes.set_xlabel("frames" + (", and tokens per frame" if several else ""))
+    axes.set_xlabel("frames" + (", and their tokens" if several else ""))
     axes.set_ylabel(label.format(letter))
     axes.yaxis.set_major_formatter(lambda height, _: f"{height / scale:g}")
     axes.spines[["top", "right"]].set_visible(False)

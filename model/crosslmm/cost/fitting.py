@@ -139,7 +139,7 @@ def fit(machine: Machine, name: str) -> Fit:
 
 def _most_frames(shape: ModelShape, budget: int, settings: Settings) -> int:
     """As many frames as fit in memory and in the context."""
-    context = frames_in_context(shape, shape.tokens_per_frame, settings.text_tokens)
+    context = frames_in_context(shape, None, settings.text_tokens)
     return min(most_frames(shape, budget, settings=settings), context)
 
 

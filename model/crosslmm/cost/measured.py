@@ -6,6 +6,7 @@ from statistics import median
 from typing import Any
 
 from crosslmm.cost.memory import Memory
+from crosslmm.merging import TokenBudget
 
 # Frame counts that are measured where none are given: an estimate takes more in less time.
 MEASURED_FRAMES = (8, 16, 32, 64)
@@ -35,7 +36,7 @@ class Measurement:
     """
 
     frames: int
-    tokens_per_frame: int
+    budget: TokenBudget
     text_tokens: int
     repeats: int
     decode: Spread
@@ -57,7 +58,8 @@ class Measured:
 
     def as_dict(self) -> dict[str, Any]:
         return {
-            **asdict(self.run),
+            **{name: value for name, value in asdict(self.run).items() if name != "budget"},
+            **self.run.budget.settings,
             "estimated_peak": self.estimate.above_weights,
             "settings": dict(self.settings),
         }

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from math import ceil
 
 from crosslmm.cost.arithmetic import PromptTokens, count_tokens
+from crosslmm.cost.merging import merging_bytes
 from crosslmm.cost.shape import ModelShape
 from crosslmm.errors import UsageError
-from crosslmm.limits import FRAMES_PER_CHUNK, PREFILL_TOKENS, SLICE_BYTES
+from crosslmm.limits import FRAMES_PER_CHUNK, MERGED_FRAMES, PREFILL_TOKENS, SLICE_BYTES
+from crosslmm.merging import TokenBudget
 from crosslmm.options import ResolvedQuantization
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -93,7 +95,7 @@ def memory_needed(
     shape: ModelShape,
     *,
     frames: int,
-    tokens_per_frame: int | None = None,
+    budget: TokenBudget | None = None,
     text_tokens: int = 64,
     batch: int = 1,
     dtype: str | None = None,
@@ -102,25 +104,24 @@ def memory_needed(
 ) -> Memory:
     """The memory of a run up to its first generated token, in bytes.
 
-    `dtype` is that of everything not quantized; the model's own unless given.
+    `budget` is of the visual tokens, `dtype` that of everything not quantized; both are the model's own
+    unless given.
     """
+    budget = shape.check_budget(budget)
     size = dtype_bytes(dtype or shape.dtype)
     language = shape.language
-    tokens = count_tokens(
-        shape, frames=frames, tokens_per_frame=tokens_per_frame, text_tokens=text_tokens
-    )
+    tokens = count_tokens(shape, frames=frames, budget=budget, text_tokens=text_tokens)
     parts = weight_parts(shape, dtype=dtype, quantization=quantization)
     features = batch * tokens.features * shape.vision.width * size if shape.reads_features else 0
     kv_cache = batch * tokens.prompt * 2 * language.layers * language.kv_width * size
     cross_cache = 0
     if shape.t2v_cache == "projected":
         cross_cache = batch * tokens.features * 2 * shape.open_t2v * language.kv_width * size
-    merged = shape.check_tokens_per_frame(tokens_per_frame)
     total_frames = batch * frames
     chunk = min(frames_per_chunk, total_frames) if shape.chunked else total_frames
     embeds = batch * tokens.merged * language.width * size
-    encoding = embeds + encoding_peak(shape, chunk, merged, size)
-    prefill = embeds + batch * _prefill_peak(shape, tokens, merged, size, in_parts=batch == 1)
+    encoding = _encoding(shape, budget, frames, chunk, size, batch=batch)
+    prefill = embeds + batch * _prefill_peak(shape, tokens, budget, size, in_parts=batch == 1)
     return Memory(
         weights=sum(part.bytes for part in parts),
         features=features,
@@ -151,15 +152,41 @@ def encoding_peak(shape: ModelShape, chunk: int, merged: int, size: int) -> int:
     return max(normalising, pixels * size + max(layer, norm, projecting))
 
 
+def _encoding(
+    shape: ModelShape, budget: TokenBudget, frames: int, chunk: int, size: int, *, batch: int
+) -> int:
+    """Alive at once beside the features until all frames are encoded and merged."""
+    width = shape.language.width
+    merged = batch * budget.count(frames) * width * size
+    peak = encoding_peak(shape, chunk, budget.pooled, size)
+    if budget.merge is None:
+        return merged + peak
+    # A method needs all tokens of a window before it merges them; those of a batch, of all videos.
+    window = min(frames, MERGED_FRAMES) * budget.pooled * width * size
+    held = window if batch == 1 else batch * frames * budget.pooled * width * size
+    # What is kept is copied once all of it is there, and each token's place and slot are known.
+    working = max(merging_bytes(budget, frames=frames, width=width, size=size), merged)
+    merging = merged + working + 16 * frames * budget.pooled
+    if frames >= MERGED_FRAMES and batch == 1:  # merged while the chunk that fills it is alive
+        vision = shape.vision
+        kept = vision.patches * vision.width if shape.reads_features else 0
+        pixels = vision.channels * vision.image_size**2
+        merging += chunk * (pixels + kept + budget.pooled * width) * size
+    if frames > MERGED_FRAMES:
+        held += merged if batch == 1 else merged + window
+    return held + max(peak, merging)
+
+
 def _prefill_peak(
-    shape: ModelShape, tokens: PromptTokens, merged: int, size: int, *, in_parts: bool
+    shape: ModelShape, tokens: PromptTokens, budget: TokenBudget, size: int, *, in_parts: bool
 ) -> int:
     """Alive at once for one video inside a decoder layer's feed-forward, or inside V2V. Of several
     videos the prompts are not split (`batch.py`)."""
     language = shape.language
     visual, part = tokens.merged, tokens.prompt
     if shape.chunked and in_parts:
-        visual = min(visual, max(PREFILL_TOKENS // merged, 1) * merged)
+        frame = 1 if budget.merge else budget.pooled  # parts are of complete frames
+        visual = min(visual, max(PREFILL_TOKENS // frame, 1) * frame)
         part = min(part, visual + tokens.prompt - tokens.merged)
     stream = part * language.width * size
     masked = 0

@@ -24,6 +24,7 @@ from crosslmm.cost.memory import (
 from crosslmm.cost.settings import MOST_FRAMES, Settings
 from crosslmm.cost.shape import PUBLISHED, RECIPES, ModelShape
 from crosslmm.errors import CheckpointError, UsageError
+from crosslmm.merging import TokenBudget, check_count
 from crosslmm.options import T2VCache, V2VScope
 
 FRAMES = (32, 64, 128, 256)
@@ -31,10 +32,10 @@ FRAMES = (32, 64, 128, 256)
 
 @dataclass(frozen=True)
 class Row:
-    """One number of frames at one number of tokens per frame."""
+    """One number of frames with one budget of visual tokens."""
 
     frames: int
-    tokens_per_frame: int
+    budget: TokenBudget
     tokens: PromptTokens
     prefill: Macs
     token: Macs
@@ -44,7 +45,7 @@ class Row:
         tokens = self.tokens
         return {
             "frames": self.frames,
-            "tokens_per_frame": self.tokens_per_frame,
+            **self.budget.settings,
             "tokens": {
                 "original": tokens.features,
                 "visual": tokens.visual,
@@ -71,9 +72,9 @@ class Profile:
             self.shape, dtype=self.settings.dtype, quantization=self.settings.quantization
         )
 
-    def frames_in_context(self, tokens_per_frame: int) -> int:
+    def frames_in_context(self, budget: TokenBudget) -> int:
         """The most frames whose prompt stays within the language model's context."""
-        return frames_in_context(self.shape, tokens_per_frame, self.settings.text_tokens)
+        return frames_in_context(self.shape, budget, self.settings.text_tokens)
 
     @property
     def notes(self) -> list[str]:
@@ -90,8 +91,8 @@ class Profile:
         if past:
             first = min(past, key=lambda row: row.tokens.prompt)
             notes.append(
-                f"{self.model}: {first.frames} frames at {first.tokens_per_frame} tokens make a "
-                f"prompt of {first.tokens.prompt:,}, past its context of {context:,} tokens"
+                f"{self.model}: {first.frames} frames at {first.budget} make a prompt of "
+                f"{first.tokens.prompt:,}, past its context of {context:,} tokens"
             )
         return notes
 
@@ -119,10 +120,10 @@ def profile(
     *,
     shape: ModelShape | None = None,
     frames: Sequence[int] = FRAMES,
-    tokens_per_frame: Sequence[int] = (),
+    budgets: Sequence[TokenBudget] = (),
     settings: Settings | None = None,
 ) -> Profile:
-    """The cost of `model` for every number of frames and of tokens per frame (its own if none).
+    """The cost of `model` for every number of frames and budget of visual tokens (its own if none).
 
     `shape` is the model's where it is at hand, or changed. Raises UsageError, CheckpointError.
     """
@@ -136,16 +137,16 @@ def profile(
             "`text_tokens` must be at least 0, `batch` and `frames_per_chunk` at least 1, and all of "
             "them below 2^63"
         )
-    if not shape.chunked and any(count != shape.tokens_per_frame for count in tokens_per_frame):
+    own = TokenBudget(shape.tokens_per_frame)
+    if not shape.chunked and any(budget != own for budget in budgets):
         raise UsageError(
-            f"{model} is the model as transformers runs it, which always takes "
-            f"{shape.tokens_per_frame} tokens per frame, not {_listed(tokens_per_frame)}"
+            f"{model} is the model as transformers runs it, which always takes {own}, not "
+            f"{', '.join(map(str, budgets))}"
         )
-    rows = [
-        _row(shape, count, merged, settings)
-        for merged in tokens_per_frame or [shape.tokens_per_frame]
-        for count in frames
-    ]
+    for budget in budgets:
+        for count in frames:
+            check_count(budget, count, error=UsageError)
+    rows = [_row(shape, count, budget, settings) for budget in budgets or [own] for count in frames]
     return Profile(model, shape, settings, tuple(rows))
 
 
@@ -194,24 +195,20 @@ def reshape(
     )
 
 
-def _row(shape: ModelShape, frames: int, merged: int, settings: Settings) -> Row:
+def _row(shape: ModelShape, frames: int, budget: TokenBudget, settings: Settings) -> Row:
     options: dict[str, Any] = {
         "frames": frames,
-        "tokens_per_frame": merged,
+        "budget": budget,
         "text_tokens": settings.text_tokens,
     }
     return Row(
         frames=frames,
-        tokens_per_frame=merged,
+        budget=budget,
         tokens=count_tokens(shape, **options),
         prefill=prefill_macs(shape, **options, batch=settings.batch),
         token=token_macs(shape, **options, batch=settings.batch),
-        memory=_memory(shape, frames, merged, settings),
+        memory=memory_needed(shape, frames=frames, budget=budget, **asdict(settings)),
     )
-
-
-def _memory(shape: ModelShape, frames: int, merged: int | None, settings: Settings) -> Memory:
-    return memory_needed(shape, frames=frames, tokens_per_frame=merged, **asdict(settings))
 
 
 def _with_gates(shape: ModelShape, folder: Path) -> ModelShape:

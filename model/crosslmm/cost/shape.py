@@ -14,7 +14,7 @@ from crosslmm.checkpoints.headers import Gate
 from crosslmm.checkpoints.support import CROSSLMM, LLAVA_ONEVISION, MODEL_TYPES
 from crosslmm.errors import CheckpointError, UsageError
 from crosslmm.limits import DECODERS
-from crosslmm.merging import check_tokens_per_frame
+from crosslmm.merging import TokenBudget, check_tokens_per_frame
 from crosslmm.options import ProjectorOrder, T2VCache, V2VScope
 
 _VISION_DEFAULTS = {
@@ -205,11 +205,12 @@ class ModelShape:
             self, tokens_per_frame=self.vision.patches, interval=None, open_v2v=0, open_t2v=0
         )
 
-    def check_tokens_per_frame(self, tokens: int | None) -> int:
-        """The number to count with, the model's own where none is given. Raises UsageError."""
-        if tokens is None:
-            return self.tokens_per_frame
-        return check_tokens_per_frame(tokens, self.vision.patches, error=UsageError)
+    def check_budget(self, budget: TokenBudget | None) -> TokenBudget:
+        """The tokens to count with, the model's own where none are given. Raises UsageError."""
+        if budget is None:
+            return TokenBudget(self.tokens_per_frame)
+        check_tokens_per_frame(budget.pooled, self.vision.patches, error=UsageError)
+        return budget
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "ModelShape":

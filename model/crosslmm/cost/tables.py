@@ -5,7 +5,7 @@ Frame counts are columns and stages are rows, so that a column adds up to its to
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from textwrap import fill
 from typing import Any
 
@@ -14,11 +14,13 @@ from crosslmm.cost.measured import Measured, Spread
 from crosslmm.cost.profile import Profile, Row
 from crosslmm.cost.published import PublishedComparison
 from crosslmm.files import gigabytes
+from crosslmm.merging import TokenBudget
 
 LABEL, COLUMN, COLUMNS = 26, 11, 4
 STAGES = {
     "vision": "vision tower",
     "projector": "projector",
+    "merging": "merging",
     "language_linear": "language model, linear",
     "self_attention": "self-attention",
     "v2v_projection": "V2V projections",
@@ -50,7 +52,7 @@ def comparison_text(profile: Profile, other: Profile) -> str:
     lines = [f"Against {title(other)}"]
     theirs = {row.frames: row for row in other.rows}
     for group in groups(profile.rows):
-        merged = group[0].tokens_per_frame
+        budget = group[0].budget
         for rows in _columns(group):
             against = [theirs[row.frames] for row in rows]
             macs = unit(max(row.prefill.total for row in against))
@@ -63,7 +65,7 @@ def comparison_text(profile: Profile, other: Profile) -> str:
                 _figures(
                     "memory above weights, GB", (r.memory.above_weights for r in against), 1e9
                 ),
-                f"{profile.model}, {_tokens(merged)}, as a multiple of it",
+                _wrapped(f"{profile.model}, {budget.short}, as a multiple of it"),
             ]
             ratios: dict[str, Callable[[Row], int]] = {
                 "  prefill": lambda row: row.prefill.total,
@@ -76,33 +78,32 @@ def comparison_text(profile: Profile, other: Profile) -> str:
     return "\n".join(lines)
 
 
-def fits_text(profile: Profile, budget: int) -> str:
-    """The most frames whose run fits in `budget` bytes, for every number of tokens per frame."""
+def fits_text(profile: Profile, memory: int) -> str:
+    """The most frames whose run fits in `memory` bytes, for every budget of visual tokens."""
     lines = []
-    for group in groups(profile.rows):
-        merged = group[0].tokens_per_frame
-        frames = _most(profile, group, budget)
-        what = (
-            f"{frames:,} frames at {_tokens(merged)} fit" if frames else "not even one frame fits"
-        )
-        lines.append(f"{what} in {gigabytes(budget)}")
-        in_context = profile.frames_in_context(merged)
+    for budget, frames in _fitting(profile, memory).items():
+        what = f"{frames:,} frames at {budget} fit" if frames else "not even one frame fits"
+        line = f"{what} in {gigabytes(memory)}"
+        in_context = profile.frames_in_context(budget)
         if frames > in_context:
-            lines[-1] += f"; the context of the language model ends at {in_context:,}"
+            line += f"; the context of the language model ends at {in_context:,}"
+        lines.append(_wrapped(line))
     return "\n".join(lines)
 
 
-def budget_frames(profile: Profile, macs: float) -> dict[int, int]:
-    """The most frames whose prefill takes so many multiply-accumulates, by tokens per frame."""
+def budget_frames(profile: Profile, macs: float) -> dict[TokenBudget, int]:
+    """The most frames whose prefill takes so many multiply-accumulates, by their tokens."""
     return {
-        merged: frames_at(profile.shape, macs, tokens_per_frame=merged, settings=profile.settings)
-        for merged in dict.fromkeys(row.tokens_per_frame for row in profile.rows)
+        budget: frames_at(profile.shape, macs, budget=budget, settings=profile.settings)
+        for budget in dict.fromkeys(row.budget for row in profile.rows)
     }
 
 
 def budget_text(profile: Profile, macs: float, rate: float | None = None) -> str:
     """Frames and tokens per frame whose prefills cost alike; `rate`, in multiply-accumulates a second,
     is what seconds were counted with."""
+    found = budget_frames(profile, macs)
+    merged = any(budget.merge for budget in found)
     scale, letter = unit(2 * macs)
     heading = f"A prefill of {2 * macs / scale:,.3g} {letter}FLOPs"
     if rate is not None:
@@ -113,12 +114,13 @@ def budget_text(profile: Profile, macs: float, rate: float | None = None) -> str
         )
     lines = [
         _wrapped(f"{heading}:"),
-        f"{'tokens per frame':>18}{'frames':>10}{'visual tokens':>15}",
+        f"{'tokens' if merged else 'tokens per frame':>22}{'frames':>12}{'visual tokens':>15}",
     ]
-    for merged, frames in budget_frames(profile, macs).items():
-        past = frames > profile.frames_in_context(merged)
+    for budget, frames in found.items():
+        past = frames > profile.frames_in_context(budget)
         note = "  past the context" if past else ""
-        lines.append(f"{merged:>18,}{frames:>10,}{frames * merged:>15,}{note}")
+        tokens = budget.short if merged else f"{budget.pooled:,}"
+        lines.append(f"{tokens:>22}{frames:>12,}{budget.count(frames):>15,}{note}")
     return "\n".join(lines)
 
 
@@ -126,7 +128,7 @@ def as_record(
     profile: Profile,
     other: Profile | PublishedComparison | None = None,
     measured: Sequence[Measured] = (),
-    budget: int | None = None,
+    memory: int | None = None,
     macs: float | None = None,
 ) -> dict[str, Any]:
     """The JSON form of all of it; with only what was requested."""
@@ -135,15 +137,10 @@ def as_record(
         record["compare"] = other.as_dict()
     if measured:
         record["measured"] = [item.as_dict() for item in measured]
-    if budget is not None:
-        frames = {
-            str(group[0].tokens_per_frame): _most(profile, group, budget)
-            for group in groups(profile.rows)
-        }
-        record["fits"] = {"bytes": budget, "frames": frames}
+    if memory is not None:
+        record["fits"] = {"bytes": memory, "frames": _by_key(_fitting(profile, memory))}
     if macs is not None:
-        counts = {str(merged): count for merged, count in budget_frames(profile, macs).items()}
-        record["budget"] = {"macs": macs, "frames": counts}
+        record["budget"] = {"macs": macs, "frames": _by_key(budget_frames(profile, macs))}
     return record
 
 
@@ -152,7 +149,7 @@ def measured_text(measured: Sequence[Measured]) -> str:
     runs = [item.run for item in measured]
     rows = [
         ("frames", [f"{run.frames:,}" for run in runs]),
-        ("tokens per frame", [f"{run.tokens_per_frame:,}" for run in runs]),
+        ("tokens", [run.budget.short.replace(" tokens", "") for run in runs]),
         ("decode, s", [_spread(run.decode) for run in runs]),
         ("encode, s", [_spread(run.encode) for run in runs]),
         ("prefill, s", [_spread(run.prefill) for run in runs]),
@@ -179,11 +176,12 @@ def measured_text(measured: Sequence[Measured]) -> str:
 def paper_text(profile: Profile, paper: PublishedComparison) -> str:
     """Figure 4 beside the paper's cost model and the count of crosslmm."""
     rows = paper.rows
-    memory = {(row.frames, row.tokens_per_frame): row.memory for row in profile.rows}
-    estimates = [memory[row.frames, row.tokens_per_frame].above_weights for row in rows]
+    own = TokenBudget(rows[0].tokens_per_frame)
+    memory = {row.frames: row.memory for row in profile.rows if row.budget == own}
+    estimates = [memory[row.frames].above_weights for row in rows]
     return "\n".join(
         [
-            f"Figure 4 of the paper, {paper.model}, {_tokens(rows[0].tokens_per_frame)}",
+            f"Figure 4 of the paper, {paper.model}, {own}",
             "",
             _line("frames", [f"{row.frames:,}" for row in rows]),
             _figures("published, TMACs", (row.published.macs for row in rows), 1e12),
@@ -218,8 +216,11 @@ def csv_text(profiles: Sequence[Profile]) -> str:
 def title(profile: Profile) -> str:
     """The model and what its cost was counted for, in a line or two."""
     shape, settings = profile.shape, profile.settings
-    merged = sorted({row.tokens_per_frame for row in profile.rows})
-    said = [_tokens(*merged), f"{settings.text_tokens} of text", settings.dtype or shape.dtype]
+    said = [
+        _tokens(row.budget for row in profile.rows),
+        f"{settings.text_tokens} of text",
+        settings.dtype or shape.dtype,
+    ]
     if settings.quantization != "none":
         said.append(f"{settings.quantization} decoder")
     if settings.batch > 1:
@@ -235,10 +236,10 @@ def title(profile: Profile) -> str:
 
 
 def groups(rows: Iterable[Row]) -> list[list[Row]]:
-    """Rows by tokens per frame, in their order."""
-    found: dict[int, list[Row]] = {}
+    """Rows by their budget of visual tokens, in their order."""
+    found: dict[TokenBudget, list[Row]] = {}
     for row in rows:
-        found.setdefault(row.tokens_per_frame, []).append(row)
+        found.setdefault(row.budget, []).append(row)
     return list(found.values())
 
 
@@ -260,8 +261,10 @@ def _table(profile: Profile, rows: Sequence[Row]) -> list[str]:
     macs, macs_letter = unit(last.prefill.total)
     token, token_letter = unit(last.token.total)
     size, size_letter = unit(last.memory.total)
-    merged = last.tokens_per_frame
-    each = f"Frames, {merged:,} token{'s' if merged != 1 else ''} each"
+    pooled = last.budget.pooled
+    each = f"Frames, {pooled:,} token{'s' if pooled != 1 else ''} each"
+    if last.budget.merge is not None:
+        each = last.budget.short
     heading = _line(each, [f"{row.frames:,}" for row in rows])
     lines = [
         f"{heading}     share",
@@ -273,6 +276,8 @@ def _table(profile: Profile, rows: Sequence[Row]) -> list[str]:
     ]
     for stage, label in STAGES.items():
         values = [getattr(row.prefill, stage) for row in rows]
+        if stage == "merging" and not any(values):
+            continue
         lines.append(_figures(f"  {label}", values, macs) + _share(values[-1], last.prefill.total))
     lines += [
         _figures("  total", (row.prefill.total for row in rows), macs),
@@ -340,13 +345,20 @@ def _share(value: float, total: float) -> str:
     return f"{value / total:>10.0%}" if value else f"{'-':>10}"
 
 
-def _most(profile: Profile, group: Sequence[Row], budget: int) -> int:
-    return most_frames(
-        profile.shape,
-        budget,
-        tokens_per_frame=group[0].tokens_per_frame,
-        settings=profile.settings,
-    )
+def _fitting(profile: Profile, memory: int) -> dict[TokenBudget, int]:
+    """The most frames whose run fits in so many bytes, by their tokens."""
+    return {
+        budget: most_frames(profile.shape, memory, budget=budget, settings=profile.settings)
+        for budget in dict.fromkeys(row.budget for row in profile.rows)
+    }
+
+
+def _by_key(frames: Mapping[TokenBudget, int]) -> dict[str, int]:
+    """For JSON: `9` for tokens per frame, `folder, 10%` for a merging."""
+    return {
+        str(budget.pooled) if budget.merge is None else budget.short: count
+        for budget, count in frames.items()
+    }
 
 
 def _spread(spread: Spread | None, scale: float = 1) -> str:
@@ -372,9 +384,13 @@ def _ratio(cost: float, other: float) -> str:
     return f"{ratio:,.0f}x" if ratio >= 10 else f"{ratio:#.2g}x"
 
 
-def _tokens(*numbers: int) -> str:
-    listed = ", ".join(f"{number:,}" for number in numbers)
-    return f"{listed} token{'s' if numbers != (1,) else ''} per frame"
+def _tokens(budgets: Iterable[TokenBudget]) -> str:
+    """`4, 9 tokens per frame`, `196 tokens per frame merged (folder 10%, random 10%)`"""
+    different = dict.fromkeys(budgets)
+    plain = sorted({budget.pooled for budget in different})
+    listed = ", ".join([*(f"{count:,}" for count in plain[:-1]), str(TokenBudget(plain[-1]))])
+    merged = [budget.short for budget in different if budget.merge is not None]
+    return f"{listed} merged ({', '.join(merged)})" if merged else listed
 
 
 def _ordinal(number: int) -> str:

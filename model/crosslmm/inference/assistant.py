@@ -37,7 +37,7 @@ from crosslmm.inference.question import check_questions, check_texts
 from crosslmm.inference.response import Response
 from crosslmm.inference.runtime import Notice, Progress, Runtime
 from crosslmm.inference.session import VideoSession
-from crosslmm.merging import check_tokens_per_frame
+from crosslmm.merging import MERGERS, TokenBudget, choose_budget
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.options import (
     MAX_NEW_TOKENS,
@@ -58,6 +58,8 @@ def load(
     dtype: str | torch.dtype | None = None,
     quantization: Quantization = "auto",
     tokens_per_frame: int | None = None,
+    merge: str | None = None,
+    keep: str | int | None = None,
     frames: int | None = None,
     questions: Iterable[str] = (),
     cache: bool | FeatureCache = False,
@@ -73,6 +75,7 @@ def load(
       the device computes in it, else float32. Both are in `settings` of every answer.
     - tokens_per_frame: merged tokens of a frame, a perfect square; None is what the checkpoint was
       trained with.
+    - merge, keep: as in `Assistant.open_video`, of all videos where nothing else is asked for.
     - frames: how many a video will have, for the estimate of the memory that is needed, made before
       anything is loaded.
     - questions: that will be asked, to say before the weights are loaded where one is empty or does not
@@ -94,13 +97,18 @@ def load(
     chosen_quantization = resolve_quantization(quantization, chosen_device, parameters)
     config = load_config(folder)
     processor = load_processor(folder)
-    if tokens_per_frame is not None:
-        processor.tokens_per_frame = check_tokens_per_frame(
-            tokens_per_frame,
-            config.patches_per_frame,
-            trained=processor.tokens_per_frame,
-            error=UsageError,
-        )
+    budget = choose_budget(
+        TokenBudget(processor.tokens_per_frame),
+        trained=config.tokens_per_frame,
+        patches=config.patches_per_frame,
+        methods=MERGERS,
+        tokens_per_frame=tokens_per_frame,
+        merge=merge,
+        keep=keep,
+        error=UsageError,
+    )
+    if budget.merge is None:
+        processor.tokens_per_frame = budget.pooled
     check_texts(processor.tokenizer, questions, context=int(config.text.max_position_embeddings))
     if resolved.adapter is not None:
         headers |= read_adapter_header(resolved.adapter)  # it may open gates
@@ -108,7 +116,7 @@ def load(
         config,
         headers,
         frames=frames or config.default_frames,
-        tokens_per_frame=processor.tokens_per_frame,
+        budget=budget,
         dtype=chosen_dtype,
         quantization=chosen_quantization,
     )
@@ -140,6 +148,7 @@ def load(
         adapter=resolved.adapter,
         quantization=chosen_quantization,
         load_seconds=time.perf_counter() - started,
+        merging=budget if budget.merge else None,
         on_notice=on_notice,
     )
     assistant.runtime.cache, assistant.runtime.checkpoint_state = features, state
@@ -159,6 +168,7 @@ class Assistant:
         adapter: Path | None = None,
         quantization: str = "none",
         load_seconds: float = 0.0,
+        merging: TokenBudget | None = None,
         on_notice: Notice | None = None,
     ) -> None:
         self.model = model
@@ -176,6 +186,7 @@ class Assistant:
             adapter=adapter,
             quantization=quantization,
             load_seconds=load_seconds,
+            merging=merging,
             on_notice=on_notice,
         )
 
@@ -183,7 +194,7 @@ class Assistant:
         how = self.settings
         return (
             f"<Assistant {self.name or type(self.model).__name__} on {how['device']}, "
-            f"{how['dtype']}, {self.tokens_per_frame} tokens per frame>"
+            f"{how['dtype']}, {self.runtime.budget}>"
         )
 
     @property
@@ -316,13 +327,24 @@ class Assistant:
             questions=questions,
         )
 
-    def most_frames(self, memory: int | None = None) -> int:
+    def most_frames(
+        self,
+        memory: int | None = None,
+        *,
+        tokens_per_frame: int | None = None,
+        merge: str | None = None,
+        keep: str | int | None = None,
+    ) -> int:
         """The most frames of a video that fit into the model's context and into `memory` bytes, its
-        weights included; into what is free on the device where no memory is given.
+        weights included; into what is free on the device where no memory is given. Tokens as in
+        `open_video`.
 
         An estimate, of tensors alone; see `docs/cost.md`. Raises UsageError where not one fits.
         """
-        return frames_that_fit(self.runtime, memory)
+        budget = self.runtime.choose_budget(
+            tokens_per_frame=tokens_per_frame, merge=merge, keep=keep
+        )
+        return frames_that_fit(self.runtime, memory, budget=budget)
 
     def check_questions(self, questions: Iterable[str]) -> None:
         """Raise UsageError for a question that is empty or does not fit into the model's context."""

@@ -17,9 +17,9 @@ from crosslmm.inference.answer import Finish
 from crosslmm.inference.encoding import FrameEncoder, memory_errors
 from crosslmm.inference.finite import BrokenRows, not_finite
 from crosslmm.inference.generation import GenerationOptions, decode_answer, stop_token_ids
-from crosslmm.inference.question import check_context, check_merge_count, check_questions
+from crosslmm.inference.question import check_context, check_questions
 from crosslmm.inference.runtime import Runtime
-from crosslmm.merging import MERGERS, TokenBudget, choose_budget
+from crosslmm.merging import TokenBudget, check_count
 from crosslmm.modeling_crosslmm import VisualTokens
 from crosslmm.ragged_tokens import RaggedTokens
 from crosslmm.video import Frames
@@ -59,22 +59,13 @@ def answer_batch(
     merge: str | None = None,
     keep: str | int | None = None,
 ) -> BatchAnswers:
-    """One question about each video; both may differ in length. merge, keep: as in `choose_budget`.
+    """One question about each video; both may differ in length.
 
-    Raises OutOfMemory where the batch is too large, UsageError for a question that is too long and a
-    merging that is not possible.
+    merge, keep: as in `merging.choose_budget`. Raises OutOfMemory where the batch is too large,
+    UsageError for a question that is too long and a merging that is not possible.
     """
     check_questions(runtime, questions)
-    config = runtime.model.config
-    budget = choose_budget(
-        runtime.budget,
-        trained=config.tokens_per_frame,
-        patches=config.patches_per_frame,
-        methods=MERGERS,
-        merge=merge,
-        keep=keep,
-        error=UsageError,
-    )
+    budget = runtime.choose_budget(merge=merge, keep=keep)
     try:
         with memory_errors():
             return _answer_batch(runtime, videos, questions, budget, max_new_tokens)
@@ -104,7 +95,7 @@ def _answer_batch(
     rows = batch["attention_mask"].sum(dim=1).tolist()
     for used, kept, row in zip(frames, counts, rows, strict=True):
         check_context(runtime, frames=used, budget=budget, prompt_tokens=row - kept)
-        check_merge_count(budget, used)
+        check_count(budget, used, error=UsageError)
     ids = batch["input_ids"].to(runtime.device)
     mask = batch["attention_mask"].to(runtime.device)
     started = time.perf_counter()

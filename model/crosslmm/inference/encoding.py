@@ -15,12 +15,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from crosslmm.errors import UnfamiliarFootage, VideoError
+from crosslmm.errors import UnfamiliarFootage, UsageError, VideoError
 from crosslmm.inference.answer import FrameUsed
 from crosslmm.inference.given import GivenFrames
-from crosslmm.inference.question import check_context, check_merge_count
+from crosslmm.inference.question import check_context
 from crosslmm.inference.runtime import Progress, Runtime
-from crosslmm.merging import TokenBudget
+from crosslmm.merging import TokenBudget, check_count
 from crosslmm.modeling_crosslmm import VisualTokens
 from crosslmm.options import Sampling
 from crosslmm.ragged_tokens import RaggedTokens
@@ -150,7 +150,10 @@ class FrameEncoder:
             visual = VisualTokens(embeds=self._embeds.joined()[None], features=features)
         else:
             with torch.inference_mode(), memory_errors():
-                merged = self._merger.finish(self._budget.count(self._added))
+                # Of fewer frames than expected as many of each as of the others, so that a method that
+                # needs a square number still has one.
+                planned = self._budget.count(self._frames)
+                merged = self._merger.finish(planned * self._added // self._frames)
             visual = RaggedTokens.of(
                 [merged],
                 frames=[self._added],
@@ -233,7 +236,7 @@ def encode_video(
             budget=budget,
             prompt_tokens=question_tokens,
         )
-        check_merge_count(budget, stream.count)
+        check_count(budget, stream.count, error=UsageError)
         encoder = FrameEncoder(runtime, frames=stream.count, budget=budget)
         try:
             used = _encode_stream(stream, encoder, on_progress)

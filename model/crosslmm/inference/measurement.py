@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from crosslmm.cost.measured import Measured, Measurement, Spread
 from crosslmm.cost.memory import memory_needed
@@ -23,6 +23,7 @@ from crosslmm.device import resolve_device, resolve_dtype
 from crosslmm.errors import UsageError, VideoError
 from crosslmm.inference.answer import Answer
 from crosslmm.inference.assistant import Assistant
+from crosslmm.merging import TokenBudget
 from crosslmm.video.worker import process_status
 
 if TYPE_CHECKING:
@@ -37,21 +38,24 @@ def measure(
     video: str | os.PathLike[str],
     *,
     frames: int,
-    tokens_per_frame: int | None = None,
+    budget: TokenBudget | None = None,
     repeats: int = 3,
     question: str = QUESTION,
     on_run: Callable[[], None] | None = None,
 ) -> Measurement:
     """Time `repeats` first and second questions about `frames` frames of a video, after one unseen.
 
-    `on_run` is called after every run. Raises VideoError where the video has fewer frames, and
-    what `Assistant.open_video` raises.
+    `budget` is of the visual tokens, the assistant's own unless given; `on_run` is called after every
+    run. Raises VideoError where the video has fewer frames, and what `Assistant.open_video` raises.
     """
     if repeats < 1:
         raise UsageError(f"`repeats` {repeats}: give at least 1")
 
+    budget = budget or assistant.runtime.budget
+    options: Any = budget.settings
+
     def run() -> tuple[Answer, Answer]:
-        session = assistant.open_video(video, frames=frames, tokens_per_frame=tokens_per_frame)
+        session = assistant.open_video(video, frames=frames, **options)
         first = session.ask(question, max_new_tokens=NEW_TOKENS)
         second = session.ask(question, max_new_tokens=1)
         if on_run:
@@ -74,7 +78,7 @@ def measure(
     ]
     return Measurement(
         frames=frames,
-        tokens_per_frame=tokens_per_frame or assistant.tokens_per_frame,
+        budget=budget,
         text_tokens=warm.tokens.prompt - warm.tokens.visual,
         repeats=repeats,
         decode=Spread.of([answer.timing.decode for answer in first]),
@@ -134,14 +138,14 @@ def measure_profile(
                 assistant,
                 clip,
                 frames=row.frames,
-                tokens_per_frame=row.tokens_per_frame,
+                budget=row.budget,
                 repeats=repeats,
                 on_run=report,
             )
             estimate = memory_needed(
                 profile.shape,
                 frames=row.frames,
-                tokens_per_frame=row.tokens_per_frame,
+                budget=row.budget,
                 **asdict(replace(profile.settings, text_tokens=run.text_tokens)),
             )
             measured.append(Measured(run, estimate, assistant.settings))

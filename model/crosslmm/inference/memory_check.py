@@ -15,6 +15,7 @@ from crosslmm.device import free_memory
 from crosslmm.errors import CheckpointError, OutOfMemory, UsageError
 from crosslmm.files import gigabytes
 from crosslmm.inference.runtime import Notice, Runtime
+from crosslmm.merging import TokenBudget
 from crosslmm.options import ResolvedQuantization
 
 _TEXT_TOKENS = TEXT_TOKENS + 512  # a question, and an answer of the usual limit
@@ -26,7 +27,7 @@ def estimate_memory(
     headers: Mapping[str, TensorInfo],
     *,
     frames: int,
-    tokens_per_frame: int,
+    budget: TokenBudget,
     dtype: torch.dtype,
     quantization: Literal["4bit", "8bit", "none"],
 ) -> Memory | None:
@@ -35,7 +36,7 @@ def estimate_memory(
         return memory_needed(
             ModelShape.from_config(config.to_dict()).with_gates(read_gates(headers)),
             frames=frames,
-            tokens_per_frame=tokens_per_frame,
+            budget=budget,
             dtype=str(dtype).removeprefix("torch."),
             quantization=quantization,
         )
@@ -59,14 +60,15 @@ def check_memory(name: str, needed: Memory, device: torch.device, on_notice: Not
 
 
 def frames_that_fit(
-    runtime: Runtime, memory: int | None = None, *, tokens_per_frame: int | None = None
+    runtime: Runtime, memory: int | None = None, *, budget: TokenBudget | None = None
 ) -> int:
     """The most frames whose run fits into `memory` bytes, weights included, and into the model's
-    context; into what is free on the device where no memory is given.
+    context; into what is free on the device where no memory is given. `budget` is of the visual
+    tokens, the runtime's unless given.
 
     Raises UsageError where not one does, or the cost of this kind of model is not known.
     """
-    model, tokens = runtime.model, tokens_per_frame or runtime.tokens_per_frame
+    model, budget = runtime.model, budget or runtime.budget
     try:
         shape = ModelShape.from_config(model.config.to_dict())
     except CheckpointError as error:
@@ -82,15 +84,16 @@ def frames_that_fit(
         dtype=str(model.dtype).removeprefix("torch."),
         quantization=cast(ResolvedQuantization, runtime.quantization),
     )
-    budget = memory
-    if budget is None:
+    if memory is None:
         weights = memory_needed(
             shape, frames=1, dtype=settings.dtype, quantization=settings.quantization
         ).weights
-        budget = weights + int(free_memory(runtime.device) * (1 - _KEPT_FREE))
-    fitting = most_frames(shape, budget, tokens_per_frame=tokens, settings=settings)
-    in_context = frames_in_context(shape, tokens, _TEXT_TOKENS)
+        memory = weights + int(free_memory(runtime.device) * (1 - _KEPT_FREE))
+    fitting = most_frames(shape, memory, budget=budget, settings=settings)
+    in_context = frames_in_context(shape, budget, _TEXT_TOKENS)
     if not min(fitting, in_context):
-        where = "its context" if fitting else gigabytes(budget)
-        raise UsageError(f"{runtime.name}: not even one frame of {tokens} tokens fits in {where}")
+        where = "its context" if fitting else gigabytes(memory)
+        raise UsageError(
+            f"{runtime.name}: not even one frame of {budget.count(1):,} tokens fits in {where}"
+        )
     return min(fitting, in_context)

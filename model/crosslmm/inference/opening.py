@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from crosslmm.errors import OutOfMemory, UsageError
+from crosslmm.errors import OutOfMemory
 from crosslmm.inference.cached_video import CachedVideo
 from crosslmm.inference.encoding import (
     EncodedVideo,
@@ -18,7 +18,7 @@ from crosslmm.inference.given import GivenFrames, VideoLike, readable
 from crosslmm.inference.question import check_context, check_questions
 from crosslmm.inference.runtime import Progress, Runtime
 from crosslmm.inference.session import VideoSession
-from crosslmm.merging import MERGERS, TokenBudget, choose_budget
+from crosslmm.merging import TokenBudget
 from crosslmm.options import GenerationKeywords, Sampling, SamplingOptions
 from crosslmm.video import FrameStream
 
@@ -58,7 +58,7 @@ def open_video(
     """Decode, encode and prefill a video, with fewer frames where memory runs out.
 
     - times: of frames in memory, in seconds.
-    - tokens_per_frame, merge, keep: as in `choose_budget`.
+    - tokens_per_frame, merge, keep: as in `merging.choose_budget`.
     - allow_unfamiliar: False raises UnfamiliarFootage, before anything is prefilled.
     - on_progress: called with a stage, what is done of it and the total.
     - stream: as `started` of `encode_video`.
@@ -68,17 +68,7 @@ def open_video(
     """
     started = time.perf_counter()
     question_tokens = check_questions(runtime, questions)
-    config = runtime.model.config
-    budget = choose_budget(
-        runtime.budget,
-        trained=config.tokens_per_frame,
-        patches=config.patches_per_frame,
-        methods=MERGERS,
-        tokens_per_frame=tokens_per_frame,
-        merge=merge,
-        keep=keep,
-        error=UsageError,
-    )
+    budget = runtime.choose_budget(tokens_per_frame=tokens_per_frame, merge=merge, keep=keep)
     with readable(video, sampling, times) as (source, name):
         if not isinstance(source, GivenFrames):  # of these all are used, unless some are chosen
             sampling = sampling.or_frames(runtime.default_frames)

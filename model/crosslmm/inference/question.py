@@ -5,7 +5,7 @@ from typing import Any
 
 from crosslmm.errors import UsageError
 from crosslmm.inference.runtime import Runtime
-from crosslmm.merging import TokenBudget, check_count
+from crosslmm.merging import TokenBudget
 
 _SHOWN = 40  # characters of a question in an error
 
@@ -66,16 +66,3 @@ def check_context(
         f"{frames:,} frames {made} and {prompt_tokens:,} tokens of text are more than the "
         f"{runtime.context:,} of the model's context; {advice}"
     )
-
-
-def check_merge_count(budget: TokenBudget, frames: int) -> None:
-    """Raise `UsageError` where the method cannot merge so many frames to what is kept of them."""
-    if budget.merge is None:
-        return
-    try:
-        count = budget.count(frames)
-        check_count(budget.merge, frames=frames, pooled=budget.pooled, count=count)
-    except ValueError as error:
-        raise UsageError(
-            f"`merge` {budget.merge} keeps a square number of tokens of each frame: {error}"
-        ) from None

@@ -9,9 +9,10 @@ import torch
 
 from crosslmm.checkpoints import catalog
 from crosslmm.device import device_name
+from crosslmm.errors import UsageError
 from crosslmm.inference.feature_cache import FeatureCache
 from crosslmm.inference.footage import FootageCheck, read_check
-from crosslmm.merging import TokenBudget
+from crosslmm.merging import MERGERS, TokenBudget, choose_budget
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.processing_crosslmm import CrossLMMProcessor
 from crosslmm.versions import library_versions
@@ -28,6 +29,7 @@ class Runtime:
       adapter: of the one that was applied to it.
     - load_seconds: what loading took.
     - cache: where what is encoded of videos is kept; checkpoint_state: of the files that were loaded.
+    - merging: of all videos where nothing else is asked for; None for none.
     - on_notice: called with a line of text when something is done otherwise than asked.
     """
 
@@ -41,6 +43,7 @@ class Runtime:
     load_seconds: float = 0.0
     cache: FeatureCache | None = None
     checkpoint_state: str = ""
+    merging: TokenBudget | None = None
     on_notice: Notice | None = None
     _told_of_images: bool = field(default=False, init=False)
 
@@ -55,7 +58,27 @@ class Runtime:
     @property
     def budget(self) -> TokenBudget:
         """How many tokens the language model reads of a video when nothing else is asked for."""
-        return TokenBudget(self.tokens_per_frame)
+        return self.merging or TokenBudget(self.tokens_per_frame)
+
+    def choose_budget(
+        self,
+        *,
+        tokens_per_frame: int | None = None,
+        merge: str | None = None,
+        keep: str | int | None = None,
+    ) -> TokenBudget:
+        """`budget` with what is asked for instead; see `merging.choose_budget`. Raises UsageError."""
+        config = self.model.config
+        return choose_budget(
+            self.budget,
+            trained=config.tokens_per_frame,
+            patches=config.patches_per_frame,
+            methods=MERGERS,
+            tokens_per_frame=tokens_per_frame,
+            merge=merge,
+            keep=keep,
+            error=UsageError,
+        )
 
     @property
     def default_frames(self) -> int:

@@ -118,7 +118,9 @@ class VideoSession:
 
     @property
     def merged(self) -> str:
-        """`folder: 32 of 288 tokens kept`"""
+        """`folder: 32 of 288 tokens kept`; nothing where none are merged."""
+        if self._budget.merge is None:
+            return ""
         all_tokens = len(self.frames) * self._budget.pooled
         return f"{self._budget.merge}: {self.visual_tokens:,} of {all_tokens:,} tokens kept"
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from crosslmm.merging.baselines import RandomMerger, UniformMerger
-from crosslmm.merging.budget import TokenBudget, check_merging, choose_budget
+from crosslmm.merging.budget import TokenBudget, check_merging, choose_budget, parse_share
 from crosslmm.merging.cells import AreaMerger, WeightedMerger, cells_per_frame
 from crosslmm.merging.folder import FolderMerger
 from crosslmm.merging.grid import (
@@ -37,6 +37,7 @@ __all__ = [
     "grid_side",
     "merge_tokens",
     "nearest_cells",
+    "parse_share",
     "pool_tokens",
 ]
 
@@ -49,11 +50,17 @@ MERGERS: dict[str, Callable[[], Merger]] = {
 }
 
 
-def check_count(method: str, *, frames: int, pooled: int, count: int) -> None:
-    """Raise ValueError where a method in `MERGERS` cannot merge the `pooled` tokens of each of so many
-    frames to exactly `count`."""
-    if isinstance(MERGERS[method](), AreaMerger):
-        cells_per_frame(frames, pooled, count)
+def check_count(budget: TokenBudget, frames: int, *, error: type[Exception] = ValueError) -> None:
+    """Raise `error` where the method of a budget cannot merge the tokens of so many frames to what is
+    kept of them."""
+    if budget.merge is None or not isinstance(MERGERS[budget.merge](), AreaMerger):
+        return
+    try:
+        cells_per_frame(frames, budget.pooled, budget.count(frames))
+    except ValueError as problem:
+        raise error(
+            f"`merge` {budget.merge} keeps a square number of tokens of each frame: {problem}"
+        ) from None
 
 
 def merge_tokens(

@@ -48,6 +48,22 @@ class TokenBudget:
         return self.merge is None or not isinstance(self.keep, int)
 
     @property
+    def short(self) -> str:
+        """`9 tokens per frame`, `folder 10%`, `folder 9 per frame`, `folder 5,000 in all`"""
+        return str(self) if self.merge is None else f"{self.merge} {self._wanted}"
+
+    def __str__(self) -> str:
+        """`9 tokens per frame`, `196 tokens per frame merged by folder to 10%`"""
+        plain = f"{self.pooled:,} token{'s' if self.pooled != 1 else ''} per frame"
+        return plain if self.merge is None else f"{plain} merged by {self.merge} to {self._wanted}"
+
+    @property
+    def _wanted(self) -> str:
+        if self.keep is None:
+            return f"{self.tokens_per_frame or self.pooled:,} per frame"
+        return self.keep if isinstance(self.keep, str) else f"{self.keep:,} in all"
+
+    @property
     def settings(self) -> dict[str, str | int | None]:
         """The arguments that ask for it."""
         if self.merge is None:
@@ -79,6 +95,7 @@ def choose_budget(
         tokens_per_frame=tokens_per_frame,
         methods=methods,
         patches=patches,
+        trained=trained,
         error=error,
     )
     if merge is None:
@@ -108,16 +125,18 @@ def check_merging(
     keep: Any = None,
     tokens_per_frame: int | None = None,
     patches: int | None = None,
+    trained: int | None = None,
     error: type[Exception] = ValueError,
 ) -> None:
-    """Raises `error` for a merging that no checkpoint could have, of so many patches if given."""
+    """Raises `error` for a merging that no checkpoint could have; if given, of so many patches and
+    trained with so many tokens."""
     if merge is not None and merge not in methods:
         close = get_close_matches(merge, methods, n=1)
         meant = f"; did you mean {close[0]}?" if close else ""
         raise error(f"`merge` must be one of {', '.join(methods)}, not {merge!r}{meant}")
     if keep is None:
         if merge is None and tokens_per_frame is not None:
-            check_tokens_per_frame(tokens_per_frame, patches, error=error)
+            check_tokens_per_frame(tokens_per_frame, patches, trained=trained, error=error)
         return
     if merge is None:
         raise error(f"`keep` needs `merge`, one of {', '.join(methods)}")

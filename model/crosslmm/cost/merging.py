@@ -1,0 +1,126 @@
+"""What merging itself takes: the products of a method, and the memory that it works in.
+
+A line for each method of `merging.MERGERS`, read off its code; the tests compare them with torch's own
+counter and the allocator's record.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from crosslmm.limits import MERGED_FRAMES
+from crosslmm.merging import TokenBudget
+from crosslmm.merging.runs import RUNS_AT_ONCE, share
+
+
+@dataclass(frozen=True)
+class MergeWindow:
+    """Frames that are merged together: `tokens` of each, `width` numbers of `size` bytes, to `kept`."""
+
+    frames: int
+    tokens: int
+    kept: int
+    width: int
+    size: int
+
+    @property
+    def values(self) -> int:
+        """Numbers of all tokens."""
+        return self.frames * self.tokens * self.width
+
+
+def merging_macs(budget: TokenBudget, *, frames: int, width: int) -> int:
+    """Multiply-accumulates of merging the tokens of a video, of width W."""
+    if budget.merge is None:
+        return 0
+    products = _METHODS[budget.merge].macs
+    return sum(
+        count * products(window)
+        for window, count in _windows(budget, frames=frames, width=width, size=0)
+    )
+
+
+def merging_bytes(budget: TokenBudget, *, frames: int, width: int, size: int) -> int:
+    """The most that is alive beside the tokens of a window, before and after merging."""
+    if budget.merge is None:
+        return 0
+    workspace = _METHODS[budget.merge].workspace
+    return max(
+        (
+            workspace(window)
+            for window, _ in _windows(budget, frames=frames, width=width, size=size)
+        ),
+        default=0,
+    )
+
+
+def _windows(
+    budget: TokenBudget, *, frames: int, width: int, size: int
+) -> Iterator[tuple[MergeWindow, int]]:
+    """The windows of a video as `WindowMerger` makes them, and how many there are of each kind."""
+    kept = budget.count(frames)
+    complete, rest = divmod(frames, MERGED_FRAMES)
+    of_complete = kept * MERGED_FRAMES // max(frames, 1)  # give or take one
+    if complete:
+        yield MergeWindow(MERGED_FRAMES, budget.pooled, of_complete, width, size), complete
+    if rest:
+        yield MergeWindow(rest, budget.pooled, kept - complete * of_complete, width, size), 1
+
+
+@dataclass(frozen=True)
+class _Method:
+    macs: Callable[[MergeWindow], int]
+    workspace: Callable[[MergeWindow], int]
+
+
+def _nothing(window: MergeWindow) -> int:
+    return 0
+
+
+def _float_copy(window: MergeWindow) -> int:
+    """Bytes of a number where tokens are copied to float32 first."""
+    return 0 if window.size == 4 else 4
+
+
+def _runs(window: MergeWindow) -> Counter[tuple[int, int]]:
+    """Tokens of each run of `merging.runs` and those kept of it, with how many such runs there are."""
+    lengths = share(window.frames, min(window.frames, max(window.kept, 1)))
+    budgets = share(window.kept, len(lengths))
+    return Counter(
+        (length * window.tokens, kept) for length, kept in zip(lengths, budgets, strict=True)
+    )
+
+
+def _folder_macs(window: MergeWindow) -> int:
+    """Cosines of even with odd tokens, round by round."""
+    total = 0
+    for (count, kept), runs in _runs(window).items():
+        while count > max(kept, 1):
+            total += runs * ((count + 1) // 2) * (count // 2) * window.width
+            count -= min(count - kept, max((count - 1) // 2, 1))
+    return total
+
+
+def _folder_workspace(window: MergeWindow) -> int:
+    """Of the runs that are merged together: their tokens, and in float32 the means, these normalised,
+    their sums before and after half of them are added, and all cosines."""
+    most = 0
+    for (count, _), runs in _runs(window).items():
+        together = min(runs, RUNS_AT_ONCE)
+        tokens = together * count * window.width * (window.size + _float_copy(window) + 14)
+        most = max(most, tokens + together * (count // 2) ** 2 * 4)
+    return most
+
+
+def _weighted_workspace(window: MergeWindow) -> int:
+    """In float32: the tokens, their distances from the mean of their cell, and the squares of these."""
+    return window.values * (8 + _float_copy(window))
+
+
+_METHODS = {
+    "area": _Method(_nothing, _nothing),
+    "weighted": _Method(_nothing, _weighted_workspace),
+    "folder": _Method(_folder_macs, _folder_workspace),
+    "random": _Method(_nothing, _nothing),
+    "uniform": _Method(_nothing, _nothing),
+}
