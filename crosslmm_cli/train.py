@@ -221,7 +221,8 @@ def _train_demo(output: Output, out: Path, changes: list[str], *, teacher: bool)
         from crosslmm.demo.teacher import train_teacher as run
     else:
         from crosslmm.demo.run import train_demo as run
-    folder = run(out, seed=settings.seed, short=settings.short, report=output.notice)
+    with interrupt.remark(_RESUMES):
+        folder = run(out, seed=settings.seed, short=settings.short, report=output.notice)
     if folder is None:
         return
     if output.as_json:
