@@ -140,6 +140,19 @@ def test_overwrite_starts_over(folder: Path, assistant: Assistant, tmp_path: Pat
     assert len(rows(out)) == len(first)
 
 
+def test_overwriting_that_is_stopped_loses_no_caption(
+    folder: Path, assistant: Assistant, tmp_path: Path
+) -> None:
+    out = tmp_path / "captions.jsonl"
+    first = run(folder, assistant, out=out)
+    with caption(folder, assistant, out=out, overwrite=True, batch_size=1) as stopped:
+        next(iter(stopped))
+        stopped.stop()
+    old = rows(tmp_path / "captions.superseded.jsonl")
+    assert sorted(Path(row["path"]).name for row in old) == sorted(name for name, _ in first)
+    assert all(row["segments"] for row in old)
+
+
 def test_a_moved_video_keeps_its_caption_and_copies_are_captioned_once(
     folder: Path, assistant: Assistant, tmp_path: Path
 ) -> None:
