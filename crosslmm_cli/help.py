@@ -25,7 +25,9 @@ _PANEL_OF = {name: panel for panel, names in PANELS.items() for name in names}
 
 
 def humanize(command: Any) -> None:
-    """Rewrite how a command's parameters are shown."""
+    """Rewrite how a command and its parameters are shown."""
+    if command.help:  # a terminal has another width than the source
+        command.help = "\n\n".join(" ".join(part.split()) for part in command.help.split("\n\n"))
     for parameter in command.params:
         if parameter.param_type_name == "argument":
             _show_argument(parameter)
