@@ -13,7 +13,7 @@ from crosslmm.options import MAX_NEW_TOKENS, GenerationKeywords, Sampling, check
 from crosslmm_cli import options
 from crosslmm_cli.frame_list import read_frame_list
 from crosslmm_cli.inputs import check_video, read_questions
-from crosslmm_cli.loading import decode_ahead, load_assistant, open_session
+from crosslmm_cli.loading import decode_ahead, load_assistant, open_cache, open_session
 from crosslmm_cli.merging import choose_merging
 from crosslmm_cli.output import Output
 
@@ -75,6 +75,8 @@ def ask(
     max_new_tokens: options.MaxNewTokensOption = MAX_NEW_TOKENS,
     temperature: options.TemperatureOption = 0.0,
     seed: options.SeedOption = None,
+    no_cache: options.NoCacheOption = False,
+    cache_size: options.CacheSizeOption = None,
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,
     no_progress: options.NoProgressOption = False,
@@ -82,7 +84,7 @@ def ask(
     """Ask questions about a video or an image.
 
     The answer is streamed to stdout; progress and notices go to stderr. The video is decoded and
-    encoded once for all questions.
+    encoded once for all questions, and kept for later ones in a cache on disk.
     """
     output = Output(as_json=as_json, quiet=quiet, progress=not no_progress)
     generation = GenerationKeywords(
@@ -110,9 +112,10 @@ def ask(
         file_timeout=file_timeout,
         max_pixels=max_pixels,
     )
+    cache = open_cache(no_cache=no_cache, cache_size=cache_size)
     check_video(video, sampling, questions)
 
-    ahead = nullcontext() if fills_memory else decode_ahead(video, sampling, model)
+    ahead = nullcontext() if fills_memory else decode_ahead(video, sampling, model, cache)
     with ahead as stream:
         assistant = load_assistant(
             output,
@@ -125,6 +128,7 @@ def ask(
             announce=False,
             stream=stream,
             questions=questions,
+            cache=cache,
         )
         if fills_memory:
             sampling = replace(sampling, frames=assistant.most_frames(memory))

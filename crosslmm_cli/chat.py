@@ -11,7 +11,7 @@ from crosslmm_cli import options
 from crosslmm_cli.dialogue import HELP, Dialogue
 from crosslmm_cli.inputs import check_video
 from crosslmm_cli.line_editor import is_typed, read_lines
-from crosslmm_cli.loading import decode_ahead, load_assistant, open_session
+from crosslmm_cli.loading import decode_ahead, load_assistant, open_cache, open_session
 from crosslmm_cli.merging import choose_merging
 from crosslmm_cli.output import Output
 
@@ -37,6 +37,8 @@ def chat(
     max_new_tokens: options.MaxNewTokensOption = MAX_NEW_TOKENS,
     temperature: options.TemperatureOption = 0.0,
     seed: options.SeedOption = None,
+    no_cache: options.NoCacheOption = False,
+    cache_size: options.CacheSizeOption = None,
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,
     no_progress: options.NoProgressOption = False,
@@ -65,9 +67,10 @@ def chat(
         file_timeout=file_timeout,
         max_pixels=max_pixels,
     )
+    cache = open_cache(no_cache=no_cache, cache_size=cache_size)
     check_video(video, sampling)
     origin = catalog.default_model(model).origin
-    with decode_ahead(video, sampling, model) as first:
+    with decode_ahead(video, sampling, model, cache) as first:
         assistant = load_assistant(
             output,
             model=model,
@@ -78,6 +81,7 @@ def chat(
             frames=sampling.most_frames,
             announce=False,
             stream=first,
+            cache=cache,
         )
 
         def open_video(path: str) -> Any:

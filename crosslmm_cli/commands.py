@@ -61,6 +61,7 @@ COMMANDS: Mapping[str, CommandInfo] = {
         "setup", "Download the model that fits this machine and make it the default."
     ),
     "models": CommandInfo("models", "List, download, assemble, choose and delete models."),
+    "cache": CommandInfo("cache", "Show or delete what is kept of videos that were encoded."),
     "profile": CommandInfo(
         "profile",
         "Estimate tokens, compute and memory per stage, or measure them.",

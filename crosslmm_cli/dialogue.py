@@ -84,8 +84,7 @@ class Dialogue:
                     break
         if stop.is_set():
             response.close()
-            output.finish_progress()
-            output.notice("\nstopped; the question is not part of the dialogue", always=True)
+            output.notice("stopped; the question is not part of the dialogue", always=True)
         elif output.as_json:
             output.record(response.answer.as_dict())
         else:

@@ -8,6 +8,7 @@ PANELS = {
     "Video": (
         *("frames", "fps", "max_frames", "start", "end", "seek", "reader", "deadline"),
         *("frames_at", "fit", "segments", "scenes", "file_timeout", "max_pixels"),
+        *("no_cache", "cache_size"),
     ),
     "Model": ("model", "tokens_per_frame", "merge", "keep", "quantize", "device", "dtype"),
     "Answer": ("prompt", "prompt_file", "max_new_tokens", "temperature", "seed"),

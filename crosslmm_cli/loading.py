@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from crosslmm.checkpoints import catalog
 from crosslmm.checkpoints.frame_settings import read_frame_settings, read_settings
 from crosslmm.errors import CheckpointError, UnfamiliarFootage, UsageError, VideoError
+from crosslmm.inference.feature_cache import FeatureCache
 from crosslmm.merging import check_tokens_per_frame
 from crosslmm.options import Sampling, check_device
 from crosslmm_cli import options
@@ -35,6 +36,7 @@ def load_assistant(
     announce: bool = True,
     stream: "FrameStream | None" = None,
     questions: Iterable[str] = (),
+    cache: FeatureCache | None = None,
 ) -> Any:
     """The chosen model, found before the heavy imports begin and loaded with its notices shown.
 
@@ -60,6 +62,7 @@ def load_assistant(
         keep=keep,
         frames=frames,
         questions=questions,
+        cache=cache or False,
         on_notice=output.notice,
         **chosen,
     )
@@ -96,7 +99,7 @@ def open_session(
     output.finish_progress()
     if origin == "built-in":  # of footage that it knows
         output.notice("answered by the built-in demo model, which knows synthetic shape clips only")
-    output.notice(session.summary)
+    output.notice(f"{session.summary}{', from the cache' if session.from_cache else ''}")
     if session.reused:
         output.notice(session.reused)
     if session.merged:
@@ -128,10 +131,10 @@ def check_model(
 
 @contextmanager
 def decode_ahead(
-    video: str, sampling: Sampling, model: str | None
+    video: str, sampling: Sampling, model: str | None, cache: FeatureCache | None
 ) -> Iterator["FrameStream | None"]:
     """The frames of `video` as the model takes them, decoding while torch is imported and the model is
-    loaded; None where only the loaded model knows how it takes them."""
+    loaded; None where only the loaded model knows how it takes them, and where they are in the cache."""
     from crosslmm.video.stream import FrameStream  # NumPy and FFmpeg, which help does not need
 
     folder = catalog.resolve_model(catalog.default_model(model).name).folder
@@ -140,14 +143,29 @@ def decode_ahead(
     except (CheckpointError, OSError, ValueError):
         yield None
         return
+    sampling = sampling.or_frames(settings.default_frames)
+    if cache is not None and cache.may_hold(video, sampling):
+        yield None
+        return
     with FrameStream(
         video,
-        sampling.or_frames(settings.default_frames),
+        sampling,
         size=settings.size,
         resample=settings.resample,
     ) as stream:
         stream.start()
         yield stream
+
+
+def open_cache(*, no_cache: bool, cache_size: str | None) -> FeatureCache | None:
+    """The cache of encoded videos as the flags want it. Raises UsageError."""
+    if no_cache:
+        if cache_size is not None:
+            raise UsageError("--cache-size and --no-cache exclude each other: give one of them")
+        return None
+    if cache_size is None:
+        return FeatureCache()
+    return FeatureCache(size=options.memory_size("--cache-size", cache_size))
 
 
 def _patches(config: Mapping[str, Any]) -> int | None:

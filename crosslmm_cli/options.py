@@ -200,6 +200,19 @@ TemperatureOption = Annotated[
 SeedOption = Annotated[
     int | None, typer.Option("--seed", metavar="N", help="Random seed for sampling.")
 ]
+NoCacheOption = Annotated[
+    bool,
+    typer.Option("--no-cache", help="Neither use nor keep what was encoded of the video."),
+]
+CacheSizeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--cache-size",
+        metavar="SIZE",
+        help="Keep at most this much of encoded videos on disk.",
+        show_default="10GB",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object per result.")]
 NoProgressOption = Annotated[bool, typer.Option("--no-progress", help="Hide progress.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Hide notices and progress.")]

@@ -58,12 +58,15 @@ class _Display:
 
     Rich writes its buffer again where it was interrupted after writing it, which leaves a bar behind.
     Ctrl-C may also remove the display from another thread, which waits for a line that is being drawn.
+
+    `line_is_open`: a result on the terminal has no end yet, so that the cursor is behind it.
     """
 
     def __init__(self) -> None:
         self.progress: Progress | None = None
         self.tasks: dict[str, TaskID] = {}
         self.closed = False
+        self.line_is_open = False
         self._lock = threading.RLock()
 
     @hold_interrupt()
@@ -83,6 +86,12 @@ class _Display:
             self.tasks[stage], description=label, completed=done, total=total or None
         )
 
+    def end_line(self) -> str:
+        """What ends an open line, where stderr is on the same terminal."""
+        ends = self.line_is_open and sys.stderr.isatty()
+        self.line_is_open = False
+        return "\n" if ends else ""
+
     @hold_interrupt()
     def stop(self) -> None:
         with self._lock:
@@ -98,6 +107,8 @@ def close_display() -> None:
     """Remove the live display for good: another thread may still report progress as the process ends."""
     _display.closed = True
     _display.stop()
+    if end := _display.end_line():
+        print(end, end="", file=sys.stderr, flush=True)
 
 
 def stop_display() -> None:
@@ -140,7 +151,10 @@ class Output:
     def text(self, text: str, *, end: str = "\n") -> None:
         """A result, or a piece of one, shown at once."""
         self.finish_progress()
-        self._stdout.write((text.translate(CONTROL_CODES) if self.on_terminal else text) + end)
+        shown = text.translate(CONTROL_CODES) + end if self.on_terminal else text + end
+        if shown and self.on_terminal:
+            _display.line_is_open = not shown.endswith("\n")
+        self._stdout.write(shown)
         self._stdout.flush()
 
     def record(self, record: Mapping[str, Any]) -> None:
@@ -212,7 +226,7 @@ class Output:
 
     def traceback(self, error: BaseException) -> None:
         self.finish_progress()
-        lines = "".join(traceback.format_exception(error))
+        lines = _display.end_line() + "".join(traceback.format_exception(error))
         print(lines.translate(CONTROL_CODES), end="", file=sys.stderr, flush=True)
 
     def confirm(self, question: str, *, default: bool = False) -> bool:
@@ -252,7 +266,7 @@ class Output:
 
     @hold_interrupt()
     def _to_stderr(self, text: str) -> None:
-        text = text.translate(CONTROL_CODES)
+        text = _display.end_line() + text.translate(CONTROL_CODES)
         progress = _display.progress
         if progress is not None:
             text = _wrap(text, progress.console.width)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from crosslmm.checkpoints import catalog
 from crosslmm.errors import UsageError
 from crosslmm_cli import completion, interrupt, options
 from crosslmm_cli.output import Output
@@ -130,6 +131,7 @@ def train(
         raise UsageError(
             f"{recipe}: needs --model, the model to start from, and --data, the training data"
         )
+    _check_given(model, data, eval_data, prompts)
     output.progress("load", 0, 0)
     from crosslmm.training.run import train as run
 
@@ -164,6 +166,15 @@ def train(
         output.record({**vars(trained), "folder": str(trained.folder)})
     else:
         output.text(str(trained.folder))
+
+
+def _check_given(model: str, *files: Path | None) -> None:
+    """What is missing is said before torch is imported."""
+    catalog.resolve(model)
+    for path in files:
+        is_pattern = path is not None and "{" in path.name
+        if path is not None and not is_pattern and not path.exists():
+            raise UsageError(f"{path}: no such file or folder")
 
 
 def _show_plan(output: Output, plan: "RunPlan") -> None:
@@ -221,7 +232,8 @@ def _train_demo(output: Output, out: Path, changes: list[str], *, teacher: bool)
         from crosslmm.demo.teacher import train_teacher as run
     else:
         from crosslmm.demo.run import train_demo as run
-    folder = run(out, seed=settings.seed, short=settings.short, report=output.notice)
+    with interrupt.remark(_RESUMES):
+        folder = run(out, seed=settings.seed, short=settings.short, report=output.notice)
     if folder is None:
         return
     if output.as_json:

@@ -20,6 +20,7 @@ _HOME = Path(tempfile.mkdtemp(prefix="crosslmm-tests-"))
 os.environ["HF_HOME"] = str(_HOME / "huggingface")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["CROSSLMM_HOME"] = str(_HOME / "crosslmm")
+os.environ["CROSSLMM_CACHE"] = str(_HOME / "cache")
 os.environ["NO_COLOR"] = "1"
 for name in ("HF_HUB_CACHE", "HF_ENDPOINT", "CROSSLMM_MODEL"):
     os.environ.pop(name, None)

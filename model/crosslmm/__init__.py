@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from crosslmm.errors import CheckpointError, CrossLMMError, OutOfMemory, UsageError, VideoError
     from crosslmm.inference.answer import Answer
     from crosslmm.inference.assistant import Assistant, load
+    from crosslmm.inference.feature_cache import FeatureCache
     from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
     from crosslmm.processing_crosslmm import CrossLMMProcessor
     from crosslmm.video import Frames, sample
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Answer": "inference.answer",
     "Assistant": "inference.assistant",
+    "FeatureCache": "inference.feature_cache",
     "load": "inference.assistant",
     "caption": "captioning",
     "CrossLMMConfig": "configuration_crosslmm",

@@ -16,6 +16,10 @@ class VideoError(CrossLMMError):
     """A file without usable frames: missing, not a video, too damaged, or too slow."""
 
 
+class ReadingOutOfMemory(VideoError):
+    """Memory ran out while a file was read, with a reader than which the others need no less."""
+
+
 class UnfamiliarFootage(VideoError):
     """Footage unlike what the built-in model was trained on, where it is not to be answered about."""
 

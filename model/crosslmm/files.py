@@ -103,12 +103,16 @@ def atomic_write(path: Path, data: bytes, *, root: Root | None = None) -> None:
 
 
 @contextmanager
-def atomic_file(path: Path, *, root: Root | None = None) -> Iterator[IO[bytes]]:
+def atomic_file(
+    path: Path, *, root: Root | None = None, mode: int = 0o666, sync: bool = True
+) -> Iterator[IO[bytes]]:
     """A file to write to, which replaces `path` when the block ends well; a kill or an error on the
     way leaves what was there before.
 
     root: a folder above `path`, held or by its path; folders between the two are made where they are
-    missing, and none of them may be a link. Raises OSError, also where a link stands at `path`.
+    missing, and none of them may be a link. mode: permissions of the file, less the umask. sync: False
+    for what is checked when it is read; after a crash of the machine it may be damaged. Raises OSError,
+    also where a link stands at `path`.
     """
     with _folder(path, root) as (name, folder):
         scratch = f".crosslmm-{secrets.token_hex(8)}.new"
@@ -117,19 +121,20 @@ def atomic_file(path: Path, *, root: Root | None = None) -> Iterator[IO[bytes]]:
         if folder is None:
             scratch = str(Path(name).with_name(scratch))
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _NOFOLLOW | _FLAGS
-        descriptor = os.open(scratch, flags, 0o666, **at)
+        descriptor = os.open(scratch, flags, mode, **at)
         try:
             with os.fdopen(descriptor, "w+b") as file:
                 yield file
                 file.flush()
-                os.fsync(file.fileno())
+                if sync:
+                    os.fsync(file.fileno())
             _refuse_link(path, name, at)
             os.replace(scratch, name, **both)
         except BaseException:
             with suppress(OSError):
                 os.unlink(scratch, **at)
             raise
-        if folder is not None:
+        if folder is not None and sync:
             os.fsync(folder)
 
 

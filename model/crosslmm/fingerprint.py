@@ -45,10 +45,25 @@ def open_content_identity(file: IO[bytes]) -> str:
     return digest.hexdigest()
 
 
-def settings_hash(settings: Mapping[str, Any]) -> str:
+def complete_hash(file: IO[bytes]) -> str:
+    """Of every byte of an open file, read from its start. Raises OSError."""
+    file.seek(0)
+    return hashlib.file_digest(file, "sha256").hexdigest()[:32]  # type: ignore[arg-type]
+
+
+def file_state(status: os.stat_result) -> str | None:
+    """Identifies a file as it lies on the disk: whoever writes to it, or puts another one in its place,
+    changes this, whatever dates it is given. None where the system does not say when it changed."""
+    if os.name == "nt":  # where `st_ctime` is when it was made
+        return None
+    parts = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
+
+
+def settings_hash(settings: Mapping[str, Any], *, digest_size: int = 8) -> str:
     """The same for the same settings, on every machine."""
     text = json.dumps(settings, sort_keys=True, ensure_ascii=True)
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    return hashlib.blake2b(text.encode(), digest_size=digest_size).hexdigest()
 
 
 def checkpoint_fingerprint(folder: Path, adapter: Path | None = None) -> str:
@@ -58,6 +73,15 @@ def checkpoint_fingerprint(folder: Path, adapter: Path | None = None) -> str:
     for path in paths:
         if path.suffix in (".json", ".safetensors", ".jinja", ".txt", ".model"):
             digest.update(f"{path.name} {content_identity(path)} ".encode())
+    return digest.hexdigest()
+
+
+def checkpoint_state(folder: Path, adapter: Path | None = None) -> str:
+    """The same as they lie on this disk: a byte that is changed anywhere in them changes this, too."""
+    digest = hashlib.blake2b(checkpoint_fingerprint(folder, adapter).encode(), digest_size=16)
+    for path in sorted(folder.iterdir()) + (sorted(adapter.iterdir()) if adapter else []):
+        if path.suffix == ".safetensors":
+            digest.update(f"{path.name} {file_state(path.stat())} ".encode())
     return digest.hexdigest()
 
 

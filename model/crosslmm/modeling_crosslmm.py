@@ -206,11 +206,7 @@ class CrossLMMModel(CrossLMMPreTrainedModel, VisualEncoderMixin):
                 shift = cross_cache.shift
             else:
                 cross_cache.shift = following
-            if (
-                features is not None
-                and self.config.t2v_cache == "features"
-                and any(layer.t2v.is_open for layer in self.dual_layers)
-            ):
+            if features is not None and self.shares_features:
                 keep_features(cross_cache, features)
         elif past_key_values is not None:
             raise ValueError("past_key_values needs use_cache=True")

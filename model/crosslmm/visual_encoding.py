@@ -44,6 +44,12 @@ class VisualEncoderMixin:
         """Whether any cross-attention branch is open and needs the features."""
         return any(layer.v2v.is_open or layer.t2v.is_open for layer in self.dual_layers)
 
+    @property
+    def shares_features(self) -> bool:
+        """Whether all layers' T2V reads the features themselves, which the cache then holds."""
+        branches = (layer.t2v for layer in self.dual_layers)
+        return self.config.t2v_cache == "features" and any(branch.is_open for branch in branches)
+
     def encode_frames(
         self,
         pixel_values: torch.Tensor,

@@ -127,6 +127,9 @@ def test_long_clip_and_its_readers(tmp_path: Path) -> None:
         differences = np.abs(pixels[0].astype(int) - pixels.astype(int)).mean(axis=(1, 2, 3))
         assert differences[[2, 4]].max() < 1 < differences[[1, 3, 5]].min()
     assert np.abs(plain.astype(int) - exact.astype(int)).mean() < 8
+    keys = frame_sampling.pyav_keyframes(clip, 6)  # one of each copy
+    assert len(keys) == 3
+    assert np.abs(keys[1:].astype(int) - keys[0]).mean() < 1
 
 
 def test_reader_that_is_not_installed_is_a_row() -> None:
@@ -135,5 +138,5 @@ def test_reader_that_is_not_installed_is_a_row() -> None:
 
         raise AssertionError
 
-    seconds, peak, problem = frame_sampling.run(absent, Path("clip.mp4"), 8, 1)
-    assert (seconds, peak, problem) == ([], None, "not installed (surely_not_installed)")
+    run = frame_sampling.run(absent, Path("clip.mp4"), 8, 1)
+    assert run == frame_sampling.Run(problem="not installed (surely_not_installed)")

@@ -43,6 +43,16 @@ def test_ctrl_c_replaces_the_display(film: Path, checkpoint: Path) -> None:
             assert terminal.screen.replace("^C", "").lstrip("\n") == "crosslmm: interrupted\n"
 
 
+def test_ctrl_c_while_an_answer_is_written_begins_a_line(clip: Path, endless: Path) -> None:
+    line = ("ask", clip, "q", "--model", endless, "--frames", 1, "--max-new-tokens", 3000)
+    with Terminal(*line, "--quiet", "--no-progress") as terminal:
+        terminal.wait_for_output()
+        terminal.press_ctrl_c()
+        assert terminal.wait() == 130
+        before, _, last = terminal.screen.rstrip("\n").rpartition("\n")
+        assert (before.replace("^C", "") != "", last) == (True, "crosslmm: interrupted")
+
+
 @pytest.mark.parametrize(
     ("line", "stage"),
     [

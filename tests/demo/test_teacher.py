@@ -27,13 +27,17 @@ CPU = torch.device("cpu")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    said = io.StringIO()
+    said, lines = io.StringIO(), list[str]()
     logging.enable_progress_bar()
     with redirect_stderr(said):
-        folder = train_teacher(tmp_path_factory.mktemp("teacher") / "run", short=True)
+        run = tmp_path_factory.mktemp("teacher") / "run"
+        folder = train_teacher(run, short=True, report=lines.append)
     torch.set_num_threads(threads)
     assert folder is not None
     assert said.getvalue() == "", "bars of transformers"
+    assert [line.split(", ")[0] for line in lines] == [
+        f"1-teacher: step {step} of 4" for step in (1, 2, 3, 4)
+    ]
     assert logging.is_progress_bar_enabled()
     return folder
 

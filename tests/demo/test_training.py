@@ -53,7 +53,7 @@ def test_killed_and_started_again_it_goes_on_to_the_same_end(tmp_path: Path) -> 
         pass
 
     def kill(line: str) -> None:
-        if line.startswith("2-clips 3/"):
+        if line.startswith("2-clips: step 3 "):
             raise Killed
 
     with pytest.raises(Killed):

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from crosslmm.captioning.pool import ClipReader
 from crosslmm.captioning.reading import read_request
 from crosslmm.errors import VideoError
 from crosslmm.options import Sampling
-from crosslmm.video import open_stream
+from crosslmm.video import open_stream, stream
 from crosslmm.video.file import VideoFile
 from crosslmm.video.source import _probing_codecs, open_container
 from crosslmm.video.worker import JobFailed, WorkerProcess, out_of_memory
@@ -36,8 +37,9 @@ def test_a_reading_process_has_a_limit_of_memory() -> None:
     worker.start()
     try:
         assert [reply.head for reply in worker.run({"size": 100 << 20})] == [100 << 20]
-        with pytest.raises(JobFailed, match="MemoryError"):
-            list(worker.run({"size": 300 << 20}))
+        for size in (300 << 20, 195 << 20):  # the latter with what the process itself takes
+            with pytest.raises(JobFailed, match="MemoryError"):
+                list(worker.run({"size": size}))
         assert [reply.head for reply in worker.run({"size": 100 << 20})] == [100 << 20]
     finally:
         worker.close()
@@ -120,7 +122,41 @@ def test_frames_that_get_no_memory_are_not_called_damaged(
     frames = crosslmm.sample(path, frames=60, size=(32, 32))
     assert "damaged" in frames.warnings[0]
     monkeypatch.setattr("crosslmm.video.decoder.memory_left", lambda: 100)
-    assert "out of memory while reading it" in refusal(path, frames=60, reader="pyav")
+    monkeypatch.setattr("crosslmm.video.stream.candidates", lambda reader: ["pyav", "other"])
+    assert "out of memory while reading it" in refusal(path, frames=60)  # the other is not tried
+
+
+def test_a_reader_that_failed_holds_no_frames_while_the_next_one_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.mp4"
+    write_clip(path, frames=12)
+    held: list[weakref.ref[Any]] = []
+    make = stream.make_reader
+
+    class Failing:
+        warnings, bad_packets = (), 0
+
+        def read(self) -> Iterator[Any]:
+            pictures = np.zeros(10)
+            held.append(weakref.ref(pictures))
+            try:
+                raise ValueError("damaged")
+            except ValueError as error:
+                raise VideoError("damaged") from error
+            yield
+
+    def chosen(reader: str, plan: Any, **options: Any) -> Any:
+        if reader == "broken":
+            return Failing()
+        assert held[0]() is None
+        return make("pyav", plan, **options | {"decoder": None})
+
+    monkeypatch.setattr(stream, "candidates", lambda reader: ["broken", "pyav"])
+    monkeypatch.setattr(stream, "make_reader", chosen)
+    frames = crosslmm.sample(path, frames=4)
+    assert len(frames) == 4
+    assert "the reader broken could not decode it; pyav took over" in frames.warnings[0]
 
 
 @pytest.mark.parametrize("kind", ["mp4", "ts", "h264"])

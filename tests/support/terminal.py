@@ -75,6 +75,13 @@ class Terminal:
             assert time.monotonic() < until, f"{text!r} never came:\n{self.screen}"
             assert self._read(1.0), f"ended without {text!r}:\n{self.screen}"
 
+    def wait_for_output(self, *, seconds: float = 120) -> None:
+        """Until anything is written."""
+        until = time.monotonic() + seconds
+        while not self.raw:
+            assert time.monotonic() < until, "nothing was written"
+            assert self._read(1.0), "ended without a word"
+
     def wait(self, *, seconds: float = 120) -> int:
         """The exit code, once all is on the screen."""
         until = time.monotonic() + seconds

@@ -8,6 +8,7 @@ import pytest
 
 import crosslmm
 from crosslmm.video import open_stream
+from crosslmm.video.decoder import Decoder
 from crosslmm.video.frames import summary
 from tests.support.clips import copy_from, numbers_of, write_clip
 
@@ -234,3 +235,22 @@ def test_the_distance_of_frames_is_said_in_plain_numbers(
         frame_count = 9000
 
     assert summary(times, Source()) == words
+
+
+def test_a_dense_sample_is_one_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "clip.mp4"
+    times = write_clip(path, frames=100, gop=20, options={"bf": "0", "sc_threshold": "0"})
+    seeks: list[int] = []
+    seek = Decoder._seek
+
+    def counting(self: Decoder, pts: int) -> None:
+        seeks.append(pts)
+        seek(self, pts)
+
+    monkeypatch.setattr(Decoder, "_seek", counting)
+    # A keyframe is close to one in ten of these, and the nine others of its group are wanted, too.
+    assert len(check(path, times, frames=50, seek="auto")) == 50
+    assert len(seeks) <= 2, "to the start, after the packets were counted, and to the first frame"
+    seeks.clear()
+    check(path, times, at=["#0", "#21", "#41", "#61"])
+    assert len(seeks) == 5, "far from each other, the frames in between are not decoded"

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
-from crosslmm.checkpoints.quiet import without_bars
 from crosslmm.demo.optimizer import Rates, make_optimizer
 from crosslmm.device import computes_bfloat16, resolve_device
 from crosslmm.files import read_json
@@ -102,9 +101,14 @@ class _ProgressReporter(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         logs: dict[str, float] = kwargs["logs"]
+        if "train_runtime" in logs:  # the trainer's own summary
+            return
         hidden = ("epoch", "learning_rate", "grad_norm")
-        values = " ".join(f"{k} {float(v):.4g}" for k, v in logs.items() if k not in hidden)
-        self.report(f"{self.stage} {state.global_step}/{state.max_steps} {values}")
+        values = [
+            f"{k.replace('_', ' ')} {float(v):.4g}" for k, v in logs.items() if k not in hidden
+        ]
+        step = f"{self.stage}: step {state.global_step:,} of {state.max_steps:,}"
+        self.report(", ".join([step, *values]))
 
 
 def run_stage(
@@ -163,6 +167,5 @@ def run_stage(
     trainer.remove_callback(PrinterCallback)
     if report is not None and trainer.is_world_process_zero():
         trainer.add_callback(_ProgressReporter(folder.name, report))
-    with without_bars():
-        trainer.train(resume_from_checkpoint=str(last) if last else None)
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
     return list(trainer.state.log_history)

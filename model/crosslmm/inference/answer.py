@@ -31,7 +31,8 @@ class Timing:
     """Seconds per stage. What an earlier question on the same video has paid for is zero here.
 
     - load: of the model; decode: reading frames; encode: frames to visual tokens, without the time
-      spent waiting for decoding; prefill: up to the first token; generate: the rest.
+      spent waiting for decoding, or reading these from the cache; prefill: up to the first token;
+      generate: the rest.
     - first_token: from the request to the first token, without loading, nor what was decoded of the
       video while the model was being loaded.
     """
@@ -48,8 +49,9 @@ class Timing:
 class Answer:
     """One question answered; `as_dict` is the JSON form, which reproduces it.
 
-    finish: `end`, the model ended it; `length`, `max_new_tokens` cut it.
-    frames_encoded: those that went through the vision encoder; of equal ones in a row, only the first.
+    - finish: `end`, the model ended it; `length`, `max_new_tokens` cut it.
+    - frames_encoded: those that went through the vision encoder; of equal ones in a row, only the first.
+    - from_cache: the video had been encoded earlier, and was read from the cache.
     """
 
     text: str
@@ -65,6 +67,7 @@ class Answer:
     settings: dict[str, Any] = field(repr=False)
     versions: dict[str, str] = field(repr=False)
     warnings: tuple[str, ...] = ()
+    from_cache: bool = False
 
     def __repr__(self) -> str:
         text = self.text if len(self.text) <= 60 else self.text[:59] + "…"

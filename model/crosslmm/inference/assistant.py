@@ -23,9 +23,11 @@ from crosslmm.checkpoints.loading import load_config, load_model, load_processor
 from crosslmm.checkpoints.quantization import resolve_quantization
 from crosslmm.device import resolve_device, resolve_dtype
 from crosslmm.errors import OutOfMemory, UsageError
+from crosslmm.fingerprint import checkpoint_state
 from crosslmm.inference import batch, opening
 from crosslmm.inference.answer import Answer
 from crosslmm.inference.encoding import memory_errors
+from crosslmm.inference.feature_cache import FeatureCache
 from crosslmm.inference.footage import UNFAMILIAR
 from crosslmm.inference.generation import GenerationOptions
 from crosslmm.inference.given import VideoLike
@@ -60,6 +62,7 @@ def load(
     keep: str | int | None = None,
     frames: int | None = None,
     questions: Iterable[str] = (),
+    cache: bool | FeatureCache = False,
     on_notice: Notice | None = None,
 ) -> "Assistant":
     """Load a checkpoint from disk: `demo`, a folder, or a Hub id that was pulled.
@@ -77,6 +80,8 @@ def load(
       anything is loaded.
     - questions: that will be asked, to say before the weights are loaded where one is empty or does not
       fit into the model's context.
+    - cache: keep on disk what is encoded of video files, and use what was kept of the same file, frames
+      and model by whatever process: True in the user's folder of caches, or a `FeatureCache`.
     - on_notice: called with a line of text when something is done otherwise than asked.
 
     Raises CheckpointError, UsageError, OutOfMemory.
@@ -117,6 +122,9 @@ def load(
     )
     if needed is not None:
         check_memory(name, needed, chosen_device, on_notice)
+    features = FeatureCache() if cache is True else cache or None
+    # Before the weights are read: what replaces the files afterwards is another model.
+    state = "" if features is None else checkpoint_state(folder, resolved.adapter)
     try:
         with memory_errors():
             model = load_model(
@@ -132,7 +140,7 @@ def load(
             f"{name}: its weights do not fit in the memory of {chosen_device}; "
             "set `quantization` to 4bit, or use a smaller model"
         ) from error
-    return Assistant(
+    assistant = Assistant(
         model,
         processor,
         name=name,
@@ -143,6 +151,8 @@ def load(
         merging=budget if budget.merge else None,
         on_notice=on_notice,
     )
+    assistant.runtime.cache, assistant.runtime.checkpoint_state = features, state
+    return assistant
 
 
 class Assistant:

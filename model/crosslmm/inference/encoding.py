@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -31,8 +31,12 @@ from crosslmm.window_merging import WindowMerger
 
 @dataclass(frozen=True, eq=False)
 class EncodedVideo:
-    """The frames that were used and what the encoder made of them, with the seconds it took; `encoded`
-    counts the frames that it was run on, each of them once where several in a row are equal."""
+    """The frames that were used and what the encoder made of them, with the seconds it took.
+
+    - encoded: the frames that it was run on, each of them once where several in a row are equal.
+    - from_cache: whether it had been encoded earlier; `encode_seconds` are then those of reading it.
+    - prefix: what the language model had computed of it, for `restore_prefix`, where that was kept.
+    """
 
     visual: VisualTokens | RaggedTokens
     frames: tuple[FrameUsed, ...]
@@ -41,6 +45,8 @@ class EncodedVideo:
     warnings: tuple[str, ...]
     decode_seconds: float
     encode_seconds: float
+    from_cache: bool = False
+    prefix: dict[str, torch.Tensor] | None = None
 
 
 _OUT_OF_MEMORY = (
@@ -196,7 +202,6 @@ def encode_video(
     sampling: Sampling,
     *,
     budget: TokenBudget,
-    allow_unfamiliar: bool = True,
     on_progress: Progress | None = None,
     started: FrameStream | None = None,
     question_tokens: int = 0,
@@ -205,7 +210,6 @@ def encode_video(
 
     - budget: how many tokens the language model will read of it.
     - question_tokens: what must fit into the model's context with the frames.
-    - allow_unfamiliar: False raises UnfamiliarFootage where it would be warned of.
     - started: a stream of the video that may already be decoding; it is closed here, and used where its
       frames are those that the model takes.
 
@@ -246,25 +250,36 @@ def encode_video(
             raise TooManyFrames(stream.count) from None
         if on_progress:
             on_progress("encode", len(used), len(used))
-        unfamiliar: tuple[str, ...] = ()
-        if runtime.footage is not None and visual.features is not None:
-            unfamiliar = runtime.footage.warning(visual.features[0])
-        if unfamiliar and not allow_unfamiliar:
-            raise UnfamiliarFootage(f"{stream.source.path}: {unfamiliar[0]}")
-        if runtime.footage is not None and len(used) > runtime.default_frames:
-            unfamiliar += (
-                f"the built-in model was trained on {runtime.default_frames} frames of a video; with "
-                f"{len(used)} its answers get worse",
-            )
         return EncodedVideo(
             visual=visual,
             frames=tuple(used),
             encoded=encoder.encoded,
             source=stream.source,
-            warnings=(*stream.warnings, *unfamiliar),
+            warnings=tuple(stream.warnings),
             decode_seconds=stream.seconds,
             encode_seconds=encoder.seconds,
         )
+
+
+def check_footage(
+    runtime: Runtime, encoded: EncodedVideo, *, allow_unfamiliar: bool
+) -> EncodedVideo:
+    """The same with what there is to warn of for the built-in model.
+
+    allow_unfamiliar: False raises UnfamiliarFootage where it would be warned of.
+    """
+    check, features = runtime.footage, encoded.visual.features
+    if check is None:
+        return encoded
+    unfamiliar = () if features is None else check.warning(features[0])
+    if unfamiliar and not allow_unfamiliar:
+        raise UnfamiliarFootage(f"{encoded.source.path}: {unfamiliar[0]}")
+    if len(encoded.frames) > runtime.default_frames:
+        unfamiliar += (
+            f"the built-in model was trained on {runtime.default_frames} frames of a video; with "
+            f"{len(encoded.frames)} its answers get worse",
+        )
+    return replace(encoded, warnings=(*encoded.warnings, *unfamiliar))
 
 
 def _encode_stream(

@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from crosslmm.errors import OutOfMemory
+from crosslmm.inference.cached_video import CachedVideo
 from crosslmm.inference.encoding import (
+    EncodedVideo,
     TooManyFrames,
+    check_footage,
     encode_video,
     release_memory,
 )
 from crosslmm.inference.given import GivenFrames, VideoLike, readable
-from crosslmm.inference.question import check_questions
+from crosslmm.inference.question import check_context, check_questions
 from crosslmm.inference.runtime import Progress, Runtime
 from crosslmm.inference.session import VideoSession
 from crosslmm.merging import TokenBudget
@@ -96,17 +99,32 @@ def _open(
     started: float,
     question_tokens: int,
 ) -> VideoSession:
-    def attempt(tried: Sampling) -> VideoSession:
-        encoded = encode_video(
+    def encode(tried: Sampling, kept: CachedVideo | None) -> EncodedVideo:
+        found = None if kept is None else kept.read()
+        if found is not None:
+            if stream is not None:
+                stream.close()
+            count = len(found.frames)
+            check_context(runtime, frames=count, budget=budget, prompt_tokens=question_tokens)
+            return found
+        return encode_video(
             runtime,
             source,
             tried,
             budget=budget,
-            allow_unfamiliar=allow_unfamiliar,
             on_progress=on_progress,
             started=stream if tried is sampling else None,
             question_tokens=question_tokens,
         )
+
+    def attempt(tried: Sampling) -> VideoSession:
+        kept = None
+        # A model that was made in memory has no files that tell it from others.
+        is_known = bool(runtime.checkpoint_state)
+        if runtime.cache is not None and is_known and not isinstance(source, GivenFrames):
+            kept = CachedVideo(runtime, runtime.cache, source, tried, budget)
+        made = encode(tried, kept)
+        encoded = check_footage(runtime, made, allow_unfamiliar=allow_unfamiliar)
         if encoded.source.container in STILL and encoded.source.frame_count == 1:
             runtime.notice_image()
         if on_progress:
@@ -119,7 +137,10 @@ def _open(
             budget=budget,
             started=started,
         )
-        session.prefill(encoded.visual)
+        session.prefill(encoded.visual, encoded.prefix)
+        if kept is not None and not made.from_cache:
+            kept.write(made, session.prefix, session.timing.prefill)
+            session.await_questions()
         return session
 
     tried = sampling

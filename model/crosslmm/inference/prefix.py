@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from transformers.cache_utils import DynamicLayer, EncoderDecoderCache
 
-from crosslmm.cache import as_dual_cache, expand_cache
+from crosslmm.cache import CrossCache, as_dual_cache, expand_cache, keep_features
 from crosslmm.limits import PREFILL_TOKENS
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration, VisualTokens
 from crosslmm.ragged_tokens import RaggedTokens
@@ -67,6 +67,22 @@ class VideoPrefix:
         self._crop(len(self))
         return expand_cache(self._cache, count)
 
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What `restore_prefix` takes besides the features; empty where the cache holds more than keys
+        and values of plain attention, and features that all layers share."""
+        layers = self._cache.self_attention_cache.layers
+        cross = cast(CrossCache, self._cache.cross_attention_cache)
+        held = [layer.values for layer in cast(list[DynamicLayer], cross.layers)]
+        shared = [values is not None and not values.numel() for values in held]
+        if any(type(layer) is not DynamicLayer for layer in layers) or shared not in ([], [True]):
+            return {}
+        tensors = {"ids": self.ids} | ({} if cross.shift is None else {"shift": cross.shift})
+        for number, layer in enumerate(cast(list[DynamicLayer], layers)):
+            assert layer.keys is not None
+            assert layer.values is not None
+            tensors |= {f"keys.{number}": layer.keys, f"values.{number}": layer.values}
+        return tensors
+
     def _check_free(self) -> None:
         if self._lent:
             raise RuntimeError("this video is answering another question; finish or close it first")
@@ -108,6 +124,30 @@ def prefill_video(
             model.model(input_ids=ids, visual_tokens=part, past_key_values=cache, use_cache=True)
     if model.device.type == "cuda":
         torch.cuda.synchronize(model.device)
+    return VideoPrefix(prefix, cache)
+
+
+def restore_prefix(
+    model: CrossLMMForConditionalGeneration,
+    prompt_ids: torch.Tensor,
+    features: torch.Tensor | None,
+    tensors: dict[str, torch.Tensor],
+) -> VideoPrefix | None:
+    """What `prefill_video` gives, of what `VideoPrefix.tensors` once gave; None where that was of other
+    ids. prompt_ids: (1, L), of a complete prompt; features: (1, T, N, D)."""
+    last = int((prompt_ids[0] == model.config.video_token_id).nonzero().max())
+    prefix = prompt_ids[:, : last + 1]
+    if not torch.equal(prefix, tensors["ids"]):
+        return None
+    cache = as_dual_cache(None, model.config)
+    for number in range(model.config.text.num_hidden_layers):
+        cache.self_attention_cache.update(
+            tensors[f"keys.{number}"], tensors[f"values.{number}"], number
+        )
+    cross = cast(CrossCache, cache.cross_attention_cache)
+    if features is not None and model.model.shares_features:
+        keep_features(cross, features)
+    cross.shift = tensors.get("shift")
     return VideoPrefix(prefix, cache)
 
 

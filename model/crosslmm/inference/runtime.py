@@ -10,6 +10,7 @@ import torch
 from crosslmm.checkpoints import catalog
 from crosslmm.device import device_name
 from crosslmm.errors import UsageError
+from crosslmm.inference.feature_cache import FeatureCache
 from crosslmm.inference.footage import FootageCheck, read_check
 from crosslmm.merging import MERGERS, TokenBudget, choose_budget
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
@@ -27,6 +28,7 @@ class Runtime:
     - name: as it was given to `load`; folder: of the checkpoint, None for a model made in memory;
       adapter: of the one that was applied to it.
     - load_seconds: what loading took.
+    - cache: where what is encoded of videos is kept; checkpoint_state: of the files that were loaded.
     - merging: of all videos where nothing else is asked for; None for none.
     - on_notice: called with a line of text when something is done otherwise than asked.
     """
@@ -39,6 +41,8 @@ class Runtime:
     adapter: Path | None = None
     quantization: str = "none"
     load_seconds: float = 0.0
+    cache: FeatureCache | None = None
+    checkpoint_state: str = ""
     merging: TokenBudget | None = None
     on_notice: Notice | None = None
     _told_of_images: bool = field(default=False, init=False)

@@ -23,7 +23,7 @@ from crosslmm.inference.generation import (
     TokenStream,
     decode_answer,
 )
-from crosslmm.inference.prefix import VideoPrefix, prefill_video
+from crosslmm.inference.prefix import VideoPrefix, prefill_video, restore_prefix
 from crosslmm.inference.question import check_context, check_questions
 from crosslmm.inference.response import Response
 from crosslmm.inference.runtime import Runtime
@@ -55,6 +55,7 @@ class VideoSession:
         self.frames_encoded = encoded.encoded
         self.source = encoded.source
         self.warnings = encoded.warnings
+        self.from_cache = encoded.from_cache
         self._runtime = runtime
         self._sampling = sampling
         self._budget = budget
@@ -67,17 +68,30 @@ class VideoSession:
             runtime.load_seconds, decode=encoded.decode_seconds, encode=encoded.encode_seconds
         )
 
-    def prefill(self, visual: VisualTokens | RaggedTokens) -> None:
-        """Run the language model over the video. Raises TooManyFrames."""
+    def prefill(
+        self,
+        visual: VisualTokens | RaggedTokens,
+        kept: dict[str, torch.Tensor] | None = None,
+    ) -> None:
+        """Run the language model over the video, or take what it computed earlier: `kept`, of an encoded
+        video's `prefix`. Raises TooManyFrames."""
         began = time.perf_counter()
         ids = self._prompt_ids(self._prompt([{"role": "user", "content": "?"}]))
         try:
             with memory_errors():
-                self._prefix = prefill_video(self._runtime.model, ids, visual)
+                model = self._runtime.model
+                if kept is not None:
+                    self._prefix = restore_prefix(model, ids, visual.features, kept)
+                if self._prefix is None:
+                    self._prefix = prefill_video(model, ids, visual)
         except MemoryError:
             raise TooManyFrames(len(self.frames)) from None
-        now = time.perf_counter()
-        self._spent = replace(self._spent, prefill=now - began, first_token=now - self._started)
+        self._spent = replace(self._spent, prefill=time.perf_counter() - began)
+        self.await_questions()
+
+    def await_questions(self) -> None:
+        """Count all that was done since the request as the wait for the first token."""
+        self._spent = replace(self._spent, first_token=time.perf_counter() - self._started)
 
     @property
     def prefix(self) -> VideoPrefix:
@@ -98,7 +112,7 @@ class VideoSession:
     def reused(self) -> str:
         """`encoded 61 of 256 frames: the others equal the one before`; nothing where all differ."""
         encoded, frames = self.frames_encoded, len(self.frames)
-        if encoded == frames:
+        if encoded == frames or self.from_cache:
             return ""
         return f"encoded {encoded:,} of {frames:,} frames: the others equal the one before"
 
@@ -261,6 +275,7 @@ class VideoSession:
             },
             versions=runtime.versions,
             warnings=self.warnings,
+            from_cache=self.from_cache,
         )
 
     def _answer_together(self, questions: Sequence[str], options: GenerationOptions) -> list[str]:

@@ -1,7 +1,7 @@
 """Fetching the wanted frames from a decoder, in ascending order.
 
 Decoding goes on from frame to frame, and seeks only when a keyframe lies between the current position
-and the wanted frame. The nearest good frame is given in place of a missing one.
+and the wanted frame, some frames away. The nearest good frame is given in place of a missing one.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,6 +13,10 @@ from crosslmm.video.decoder import Decoder
 from crosslmm.video.index import PacketIndex
 from crosslmm.video.sampling import Target
 
+# Frames that a decoder has already worked on ahead of the one it gave, threads and reordering together:
+# a seek over no more than these saves nothing, and throws them away.
+_IN_FLIGHT = 5
+
 
 class SeekingFetcher:
     """Fetches frames by their presentation time; indices must ascend."""
@@ -21,6 +25,8 @@ class SeekingFetcher:
         self.decoder, self.pts = decoder, index.pts
         self.keys, self.key_pts = index.keys, index.pts[index.keys]
         self.targets = np.array([target.index for target in targets])
+        groups, sizes = np.unique(self._group_of(self.targets), return_counts=True)
+        self._shared_groups = frozenset(groups[sizes > 1].tolist())
         self.bad_pts = index.bad_pts
         if decoder.can_drop_frames():
             decoder.wanted = frozenset(int(self.pts[target.index]) for target in targets)
@@ -35,7 +41,8 @@ class SeekingFetcher:
     def fetch(self, index: int, key: bool) -> tuple[int, Any]:
         """The frame of that index, or the nearest good one, as (index, frame); None without one."""
         wanted = int(self.pts[index])
-        if key:
+        # Where more of a group of pictures is wanted, decoding goes on from its keyframe.
+        if key and int(self._group_of(index)) not in self._shared_groups:
             self.release()
             frame = self.decoder.decode_keyframe(wanted)
             if frame is not None:
@@ -65,6 +72,10 @@ class SeekingFetcher:
                 return int(key), found
         return index, frame
 
+    def _group_of(self, index: int | np.ndarray) -> np.ndarray:
+        """The numbers of the groups of pictures, each of which begins with a keyframe."""
+        return np.asarray(np.searchsorted(self.keys, index, side="right"))
+
     def _index_of(self, pts: int) -> int:
         return max(0, int(np.searchsorted(self.pts, pts, side="right")) - 1)
 
@@ -72,7 +83,10 @@ class SeekingFetcher:
         key = int(np.searchsorted(self.key_pts, wanted, side="right")) - 1
         position = self.ahead or self.before
         if self.run is None or (
-            key >= 0 and (position is None or int(self.key_pts[key]) > position.pts)
+            key >= 0
+            and (
+                position is None or int(self.keys[key]) > self._index_of(position.pts) + _IN_FLIGHT
+            )
         ):
             self._restart(key)
         if self._advance(wanted):

@@ -6,6 +6,7 @@ readers share the deadline, and the time that the file may take, so that both ho
 """
 
 import os
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,7 +15,7 @@ from itertools import islice
 from math import prod
 from types import TracebackType
 
-from crosslmm.errors import VideoError
+from crosslmm.errors import ReadingOutOfMemory, VideoError
 from crosslmm.options import Sampling
 from crosslmm.video.apart import ApartReader
 from crosslmm.video.decoder import LargeFrames
@@ -178,6 +179,9 @@ class FrameStream:
             except OverTime:
                 self.close()
                 raise over_time(self.path, self.sampling) from None
+            except ReadingOutOfMemory:
+                self.close()
+                raise
             except VideoError as error:
                 self._replace_reader("could not decode it", error)
             except BaseException:
@@ -231,6 +235,7 @@ class FrameStream:
         self._stop()
         if self._failure is None:
             # PyAV's error, since it is the reader that should have managed.
+            _let_go(error)
             self._failure = error or VideoError(f"{self.path}: the reader {name} {why}")
         if not self._readers:
             self.close()
@@ -296,6 +301,13 @@ def _read(
                 decoder.close()
 
 
+def _let_go(error: BaseException | None) -> None:
+    """Of the frames of video that an error's tracebacks hold, while another reader works."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__
+
+
 @contextmanager
 def as_video_error(path: str) -> Iterator[None]:
     """Turn an FFmpeg error that nothing else handled, or MemoryError, into a `VideoError`."""
@@ -304,6 +316,6 @@ def as_video_error(path: str) -> Iterator[None]:
     try:
         yield
     except MemoryError as error:
-        raise VideoError(f"{path}: {out_of_memory()}") from error
+        raise ReadingOutOfMemory(f"{path}: {out_of_memory()}") from error
     except av.error.FFmpegError as error:
         raise VideoError(f"{path}: this video cannot be read ({error.strerror})") from error

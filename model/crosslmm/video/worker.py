@@ -345,7 +345,7 @@ def out_of_memory(limit: int | None = None) -> str:
 
 
 def limit_memory(size: int) -> None:
-    """Let this process allocate so many bytes more, and no others (on Linux).
+    """Let this process hold so many bytes in all, with what it holds by now (on Linux).
 
     The limit is one of data and not of addresses, since a library such as torch maps many gigabytes of
     files that it hardly reads.
@@ -357,7 +357,8 @@ def limit_memory(size: int) -> None:
     import resource
 
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    wanted = min(_memory_taken() + size, 1 << 60)
+    room = max(0, size - (process_status("VmRSS") or 0))
+    wanted = min(_memory_taken() + room, 1 << 60)
     limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
 

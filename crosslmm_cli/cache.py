@@ -1,0 +1,52 @@
+"""`crosslmm cache`: what is kept of videos that were encoded."""
+
+from datetime import datetime
+
+import typer
+
+from crosslmm.inference.feature_cache import FeatureCache
+from crosslmm_cli import options
+from crosslmm_cli.commands import Command, Group
+from crosslmm_cli.output import Output, size_text
+
+app = typer.Typer(
+    cls=Group,
+    no_args_is_help=True,
+    help="Show or delete what is kept of videos that were encoded.",
+)
+
+
+@app.command(cls=Command)
+def info(as_json: options.JsonOption = False) -> None:
+    """List the videos in the cache, the most recently used first."""
+    output = Output(as_json=as_json)
+    cache = FeatureCache()
+    entries = cache.entries()
+    size = sum(entry.size for entry in entries)
+    if as_json:
+        names = ("video", "frames", "size", "used")
+        listed = [{name: getattr(entry, name) for name in names} for entry in entries]
+        output.record({"folder": str(cache.folder), "size": size, "entries": listed})
+        return
+    if entries:
+        rows = [("video", "frames", "size", "last used")]
+        for entry in entries:
+            used = datetime.fromtimestamp(entry.used).strftime("%Y-%m-%d %H:%M")
+            rows.append(
+                (entry.video or "(damaged)", str(entry.frames), size_text(entry.size), used)
+            )
+        output.table(rows, right=(1, 2))
+    output.notice(f"{_count(len(entries))}, {size_text(size)}, in {cache.folder}")
+
+
+@app.command(cls=Command)
+def clear(quiet: options.QuietOption = False) -> None:
+    """Delete everything in the cache."""
+    output = Output(quiet=quiet)
+    removed = FeatureCache().clear()
+    size = sum(entry.size for entry in removed)
+    output.notice(f"deleted {_count(len(removed))}, {size_text(size)}")
+
+
+def _count(number: int) -> str:
+    return "1 entry" if number == 1 else f"{number:,} entries"
