@@ -11,6 +11,7 @@ from crosslmm_cli.output import Output
 NONE = "none"
 BEST = "folder"  # of the methods in docs/merging.md
 RECOMMENDED = "10%"
+_NONE_AND_KEEP = "--merge none takes all tokens: it excludes --keep"
 _MANY_TOKENS = 4096  # of a video; below that merging saves little
 
 
@@ -33,7 +34,7 @@ def choose_merging(
     """What was asked for, completed by what is remembered of the model. Raises UsageError."""
     if merge == NONE:
         if keep is not None:
-            raise UsageError("--merge none takes all tokens: it excludes --keep")
+            raise UsageError(_NONE_AND_KEEP)
         return Merging(tokens_per_frame=tokens_per_frame, merge=None, keep=None)
     remembered = None
     if tokens_per_frame is None and (merge is None or keep is None):
@@ -55,6 +56,10 @@ def new_choice(merge: str | None, keep: str | None) -> MergingChoice | None:
     """What `models use` is to remember; None where nothing was said. Raises UsageError."""
     if merge is None and keep is None:
         return None
+    if merge == NONE:
+        if keep is not None:
+            raise UsageError(_NONE_AND_KEEP)
+        return MergingChoice()
     if keep is None:
         raise UsageError(f"--merge needs --keep, such as {RECOMMENDED}")
     merge = merge or BEST

@@ -12,7 +12,7 @@ from crosslmm.files import check_empty
 from crosslmm_cli import completion, options
 from crosslmm_cli.commands import Command, Group
 from crosslmm_cli.download import download
-from crosslmm_cli.merging import new_choice, recommend
+from crosslmm_cli.merging import BEST, new_choice, recommend
 from crosslmm_cli.output import Output, size_text
 from crosslmm_cli.setup import YesOption, report_default, set_up
 
@@ -147,7 +147,14 @@ def use(
         ),
     ] = None,
     merge: options.MergeOption = None,
-    keep: options.KeepOption = None,
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            "--keep",
+            metavar="SHARE|N",
+            help=f"How many tokens of a video to keep, by --merge or else {BEST}: 10%, or a number.",
+        ),
+    ] = None,
     reset: Annotated[bool, typer.Option("--reset", help="Return to the built-in model.")] = False,
 ) -> None:
     """Set the default model, and how many of its tokens are kept.

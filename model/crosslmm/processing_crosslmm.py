@@ -19,7 +19,7 @@ from transformers.processing_utils import MultiModalData
 from crosslmm.auto import register_processor
 from crosslmm.configuration_crosslmm import CrossLMMConfig
 from crosslmm.limits import DEFAULT_FRAMES
-from crosslmm.merging import check_tokens_per_frame
+from crosslmm.merging import TokenBudget, check_tokens_per_frame
 from crosslmm.prompts.frame_pixels import FramePixels, height_and_width
 from crosslmm.prompts.inert_text import make_inert, tokenize
 from crosslmm.prompts.inputs import ClipInput, read_clip, visual_part
@@ -28,10 +28,12 @@ from crosslmm.prompts.options import (
     KINDS,
     CallOptions,
     check_names,
+    take_budget,
     template_arguments,
     without_sampling,
 )
 from crosslmm.prompts.templates import RENDERED_TEMPLATE, chat_turn, render
+from crosslmm.prompts.time_line import llava_video_time_line
 from crosslmm.prompts.visuals import PromptVisuals
 
 TimeLine = Literal["llava_video", "none"]
@@ -121,7 +123,8 @@ class CrossLMMProcessor(ProcessorMixin):
           several videos in one prompt make one video.
         - images: likewise; an image is a video of one frame, also for checkpoints of LLaVA-OneVision,
           which transformers gives high-resolution tiles.
-        - kwargs: `tokens_per_frame`; `num_frames` or `fps` of files (the model's number by default);
+        - kwargs: `tokens_per_frame`, or `merge` and `keep` as `Assistant.open_video` takes them, for one
+          video in a prompt; `num_frames` or `fps` of files (the model's number by default);
           `return_tensors` (`pt`, `np` or None for lists), `padding` and others of the tokenizer;
           `do_resize`, `size`, `do_rescale`, `do_normalize` and others of the image processor. In
           `text_kwargs`, `images_kwargs` and `videos_kwargs` they concern one kind of input.
@@ -132,7 +135,7 @@ class CrossLMMProcessor(ProcessorMixin):
         """
         if text is None:
             raise ValueError("text is needed: a prompt, or a list of prompts")
-        options, tokens_per_frame = self._options(kwargs)
+        options, budget = self._options(kwargs)
         prompts = [text] if isinstance(text, str) else list(text)
         if images is not None and videos is None and self.image_token not in "\n".join(prompts):
             prompts = [prompt.replace(self.video_token, self.image_token) for prompt in prompts]
@@ -142,7 +145,7 @@ class CrossLMMProcessor(ProcessorMixin):
             {"image": self.image_token, "video": self.video_token},
             partial(self._read, options=options),
         )
-        places = partial(self._places, tokens_per_frame=tokens_per_frame)
+        places = partial(self._places, budget=budget)
         fill = [
             [self.video_token * places(frames) for frames in visuals.frames(kind)]
             for kind in ("image", "video")
@@ -158,23 +161,24 @@ class CrossLMMProcessor(ProcessorMixin):
             self._check_apart(prompts)
             extra |= visuals.pixels({"image": options.images, "video": options.videos})
         data |= {name: _converted(tensor, options.return_tensors) for name, tensor in extra.items()}
+        if budget.merge is not None:
+            data["merge"] = budget.merge
         if options.return_text_replacement_offsets:
             data["text_replacement_offsets"] = offsets
         return BatchFeature(data)
 
-    def _options(self, kwargs: dict[str, Any]) -> tuple[CallOptions, int | None]:
-        """What a call asks for, and its `tokens_per_frame`."""
+    def _options(self, kwargs: dict[str, Any]) -> tuple[CallOptions, TokenBudget]:
+        """What a call asks for, and the tokens of its videos."""
         kwargs = {name: value for name, value in kwargs.items() if name != "audio" or value}
         check_names(kwargs)
         for kind in KINDS & set(kwargs):
             kwargs[kind] = dict(kwargs[kind] or {})
-        tokens = kwargs.pop("tokens_per_frame", None)
-        tokens = kwargs.get("videos_kwargs", {}).pop("tokens_per_frame", tokens)
+        budget = take_budget(kwargs, self.tokens_per_frame)
         # Prompts are padded on the left, whatever the tokenizer was saved with.
         saved = dict(self.tokenizer.init_kwargs)
         saved.pop("padding_side", None)
         merged = self._merge_kwargs(tokenizer_init_kwargs=saved, **kwargs)
-        return CallOptions.of(merged, self.image_processor), tokens
+        return CallOptions.of(merged, self.image_processor), budget
 
     def _check_apart(self, prompts: Sequence[str]) -> None:
         """Where a token of its own ends each video, the model finds it by the text that follows."""
@@ -184,12 +188,12 @@ class CrossLMMProcessor(ProcessorMixin):
 
     def replace_image_token(self, image_inputs: Any, image_idx: int, **kwargs: Any) -> str:
         """An image is a video of one frame."""
-        return self.video_token * self._places(1, None)
+        return self.video_token * self._places(1)
 
     def replace_video_token(self, video_inputs: Any, video_idx: int, **kwargs: Any) -> str:
         """video_inputs: what this processor makes of prompts with one video each."""
         frames = int(np.asarray(video_inputs["video_frame_mask"][video_idx]).sum())
-        return self.video_token * self._places(frames, None)
+        return self.video_token * self._places(frames)
 
     def _get_num_multimodal_tokens(
         self, image_sizes: Any = None, video_sizes: Any = None, **kwargs: Any
@@ -198,10 +202,10 @@ class CrossLMMProcessor(ProcessorMixin):
         plan ahead. Their heights and widths do not matter."""
         data = MultiModalData()
         if image_sizes is not None:
-            data.num_image_tokens = [self._places(1, None)] * len(image_sizes)
+            data.num_image_tokens = [self._places(1)] * len(image_sizes)
             data.num_image_patches = [1] * len(image_sizes)
         if video_sizes is not None:
-            data.num_video_tokens = [self._places(int(frames), None) for frames, *_ in video_sizes]
+            data.num_video_tokens = [self._places(int(frames)) for frames, *_ in video_sizes]
         return data
 
     def _read(self, source: Any, kind: str, options: CallOptions) -> ClipInput:
@@ -354,14 +358,16 @@ class CrossLMMProcessor(ProcessorMixin):
 
     def expand(self, prompt: str, frames: int, *, tokens_per_frame: int | None = None) -> str:
         """The prompt with its one placeholder repeated for every merged token of so many frames."""
-        return self._fill(prompt, self._places(frames, tokens_per_frame))
+        tokens = tokens_per_frame or self.tokens_per_frame
+        return self._fill(prompt, self._places(frames, TokenBudget(tokens)))
 
     def _fill(self, prompt: str, places: int) -> str:
         return prompt.replace(self.video_token, self.video_token * places)
 
-    def _places(self, frames: int, tokens_per_frame: int | None) -> int:
-        tokens = check_tokens_per_frame(tokens_per_frame or self.tokens_per_frame)
-        return frames * tokens + int(self.video_newline)
+    def _places(self, frames: int, budget: TokenBudget | None = None) -> int:
+        budget = budget or TokenBudget(self.tokens_per_frame)
+        check_tokens_per_frame(budget.pooled)
+        return budget.count(frames) + int(self.video_newline)
 
     def wants_special_tokens(self, prompt: str) -> bool:
         """False where the chat template has written the beginning-of-text token already."""
@@ -377,16 +383,6 @@ class CrossLMMProcessor(ProcessorMixin):
     def resize(self, frame: np.ndarray | Image.Image) -> np.ndarray:
         """One frame to `frame_size`, (H, W, 3) uint8."""
         return FramePixels.of(self.image_processor).resize(frame)
-
-
-def llava_video_time_line(times: Sequence[float], duration: float) -> str:
-    """LLaVA-Video's text about the frames, to the letter (its missing space included)."""
-    listed = ",".join(f"{time:.2f}s" for time in times)
-    return (
-        f"The video lasts for {duration:.2f} seconds, and {len(times)} frames are uniformly sampled "
-        f"from it. These frames are located at {listed}."
-        "Please answer the following questions related to this video.\n"
-    )
 
 
 def _converted(tensor: torch.Tensor, kind: Any) -> Any:

@@ -85,6 +85,10 @@ def test_it_is_shown_and_forgotten(run, chosen: str) -> None:
     done = run("models", "use", chosen, "--keep", "100%")
     assert "all tokens are kept" in done.err
     assert settings.read_merging(chosen) == settings.MergingChoice()
+    run("models", "use", chosen, "--keep", "500")
+    assert settings.read_merging(chosen) == settings.MergingChoice("folder", "500")
+    run("models", "use", chosen, "--merge", "none")
+    assert settings.read_merging(chosen) == settings.MergingChoice()
 
 
 def test_a_removed_model_is_forgotten(run) -> None:
@@ -102,6 +106,7 @@ def test_a_removed_model_is_forgotten(run) -> None:
         (("demo", "--keep", "0%"), "--keep must be a share above 0"),
         (("demo", "--merge", "foldr", "--keep", "10%"), "did you mean folder"),
         (("demo", "--merge", "folder"), "--merge needs --keep"),
+        (("demo", "--merge", "none", "--keep", "10%"), "it excludes --keep"),
         (("--reset", "--keep", "10%"), "it excludes --merge and --keep"),
     ],
 )

@@ -10,7 +10,7 @@ from PIL import Image
 from transformers import AutoProcessor, pipeline
 
 import crosslmm
-from crosslmm.processing_crosslmm import llava_video_time_line
+from crosslmm.prompts.time_line import llava_video_time_line
 from tests.support.tiny import tiny_checkpoint, tiny_model, tiny_processor
 
 VIDEO = 4

@@ -9,8 +9,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
-from crosslmm.processing_crosslmm import CrossLMMProcessor, Message, llava_video_time_line
+from crosslmm.processing_crosslmm import CrossLMMProcessor, Message
 from crosslmm.prompts.inert_text import remove_marks
+from crosslmm.prompts.time_line import llava_video_time_line
 from tests.support.tiny import CHAT_TEMPLATE, tiny_checkpoint, tiny_model, tiny_processor
 
 VIDEO = 4

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -158,6 +159,41 @@ def test_placeholders_that_no_merging_can_fill(kept: int) -> None:
 def assistant() -> Assistant:
     model = model_of(4096)
     return Assistant(model, tiny_processor(tokens_per_frame=TRAINED))
+
+
+@pytest.mark.parametrize("keep", ["25%", 13])
+def test_the_processor_gives_generate_what_it_needs(
+    assistant: Assistant, clip: Path, keep: str | int
+) -> None:
+    processor = assistant.processor
+    frames = crosslmm.sample(clip, frames=6, size=processor.frame_size)
+    asked = assistant.ask(frames, "what?", merge="folder", keep=keep, max_new_tokens=6)
+    prompt = processor.prompt("what?", times=frames.times, duration=frames.source.duration)
+    inputs = processor(prompt, frames, merge="folder", keep=keep).to("cpu")
+    assert inputs["merge"] == "folder"
+    assert int((inputs["input_ids"] == processor.video_token_id).sum()) == 13
+    [ids] = answer(assistant.model, dict(inputs), max_new_tokens=6)
+    assert processor.decode(ids, skip_special_tokens=True).strip() == asked.text
+    nested = processor(prompt, frames, videos_kwargs={"merge": "folder", "keep": keep})
+    assert torch.equal(nested["input_ids"], inputs["input_ids"])
+    assert "merge" not in processor(prompt, frames)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"keep": "10%"}, "`keep` needs `merge`"),
+        ({"merge": "folder"}, "`merge` needs `keep`"),
+        ({"merge": "foldr", "keep": "10%"}, "did you mean folder"),
+        ({"merge": "folder", "keep": "10%", "tokens_per_frame": 4}, "exclude each other"),
+    ],
+)
+def test_what_the_processor_refuses(
+    assistant: Assistant, options: dict[str, Any], message: str
+) -> None:
+    frames = np.zeros((2, 30, 30, 3), dtype=np.uint8)
+    with pytest.raises(ValueError, match=message):
+        assistant.processor(assistant.processor.video_token, frames, **options)
 
 
 def test_a_session_is_generate(assistant: Assistant, clip: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from crosslmm.processing_crosslmm import llava_video_time_line
+from crosslmm.prompts.time_line import llava_video_time_line
 from crosslmm.synthetic import phrasing
 from crosslmm.synthetic.phrasing import DO, DOES, QUESTIONS, YES_NO
 from crosslmm.synthetic.vocabulary import COLOUR_NAMES, GLYPHS, SHAPES, SIZES

@@ -93,7 +93,9 @@ def frames_that_fit(
     in_context = frames_in_context(shape, budget, _TEXT_TOKENS)
     if not min(fitting, in_context):
         where = "its context" if fitting else gigabytes(memory)
+        tokens = budget.count(1)
         raise UsageError(
-            f"{runtime.name}: not even one frame of {budget.count(1):,} tokens fits in {where}"
+            f"{runtime.name}: not even one frame of {tokens:,} token{'s' if tokens != 1 else ''} fits "
+            f"in {where}"
         )
     return min(fitting, in_context)

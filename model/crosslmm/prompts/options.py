@@ -7,15 +7,17 @@ from typing import Any
 
 from transformers.processing_utils import TextKwargs
 
+from crosslmm.merging import MERGERS, TokenBudget, choose_budget
 from crosslmm.options import Sampling
 from crosslmm.prompts.frame_pixels import FramePixels
 
 _SAMPLING = {"num_frames", "fps", "do_sample_frames"}
+_TOKENS = {"tokens_per_frame", "merge", "keep"}
 _OUTPUTS = {"return_tensors", "return_mm_token_type_ids", "return_text_replacement_offsets"}
 _KNOWN = {
     "text_kwargs": set(TextKwargs.__annotations__),
     "images_kwargs": FramePixels.names() | {"return_tensors"},
-    "videos_kwargs": FramePixels.names() | _SAMPLING | {"return_tensors", "tokens_per_frame"},
+    "videos_kwargs": FramePixels.names() | _SAMPLING | _TOKENS | {"return_tensors"},
     "common_kwargs": {"return_tensors"},
     "audio_kwargs": set[str](),
 }
@@ -60,12 +62,20 @@ class CallOptions:
 
 def check_names(kwargs: Mapping[str, Any]) -> None:
     """Raises TypeError for an argument that nothing would read."""
-    flat = {"tokens_per_frame"} | _OUTPUTS | set.union(*map(set, _KNOWN.values()))
+    flat = _TOKENS | _OUTPUTS | set.union(*map(set, _KNOWN.values()))
     unknown = set(kwargs) - flat - set(_KNOWN)
     for kind, known in _KNOWN.items():
         unknown |= set(kwargs.get(kind) or {}) - known
     if unknown:
         raise TypeError(f"{min(unknown)!r} is not an argument of CrossLMMProcessor")
+
+
+def take_budget(kwargs: dict[str, Any], own: int) -> TokenBudget:
+    """How many tokens the videos of a call take, out of its arguments; `own` of each frame unless they
+    say otherwise. Raises ValueError."""
+    of_videos = kwargs.get("videos_kwargs", {})
+    asked = {name: of_videos.pop(name, kwargs.pop(name, None)) for name in _TOKENS}
+    return choose_budget(TokenBudget(own), trained=own, patches=None, methods=MERGERS, **asked)
 
 
 def template_arguments(
