@@ -24,7 +24,7 @@ from crosslmm.video.moments import pick_frames
 VideoLike: TypeAlias = str | os.PathLike[str] | IO[bytes] | Frames | Sequence[Any] | Any
 
 _PIECE = 2**20  # bytes of a file object that are read at once
-_OF_FILES = ("seek", "reader", "deadline", "file_timeout", "max_pixels")
+_OF_FILES = ("sampler", "seek", "reader", "deadline", "file_timeout", "max_pixels")
 
 
 @dataclass(frozen=True, eq=False)
