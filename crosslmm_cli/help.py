@@ -7,7 +7,7 @@ PANELS = {
     "Input": ("from_file", "include", "exclude", "shard", "video_folder", "task"),
     "Video": (
         *("frames", "fps", "max_frames", "start", "end", "seek", "reader", "deadline"),
-        *("frames_at", "fit", "segments", "scenes", "file_timeout", "max_pixels"),
+        *("frames_at", "sampler", "fit", "segments", "scenes", "file_timeout", "max_pixels"),
         *("no_cache", "cache_size"),
     ),
     "Model": ("model", "tokens_per_frame", "merge", "keep", "quantize", "device", "dtype"),

@@ -281,7 +281,6 @@ def test_segments_are_asked_about_apart_and_joined(clips: Path, assistant: Assis
 
 
 def test_scenes_end_at_cuts(tmp_path: Path, assistant: Assistant) -> None:
-    pytest.importorskip("scenedetect")
     import av
     import numpy as np
 
