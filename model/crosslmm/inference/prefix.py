@@ -72,7 +72,8 @@ class VideoPrefix:
         and values of plain attention, and features that all layers share."""
         layers = self._cache.self_attention_cache.layers
         cross = cast(CrossCache, self._cache.cross_attention_cache)
-        shared = [layer.values is not None and not layer.values.numel() for layer in cross.layers]
+        held = cast(list[DynamicLayer], cross.layers)
+        shared = [layer.values is not None and not layer.values.numel() for layer in held]
         if any(type(layer) is not DynamicLayer for layer in layers) or shared not in ([], [True]):
             return {}
         tensors = {"ids": self.ids} | ({} if cross.shift is None else {"shift": cross.shift})
