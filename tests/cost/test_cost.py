@@ -2,6 +2,7 @@
 
 import ast
 import json
+import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,8 +25,9 @@ from crosslmm.cost import (
     token_macs,
     weight_parts,
 )
+from crosslmm.cost.merging import merging_macs
 from crosslmm.errors import CheckpointError, UsageError
-from crosslmm.merging import MERGERS, TokenBudget
+from crosslmm.merging import MERGERS, TokenBudget, merge_tokens
 from crosslmm.window_merging import WindowMerger
 from tests.support.tiny import text_config, tiny_config, tiny_model, tiny_processor, vision_config
 
@@ -59,10 +61,10 @@ def inputs(
 
 
 def counter() -> FlopCounterMode:
-    """torch's counter, told of two kinds of kernels that it does not know.
+    """torch's counter, told of three kinds of kernels that it does not know.
 
     The CPU's fused attention counts by torch's own rule for the GPU's. A quantized linear layer
-    counts as the plain one that it stands for.
+    counts as the plain one that it stands for, distances as the products that they are made from.
     """
 
     def fused(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
@@ -74,7 +76,14 @@ def counter() -> FlopCounterMode:
     def eight_bit(a: Any, quantized_a: Any, b: Any, *args: Any, **kwargs: Any) -> int:
         return mm_flop(a, (b[1], b[0]))
 
-    known: dict[Any, Any] = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: fused}
+    def distances(a: Any, b: Any, *args: Any, **kwargs: Any) -> int:
+        return 2 * math.prod(a) * b[-2]
+
+    known: dict[Any, Any] = {
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: fused,
+        torch.ops.aten.cdist: distances,
+        torch.ops.aten.cdist.default: distances,  # so that it is not taken apart
+    }
     if hasattr(torch.ops.bitsandbytes, "gemm_4bit"):
         known[torch.ops.bitsandbytes.gemm_4bit] = four_bit
         known[torch.ops.bitsandbytes.gemv_4bit] = four_bit
@@ -132,9 +141,10 @@ def test_middle_model_costs_what_the_counter_says(changes: dict[str, Any], batch
     check(model, shape_of(model), frames=6, budget=9, batch=batch)
 
 
-# Of `random` the frames have unequal numbers, which the count with `frame` scope does not know.
-MERGINGS = [(method, "video") for method in MERGERS]
-MERGINGS += [(method, "frame") for method in MERGERS if method != "random"]
+# Of UNEVEN ones the frames have unequal numbers, which the count with `frame` scope does not know.
+UNEVEN = ("random", "tree", "pool")
+MERGINGS = [(method, "video") for method in MERGERS if method != "pool"]
+MERGINGS += [(method, "frame") for method in MERGERS if method not in UNEVEN]
 
 
 @pytest.mark.parametrize(("method", "scope"), MERGINGS)
@@ -148,6 +158,15 @@ def test_merged_videos_cost_what_the_counter_says(method: str, scope: str) -> No
         budgets.append(TokenBudget(25, method, keep="11%"))
     for budget in budgets:
         check(model, shape_of(model), frames=4, budget=budget, batch=batch)
+
+
+@pytest.mark.parametrize("keep", [3, 40])
+def test_pool_costs_at_most_what_is_counted(keep: int) -> None:
+    torch.manual_seed(0)
+    tokens, budget = torch.randn(4, 25, 64), TokenBudget(25, "pool", keep=keep)
+    for seen in (tokens, tokens[:1].expand(4, -1, -1)):  # whose pool is soon full, or never
+        measured, _ = counted(merge_tokens, tokens=seen, budget=keep, method="pool")
+        assert 0 < measured <= merging_macs(budget, frames=4, width=64)
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3", "mistral"])

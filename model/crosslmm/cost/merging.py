@@ -1,15 +1,18 @@
 """What merging itself takes: the products of a method, and the memory that it works in.
 
 A line for each method of `merging.MERGERS`, read off its code; the tests compare them with torch's own
-counter and the allocator's record.
+counter and the allocator's record. What `pool` takes depends on the video: the most is counted.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import ceil
 
 from crosslmm.limits import MERGED_FRAMES
 from crosslmm.merging import TokenBudget
+from crosslmm.merging.pool import BLOCK, CLUSTERED
+from crosslmm.merging.pool import SHARE as POOL_SHARE
 from crosslmm.merging.runs import RUNS_AT_ONCE, share
 
 
@@ -117,10 +120,64 @@ def _weighted_workspace(window: MergeWindow) -> int:
     return window.values * (8 + _float_copy(window))
 
 
+def _clustered(window: MergeWindow) -> Counter[tuple[int, int]]:
+    """Groups of tokens that `tree` clusters, by their size, and how many of them at once."""
+    if window.kept < window.frames:
+        runs = _runs(window)
+        return Counter(
+            {(count, min(many, RUNS_AT_ONCE)): many for (count, _), many in runs.items()}
+        )
+    return Counter({(window.tokens, min(window.frames, RUNS_AT_ONCE)): window.frames})
+
+
+def _cluster_workspace(count: int, together: int, window: MergeWindow) -> int:
+    """In float32: the tokens, twice more as `torch.cdist` prepares them, then all distances, those to
+    others, and these sorted, with their order in int64."""
+    tokens = together * count * (window.width + 2) * 4
+    pairs = together * count**2
+    return max(3 * tokens + 4 * pairs, tokens + 22 * pairs)
+
+
+def _tree_macs(window: MergeWindow) -> int:
+    """Distances of what is clustered; before, the cosines in each frame and with the one before it."""
+    clustered = sum(many * count**2 for (count, _), many in _clustered(window).items())
+    cosines = 0 if window.kept < window.frames else (2 * window.frames - 1) * window.tokens**2
+    return (clustered + cosines) * window.width
+
+
+def _tree_workspace(window: MergeWindow) -> int:
+    """The tokens of the trees, and what clustering takes of them."""
+    clustering = max(_cluster_workspace(*each, window) for each in _clustered(window))
+    return window.values * window.size + clustering
+
+
+def _pool_blocks(window: MergeWindow) -> tuple[int, int]:
+    """Blocks of tokens that `pool` clusters, and how many tokens each holds at most."""
+    count = window.frames * window.tokens
+    blocks = max(min(ceil(count / CLUSTERED), window.kept), 1)
+    return blocks, ceil(count / blocks)
+
+
+def _pool_macs(window: MergeWindow) -> int:
+    """At most, since it depends on the video how soon the pool is full: cosines with the block and with
+    the pool, and distances of what is clustered."""
+    count, pool = window.frames * window.tokens, int(POOL_SHARE * window.kept)
+    blocks, each = _pool_blocks(window)
+    return (count * (BLOCK + pool) + blocks * each**2) * window.width
+
+
+def _pool_workspace(window: MergeWindow) -> int:
+    """At most: the pool, and what clustering takes of a block."""
+    _, each = _pool_blocks(window)
+    return _cluster_workspace(each, 1, window)
+
+
 _METHODS = {
     "area": _Method(_nothing, _nothing),
     "weighted": _Method(_nothing, _weighted_workspace),
     "folder": _Method(_folder_macs, _folder_workspace),
+    "tree": _Method(_tree_macs, _tree_workspace),
+    "pool": _Method(_pool_macs, _pool_workspace),
     "random": _Method(_nothing, _nothing),
     "uniform": _Method(_nothing, _nothing),
 }
