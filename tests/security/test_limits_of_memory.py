@@ -1,10 +1,11 @@
 """What reading processes may hold, and what is said where it is not enough."""
 
+import gc
 import subprocess
 import sys
 import weakref
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ import pytest
 from PIL import Image
 
 import crosslmm
+from crosslmm.captioning import reading
 from crosslmm.captioning.options import CaptionOptions
 from crosslmm.captioning.pool import ClipReader
 from crosslmm.captioning.reading import read_request
-from crosslmm.errors import CrossLMMError, VideoError
+from crosslmm.errors import CrossLMMError, ReadingOutOfMemory, VideoError
 from crosslmm.options import Sampling
 from crosslmm.video import open_stream, stream
 from crosslmm.video.file import VideoFile
@@ -62,6 +64,50 @@ def test_a_reader_of_captions_ends_in_words_without_memory(
         assert len(list(reader.read(replace(request, path=str(tmp_path / "b.png"))))) == 1
     finally:
         reader.close()
+
+
+@pytest.mark.parametrize("segments", [None, 0.3])
+def test_what_ran_out_of_memory_is_freed_before_reading_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, segments: float | None
+) -> None:
+    """A decoder is in a cycle with the error that it ended in; where it held all that a reader may hold,
+    every later video failed."""
+    write_clip(tmp_path / "a.mp4", frames=6)
+    request = read_request(
+        str(tmp_path / "a.mp4"),
+        CaptionOptions(segments=segments),
+        size=(32, 32),
+        resample=3,
+        default_frames=4,
+    )
+    held: list[weakref.ref[Any]] = []
+    sample = reading.sample
+
+    def first_fails(*arguments: Any, **options: Any) -> Any:
+        if held:
+            assert held[0]() is None
+            return sample(*arguments, **options)
+        decoder = np.zeros(10).view(Cyclic)
+        decoder.itself = decoder
+        held.append(weakref.ref(decoder))
+        raise ReadingOutOfMemory("out of memory")
+
+    monkeypatch.setattr(reading, "sample", first_fails)
+    gc.disable()
+    try:
+        if segments is None:
+            with pytest.raises(VideoError, match="out of memory"):
+                list(reading.read_packed(asdict(request)))
+            assert len(list(reading.read_packed(asdict(request)))) == 1
+        else:
+            clips = [head for head, _ in reading.read_packed(asdict(request))]
+            assert [clip["problem"] for clip in clips] == ["out of memory", None]
+    finally:
+        gc.enable()
+
+
+class Cyclic(np.ndarray):
+    """An array that can hold itself."""
 
 
 def test_the_frames_that_were_asked_for_come_on_top(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """One video to the clips that are captioned, and clips as messages between processes."""
 
+import gc
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ import numpy as np
 
 from crosslmm.captioning.options import CaptionOptions
 from crosslmm.captioning.segments import Span, equal_spans, scene_size, scene_spans
-from crosslmm.errors import CrossLMMError, VideoError
+from crosslmm.errors import CrossLMMError, ReadingOutOfMemory, VideoError
 from crosslmm.options import Sampling
 from crosslmm.video import Frames, open_stream, sample
 from crosslmm.video.plan import ReadPlan
@@ -110,7 +111,7 @@ def read_clips(request: ReadRequest) -> Iterator[Clip]:
         spans = _spans(replace(request, sampling=sampling), plan)
     for number, (start, end) in enumerate(spans):
         part: Frames | None = None
-        problem = None
+        problem, ran_out = None, False
         try:
             with clock.running() as sampling:
                 if source.duration > 0:  # an image has no duration
@@ -121,7 +122,9 @@ def read_clips(request: ReadRequest) -> Iterator[Clip]:
         except VideoError as error:
             if len(spans) == 1 or clock.has_run_out:
                 raise
-            problem = str(error)
+            problem, ran_out = str(error), isinstance(error, ReadingOutOfMemory)
+        if ran_out:
+            gc.collect()
         seconds = time.perf_counter() - began
         yield Clip(
             path=request.path,
@@ -199,6 +202,7 @@ def read_packed(job: dict[str, Any]) -> Iterator[tuple[dict[str, Any], Payload]]
     request = ReadRequest(
         **job | {"size": tuple(job["size"]), "sampling": Sampling(**job["sampling"])}
     )
+    gc.collect()  # what ran out of memory before is in cycles with its error, decoder and all
     try:
         yield from map(pack, read_clips(request))
     except Exception as error:
