@@ -24,6 +24,7 @@ from crosslmm.cost import (
     token_macs,
     weight_parts,
 )
+from crosslmm.cost.merging import COUNTED
 from crosslmm.errors import CheckpointError, UsageError
 from crosslmm.merging import MERGERS, TokenBudget
 from crosslmm.window_merging import WindowMerger
@@ -133,8 +134,8 @@ def test_middle_model_costs_what_the_counter_says(changes: dict[str, Any], batch
 
 
 # Of `random` the frames have unequal numbers, which the count with `frame` scope does not know.
-MERGINGS = [(method, "video") for method in MERGERS]
-MERGINGS += [(method, "frame") for method in MERGERS if method != "random"]
+MERGINGS = [(method, "video") for method in COUNTED]
+MERGINGS += [(method, "frame") for method in COUNTED if method != "random"]
 
 
 @pytest.mark.parametrize(("method", "scope"), MERGINGS)
@@ -384,7 +385,7 @@ def test_peak_is_the_allocators(
 @pytest.mark.parametrize(
     ("method", "changes", "part", "window"),
     [
-        *((method, {}, 1024, 256) for method in MERGERS),
+        *((method, {}, 1024, 256) for method in COUNTED),
         ("folder", {"v2v_scope": "frame"}, 40, 10),  # several windows, and parts of the prompt
         ("uniform", {"projector_order": "project_first"}, 40, 10),
     ],
@@ -449,6 +450,18 @@ def test_peak_of_a_batch_is_the_allocators(
         frames_per_chunk=4,
     )
     assert needed.above_weights == pytest.approx(peak, rel=0.15)
+
+
+def test_a_merging_that_is_not_counted(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs all the same; only what needs its cost refuses it."""
+    assert set(COUNTED) <= set(MERGERS)
+    monkeypatch.setitem(MERGERS, "new", MERGERS["uniform"])
+    assistant = crosslmm.load(checkpoint, merge="new", keep="50%")
+    with pytest.raises(
+        UsageError, match="what `merge` new takes is not counted; what area, weighted"
+    ):
+        assistant.most_frames()
+    assert assistant.runtime.budget.count(4) == 8
 
 
 def test_features_cache_saves_memory() -> None:
