@@ -4,7 +4,8 @@
 
 Each process is a new one and has imported all it needs before its time begins. Then it loads the model,
 opens the video and answers: the first encodes it and keeps it in the cache on disk, the second reads it
-from there. Every gate is open, so the features are kept, too.
+from there. Every gate is open, so the features are kept, too. Seconds of the processor are those of all
+threads: on a machine that others use they say more than the clock does.
 """
 
 import argparse
@@ -60,9 +61,13 @@ def _row(folder: Path, scratch: Path, frames: int, options: argparse.Namespace) 
 
     return {
         "frames": frames,
+        "dtype": runs[0][0]["dtype"],
         "first process_s": round(median(0, "all"), 3),
         "second process_s": round(median(1, "all"), 3),
         "times_faster": round(median(0, "all") / median(1, "all"), 1),
+        "processor, first_s": round(median(0, "processor"), 3),
+        "processor, second_s": round(median(1, "processor"), 3),
+        "times_less_processor": round(median(0, "processor") / median(1, "processor"), 1),
         "first token_s": round(median(0, "first"), 3),
         "first token, second process_s": round(median(1, "first"), 3),
         "first token, second question_s": round(median(0, "second"), 3),
@@ -76,28 +81,28 @@ def run(folder: Path, clip: Path, frames: int, device: str, cache: Any) -> dict[
     """Two equal questions to a model that is loaded for them: seconds, and what was answered."""
     import crosslmm
 
-    began = time.perf_counter()
+    began, used = time.perf_counter(), time.process_time()
     assistant = crosslmm.load(
         folder,
         device=device,
-        dtype="bfloat16",
         quantization="none",
         tokens_per_frame=9,
         cache=cache,
     )
     loaded = time.perf_counter() - began
     prepare(assistant.model, Contender("crosslmm", t2v_cache="features"))
-    opened = time.perf_counter()
     session = assistant.open_video(clip, frames=frames)
     answers = [session.ask("What happens?", max_new_tokens=TOKENS)]
-    spent = time.perf_counter() - opened
+    spent, processor = time.perf_counter() - began, time.process_time() - used
     answers.append(session.ask("What happens?", max_new_tokens=TOKENS))
     return {
-        "all": loaded + spent,
+        "all": spent,
+        "processor": processor,
         "load": loaded,
         "first": answers[0].timing.first_token,
         "second": answers[1].timing.first_token,
         "from_cache": session.from_cache,
+        "dtype": assistant.settings["dtype"],
         "texts": [answer.text for answer in answers],
     }
 

@@ -1,8 +1,9 @@
-"""What a benchmark leaves behind: its rows, with the machine, the versions and the date."""
+"""What a benchmark leaves behind: its rows, with the machine, the versions, the commit and the date."""
 
 import json
 import os
 import platform
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ class Record:
             "date": datetime.now(UTC).strftime("%Y-%m-%d"),
             "machine": machine(),
             "versions": versions(),
+            "commit": commit(),
             "settings": dict(self.settings),
             "notes": list(self.notes),
             "rows": [dict(row) for row in self.rows],
@@ -77,6 +79,18 @@ def versions() -> dict[str, str | None]:
         except metadata.PackageNotFoundError:
             found[name] = None
     return found
+
+
+def commit() -> str | None:
+    """Of this checkout, with `-dirty` where files of it are changed; None where git tells none."""
+    command = ("git", "describe", "--always", "--dirty", "--exclude=*")
+    try:
+        done = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
 
 
 def say(text: str) -> None:

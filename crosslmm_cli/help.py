@@ -7,7 +7,7 @@ PANELS = {
     "Input": ("from_file", "include", "exclude", "shard", "video_folder", "task"),
     "Video": (
         *("frames", "fps", "max_frames", "start", "end", "seek", "reader", "deadline"),
-        *("frames_at", "fit", "segments", "scenes", "file_timeout", "max_pixels"),
+        *("frames_at", "sampler", "fit", "segments", "scenes", "file_timeout", "max_pixels"),
         *("no_cache", "cache_size"),
     ),
     "Model": ("model", "tokens_per_frame", "merge", "keep", "quantize", "device", "dtype"),
@@ -25,7 +25,9 @@ _PANEL_OF = {name: panel for panel, names in PANELS.items() for name in names}
 
 
 def humanize(command: Any) -> None:
-    """Rewrite how a command's parameters are shown."""
+    """Rewrite how a command and its parameters are shown."""
+    if command.help:  # a terminal has another width than the source
+        command.help = "\n\n".join(" ".join(part.split()) for part in command.help.split("\n\n"))
     for parameter in command.params:
         if parameter.param_type_name == "argument":
             _show_argument(parameter)

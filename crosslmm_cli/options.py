@@ -9,7 +9,7 @@ import typer
 from crosslmm.cost.budget import parse_size
 from crosslmm.errors import UsageError
 from crosslmm.merging import MERGERS
-from crosslmm.options import Dtype, Quantization, ReaderName, Seek
+from crosslmm.options import Dtype, Quantization, ReaderName, Sampler, Seek
 from crosslmm_cli import completion
 
 _CLOCK = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?|\.\d+)")
@@ -83,6 +83,13 @@ FramesAtOption = Annotated[
         "--frames-at",
         metavar="FILE",
         help="Exactly these frames, one per line: 12.5, 1:05 or #120 (its index); - reads stdin.",
+    ),
+]
+SamplerOption = Annotated[
+    Sampler,
+    typer.Option(
+        "--sampler",
+        help="Choose frames evenly in time, some of each scene, or the most diverse.",
     ),
 ]
 StartOption = Annotated[

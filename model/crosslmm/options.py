@@ -9,6 +9,7 @@ from crosslmm.errors import UsageError
 from crosslmm.limits import DEADLINE, FILE_TIMEOUT, MAX_PIXELS
 
 Seek = Literal["exact", "keyframe", "auto"]
+Sampler = Literal["uniform", "scene", "diverse"]
 ReaderName = Literal["auto", "pyav", "decord", "torchcodec"]
 Quantization = Literal["auto", "4bit", "8bit", "none"]
 ResolvedQuantization = Literal["4bit", "8bit", "none"]
@@ -35,6 +36,7 @@ class SamplingOptions(TypedDict, total=False):
     start: float | None
     end: float | None
     at: "Sequence[float | str] | None"
+    sampler: Sampler
     seek: Seek
     reader: ReaderName
     deadline: float
@@ -61,6 +63,8 @@ class Sampling:
     - `at`: these frames and no others, in order of time, whatever the order here: seconds, for the
       frame shown then, or `"#120"`, for the frame of that index. They are exact; `max_frames` thins
       them evenly.
+    - `sampler`: `uniform`, or as many frames chosen by what they show, for which the video is read
+      twice: `scene`, some of each shot; `diverse`, half of them those least like the others.
     - `seek`: `exact` frames; `keyframe`, the keyframes nearest to them, much faster; `auto` takes a
       keyframe when one lies within a quarter of the sampling interval. Times are always real.
     - `reader`: `auto` is PyAV, and the next one where it hangs or fails.
@@ -77,6 +81,7 @@ class Sampling:
     start: float | None = None
     end: float | None = None
     at: Sequence[float | str] | None = None
+    sampler: Sampler = "uniform"
     seek: Seek = "auto"
     reader: ReaderName = "auto"
     deadline: float = DEADLINE
@@ -108,6 +113,7 @@ class Sampling:
             value = getattr(self, name)
             if not 0 < value < float("inf"):
                 raise UsageError(f"`{name}` must be a number of seconds above 0, not {value!r}")
+        _check_choice("sampler", self.sampler, get_args(Sampler))
         _check_choice("seek", self.seek, get_args(Seek))
         _check_choice("reader", self.reader, get_args(ReaderName))
 
@@ -116,6 +122,8 @@ class Sampling:
         for name in ("frames", "fps", "start", "end"):
             if getattr(self, name) is not None:
                 raise UsageError(f"`at` and `{name}` exclude each other: give one of them")
+        if self.sampler != "uniform":
+            raise UsageError("`at` and `sampler` exclude each other: give one of them")
         if self.seek == "keyframe":
             raise UsageError("`at` takes exact frames: `seek` must not be keyframe")
         if not at:
@@ -152,6 +160,8 @@ class Sampling:
         """What the choice of frames depends on, ready for JSON."""
         names = ("frames", "fps", "max_frames", "start", "end", "seek")
         chosen = {name: getattr(self, name) for name in names}
+        if self.sampler != "uniform":
+            chosen["sampler"] = self.sampler
         return chosen if self.at is None else chosen | {"at": list(self.at)}
 
     @property

@@ -18,8 +18,6 @@ from tests.support.clips import write_clip
 def test_a_video_is_scanned_once_however_many_its_parts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: dict[str, Any]
 ) -> None:
-    if "scenes" in parts:
-        pytest.importorskip("scenedetect")
     path, scan, scans = tmp_path / "clip.mp4", probe.scan, []
     write_clip(path, frames=30)
 

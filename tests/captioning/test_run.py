@@ -140,6 +140,24 @@ def test_overwrite_starts_over(folder: Path, assistant: Assistant, tmp_path: Pat
     assert len(rows(out)) == len(first)
 
 
+def test_overwriting_that_is_stopped_loses_no_caption(
+    folder: Path, assistant: Assistant, tmp_path: Path
+) -> None:
+    out = tmp_path / "captions.jsonl"
+    first = run(folder, assistant, out=out)
+    with caption(folder, assistant, out=out, overwrite=True, batch_size=1) as stopped:
+        next(iter(stopped))
+        stopped.stop()
+    old = rows(tmp_path / "captions.superseded.jsonl")
+    assert sorted(Path(row["path"]).name for row in old) == sorted(name for name, _ in first)
+    assert all(row["segments"] for row in old)
+    said: list[str] = []
+    for prompt in ("What?", "Who?"):
+        out = tmp_path / "one.jsonl"
+        run(folder / "b.mp4", assistant, out=out, prompt=prompt, on_notice=said.append)
+    assert [line for line in said if line.startswith("1 caption of other settings or files moved")]
+
+
 def test_a_moved_video_keeps_its_caption_and_copies_are_captioned_once(
     folder: Path, assistant: Assistant, tmp_path: Path
 ) -> None:
@@ -263,7 +281,6 @@ def test_segments_are_asked_about_apart_and_joined(clips: Path, assistant: Assis
 
 
 def test_scenes_end_at_cuts(tmp_path: Path, assistant: Assistant) -> None:
-    pytest.importorskip("scenedetect")
     import av
     import numpy as np
 

@@ -251,6 +251,18 @@ class TestAsk:
         record = json.loads(moving.out)
         assert record["frames_encoded"] == len(record["frames"])
 
+    def test_the_sampler_is_recorded(self, run: Run, checkpoint: Path, clip: Path) -> None:
+        options = ["--model", checkpoint, "--max-new-tokens", 2, "--frames", 3, "--json"]
+        finished = run("ask", clip, "what?", "--sampler", "diverse", *options)
+        record = json.loads(finished.out)
+        assert record["settings"]["sampler"] == "diverse"
+        assert len(record["frames"]) == 3
+        refused = run(
+            "ask", clip, "what?", "--sampler", "diverse", "--frames-at", "no.txt", *options
+        )
+        assert refused.code == 2
+        assert "sampler" not in json.loads(run("ask", clip, "what?", *options).out)["settings"]
+
     def test_the_seed_repeats_the_answer(self, run: Run, checkpoint: Path, clip: Path) -> None:
         def answer(seed: int) -> str:
             return run(

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Annotated, Any
 
 import pytest
@@ -39,6 +40,10 @@ def test_no_python_and_no_long_lines(
     examples = shown.out.partition("Examples:")[0]  # commands, which are not broken
     assert max(map(len, examples.splitlines())) <= columns
     assert max(map(len, shown.out.splitlines())) <= max(columns, 100)
+    prose = shown.out.partition(usage)[2].partition("╭" if rich else ":\n")[0].splitlines()
+    for upper, lower in pairwise(prose):  # no line ends where the source's did
+        if upper.strip() and lower.strip():
+            assert len(f"{upper.rstrip()} {lower.split()[0]}") >= min(columns, 80) - 2
 
 
 @pytest.mark.parametrize(

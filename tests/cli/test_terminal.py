@@ -54,22 +54,27 @@ def test_ctrl_c_while_an_answer_is_written_begins_a_line(clip: Path, endless: Pa
 
 
 @pytest.mark.parametrize(
-    ("line", "stage"),
+    ("line", "stage", "columns"),
     [
-        ("demo", "loading the model"),
-        ("synth clips --clips 500", "writing clips"),
-        ("eval rows.jsonl --model demo", "loading the model"),
-        ("profile --measure --frames 8 --model demo", "loading the model"),
+        ("demo", "loading the model", 120),
+        ("synth clips --clips 500", "writing clips", 80),
+        ("eval rows.jsonl --model demo", "loading the model", 120),
+        ("profile --measure --frames 8 --model demo", "loading the model", 80),
     ],
-    ids=lambda text: text.split()[0],
+    ids=["demo", "synth", "eval", "profile"],
 )
 def test_ctrl_c_of_other_commands(
-    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, stage: str
+    clip: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    line: str,
+    stage: str,
+    columns: int,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     row = {"video": str(clip), "type": "yes_no", "question": "q?", "answer": "yes"}
     (tmp_path / "rows.jsonl").write_text(json.dumps(row))
-    with Terminal(*line.split()) as terminal:
+    with Terminal(*line.split(), columns=columns) as terminal:
         terminal.wait_for(stage)
         terminal.press_ctrl_c()
         assert terminal.wait() == 130

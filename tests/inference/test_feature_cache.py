@@ -175,6 +175,22 @@ def test_a_kept_video_is_asked_as_any_other(
     assert {name.partition(".")[0] for name in load_file(entry)} == kept
 
 
+def test_weights_behind_closed_gates_are_of_no_account(tmp_path: Path, video: Path) -> None:
+    """A checkpoint of LLaVA-OneVision has none: they are made, at random, when it is loaded."""
+    kept = []
+    for seed in range(2):
+        model = tiny_model(gates=False)
+        torch.manual_seed(seed)
+        for layer in model.model.dual_layers:
+            torch.nn.init.normal_(layer.t2v.o_proj.weight)
+        assistant = Assistant(model, tiny_processor())
+        runtime = assistant.runtime
+        runtime.cache = FeatureCache(tmp_path / "cache", least_seconds=0)
+        runtime.checkpoint_state = "made here"
+        kept.append(assistant.open_video(video, frames=3).from_cache)
+    assert kept == [False, True]
+
+
 def test_another_chat_template_is_prefilled(
     home: Home, video: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

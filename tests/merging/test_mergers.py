@@ -51,7 +51,7 @@ def test_an_impossible_budget_is_refused(budget: int) -> None:
         merge_tokens(tokens(), budget, "random")
 
 
-@pytest.mark.parametrize("method", [*GRIDS, "folder"])
+@pytest.mark.parametrize("method", [*GRIDS, "folder", "tree", "pool"])
 def test_scaling_changes_nothing(method: str) -> None:
     given = tokens()
     merged, scaled = merge_tokens(given, 20, method), merge_tokens(8 * given, 20, method)
@@ -128,7 +128,10 @@ def test_folder_equals_plain_loops() -> None:
                 assert found.tolist() == sorted(members)
 
 
-@pytest.mark.parametrize(("method", "survives"), [("area", 0.5), ("weighted", 0.9), ("folder", 1)])
+@pytest.mark.parametrize(
+    ("method", "survives"),
+    [("area", 0.5), ("weighted", 0.9), ("folder", 1), ("tree", 1), ("pool", 1)],
+)
 def test_an_odd_patch(method: str, survives: float) -> None:
     """How much of a patch unlike all others of its frame is left."""
     common, odd = torch.eye(16)[:2]

@@ -16,7 +16,7 @@ import crosslmm
 from crosslmm.captioning.options import CaptionOptions
 from crosslmm.captioning.pool import ClipReader
 from crosslmm.captioning.reading import read_request
-from crosslmm.errors import VideoError
+from crosslmm.errors import CrossLMMError, VideoError
 from crosslmm.options import Sampling
 from crosslmm.video import open_stream, stream
 from crosslmm.video.file import VideoFile
@@ -203,6 +203,25 @@ def test_no_memory_for_a_thread_is_told_as_such(
 
     monkeypatch.setattr("threading.Thread.start", refuse)
     assert "out of memory while reading it" in refusal(tmp_path / "a.mp4")
+
+
+@pytest.mark.parametrize("limited", [True, False])
+def test_an_array_that_the_decoder_left_no_memory_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limited: bool
+) -> None:
+    write_clip(tmp_path / "a.mp4", frames=3)
+    empty = np.empty
+
+    def refuse(shape: Any, *arguments: Any, **options: Any) -> Any:
+        if np.size(shape) == 4:
+            raise MemoryError
+        return empty(shape, *arguments, **options)
+
+    monkeypatch.setattr(np, "empty", refuse)
+    monkeypatch.setattr("crosslmm.video.worker._memory_limit", 1 << 30 if limited else None)
+    words = "a reader may take 1,024 MiB" if limited else "3 frames of 64x64 need 0.0 GiB"
+    with pytest.raises(CrossLMMError, match=words):
+        crosslmm.sample(tmp_path / "a.mp4", frames=3)
 
 
 def remember(job: dict[str, Any]) -> Iterator[tuple[Any, bytes]]:

@@ -61,6 +61,8 @@ def test_the_counts_are_those_of_the_records() -> None:
     results = ROOT / "benchmarks" / "results"
     fuzzed = json.loads((results / "robustness.json").read_text("utf-8"))
     assert f"--files {fuzzed['settings']['files']} --seed {fuzzed['settings']['seed']}" in text
+    assert f"commit `{fuzzed['commit']}`" in text
+    assert fuzzed["date"] in text
     names = ("container", "files", "reads", "answered", "refused", "over_limit", "crashed")
     expected = [[f"{row[name]:,}" if name != "container" else row[name] for name in names]
                 for row in fuzzed["rows"]]  # fmt: skip

@@ -77,7 +77,6 @@ def caption(
     from crosslmm.captioning.outputs import open_output
     from crosslmm.captioning.outputs.jsonl import JSONLinesOutput
     from crosslmm.captioning.run import CaptionRun
-    from crosslmm.captioning.segments import require_scenedetect
     from crosslmm.video.readers import candidates
 
     options = CaptionOptions(
@@ -99,8 +98,6 @@ def caption(
     if keep is not None and (model_options or {}).get("tokens_per_frame") is not None:
         raise UsageError("`keep` and `tokens_per_frame` exclude each other: give one of them")
     candidates(options.sampling.reader)
-    if scenes:
-        require_scenedetect()
     if compact and (format or ("jsonl" if out is not None else None)) != "jsonl":
         raise UsageError("`compact` is for JSON lines that are written to a file")
     if isinstance(paths, str | os.PathLike):

@@ -60,6 +60,8 @@ class CaptionOptions:
             )
         if sampling.at is not None:
             raise UsageError("`at` is not for captioning: videos differ in what they show when")
+        if sampling.sampler != "uniform":
+            raise UsageError("`sampler` is not for captioning; `scenes` captions each scene")
         if sampling.fps is not None and sampling.max_frames is None:
             object.__setattr__(self, "sampling", replace(sampling, max_frames=MAX_FRAMES))
 

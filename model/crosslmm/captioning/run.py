@@ -191,10 +191,8 @@ class CaptionRun:
                     f"{output.superseded_path}: captions cannot be moved there ({error.strerror})"
                 ) from error
             if moved:
-                self._notice(
-                    f"{moved:,} captions of other settings or files moved to "
-                    f"{output.superseded_path}"
-                )
+                what = "1 caption" if moved == 1 else f"{moved:,} captions"
+                self._notice(f"{what} of other settings or files moved to {output.superseded_path}")
         return work
 
     def _complete(self, result: CaptionResult, sources: list[Source]) -> Iterator[CaptionResult]:

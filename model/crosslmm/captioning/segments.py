@@ -1,13 +1,13 @@
 """The parts of a video that get a caption each: equal lengths of time, or scenes between cuts."""
 
 from collections.abc import Iterable
-from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from crosslmm.errors import UsageError
 from crosslmm.limits import MAX_SEGMENTS
+from crosslmm.video.cuts import Differences
 
 if TYPE_CHECKING:
     from crosslmm.video.stream import FrameStream
@@ -15,9 +15,8 @@ if TYPE_CHECKING:
 Span = tuple[float, float]
 
 _SHORTEST_SCENE = 0.5  # seconds
-_WIDTH = 256  # pixels; cuts show at any size
+_WIDTH = 128  # pixels; cuts show at any size
 _ROUNDING = 1e-6  # of a span; a frame on its edge belongs to the later one
-_MICROSECOND = Fraction(1, 1_000_000)
 
 
 def equal_spans(duration: float, seconds: float, times: np.ndarray) -> list[Span]:
@@ -58,20 +57,11 @@ def _check_count(count: int) -> None:
 
 
 def scene_spans(stream: "FrameStream") -> list[Span]:
-    """Spans between the cuts that PySceneDetect's adaptive detector sees in a stream of all frames.
-
-    Raises UsageError where it is not installed, and the stream's errors.
-    """
-    scenedetect = _scenedetect()
-    detector = scenedetect.AdaptiveDetector(min_scene_len=_SHORTEST_SCENE)
-    rate = Fraction(max(stream.source.fps, 1e-3)).limit_denominator(100_000)
-    cuts = []
-    for frame in stream:
-        stamp = scenedetect.common.Timecode(round(frame.time / _MICROSECOND), _MICROSECOND)
-        moment = scenedetect.FrameTimecode(stamp, fps=rate)
-        cuts += detector.process_frame(moment, frame.pixels[..., ::-1])  # it takes BGR
-    times = stream.plan.probe.index.times
-    return spans_between((cut.seconds for cut in cuts), stream.source.duration, times)
+    """Spans between the cuts that are seen in a stream of all frames. Raises the stream's errors."""
+    differences = Differences.of(stream)
+    rows = differences.cuts(shortest=_SHORTEST_SCENE)
+    cuts = differences.times[rows].tolist()
+    return spans_between(cuts, stream.source.duration, stream.plan.probe.index.times)
 
 
 def scene_size(size: tuple[int, int]) -> tuple[int, int]:
@@ -79,20 +69,3 @@ def scene_size(size: tuple[int, int]) -> tuple[int, int]:
     height, width = size
     scale = min(1.0, _WIDTH / width)
     return max(1, round(height * scale)), max(1, round(width * scale))
-
-
-def require_scenedetect() -> None:
-    """UsageError where cuts cannot be found here."""
-    _scenedetect()
-
-
-def _scenedetect() -> Any:
-    try:
-        import scenedetect
-        import scenedetect.common
-    except ImportError as error:
-        raise UsageError(
-            "finding scenes needs PySceneDetect, which is not installed: "
-            "pip install 'crosslmm[scenes]'"
-        ) from error
-    return scenedetect

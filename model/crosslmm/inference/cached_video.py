@@ -27,7 +27,7 @@ from crosslmm.inference.file_content import FileContent
 from crosslmm.inference.prefix import VideoPrefix
 from crosslmm.inference.runtime import Runtime
 from crosslmm.merging import TokenBudget
-from crosslmm.modeling_crosslmm import VisualTokens
+from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration, VisualTokens
 from crosslmm.options import Sampling
 from crosslmm.ragged_tokens import RaggedTokens
 from crosslmm.video import SourceInfo
@@ -213,7 +213,7 @@ class CachedVideo:
         settings = {
             "format": _FORMAT,
             "checkpoint": runtime.checkpoint_state,
-            "weights": weights_fingerprint(dict(runtime.model.named_parameters())),
+            "weights": weights_fingerprint(_weights_used(runtime.model)),
             "config": json.dumps(config, sort_keys=True, default=str),
             "frames": json.dumps(
                 runtime.processor.image_processor.to_dict(), sort_keys=True, default=str
@@ -225,6 +225,13 @@ class CachedVideo:
             "features": runtime.model.model.reads_features,
         }
         return settings_hash(settings, digest_size=16)
+
+
+def _weights_used(model: CrossLMMForConditionalGeneration) -> dict[str, torch.Tensor]:
+    """All but those behind closed gates, which are random where a checkpoint has none."""
+    branches = (branch for layer in model.model.dual_layers for branch in (layer.v2v, layer.t2v))
+    closed = {id(weight) for each in branches if not each.is_open for weight in each.parameters()}
+    return {name: each for name, each in model.named_parameters() if id(each) not in closed}
 
 
 def _tensors_of(visual: VisualTokens | RaggedTokens) -> dict[str, torch.Tensor]:

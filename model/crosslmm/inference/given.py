@@ -26,7 +26,7 @@ from crosslmm.video.source import over_time
 VideoLike: TypeAlias = str | os.PathLike[str] | IO[bytes] | Frames | Sequence[Any] | Any
 
 _PIECE = 2**20  # bytes of a file object that are read at once
-_OF_FILES = ("seek", "reader", "deadline", "file_timeout", "max_pixels")
+_OF_FILES = ("sampler", "seek", "reader", "deadline", "file_timeout", "max_pixels")
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,6 +20,8 @@ from crosslmm.merging.grid import (
     pool_tokens,
 )
 from crosslmm.merging.merged import MergedTokens, Merger
+from crosslmm.merging.pool import PoolMerger
+from crosslmm.merging.tree import TreeMerger
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +47,8 @@ MERGERS: dict[str, Callable[[], Merger]] = {
     "area": AreaMerger,
     "weighted": WeightedMerger,
     "folder": FolderMerger,
+    "tree": TreeMerger,
+    "pool": PoolMerger,
     "random": RandomMerger,
     "uniform": UniformMerger,
 }

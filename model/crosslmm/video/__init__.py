@@ -8,7 +8,7 @@ run on request, each in a process that can be killed.
 import os
 from typing import TYPE_CHECKING, Unpack
 
-from crosslmm.errors import OutOfMemory, UsageError
+from crosslmm.errors import OutOfMemory, ReadingOutOfMemory, UsageError
 from crosslmm.options import Sampling, SamplingOptions
 from crosslmm.video.frames import Frame, Frames, summary
 from crosslmm.video.image import BICUBIC
@@ -100,11 +100,15 @@ def sample(
     """
     import numpy as np
 
+    from crosslmm.video.worker import memory_is_limited, out_of_memory
+
     with open_stream(path, sampling, size=size, resample=resample, plan=plan, **options) as stream:
         shape = (stream.count, *(size or stream.source.size), 3)
         try:
             pixels = np.empty(shape, dtype=np.uint8)
         except MemoryError as error:
+            if memory_is_limited():  # the decoder has taken it: the array came on top
+                raise ReadingOutOfMemory(f"{stream.path}: {out_of_memory()}") from error
             raise OutOfMemory(
                 f"{stream.path}: {shape[0]} frames of {shape[2]}x{shape[1]} need "
                 f"{np.prod(shape, dtype=float) / 2**30:.1f} GiB; ask for fewer, or a smaller size"
