@@ -25,7 +25,7 @@ from crosslmm.cost import (
     token_macs,
     weight_parts,
 )
-from crosslmm.cost.merging import merging_macs
+from crosslmm.cost.merging import COUNTED, merging_macs
 from crosslmm.errors import CheckpointError, UsageError
 from crosslmm.merging import MERGERS, TokenBudget, merge_tokens
 from crosslmm.window_merging import WindowMerger
@@ -143,8 +143,8 @@ def test_middle_model_costs_what_the_counter_says(changes: dict[str, Any], batch
 
 # Of UNEVEN ones the frames have unequal numbers, which the count with `frame` scope does not know.
 UNEVEN = ("random", "tree", "pool")
-MERGINGS = [(method, "video") for method in MERGERS if method != "pool"]
-MERGINGS += [(method, "frame") for method in MERGERS if method not in UNEVEN]
+MERGINGS = [(method, "video") for method in COUNTED if method != "pool"]
+MERGINGS += [(method, "frame") for method in COUNTED if method not in UNEVEN]
 
 
 @pytest.mark.parametrize(("method", "scope"), MERGINGS)
@@ -403,7 +403,7 @@ def test_peak_is_the_allocators(
 @pytest.mark.parametrize(
     ("method", "changes", "part", "window"),
     [
-        *((method, {}, 1024, 256) for method in MERGERS),
+        *((method, {}, 1024, 256) for method in COUNTED),
         ("folder", {"v2v_scope": "frame"}, 40, 10),  # several windows, and parts of the prompt
         ("uniform", {"projector_order": "project_first"}, 40, 10),
     ],
@@ -468,6 +468,18 @@ def test_peak_of_a_batch_is_the_allocators(
         frames_per_chunk=4,
     )
     assert needed.above_weights == pytest.approx(peak, rel=0.15)
+
+
+def test_a_merging_that_is_not_counted(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs all the same; only what needs its cost refuses it."""
+    assert set(COUNTED) <= set(MERGERS)
+    monkeypatch.setitem(MERGERS, "new", MERGERS["uniform"])
+    assistant = crosslmm.load(checkpoint, merge="new", keep="50%")
+    with pytest.raises(
+        UsageError, match="what `merge` new takes is not counted; what area, weighted"
+    ):
+        assistant.most_frames()
+    assert assistant.runtime.budget.count(4) == 8
 
 
 def test_features_cache_saves_memory() -> None:

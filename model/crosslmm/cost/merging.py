@@ -1,7 +1,8 @@
 """What merging itself takes: the products of a method, and the memory that it works in.
 
-A line for each method of `merging.MERGERS`, read off its code; the tests compare them with torch's own
-counter and the allocator's record. What `pool` takes depends on the video: the most is counted.
+A line for each method of `merging.MERGERS` whose work is known from its numbers of tokens, read off its
+code; the tests compare them with torch's own counter and the allocator's record. What `pool` takes
+depends on the video, too: the most is counted.
 """
 
 from collections import Counter
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import ceil
 
+from crosslmm.errors import UsageError
 from crosslmm.limits import MERGED_FRAMES
 from crosslmm.merging import TokenBudget
 from crosslmm.merging.pool import BLOCK, CLUSTERED
@@ -33,10 +35,10 @@ class MergeWindow:
 
 
 def merging_macs(budget: TokenBudget, *, frames: int, width: int) -> int:
-    """Multiply-accumulates of merging the tokens of a video, of width W."""
+    """Multiply-accumulates of merging the tokens of a video, of width W. Raises UsageError."""
     if budget.merge is None:
         return 0
-    products = _METHODS[budget.merge].macs
+    products = _method(budget.merge).macs
     return sum(
         count * products(window)
         for window, count in _windows(budget, frames=frames, width=width, size=0)
@@ -47,7 +49,7 @@ def merging_bytes(budget: TokenBudget, *, frames: int, width: int, size: int) ->
     """The most that is alive beside the tokens of a window, before and after merging."""
     if budget.merge is None:
         return 0
-    workspace = _METHODS[budget.merge].workspace
+    workspace = _method(budget.merge).workspace
     return max(
         (
             workspace(window)
@@ -181,3 +183,12 @@ _METHODS = {
     "random": _Method(_nothing, _nothing),
     "uniform": _Method(_nothing, _nothing),
 }
+COUNTED = tuple(_METHODS)
+
+
+def _method(name: str) -> _Method:
+    if name not in _METHODS:
+        raise UsageError(
+            f"what `merge` {name} takes is not counted; what {', '.join(COUNTED)} take is"
+        )
+    return _METHODS[name]

@@ -31,7 +31,7 @@ def estimate_memory(
     dtype: torch.dtype,
     quantization: Literal["4bit", "8bit", "none"],
 ) -> Memory | None:
-    """What a run will take at its peak; None for a kind of model whose cost is not known."""
+    """What a run will take at its peak; None for a model or a merging whose cost is unknown."""
     try:
         return memory_needed(
             ModelShape.from_config(config.to_dict()).with_gates(read_gates(headers)),
@@ -40,7 +40,7 @@ def estimate_memory(
             dtype=str(dtype).removeprefix("torch."),
             quantization=quantization,
         )
-    except CheckpointError:
+    except (CheckpointError, UsageError):
         return None
 
 
