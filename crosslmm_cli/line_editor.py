@@ -29,17 +29,18 @@ def read_lines(commands: Iterable[str], *, history: Path) -> Iterator[str]:
     if is_typed():
         yield from _typed(commands, history)
         return
-    whole = ""
+    parts: list[str] = []
+    length = 0
     for line in read_stdin_lines():
-        whole += line
-        check_length(len(whole), MAX_TEXT_BYTES, "a line of stdin")
-        if whole.endswith("\\"):
-            whole = whole[:-1] + "\n"
+        length += len(line)
+        check_length(length, MAX_TEXT_BYTES, "a line of stdin")
+        if line.endswith("\\"):
+            parts.append(line[:-1] + "\n")
             continue
-        yield whole
-        whole = ""
-    if whole:
-        yield whole
+        yield "".join([*parts, line])
+        parts, length = [], 0
+    if parts:
+        yield "".join(parts)
 
 
 def _typed(commands: Iterable[str], history: Path) -> Iterator[str]:
