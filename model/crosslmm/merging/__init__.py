@@ -21,6 +21,7 @@ from crosslmm.merging.grid import (
 )
 from crosslmm.merging.merged import MergedTokens, Merger
 from crosslmm.merging.pool import PoolMerger
+from crosslmm.merging.transport import TransportMerger
 from crosslmm.merging.tree import TreeMerger
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ MERGERS: dict[str, Callable[[], Merger]] = {
     "folder": FolderMerger,
     "tree": TreeMerger,
     "pool": PoolMerger,
+    "transport": TransportMerger,
     "random": RandomMerger,
     "uniform": UniformMerger,
 }

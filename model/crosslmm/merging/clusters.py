@@ -3,8 +3,6 @@ reduce their remaining tokens with."""
 
 from typing import TYPE_CHECKING
 
-from crosslmm.merging.merged import merge_into
-
 if TYPE_CHECKING:
     import torch
 
@@ -69,22 +67,3 @@ def allocate(scores: "torch.Tensor", total: int, cap: "torch.Tensor") -> "torch.
             given[order] = 1
         shares = shares + given
     return shares
-
-
-def reduce_to_peaks(
-    tokens: "torch.Tensor", budget: int
-) -> tuple["torch.Tensor", "torch.Tensor", "torch.Tensor"]:
-    """(R, n, W) → means (R, b, W), places (R, b), members (R, n); see `merging.runs`."""
-    import torch
-
-    runs, count, width = tokens.shape
-    budgets = torch.full((runs,), budget, device=tokens.device)
-    centre = cluster(tokens, budgets)
-    first = torch.arange(runs, device=tokens.device)[:, None] * count
-    merged = merge_into(tokens, (centre + first).flatten())
-    return (
-        merged.tokens.view(runs, budget, width),
-        merged.place.view(runs, budget) - first,
-        merged.member.view(runs, count)
-        - torch.arange(runs, device=tokens.device)[:, None] * budget,
-    )

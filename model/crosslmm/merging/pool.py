@@ -33,12 +33,23 @@ class PoolMerger:
         others = (~pooled).nonzero().flatten()
         place = torch.arange(len(flat), device=flat.device)
         rest = budget - int(pooled.sum())
-        blocks = min(-(-len(others) // CLUSTERED), rest)
-        kept = share(rest, blocks)
-        for part, count in zip(others.tensor_split(blocks), kept, strict=True):
-            centre = cluster(flat[part][None], torch.tensor([count], device=flat.device))
-            place[part] = part[centre[0]]
+        blocks = -(-len(others) // CLUSTERED)
+        kept = share(max(rest, blocks), blocks) if blocks else []
+        for part, count in zip(others.tensor_split(max(blocks, 1)), kept, strict=False):
+            place[part] = part[peaks(flat[part], count)]
+        if rest < blocks:  # one of each block is clustered again
+            centres = others[place[others] == others]
+            into = torch.arange(len(flat), device=flat.device)
+            into[centres] = centres[peaks(flat[centres], rest)]
+            place = into[place]
         return merge_into(tokens, place)
+
+
+def peaks(tokens: "torch.Tensor", count: int) -> "torch.Tensor":
+    """(n, W) → (n,), the index of each one's centre."""
+    import torch
+
+    return cluster(tokens[None], torch.tensor([count], device=tokens.device))[0]
 
 
 def pool_unlike(tokens: "torch.Tensor", most: int) -> "torch.Tensor":

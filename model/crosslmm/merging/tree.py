@@ -3,9 +3,9 @@ around density peaks."""
 
 from typing import TYPE_CHECKING
 
-from crosslmm.merging.clusters import allocate, cluster, reduce_to_peaks
+from crosslmm.merging.clusters import allocate, cluster
 from crosslmm.merging.merged import MergedTokens, mean_of, merge_into
-from crosslmm.merging.runs import RUNS_AT_ONCE, reduce_runs
+from crosslmm.merging.runs import RUNS_AT_ONCE
 from crosslmm.merging.scenes import scene_of
 
 if TYPE_CHECKING:
@@ -29,8 +29,10 @@ class TreeMerger:
         import torch
 
         frames, places, width = tokens.shape
-        if budget < frames:  # not a token for each frame: several make a run
-            return reduce_runs(tokens, budget, reduce_to_peaks)
+        if budget < frames:  # not a token for each: one of each is clustered
+            first = self.merge(tokens, frames)
+            centre = cluster(first.tokens[None], torch.tensor([budget], device=tokens.device))[0]
+            return merge_into(tokens, first.place[centre][first.member])
         each = budget // frames
         count = min(int(CHOSEN * each), each - 1)
         parts = range(0, frames, RUNS_AT_ONCE)
@@ -81,22 +83,31 @@ class TreeMerger:
         return root
 
 
-def diverse(tokens: "torch.Tensor", count: int) -> "torch.Tensor":
+def diverse(
+    tokens: "torch.Tensor", count: int, chosen: "torch.Tensor | None" = None
+) -> "torch.Tensor":
     """(F, M, W) → (F, M), True at `count` tokens of each frame: first the one least like any other, then
-    each time the one least like those before it, by cosine."""
+    each time the one least like those before it, by cosine.
+
+    chosen: (F, M), True at those that have been chosen before, as many in each frame; these stay so.
+    """
     import torch
 
     distance = 1 - cosines(tokens, tokens)
     frames, places, _ = distance.shape
     frame = torch.arange(frames, device=tokens.device)
-    chosen = torch.zeros(frames, places, dtype=torch.bool, device=tokens.device)
+    if chosen is None:
+        chosen = torch.zeros(frames, places, dtype=torch.bool, device=tokens.device)
+    chosen = chosen.clone()
     itself = torch.eye(places, dtype=torch.bool, device=tokens.device)
     nearest = distance.masked_fill(itself, torch.inf).amin(dim=1)
-    for step in range(count):
+    if chosen.any():
+        nearest = distance.masked_fill(~chosen[..., None], torch.inf).amin(dim=1)
+    for _ in range(count):
         best = nearest.masked_fill(chosen, -torch.inf).argmax(dim=1)
-        chosen[frame, best] = True
         of_best = distance[frame, best]
-        nearest = of_best if step == 0 else torch.minimum(nearest, of_best)
+        nearest = torch.minimum(nearest, of_best) if chosen.any() else of_best
+        chosen[frame, best] = True
     return chosen
 
 
