@@ -124,12 +124,10 @@ def _weighted_workspace(window: MergeWindow) -> int:
 
 def _clustered(window: MergeWindow) -> Counter[tuple[int, int]]:
     """Groups of tokens that `tree` clusters, by their size, and how many of them at once."""
-    if window.kept < window.frames:
-        runs = _runs(window)
-        return Counter(
-            {(count, min(many, RUNS_AT_ONCE)): many for (count, _), many in runs.items()}
-        )
-    return Counter({(window.tokens, min(window.frames, RUNS_AT_ONCE)): window.frames})
+    groups = Counter({(window.tokens, min(window.frames, RUNS_AT_ONCE)): window.frames})
+    if window.kept < window.frames:  # then also what it keeps of all frames
+        groups[window.frames, 1] += 1
+    return groups
 
 
 def _cluster_workspace(count: int, together: int, window: MergeWindow) -> int:
@@ -143,7 +141,7 @@ def _cluster_workspace(count: int, together: int, window: MergeWindow) -> int:
 def _tree_macs(window: MergeWindow) -> int:
     """Distances of what is clustered; before, the cosines in each frame and with the one before it."""
     clustered = sum(many * count**2 for (count, _), many in _clustered(window).items())
-    cosines = 0 if window.kept < window.frames else (2 * window.frames - 1) * window.tokens**2
+    cosines = (2 * window.frames - 1) * window.tokens**2
     return (clustered + cosines) * window.width
 
 
