@@ -119,7 +119,7 @@ def test_mergings_are_profiled(run) -> None:
     lines = done.out.splitlines()
     assert max(map(len, lines)) <= 80
     assert "196 tokens per frame merged (folder 10%, random 10%, folder" in " ".join(lines[:2])
-    heading = lines.index("folder 10%                         64        256     share")
+    heading = lines.index("Frames, folder 10%                 64        256     share")
     assert lines[heading + 3].split() == ["visual", "1,255", "5,018"]
     record = json.loads(run(*asked, "--fits", "24GB", "--json").out)
     rows = record["rows"]

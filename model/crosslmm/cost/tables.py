@@ -264,7 +264,7 @@ def _table(profile: Profile, rows: Sequence[Row]) -> list[str]:
     pooled = last.budget.pooled
     each = f"Frames, {pooled:,} token{'s' if pooled != 1 else ''} each"
     if last.budget.merge is not None:
-        each = last.budget.short
+        each = f"Frames, {last.budget.short}".removesuffix(" in all")
     heading = _line(each, [f"{row.frames:,}" for row in rows])
     lines = [
         f"{heading}     share",
