@@ -247,6 +247,7 @@ def test_a_sampling_is_another_one_by_every_field_but_how_long_it_may_take() -> 
         "start": 1.0,
         "end": 2.0,
         "at": [1.0],
+        "sampler": "scene",
         "seek": "exact",
         "reader": "decord",
         "max_pixels": 10_000,
