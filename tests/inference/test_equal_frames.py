@@ -1,5 +1,6 @@
 """Frames equal to the one before are encoded once, and nothing else changes."""
 
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from crosslmm.inference.encoding import FrameEncoder
 from crosslmm.merging import TokenBudget
 from crosslmm.ragged_tokens import RaggedTokens
 from crosslmm.video import Frames, SourceInfo
+from crosslmm.window_merging import WindowMerger
 
 # Frame 0 comes again, but not at once.
 SHOWN = [0, 0, 0, 1, 2, 2, 0, *[3] * 40, *range(4, 24)]
@@ -123,3 +125,25 @@ def test_memory_that_runs_out_keeps_the_copies(
     answer = assistant.ask(shown, "what?", fps=1, max_new_tokens=6)
     assert (answer.text, answer.frames_encoded) == (expected.text, DISTINCT)
     assert len(notices) == 2
+
+
+def test_a_window_that_cannot_be_merged_adds_nothing_twice(
+    checkpoint: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notices: list[str] = []
+    assistant = crosslmm.load(checkpoint, dtype="float32", on_notice=notices.append)
+    opened = partial(assistant.open_video, clip, merge="uniform", keep="50%")
+    monkeypatch.setitem(WindowMerger.__init__.__kwdefaults__, "window", 4)
+    expected = opened(frames=4)
+    merge = WindowMerger._merge
+
+    def limited(self: WindowMerger, budget: int) -> None:
+        if self._frames > 4:
+            raise torch.OutOfMemoryError("pretended: CUDA out of memory")
+        merge(self, budget)
+
+    monkeypatch.setattr(WindowMerger, "_merge", limited)
+    session = opened(frames=8)
+    assert len(session.frames) == 4
+    assert session.visual_tokens == expected.visual_tokens
+    assert not [notice for notice in notices if "at a time" in notice]

@@ -124,10 +124,10 @@ class FrameEncoder:
     def _encode_waiting(self) -> None:
         started = time.perf_counter()
         while self._waiting:
+            frames, copies = self._waiting[: self.chunk], self._copies[: self.chunk]
             try:
                 with memory_errors():
-                    self._encode(self._waiting[: self.chunk], self._copies[: self.chunk])
-                del self._waiting[: self.chunk], self._copies[: self.chunk]
+                    encoded = self._encode(frames)
             except MemoryError:
                 if self.chunk == 1:
                     raise
@@ -136,6 +136,10 @@ class FrameEncoder:
                 self._runtime.notice(
                     f"out of memory; encoding {self.chunk} frames at a time from here on"
                 )
+                continue
+            with memory_errors():  # of merging a window, which smaller chunks would not help
+                self._keep(*encoded, copies)
+            del self._waiting[: len(frames)], self._copies[: len(frames)]
         self.seconds += time.perf_counter() - started
 
     def finish(self) -> VisualTokens | RaggedTokens:
@@ -165,7 +169,8 @@ class FrameEncoder:
         return visual
 
     @torch.inference_mode()
-    def _encode(self, frames: Sequence[np.ndarray], copies: Sequence[int]) -> None:
+    def _encode(self, frames: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The tokens of the frames and their features, with room made for both."""
         model, device = self._runtime.model, self._runtime.device
         pixels = torch.from_numpy(np.stack(frames))
         if device.type == "cuda":
@@ -173,18 +178,24 @@ class FrameEncoder:
         pixels = pixels.to(device, non_blocking=True)
         pixels = self._runtime.processor.normalise(pixels, dtype=model.dtype)
         embeds, features = model.model.encode_frames(pixels, self._budget.pooled)
-        # Room for both before either is kept: where memory runs out, the frames are encoded again.
-        target = self._merger or self._embeds
-        target.allocate(embeds)
+        (self._merger or self._embeds).allocate(embeds)
         if features is not None:
             self._features = self._features or FrameBuffer(self._frames)
             self._features.allocate(features)
+        return embeds, features
+
+    @torch.inference_mode()
+    def _keep(
+        self, embeds: torch.Tensor, features: torch.Tensor | None, copies: Sequence[int]
+    ) -> None:
+        if features is not None and self._features is not None:
             for part in _repeated(features, copies):
                 self._features.add(part)
+        target = self._merger or self._embeds
         for part in _repeated(embeds, copies):
             target.add(part)
         self._added += sum(copies)
-        self.encoded += len(frames)
+        self.encoded += len(copies)
 
 
 def _repeated(rows: torch.Tensor, copies: Sequence[int]) -> Iterator[torch.Tensor]:
