@@ -168,10 +168,8 @@ def _encoding(
     working = max(merging_bytes(budget, frames=frames, width=width, size=size), merged)
     merging = merged + working + 16 * frames * budget.pooled
     if frames >= MERGED_FRAMES and batch == 1:  # merged while the chunk that fills it is alive
-        vision = shape.vision
-        kept = vision.patches * vision.width if shape.reads_features else 0
-        pixels = vision.channels * vision.image_size**2
-        merging += chunk * (pixels + kept + budget.pooled * width) * size
+        kept = shape.vision.patches * shape.vision.width if shape.reads_features else 0
+        merging += chunk * (kept + budget.pooled * width) * size
     if frames > MERGED_FRAMES:
         held += merged if batch == 1 else merged + window
     return held + max(peak, merging)
