@@ -50,9 +50,8 @@ def by_scene(frames: Sequence[Frame], count: int) -> list[int]:
     lengths = np.diff(edges)
     shares = np.zeros(len(lengths), dtype=np.int64)
     shares[np.argsort(-lengths, kind="stable")[:count]] = 1
-    for _ in range(
-        count - int(shares.sum())
-    ):  # each to the shot that has the fewest for its length
+    for _ in range(count - int(shares.sum())):
+        # The next one goes to the shot that has the fewest for its length.
         shares[np.argmax(np.where(shares < lengths, lengths / (shares + 0.5), -1))] += 1
     return [
         start + int((place + 0.5) * length / share)
