@@ -23,7 +23,7 @@ from crosslmm.inference.footage import describe, read_check
 from crosslmm.options import Sampling
 
 DECAY = 1e-3
-THRESHOLD = 1.5
+THRESHOLD = 2.5
 
 
 def encode(assistant: Assistant, frames: np.ndarray) -> torch.Tensor:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -71,9 +72,9 @@ def test_footage_is_refused_before_the_language_model_runs(
     prefilled: list[str] = []
     prefill = VideoSession.prefill
 
-    def counted(self: VideoSession, visual: VisualTokens) -> None:
+    def counted(self: VideoSession, visual: VisualTokens, *kept: Any) -> None:
         prefilled.append(self.video)
-        prefill(self, visual)
+        prefill(self, visual, *kept)
 
     monkeypatch.setattr(VideoSession, "prefill", counted)
     assistant = crosslmm.load("demo")

@@ -95,7 +95,7 @@ def test_the_command_takes_its_own_settings_and_no_others(
     assert not (tmp_path / "run").exists()
     done = run("train", "demo", "--out", tmp_path / "run", "--set", "short=true", "--set", "seed=3")
     assert (done.code, done.out) == (0, f"{tmp_path / 'run' / 'demo'}\n"), done.err
-    assert "2-clips 4/4" in done.err
+    assert "2-clips: step 4 of 4" in done.err
     assert (tmp_path / "run" / "demo" / "model.safetensors").is_file()
 
 

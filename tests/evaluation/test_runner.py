@@ -51,7 +51,7 @@ def folder(tmp_path: Path, clip: Path) -> Path:
         (row(type="multiple_choice", answer="red", options=["red", "blue"]), "cannot be scored"),
         (row(type="multiple_choice", answer="C", options=["red", "blue"]), "cannot be scored"),
         (row(type="when", answer="at noon", tolerance=0.5), "'at noon' cannot be scored as when"),
-        (row(type="when", answer="at 2.0 seconds", tolerance="wide"), "cannot be scored"),
+        (row(type="when", answer="at 2.0 seconds", tolerance="wide"), "tolerance 'wide' is not"),
     ],
 )
 def test_a_row_that_would_fail_later_is_named_at_once(
