@@ -10,8 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from crosslmm.video.writing import write_frames
 from tests.support.clips import write_clip
 
 Run = Callable[..., Any]
@@ -91,6 +93,10 @@ def test_warnings_are_told_by_kind_and_verbose_tells_each(
     run: Run, folder: Path, options: tuple[str, ...], kind: str
 ) -> None:
     (folder / "0.mp4").unlink()
+    for number in (1, 2):  # coarse noise in all colours
+        coarse = np.random.default_rng(number).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
+        frames = (frame.repeat(8, 0).repeat(8, 1) for frame in coarse)
+        write_frames(folder / f"{number}.mp4", frames, fps=12)
     command = ("caption", folder, "--format", kind, "--frames", 2, "--readers", 0)
     finished = run(*command, "--max-new-tokens", 1, "--model", "demo", "--verbose")
     assert finished.code == 0, finished.err
@@ -108,9 +114,8 @@ def test_failures_come_as_they_happen_and_verbose_names_every_video(
 ) -> None:
     (folder / "1.mp4").write_bytes(b"text")
     finished = run("caption", folder, *options, "--batch-size", "1", "--verbose")
-    lines = [
-        line for line in finished.err.splitlines() if " done, " not in line
-    ]  # a slow machine's
+    # A slow machine also tells how far it is.
+    lines = [line for line in finished.err.splitlines() if " done, " not in line]
     assert lines[0].startswith(f"{folder}/0.mp4 (2 frames, ")
     assert lines[1] == f"failed: {folder}/1.mp4: this is text, not a video"
     assert lines[2].startswith(f"{folder}/2.mp4 (2 frames, ")
