@@ -35,7 +35,7 @@ EXPECTED: dict[tuple[str, bytes, str], str] = {}
 
 
 class Home:
-    """A cache, and an assistant that knows it anew for every question, as another process would."""
+    """A cache, and an assistant that opens it again for every question, as another process would."""
 
     def __init__(self, assistant: Assistant, folder: Path) -> None:
         self.assistant, self.folder, self.notices = assistant, folder, list[str]()

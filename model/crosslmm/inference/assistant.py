@@ -22,7 +22,7 @@ from crosslmm.checkpoints.headers import read_headers
 from crosslmm.checkpoints.loading import load_config, load_model, load_processor
 from crosslmm.checkpoints.quantization import resolve_quantization
 from crosslmm.device import resolve_device, resolve_dtype
-from crosslmm.errors import OutOfMemory, UsageError
+from crosslmm.errors import OutOfMemory
 from crosslmm.fingerprint import checkpoint_state
 from crosslmm.inference import batch, opening
 from crosslmm.inference.answer import Answer
@@ -35,9 +35,9 @@ from crosslmm.inference.memory_check import check_memory, estimate_memory, frame
 from crosslmm.inference.opening import AskKeywords, VideoKeywords
 from crosslmm.inference.question import check_questions, check_texts
 from crosslmm.inference.response import Response
-from crosslmm.inference.runtime import Notice, Progress, Runtime
+from crosslmm.inference.runtime import Notice, Progress, Runtime, budget_for
 from crosslmm.inference.session import VideoSession
-from crosslmm.merging import MERGERS, TokenBudget, choose_budget
+from crosslmm.merging import TokenBudget
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.options import (
     MAX_NEW_TOKENS,
@@ -97,16 +97,8 @@ def load(
     chosen_quantization = resolve_quantization(quantization, chosen_device, parameters)
     config = load_config(folder)
     processor = load_processor(folder)
-    budget = choose_budget(
-        TokenBudget(processor.tokens_per_frame),
-        trained=config.tokens_per_frame,
-        patches=config.patches_per_frame,
-        methods=MERGERS,
-        tokens_per_frame=tokens_per_frame,
-        merge=merge,
-        keep=keep,
-        error=UsageError,
-    )
+    usual = TokenBudget(processor.tokens_per_frame)
+    budget = budget_for(config, usual, tokens_per_frame=tokens_per_frame, merge=merge, keep=keep)
     if budget.merge is None:
         processor.tokens_per_frame = budget.pooled
     check_texts(processor.tokenizer, questions, context=int(config.text.max_position_embeddings))

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from crosslmm.checkpoints import catalog
+from crosslmm.configuration_crosslmm import CrossLMMConfig
 from crosslmm.device import device_name
 from crosslmm.errors import UsageError
 from crosslmm.inference.feature_cache import FeatureCache
@@ -68,16 +69,12 @@ class Runtime:
         keep: str | int | None = None,
     ) -> TokenBudget:
         """`budget` with what is asked for instead; see `merging.choose_budget`. Raises UsageError."""
-        config = self.model.config
-        return choose_budget(
+        return budget_for(
+            self.model.config,
             self.budget,
-            trained=config.tokens_per_frame,
-            patches=config.patches_per_frame,
-            methods=MERGERS,
             tokens_per_frame=tokens_per_frame,
             merge=merge,
             keep=keep,
-            error=UsageError,
         )
 
     @property
@@ -125,3 +122,24 @@ class Runtime:
     def notice(self, text: str) -> None:
         if self.on_notice:
             self.on_notice(text)
+
+
+def budget_for(
+    config: CrossLMMConfig,
+    usual: TokenBudget,
+    *,
+    tokens_per_frame: int | None,
+    merge: str | None,
+    keep: str | int | None,
+) -> TokenBudget:
+    """`merging.choose_budget` for a model of this configuration. Raises UsageError."""
+    return choose_budget(
+        usual,
+        trained=config.tokens_per_frame,
+        patches=config.patches_per_frame,
+        methods=MERGERS,
+        tokens_per_frame=tokens_per_frame,
+        merge=merge,
+        keep=keep,
+        error=UsageError,
+    )
