@@ -26,7 +26,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("configuration_crosslmm",),
     ("cache", "prompts", "ragged_tokens", "vision"),
     ("visual_tokens", "window_merging"),
-    ("cross_attention", "positions"),
+    ("cross_attention", "positions", "token_mass"),
     ("visual_encoding",),
     ("modeling_crosslmm", "processing_crosslmm"),
     ("checkpoints",),

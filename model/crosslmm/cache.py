@@ -11,14 +11,21 @@ from crosslmm.configuration_crosslmm import CrossLMMConfig
 
 
 class CrossCache(DynamicCache):
-    """What cross-attention reads of the videos, and `shift`: (B, 1), what is added to the indices of
-    the tokens after them to give their positions (see `positions.py`); None where nothing is."""
+    """What cross-attention reads of the videos, and what else is known of them at each later token.
+
+    - shift: (B, 1), what is added to the indices of the tokens after them to give their positions (see
+      `positions.py`).
+    - mass: (B, P), of the tokens up to there in the language model's own cache (see `token_mass.py`).
+
+    None where there is nothing to know.
+    """
 
     shift: torch.Tensor | None = None
+    mass: torch.Tensor | None = None
 
     def reset(self) -> None:
         super().reset()
-        self.shift = None
+        self.shift = self.mass = None
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         super().reorder_cache(beam_idx)
@@ -32,10 +39,14 @@ class CrossCache(DynamicCache):
         super().batch_repeat_interleave(repeats)
         if self.shift is not None:
             self.shift = self.shift.repeat_interleave(repeats, dim=0)
+        if self.mass is not None:
+            self.mass = self.mass.repeat_interleave(repeats, dim=0)
 
     def _select(self, rows: torch.Tensor) -> None:
         if self.shift is not None:
             self.shift = self.shift[rows.to(self.shift.device)]
+        if self.mass is not None:
+            self.mass = self.mass[rows.to(self.mass.device)]
 
 
 def as_dual_cache(cache: Cache | None, config: CrossLMMConfig) -> EncoderDecoderCache:

@@ -21,7 +21,6 @@ from transformers import (
 )
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
-from transformers.masking_utils import create_masks_for_generate
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import PreTrainedModel, slice_logits_to_keep
 from transformers.utils import TransformersKwargs, can_return_tuple
@@ -40,6 +39,7 @@ from crosslmm.cross_attention import (
 from crosslmm.positions import shift_positions
 from crosslmm.precision import skip_all_but_decoder
 from crosslmm.ragged_tokens import FrameGroups, RaggedTokens
+from crosslmm.token_mass import join_mass, log_mass, make_masks
 from crosslmm.vision import Projector
 from crosslmm.visual_encoding import VisualEncoderMixin, VisualFeaturesMixin
 from crosslmm.visual_tokens import (
@@ -159,7 +159,7 @@ class CrossLMMModel(CrossLMMPreTrainedModel, VisualEncoderMixin):
             raise ValueError("exactly one of input_ids and inputs_embeds is needed")
         if video_frame_mask is not None:
             video_frame_mask = video_frame_mask.bool()
-        visual = text = features = shift = following = None
+        visual = text = features = shift = following = mass = None
         own_frames: slice | FrameGroups = slice(None)
         if pixel_values_videos is not None or visual_tokens is not None:
             is_placeholder = find_placeholders(
@@ -178,6 +178,7 @@ class CrossLMMModel(CrossLMMPreTrainedModel, VisualEncoderMixin):
             )
             if (shifts := shift_positions(self.config, visual_tokens, is_merged)) is not None:
                 shift, following = shifts.tokens, shifts.following
+            mass = log_mass(visual_tokens, is_merged)
             features, video_frame_mask = visual_tokens.features, visual_tokens.frame_mask
             if features is not None:
                 counts = is_merged.sum(dim=1)
@@ -203,9 +204,10 @@ class CrossLMMModel(CrossLMMPreTrainedModel, VisualEncoderMixin):
                     )
                 cross_cache.layers = []
             if visual_tokens is None:
-                shift = cross_cache.shift
+                shift, mass = cross_cache.shift, cross_cache.mass
             else:
-                cross_cache.shift = following
+                mass = join_mass(cross_cache.mass, mass, self_cache)
+                cross_cache.shift, cross_cache.mass = following, mass
             if features is not None and self.shares_features:
                 keep_features(cross_cache, features)
         elif past_key_values is not None:
@@ -227,6 +229,7 @@ class CrossLMMModel(CrossLMMPreTrainedModel, VisualEncoderMixin):
             self_cache,
             cross,
             shift=shift,
+            mass=mass,
             use_cache=bool(use_cache),
             **kwargs | {"return_dict": True},
         )
@@ -244,6 +247,7 @@ class CrossLMMModel(CrossLMMPreTrainedModel, VisualEncoderMixin):
         cross: CrossInputs,
         *,
         shift: torch.Tensor | None = None,
+        mass: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """The language model's layers, a dual cross-attention layer after every K-th. → (B, L, H)"""
@@ -253,15 +257,9 @@ class CrossLMMModel(CrossLMMPreTrainedModel, VisualEncoderMixin):
             past = 0 if self_cache is None else self_cache.get_seq_length()
             positions = torch.arange(hidden_states.shape[1], device=hidden_states.device) + past
             positions = positions[None]
-        masks: Any = attention_mask
-        if not isinstance(masks, dict):  # `generate` may have made them, for a static cache
-            masks = create_masks_for_generate(
-                config=self.config.text,
-                inputs_embeds=hidden_states,
-                attention_mask=masks,
-                past_key_values=self_cache,
-                position_ids=positions,
-            )
+        masks = make_masks(
+            self.config.text, hidden_states, attention_mask, self_cache, positions, mass
+        )
         layer_types: Any = getattr(self.config.text, "layer_types", None)
         # Masks, and flash attention, tell sequences packed into one row by indices that do not go on.
         rotary = positions if shift is None else positions + shift.to(positions.device)

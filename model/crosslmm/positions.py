@@ -67,8 +67,7 @@ def _shift_ragged(
     config: CrossLMMConfig, visual: RaggedTokens, is_merged: torch.Tensor
 ) -> PositionShift | None:
     """As `shift_positions`: each token stands at its own place of the trained grids."""
-    ends = [frames * visual.pooled for frames in visual.frames]
-    kept = visual.all_counts
+    ends, kept = visual.all_places, visual.all_counts
     if kept == ends:
         return None
     device = is_merged.device

@@ -18,6 +18,7 @@ class RaggedTokens:
     """What the language model sees of a batch of videos, each merged to a number of tokens of its own.
 
     - tokens: (R, H), the merged tokens of all rows, one after another; counts: how many of each row.
+    - mass: (R,), in float32 on the CPU: how many tokens each stands for.
     - place: (R,), on the CPU: where in its video's full sequence of T·M tokens each stands, rising.
     - frames: T of each video; pooled: M.
     - features: (B, T, N, D) as in `VisualTokens`; frame_mask: (B, T), True at real frames.
@@ -27,6 +28,7 @@ class RaggedTokens:
 
     tokens: torch.Tensor
     counts: tuple[int, ...]
+    mass: torch.Tensor
     place: torch.Tensor
     frames: tuple[int, ...]
     pooled: int
@@ -52,6 +54,7 @@ class RaggedTokens:
         return cls(
             torch.cat([each.tokens for each in found]) if found else torch.zeros(0, width),
             tuple(0 if each is None else len(each.tokens) for each in merged),
+            torch.cat([none.float(), *(each.mass.float().cpu() for each in found)]),
             torch.cat([none, *(each.place.cpu() for each in found)]),
             tuple(frames),
             pooled,
@@ -73,6 +76,11 @@ class RaggedTokens:
     def all_counts(self) -> list[int]:
         """K of each row, of complete videos."""
         return list(self.counts) if self.total is None else [self.total]
+
+    @property
+    def all_places(self) -> list[int]:
+        """T·M of each row, of complete videos."""
+        return [frames * self.pooled for frames in self.frames]
 
     @property
     def own_frames(self) -> "FrameGroups":
@@ -100,6 +108,7 @@ class RaggedTokens:
                     self,
                     tokens=self.tokens[first:last],
                     counts=(last - first,),
+                    mass=self.mass[first:last],
                     place=self.place[first:last],
                     first=first,
                     total=count,

@@ -178,16 +178,17 @@ def test_a_session_and_a_batch_agree_with_generate(
     assert together[1] == expected[1]
 
 
-def test_the_shift_follows_the_rows_of_its_cache() -> None:
+@pytest.mark.parametrize("name", ["shift", "mass"])
+def test_what_is_known_of_the_video_follows_the_rows_of_its_cache(name: str) -> None:
     cache = as_dual_cache(None, model_of().config)
     cross = cache.cross_attention_cache
     assert isinstance(cross, CrossCache)
-    cross.shift = torch.tensor([[1], [2]])
+    setattr(cross, name, torch.tensor([[1], [2]]))
     cache.batch_repeat_interleave(2)
-    assert cross.shift.tolist() == [[1], [1], [2], [2]]
+    assert getattr(cross, name).tolist() == [[1], [1], [2], [2]]
     cache.reorder_cache(torch.tensor([0, 2, 3, 1]))
-    assert cross.shift.tolist() == [[1], [2], [2], [1]]
+    assert getattr(cross, name).tolist() == [[1], [2], [2], [1]]
     cache.batch_select_indices(torch.tensor([2, 3]))
-    assert cross.shift.tolist() == [[2], [1]]
+    assert getattr(cross, name).tolist() == [[2], [1]]
     cache.reset()
-    assert cross.shift is None
+    assert getattr(cross, name) is None

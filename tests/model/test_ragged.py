@@ -70,7 +70,10 @@ def test_closed_gates_are_the_language_model_at_their_places(context: int, newli
     end = 2 + math.ceil(round(scale * FRAMES * TRAINED, 4))
     video = [2 + scale * place for place in merged.place.tolist()]
     positions = [0, 1, *video, *range(end, end + 3 + newline)]
-    mask = inputs["attention_mask"]
+    mass = torch.ones(embeds.shape[1])
+    mass[2 : 2 + KEPT] = merged.mass
+    later = torch.ones(len(mass), len(mass)).triu(1).bool()
+    mask = mass.log().expand(len(mass), -1).masked_fill(later, -1e9)[None, None]
     expected = plain(
         inputs_embeds=embeds, attention_mask=mask, position_ids=torch.tensor([positions])
     ).logits

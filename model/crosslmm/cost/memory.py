@@ -188,8 +188,9 @@ def _prefill_peak(
         part = min(part, visual + tokens.prompt - tokens.merged)
     stream = part * language.width * size
     masked = 0
-    if part < tokens.prompt:  # a mask, and keys and values repeated for every query head
-        masked = part * tokens.prompt + 2 * tokens.prompt * language.query_width * size
+    if part < tokens.prompt or budget.merge:  # a mask; keys and values repeated for all query heads
+        weight = 1 + size if budget.merge else 1  # of numbers, besides the one of True and False
+        masked = weight * part * tokens.prompt + 2 * tokens.prompt * language.query_width * size
     feed_forward = 4 * stream + 3 * part * language.intermediate * size
     attention = 4 * stream + masked
     reading = 0

@@ -32,7 +32,7 @@ from crosslmm.options import Sampling
 from crosslmm.ragged_tokens import RaggedTokens
 from crosslmm.video import SourceInfo
 
-_FORMAT = 1  # of an entry, and of all that is in its name
+_FORMAT = 2  # of an entry, and of all that is in its name
 _PREFIX = "prefix."
 _READ_RATE = 200e6  # bytes that a modest disk gives, and a processor checks, in a second
 _DTYPES = {
@@ -173,12 +173,13 @@ class CachedVideo:
             embeds = tensors["embeds"]
             _check(embeds, (1, frames, self._budget.pooled, width), model.dtype)
             return VisualTokens(embeds.to(model.device), features)
-        tokens, place = tensors["tokens"], tensors["place"]
+        tokens, place, mass = tensors["tokens"], tensors["place"], tensors["mass"]
         count = len(place)
         _check(tokens, (count, width), model.dtype)
         _check(place, (count,), torch.int64)
+        _check(mass, (count,), torch.float32)
         return RaggedTokens(
-            tokens.to(model.device), (count,), place, (frames,), self._budget.pooled, features
+            tokens.to(model.device), (count,), mass, place, (frames,), self._budget.pooled, features
         )
 
     def _header(self, encoded: EncodedVideo, name: str, tensors: dict[str, torch.Tensor]) -> bytes:
@@ -238,7 +239,7 @@ def _tensors_of(visual: VisualTokens | RaggedTokens) -> dict[str, torch.Tensor]:
     if isinstance(visual, VisualTokens):
         tensors = {"embeds": visual.embeds}
     else:
-        tensors = {"place": visual.place, "tokens": visual.tokens}
+        tensors = {"mass": visual.mass, "place": visual.place, "tokens": visual.tokens}
     return tensors if visual.features is None else tensors | {"features": visual.features}
 
 

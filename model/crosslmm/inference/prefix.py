@@ -76,7 +76,10 @@ class VideoPrefix:
         shared = [values is not None and not values.numel() for values in held]
         if any(type(layer) is not DynamicLayer for layer in layers) or shared not in ([], [True]):
             return {}
-        tensors = {"ids": self.ids} | ({} if cross.shift is None else {"shift": cross.shift})
+        of_video = {"shift": cross.shift, "mass": cross.mass}
+        tensors = {"ids": self.ids} | {
+            name: tensor for name, tensor in of_video.items() if tensor is not None
+        }
         for number, layer in enumerate(cast(list[DynamicLayer], layers)):
             assert layer.keys is not None
             assert layer.values is not None
@@ -147,7 +150,7 @@ def restore_prefix(
     cross = cast(CrossCache, cache.cross_attention_cache)
     if features is not None and model.model.shares_features:
         keep_features(cross, features)
-    cross.shift = tensors.get("shift")
+    cross.shift, cross.mass = tensors.get("shift"), tensors.get("mass")
     return VideoPrefix(prefix, cache)
 
 
