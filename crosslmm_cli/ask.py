@@ -10,13 +10,14 @@ from crosslmm.checkpoints import catalog
 from crosslmm.errors import UsageError
 from crosslmm.limits import FILE_TIMEOUT, MAX_PIXELS
 from crosslmm.options import MAX_NEW_TOKENS, GenerationKeywords, Sampling, check_generation
-from crosslmm_cli import options
+from crosslmm_cli import last_dialogue, options
 from crosslmm_cli.frame_list import read_frame_list
 from crosslmm_cli.inputs import check_video, read_questions
 from crosslmm_cli.loading import decode_ahead, load_assistant, open_cache, open_session
 from crosslmm_cli.merging import choose_merging
 from crosslmm_cli.output import Output
 
+COMMAND = last_dialogue.DialogueCommand
 MAX: Literal["max"] = "max"
 
 
@@ -33,12 +34,14 @@ def frames_or_max(given: str) -> int | Literal["max"]:
 
 
 def ask(
+    ctx: typer.Context,
     video: Annotated[str, typer.Argument(metavar="VIDEO", help="A video or an image.")],
     questions: Annotated[
         list[str],
         typer.Argument(metavar="QUESTION", help="One or more; - reads one from stdin."),
     ],
     model: options.ModelOption = None,
+    continued: options.ContinueOption = False,
     frames: Annotated[
         Any,
         typer.Option(
@@ -85,14 +88,16 @@ def ask(
     """Ask questions about a video or an image.
 
     The answer is streamed to stdout; progress and notices go to stderr. The video is decoded and
-    encoded once for all questions, and kept for later ones in a cache on disk.
+    encoded once for all questions, and kept for later ones in a cache on disk. With --continue the
+    last video is asked on, and what was said before is part of the question.
     """
     output = Output(as_json=as_json, quiet=quiet, progress=not no_progress)
     generation = GenerationKeywords(
         max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
     )
     check_generation(**generation)
-    at = read_frame_list(frames_at, questions)
+    last = last_dialogue.continued(ctx)
+    at = read_frame_list(frames_at, questions) or (last.at if last else None)
     questions = read_questions(questions)
     if fit is not None and (frames is not None or fps is not None):
         raise UsageError("--fit finds the number of frames: it excludes --frames and --fps")
@@ -145,10 +150,11 @@ def ask(
             questions=questions,
         )
 
+    chat = None if last is None else session.chat(last.messages)
     for number, question in enumerate(questions):
         if len(questions) > 1 and output.on_terminal and not as_json:
             output.notice(f"{chr(10) if number else ''}> {question}")
-        stream = session.stream(question, **generation)
+        stream = (chat or session).stream(question, **generation)
         for piece in stream:
             if not as_json:
                 output.text(piece, end="")
@@ -156,3 +162,8 @@ def ask(
             output.record(stream.answer.as_dict())
         else:
             output.text("")
+        turn: Any = [
+            {"role": "user", "content": question},
+            {"role": "assistant", "content": stream.answer.text},
+        ]
+        last_dialogue.remember(ctx, video, chat.messages if chat else turn, at)

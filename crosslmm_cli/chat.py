@@ -7,7 +7,7 @@ import typer
 from crosslmm.checkpoints import catalog, settings
 from crosslmm.limits import FILE_TIMEOUT, MAX_PIXELS
 from crosslmm.options import MAX_NEW_TOKENS, GenerationKeywords, Sampling, check_generation
-from crosslmm_cli import options
+from crosslmm_cli import last_dialogue, options
 from crosslmm_cli.dialogue import HELP, Dialogue
 from crosslmm_cli.inputs import check_video
 from crosslmm_cli.line_editor import is_typed, read_lines
@@ -15,10 +15,14 @@ from crosslmm_cli.loading import decode_ahead, load_assistant, open_cache, open_
 from crosslmm_cli.merging import choose_merging
 from crosslmm_cli.output import Output
 
+COMMAND = last_dialogue.DialogueCommand
+
 
 def chat(
+    ctx: typer.Context,
     video: Annotated[str, typer.Argument(metavar="VIDEO", help="A video or an image.")],
     model: options.ModelOption = None,
+    continued: options.ContinueOption = False,
     frames: options.FramesOption = None,
     fps: options.FpsOption = None,
     max_frames: options.MaxFramesOption = None,
@@ -56,10 +60,12 @@ def chat(
     merging = choose_merging(
         output, model, tokens_per_frame=tokens_per_frame, merge=merge, keep=keep
     )
+    last = last_dialogue.continued(ctx)
     sampling = Sampling(
         frames=frames,
         fps=fps,
         max_frames=max_frames,
+        at=last.at if last else None,
         start=start,
         end=end,
         reader=reader,
@@ -95,6 +101,17 @@ def chat(
             )
 
         lines = read_lines(HELP, history=settings.home() / "chat_history")
-        failed = Dialogue(output, open_video, video, generation, typed=is_typed()).run(lines)
+        dialogue = Dialogue(
+            output,
+            open_video,
+            video,
+            generation,
+            typed=is_typed(),
+            messages=last.messages if last else (),
+            remember=lambda path, messages: last_dialogue.remember(
+                ctx, path, messages, sampling.at
+            ),
+        )
+        failed = dialogue.run(lines)
     if failed and not is_typed():
         raise typer.Exit(failed)

@@ -36,6 +36,7 @@ COMMANDS: Mapping[str, CommandInfo] = {
             'crosslmm ask movie.mp4 "who comes in?" "and then?" --start 1:30 --end 2:00',
             'crosslmm ask movie.mp4 "what happens?" --frames 128 --json | jq -r .answer',
             "crosslmm ask image.jpg - < question.txt",
+            'crosslmm ask --continue "and after that?"',
         ),
     ),
     "chat": CommandInfo(
@@ -138,7 +139,8 @@ def load(name: str, *, rich: bool) -> Any:
     if app is None:
         app = typer.Typer(add_completion=False)
         function = getattr(module, info.function or info.module)
-        app.command(name, cls=Command, epilog=_epilog(info.examples, rich=rich))(function)
+        kind = getattr(module, "COMMAND", Command)
+        app.command(name, cls=kind, epilog=_epilog(info.examples, rich=rich))(function)
     app.rich_markup_mode = "rich" if rich else None
     app.pretty_exceptions_enable = False
     command = typer.main.get_command(app) if single else typer.main.get_group(app)

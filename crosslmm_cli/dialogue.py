@@ -3,7 +3,7 @@
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,8 @@ _TAKES_FILE = {usage.split()[0]: "FILE" in usage for usage in HELP}
 
 class Dialogue:
     """A dialogue about a video, and later about others. `open_video`: from a path to a session.
-    `typed`: by a person, so that Ctrl-C stops an answer and not the dialogue."""
+    `typed`: by a person, so that Ctrl-C stops an answer and not the dialogue. `messages`: of earlier
+    turns about the first video. `remember`: called after each answer with the video and the turns."""
 
     def __init__(
         self,
@@ -37,19 +38,23 @@ class Dialogue:
         generation: GenerationKeywords,
         *,
         typed: bool,
+        messages: Sequence[Any] = (),
+        remember: Callable[[str, Sequence[Any]], None] = lambda video, messages: None,
     ) -> None:
         self._output = output
         self._open_video = open_video
         self._video = video
         self._generation = generation
         self._typed = typed
+        self._earlier = messages
+        self._remember = remember
         self._session: Any = None
         self._chat: Any = None
 
     def run(self, lines: Iterator[str]) -> int:
         """Answer line after line; returns the exit code, 1 where one had no answer. Raises what opening
         the video raises."""
-        self._open(self._video)
+        self._open(self._video, self._earlier)
         if self._typed:
             self._output.notice("/help lists commands; Ctrl-D leaves")
         failed = False
@@ -69,9 +74,9 @@ class Dialogue:
                 failed = True
         return int(failed)
 
-    def _open(self, video: str) -> None:
+    def _open(self, video: str, messages: Sequence[Any] = ()) -> None:
         session = self._open_video(video)
-        self._video, self._session, self._chat = video, session, session.chat()
+        self._video, self._session, self._chat = video, session, session.chat(messages)
 
     def _ask(self, question: str) -> None:
         output, stop = self._output, threading.Event()
@@ -82,6 +87,8 @@ class Dialogue:
                     output.text(piece, end="")
                 if stop.is_set():
                     break
+        if not stop.is_set():
+            self._remember(self._video, self._chat.messages)
         if stop.is_set():
             response.close()
             output.notice("stopped; the question is not part of the dialogue", always=True)

@@ -6,6 +6,7 @@ from typing import Any
 PANELS = {
     "Input": ("from_file", "include", "exclude", "shard", "video_folder", "task"),
     "Video": (
+        "continued",
         *("frames", "fps", "max_frames", "start", "end", "seek", "reader", "deadline"),
         *("frames_at", "sampler", "fit", "segments", "scenes", "file_timeout", "max_pixels"),
         *("no_cache", "cache_size"),

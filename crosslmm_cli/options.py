@@ -223,3 +223,7 @@ CacheSizeOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object per result.")]
 NoProgressOption = Annotated[bool, typer.Option("--no-progress", help="Hide progress.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Hide notices and progress.")]
+ContinueOption = Annotated[
+    bool,
+    typer.Option("--continue", "-c", help="Go on with the last video and dialogue; gives VIDEO."),
+]

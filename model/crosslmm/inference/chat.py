@@ -26,12 +26,14 @@ class Chat:
         *,
         room: Callable[[Sequence[Message]], int],
         notice: Callable[[str], None],
+        messages: Sequence[Message] = (),
     ) -> None:
-        """respond: `VideoSession.respond`; room: tokens of the context that a conversation leaves."""
+        """respond: `VideoSession.respond`; room: tokens of the context that a conversation leaves;
+        messages: of earlier turns."""
         self._respond = respond
         self._room = room
         self._notice = notice
-        self.messages: list[Message] = []
+        self.messages: list[Message] = [*messages]
 
     def __repr__(self) -> str:
         return f"<Chat, turns: {len(self.messages) // 2}>"

@@ -172,13 +172,15 @@ class VideoSession:
         check_questions(self._runtime, [messages[-1]["content"]])
         return Response(self._respond(messages, options))
 
-    def chat(self) -> Chat:
-        """A dialogue about the video, of which only the new turn is prefilled each time."""
+    def chat(self, messages: Sequence[Message] = ()) -> Chat:
+        """A dialogue about the video, of which only the new turn is prefilled each time. messages: of
+        earlier turns, as `Chat.messages` has them."""
         runtime = self._runtime
         return Chat(
             self.respond,
             room=lambda messages: runtime.context - self._encode(self._prompt(messages)).shape[1],
             notice=runtime.notice,
+            messages=messages,
         )
 
     def ask_all(

@@ -1,0 +1,130 @@
+"""The last dialogue, kept so that `ask --continue` and `chat --continue` go on with it, in a file of the
+user alone."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crosslmm.checkpoints.settings import home
+from crosslmm.errors import UsageError, first_line
+from crosslmm.files import atomic_file, open_regular, parse_json
+from crosslmm.limits import MAX_TEXT_BYTES
+from crosslmm_cli.commands import Command
+from crosslmm_cli.flags import flags_of
+
+if TYPE_CHECKING:
+    from crosslmm.processing_crosslmm import Message
+
+# How the video was opened: what is given again takes the place of what belongs together with it.
+_TOGETHER = (
+    {"frames", "fps", "fit", "frames_at"},
+    {"tokens_per_frame", "merge", "keep"},
+)
+_KEPT = {"frames", "fps", "fit", "tokens_per_frame", "merge", "keep"} | {
+    *("max_frames", "sampler", "start", "end", "reader", "seek", "max_pixels", "file_timeout"),
+    *("model", "quantize", "device", "dtype"),
+}
+_GIVEN, _LAST = "crosslmm.given", "crosslmm.last"  # of a command's context
+
+
+@dataclass(frozen=True)
+class LastDialogue:
+    """- video: its absolute path; options: by parameter, as they were written.
+    - at: what `--frames-at` named.
+    - messages: the turns.
+    """
+
+    video: str
+    options: dict[str, str]
+    messages: list["Message"]
+    at: list[float | str] | None = None
+
+    @classmethod
+    def read(cls) -> "LastDialogue":
+        """Raises UsageError where there is none."""
+        path = _file()
+        try:
+            with open_regular(path, os.O_RDONLY, own=True) as file:
+                data = file.read(MAX_TEXT_BYTES + 1)
+            dialogue = cls(**parse_json(data))
+            dialogue._check()
+        except FileNotFoundError:
+            raise UsageError(
+                "--continue: there is no dialogue yet; start one with crosslmm ask VIDEO QUESTION"
+            ) from None
+        except OSError as error:
+            raise UsageError(f"{path}: {error.strerror}; delete it") from None
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"{path}: not a dialogue ({first_line(error)}); delete it") from None
+        return dialogue
+
+    def _check(self) -> None:
+        roles = ("user", "assistant") * (len(self.messages) // 2)
+        texts = [self.video, *self.options, *self.options.values()]
+        texts += [message["content"] for message in self.messages]
+        if not all(isinstance(text, str) for text in texts) or not set(self.options) <= _KEPT:
+            raise ValueError("unknown options")
+        if roles != tuple(message["role"] for message in self.messages):
+            raise ValueError("unknown turns")
+        if not isinstance(self.at, list | None):
+            raise ValueError("unknown frames")
+
+    def write(self) -> None:
+        """A folder that cannot be written to is no reason to fail an answer."""
+        record = asdict(self)
+        while len(data := json.dumps(record).encode()) > MAX_TEXT_BYTES and record["messages"]:
+            del record["messages"][:2]
+        path = _file()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_file(path, mode=0o600, sync=False) as file:
+                file.write(data)
+        except OSError:
+            pass
+
+
+class DialogueCommand(Command):
+    """A command about a video, which `--continue` opens as it was opened last."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        given = self._written(ctx, args)
+        if "continued" in given:
+            last = LastDialogue.read()
+            dropped = {name for names in _TOGETHER if names & given.keys() for name in names}
+            flags = flags_of(self)
+            missing = last.options.keys() - given.keys() - dropped
+            kept = [f"{flags[name]}={last.options[name]}" for name in missing if name in flags]
+            ctx.meta[_LAST] = replace(last, at=None if "frames" in dropped else last.at)
+            args = [*kept, last.video, *args]
+            given = self._written(ctx, args)
+        options = {name: str(value) for name, value in given.items() if name in _KEPT}
+        if os.path.exists(options.get("model", "")):
+            options["model"] = os.path.abspath(options["model"])
+        ctx.meta[_GIVEN] = options
+        return super().parse_args(ctx, args)
+
+    def _written(self, ctx: Any, args: list[str]) -> dict[str, Any]:
+        """The options by parameter, before anything is made of them. Raises what parsing raises."""
+        return dict(self.make_parser(ctx).parse_args(list(args))[0])
+
+
+def continued(ctx: Any) -> LastDialogue | None:
+    """The dialogue that `--continue` goes on with; None without it."""
+    return ctx.meta.get(_LAST)
+
+
+def remember(
+    ctx: Any, video: str, messages: Sequence["Message"], at: Sequence[float | str] | None = None
+) -> None:
+    """Keep a dialogue about a video that was opened with the options of this command."""
+    options = ctx.meta[_GIVEN]
+    LastDialogue(
+        os.path.abspath(video), options, [*messages], None if at is None else [*at]
+    ).write()
+
+
+def _file() -> Path:
+    return home() / "last_dialogue.json"
