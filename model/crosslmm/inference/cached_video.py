@@ -32,7 +32,7 @@ from crosslmm.options import Sampling
 from crosslmm.ragged_tokens import RaggedTokens
 from crosslmm.video import SourceInfo
 
-_FORMAT = 1  # of an entry, and of all that is in its name
+_FORMAT = 2  # of an entry, and of all that is in its name
 _PREFIX = "prefix."
 _READ_RATE = 200e6  # bytes that a modest disk gives, and a processor checks, in a second
 _DTYPES = {
@@ -177,8 +177,10 @@ class CachedVideo:
         count = len(place)
         _check(tokens, (count, width), model.dtype)
         _check(place, (count,), torch.int64)
+        pooled, member = self._budget.pooled, tensors["member"]
+        _check(member, (frames * pooled,), torch.int64)
         return RaggedTokens(
-            tokens.to(model.device), (count,), place, (frames,), self._budget.pooled, features
+            tokens.to(model.device), (count,), place, (frames,), pooled, features, member=member
         )
 
     def _header(self, encoded: EncodedVideo, name: str, tensors: dict[str, torch.Tensor]) -> bytes:
@@ -238,7 +240,8 @@ def _tensors_of(visual: VisualTokens | RaggedTokens) -> dict[str, torch.Tensor]:
     if isinstance(visual, VisualTokens):
         tensors = {"embeds": visual.embeds}
     else:
-        tensors = {"place": visual.place, "tokens": visual.tokens}
+        assert visual.member is not None
+        tensors = {"member": visual.member, "place": visual.place, "tokens": visual.tokens}
     return tensors if visual.features is None else tensors | {"features": visual.features}
 
 
