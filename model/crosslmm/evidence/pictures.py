@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from crosslmm.errors import VideoError
 from crosslmm.evidence.maps import EvidenceMaps
@@ -18,7 +18,7 @@ _OPAQUE = 190  # of 255, where there is the most evidence
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A frame by its place among those used, at most so large, and its heat map (side, side), RGBA."""
+    """A frame by its place among those used, and its heat map (side, side), RGBA."""
 
     frame: int
     image: Image.Image
@@ -40,14 +40,13 @@ def best_frames(evidence: EvidenceMaps, most: int) -> list[int]:
 def read_pictures(
     evidence: EvidenceMaps, frames: Sequence[int], *, width: int
 ) -> Iterator[Picture]:
-    """Read frames of the video again, one at a time. Raises VideoError."""
+    """Read frames of the video again, one at a time, fitted into a square. Raises VideoError."""
     wanted = [f"#{evidence.indices[frame]}" for frame in frames]
     highest = float(evidence.heat.max(initial=0.0)) or 1.0
     try:
         with open_stream(evidence.video, Sampling(at=wanted)) as stream:
             for frame, shown in zip(frames, stream, strict=True):
-                image = Image.fromarray(shown.pixels)
-                image.thumbnail((width, 2 * width))
+                image = ImageOps.contain(Image.fromarray(shown.pixels), (width, width))
                 yield Picture(frame, image, _heat_map(evidence.heat[frame] / highest))
     except ValueError:
         raise VideoError(
