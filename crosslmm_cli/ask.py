@@ -2,15 +2,18 @@
 
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from crosslmm.checkpoints import catalog
 from crosslmm.errors import UsageError
+from crosslmm.evidence import check_evidence_path
 from crosslmm.limits import FILE_TIMEOUT, MAX_PIXELS
 from crosslmm.options import MAX_NEW_TOKENS, GenerationKeywords, Sampling, check_generation
 from crosslmm_cli import last_dialogue, options
+from crosslmm_cli.evidence import save_evidence
 from crosslmm_cli.frame_list import read_frame_list
 from crosslmm_cli.inputs import check_video, read_questions
 from crosslmm_cli.loading import decode_ahead, load_assistant, open_cache, open_session
@@ -81,6 +84,14 @@ def ask(
     seed: options.SeedOption = None,
     no_cache: options.NoCacheOption = False,
     cache_size: options.CacheSizeOption = None,
+    evidence: Annotated[
+        Path | None,
+        typer.Option(
+            "--evidence",
+            metavar="FILE",
+            help="Write the moments and places that the answer was read from (.html, .png or .json).",
+        ),
+    ] = None,
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,
     no_progress: options.NoProgressOption = False,
@@ -99,6 +110,10 @@ def ask(
     last = last_dialogue.continued(ctx)
     at = read_frame_list(frames_at, questions) or (last.at if last else None)
     questions = read_questions(questions)
+    if evidence is not None:
+        check_evidence_path(evidence)
+        if len(questions) > 1:
+            raise UsageError("--evidence takes one question: its file is about one answer")
     if fit is not None and (frames is not None or fps is not None):
         raise UsageError("--fit finds the number of frames: it excludes --frames and --fps")
     merging = choose_merging(
@@ -167,3 +182,5 @@ def ask(
             {"role": "assistant", "content": stream.answer.text},
         ]
         last_dialogue.remember(ctx, video, chat.messages if chat else turn, at)
+        if evidence is not None:
+            save_evidence(output, session, stream.answer, evidence)

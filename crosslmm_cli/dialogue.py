@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from crosslmm.errors import CrossLMMError, UsageError
+from crosslmm.evidence import check_evidence_path
 from crosslmm.files import atomic_write
 from crosslmm.options import GenerationKeywords
+from crosslmm_cli.evidence import save_evidence
 from crosslmm_cli.interrupt import defer_first_interrupt
 from crosslmm_cli.output import Output
 
 HELP = {
     "/frames": "Show the times of the frames.",
+    "/evidence FILE": "Write what the last answer was read from (.html, .png or .json).",
     "/open FILE": "Talk about another video.",
     "/save FILE": "Save the dialogue as Markdown (.md) or JSON (.json).",
     "/undo": "Drop the last question and its answer.",
@@ -50,6 +53,7 @@ class Dialogue:
         self._remember = remember
         self._session: Any = None
         self._chat: Any = None
+        self._answer: Any = None  # the last one
 
     def run(self, lines: Iterator[str]) -> int:
         """Answer line after line; returns the exit code, 1 where one had no answer. Raises what opening
@@ -77,6 +81,7 @@ class Dialogue:
     def _open(self, video: str, messages: Sequence[Any] = ()) -> None:
         session = self._open_video(video)
         self._video, self._session, self._chat = video, session, session.chat(messages)
+        self._answer = None
 
     def _ask(self, question: str) -> None:
         output, stop = self._output, threading.Event()
@@ -92,8 +97,10 @@ class Dialogue:
         if stop.is_set():
             response.close()
             output.notice("stopped; the question is not part of the dialogue", always=True)
-        elif output.as_json:
-            output.record(response.answer.as_dict())
+            return
+        self._answer = response.answer
+        if output.as_json:
+            output.record(self._answer.as_dict())
         else:
             output.text("")
 
@@ -106,6 +113,8 @@ class Dialogue:
             raise UsageError(f"{name} takes {'nothing more' if file else 'a file'}")
         if name == "/open":
             self._open(os.path.expanduser(file))
+        elif name == "/evidence":
+            self._save_evidence(Path(os.path.expanduser(file)))
         elif name == "/save":
             self._save(Path(os.path.expanduser(file)))
         elif name == "/frames":
@@ -116,16 +125,23 @@ class Dialogue:
         elif name == "/undo":
             question = self._chat.undo()
             said = "nothing to undo" if question is None else f"dropped: {question}"
+            self._answer = None
             self._output.notice(said, always=True)
         else:
             for usage, what in HELP.items():
-                self._output.notice(f"{usage:<10}  {what}", always=True)
+                self._output.notice(f"{usage:<14}  {what}", always=True)
+
+    def _save_evidence(self, path: Path) -> None:
+        check_evidence_path(path)
+        _check_new(path)
+        if self._answer is None:
+            raise UsageError("there is no answer yet that evidence could be shown for")
+        save_evidence(self._output, self._session, self._answer, path, always=True)
 
     def _save(self, path: Path) -> None:
         if path.suffix not in (".md", ".json"):
             raise UsageError(f"{path}: give a file that ends in .md or .json")
-        if os.path.lexists(path):
-            raise UsageError(f"{path}: is there already; give another name")
+        _check_new(path)
         record = {"video": self._video, **self._chat.as_dict()}
         if path.suffix == ".json":
             text = json.dumps(record, ensure_ascii=False, indent=2) + "\n"
@@ -138,6 +154,11 @@ class Dialogue:
             reason = getattr(error, "strerror", None) or error
             raise UsageError(f"{path}: cannot be written ({reason})") from None
         self._output.notice(f"saved to {path}", always=True)
+
+
+def _check_new(path: Path) -> None:
+    if os.path.lexists(path):
+        raise UsageError(f"{path}: is there already; give another name")
 
 
 def _unquoted(name: str) -> str:

@@ -15,7 +15,8 @@ PANELS = {
     "Answer": ("prompt", "prompt_file", "max_new_tokens", "temperature", "seed"),
     "Run": ("batch_size", "readers", "retry_failed", "overwrite", "engine", "workers"),
     "Output": (
-        *("out", "kind", "answers", "plot", "as_csv", "as_json", "quiet", "no_progress"),
+        *("out", "kind", "answers", "evidence", "plot", "as_csv"),
+        *("as_json", "quiet", "no_progress"),
         "help",
     ),
 }

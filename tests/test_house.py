@@ -24,7 +24,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("files", "device", "subtitles", "versions"),
     ("fingerprint", "merging", "video"),
     ("configuration_crosslmm",),
-    ("cache", "prompts", "ragged_tokens", "vision"),
+    ("cache", "evidence", "prompts", "ragged_tokens", "vision"),
     ("visual_tokens", "window_merging"),
     ("cross_attention", "positions", "token_mass"),
     ("visual_encoding",),

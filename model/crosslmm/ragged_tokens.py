@@ -22,6 +22,7 @@ class RaggedTokens:
     - place: (R,), on the CPU: where in its video's full sequence of T·M tokens each stands, rising.
     - frames: T of each video; pooled: M.
     - features: (B, T, N, D) as in `VisualTokens`; frame_mask: (B, T), True at real frames.
+    - member: (T·M,), on the CPU: of one complete video, the merged token that each token went into.
     - first, total: of a part of one video, which merged token comes first, and how many there are in
       all; None where videos are complete.
     """
@@ -36,6 +37,7 @@ class RaggedTokens:
     frame_mask: torch.Tensor | None = None
     first: int = 0
     total: int | None = None
+    member: torch.Tensor | None = None
 
     @classmethod
     def of(
@@ -60,6 +62,7 @@ class RaggedTokens:
             pooled,
             features,
             frame_mask,
+            member=found[0].member.cpu() if len(merged) == len(found) == 1 else None,
         )
 
     @property

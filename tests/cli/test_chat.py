@@ -50,7 +50,8 @@ def test_a_dialogue_through_a_pipe(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     lines = (
-        "who?\n\nand\\\nthen?\n/frames\n/nonsense\n/open missing.mp4\n/save\n"
+        "/evidence e.json\nwho?\n\nand\\\nthen?\n/frames\n/nonsense\n/open missing.mp4\n/save\n"
+        "/evidence\n/evidence e.txt\n/evidence e.json\n/evidence e.json\n"
         f"/save talk.json\n/save talk.md\n/save talk.md\n/open '{clip}'\n/save new talk.json\n"
         "/undo\n/help\n/exit\nnever?\n"
     )
@@ -64,8 +65,11 @@ def test_a_dialogue_through_a_pipe(
     for said in (
         "/nonsense: no such command", "missing.mp4", "/save takes a file", "is there already",
         "saved to talk.json", "nothing to undo", "/exit", "seconds: ",
+        "there is no answer yet", "/evidence takes a file", "ending in .html, .png or .json",
+        "wrote e.json in ", "e.json: is there already",
     ):  # fmt: skip
         assert said in done.err, said
+    assert json.loads(Path("e.json").read_text())["answer"] == answers[1]["answer"]
     talk = json.loads(Path("talk.json").read_text())
     assert [each["content"] for each in talk["messages"][::2]] == ["who?", "and\nthen?"]
     assert "> and\n> then?" in Path("talk.md").read_text()

@@ -41,6 +41,9 @@ def files(tmp_path_factory: pytest.TempPathFactory, clip: Path) -> Path:
         ("ask clip.mp4 q --keep 10%", 2, "--keep needs --merge, one of area, weighted, folder"),
         ("ask clip.mp4 q --merge folder --keep 0%", 2, "--keep must be a share above 0"),
         ("ask clip.mp4 q --fit 8", 2, "--fit 8: needs a unit; did you mean 8GB?"),
+        ("ask clip.mp4 q --evidence e.txt", 2, "a file ending in .html, .png or .json"),
+        ("ask clip.mp4 q --evidence gone/e.png", 2, "gone/e.png: there is no folder"),
+        ("ask clip.mp4 q r --evidence e.png", 2, "--evidence takes one question"),
         ("ask clip.mp4 q --tokens-per-frame 7", 2, "--tokens-per-frame 7 is not a perfect square"),
         (
             "ask clip.mp4 q --tokens-per-frame 196",

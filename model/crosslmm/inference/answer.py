@@ -46,12 +46,21 @@ class Timing:
 
 
 @dataclass(frozen=True)
+class TokenTrace:
+    """Ids of tokens: of the prompt after the video, and of the answer, its end token included."""
+
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Answer:
     """One question answered; `as_dict` is the JSON form, which reproduces it.
 
     - finish: `end`, the model ended it; `length`, `max_new_tokens` cut it.
     - frames_encoded: those that went through the vision encoder; of equal ones in a row, only the first.
     - from_cache: the video had been encoded earlier, and was read from the cache.
+    - trace: what `VideoSession.evidence` reads the answer by; not part of the JSON form.
     """
 
     text: str
@@ -68,6 +77,7 @@ class Answer:
     versions: dict[str, str] = field(repr=False)
     warnings: tuple[str, ...] = ()
     from_cache: bool = False
+    trace: TokenTrace | None = field(default=None, repr=False, compare=False)
 
     def __repr__(self) -> str:
         text = self.text if len(self.text) <= 60 else self.text[:59] + "…"
@@ -78,6 +88,7 @@ class Answer:
 
     def as_dict(self) -> dict[str, Any]:
         record = asdict(self)
+        del record["trace"]
         record["answer"] = record.pop("text")
         first = ("video", "question", "answer", "model")
         rounded = {name: round(seconds, 4) for name, seconds in record["timing"].items()}

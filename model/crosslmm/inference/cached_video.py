@@ -104,6 +104,8 @@ class CachedVideo:
             tensors |= computed
         if not all(map(_is_finite, tensors.values())):
             return
+        # The widest first, so that each begins where its type may.
+        tensors = dict(sorted(tensors.items(), key=lambda item: -item[1].element_size()))
         name = self._cache.entry_name(content, self._sampling, self._model_key())
         header = self._header(encoded, name, tensors)
         size = len(header) + _bytes_in(tensors)
@@ -178,8 +180,17 @@ class CachedVideo:
         _check(tokens, (count, width), model.dtype)
         _check(place, (count,), torch.int64)
         _check(mass, (count,), torch.float32)
+        pooled, member = self._budget.pooled, tensors["member"]
+        _check(member, (frames * pooled,), torch.int64)
         return RaggedTokens(
-            tokens.to(model.device), (count,), mass, place, (frames,), self._budget.pooled, features
+            tokens.to(model.device),
+            (count,),
+            mass,
+            place,
+            (frames,),
+            pooled,
+            features,
+            member=member,
         )
 
     def _header(self, encoded: EncodedVideo, name: str, tensors: dict[str, torch.Tensor]) -> bytes:
@@ -239,7 +250,13 @@ def _tensors_of(visual: VisualTokens | RaggedTokens) -> dict[str, torch.Tensor]:
     if isinstance(visual, VisualTokens):
         tensors = {"embeds": visual.embeds}
     else:
-        tensors = {"mass": visual.mass, "place": visual.place, "tokens": visual.tokens}
+        assert visual.member is not None
+        tensors = {
+            "mass": visual.mass,
+            "member": visual.member,
+            "place": visual.place,
+            "tokens": visual.tokens,
+        }
     return tensors if visual.features is None else tensors | {"features": visual.features}
 
 

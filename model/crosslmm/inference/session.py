@@ -10,13 +10,15 @@ import torch
 from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from crosslmm.errors import OutOfMemory, UsageError
-from crosslmm.inference.answer import Answer, Timing, TokenCounts
+from crosslmm.evidence import Evidence
+from crosslmm.inference.answer import Answer, Timing, TokenCounts, TokenTrace
 from crosslmm.inference.chat import Chat
 from crosslmm.inference.encoding import (
     EncodedVideo,
     TooManyFrames,
     memory_errors,
 )
+from crosslmm.inference.evidence import TokenLayout, find_evidence
 from crosslmm.inference.finite import BrokenRows, not_finite
 from crosslmm.inference.generation import (
     GenerationOptions,
@@ -61,6 +63,7 @@ class VideoSession:
         self._budget = budget
         # As merged: where fewer frames came than were expected, earlier windows kept what they had.
         self.visual_tokens = encoded.visual.longest
+        self._layout = TokenLayout.of(encoded.visual)
         self._started = started
         self._prefix: VideoPrefix | None = None
         # What the first answer pays for, besides its generation.
@@ -183,6 +186,26 @@ class VideoSession:
             messages=messages,
         )
 
+    def evidence(self, answer: Answer, *, part: tuple[int, int] | None = None) -> Evidence:
+        """The moments and places that an answer about this video was read from, by what its words
+        attend to: one more pass over question and answer, not over the video.
+
+        part: the first of the answer's characters to look at, and the one after the last; None for
+        all, or for the conclusion where the built-in model says what leads to it.
+
+        Raises UsageError for an answer about another video, or that says nothing, OutOfMemory,
+        RuntimeError while a response is being read.
+        """
+        if answer.trace is None or (answer.video, answer.frames) != (self.video, self.frames):
+            raise UsageError("the answer is not one about this video")
+        try:
+            with memory_errors():
+                return find_evidence(
+                    self._runtime, self.prefix, self._layout, answer, self.source.duration, part
+                )
+        except MemoryError:
+            raise OutOfMemory(f"{self.video}: out of memory while looking for evidence") from None
+
     def ask_all(
         self, questions: Sequence[str], *, max_new_tokens: int = MAX_NEW_TOKENS
     ) -> list[str]:
@@ -231,7 +254,7 @@ class VideoSession:
                 f"{self.video}: out of memory while answering with {len(self.frames)} frames; "
                 "use fewer `frames`"
             ) from None
-        answer = self._answer(messages[-1]["content"], prompt, ids.shape[1], options, tokens)
+        answer = self._answer(messages[-1]["content"], prompt, ids, options, tokens)
         self._spent = Timing(runtime.load_seconds)
         return answer
 
@@ -239,7 +262,7 @@ class VideoSession:
         self,
         question: str,
         prompt: str,
-        prompt_tokens: int,
+        ids: torch.Tensor,
         options: GenerationOptions,
         tokens: TokenStream,
     ) -> Answer:
@@ -255,7 +278,7 @@ class VideoSession:
             tokens=TokenCounts(
                 original=count * runtime.model.config.patches_per_frame,
                 visual=self.visual_tokens,
-                prompt=prompt_tokens,
+                prompt=ids.shape[1],
                 generated=len(tokens.token_ids),
             ),
             timing=replace(
@@ -278,6 +301,7 @@ class VideoSession:
             versions=runtime.versions,
             warnings=self.warnings,
             from_cache=self.from_cache,
+            trace=TokenTrace(tuple(ids[0, len(self.prefix) :].tolist()), tuple(tokens.token_ids)),
         )
 
     def _answer_together(self, questions: Sequence[str], options: GenerationOptions) -> list[str]:

@@ -157,13 +157,20 @@ def clip_rows(
     count: int,
 ) -> list[dict[str, Any]]:
     """The JSONL rows of one clip; the same questions at every size and frame rate."""
+    asked = clip_questions(clip, domain, seed, index, fps=fps, count=count)
+    return [question_row(q, f"{seed}-{index:05d}-{i}", video) for i, q in enumerate(asked)]
+
+
+def clip_questions(
+    clip: SyntheticClip, domain: Domain, seed: int, index: int, *, fps: float, count: int
+) -> list[Question]:
+    """What `clip_rows` asks, with all that is known of the answers."""
     rng = np.random.default_rng(derive_seed(domain, "questions", seed, index))
     times = (np.arange(FRAMES_NEEDED) + 0.5) / FRAMES_NEEDED * clip.duration
-    asked = ask_about(
+    return ask_about(
         clip, rng, count=count, frame_times=times.tolist(), frame_period=1 / fps,
         types=QUESTION_TYPES, held_out_share=_HELD_OUT_SHARE,
     )  # fmt: skip
-    return [question_row(q, f"{seed}-{index:05d}-{i}", video) for i, q in enumerate(asked)]
 
 
 def question_row(question: Question, name: str, video: str) -> dict[str, Any]:

@@ -1,0 +1,109 @@
+"""Evidence as one page that needs nothing else: no network, no other file but, where it is there, the
+video for its player.
+
+All that comes from a video or a model is escaped, and a policy in the page lets nothing run or load
+but what is written here.
+"""
+
+import base64
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import Environment
+from markupsafe import Markup
+
+from crosslmm.evidence.maps import EvidenceMaps, Word
+from crosslmm.evidence.pictures import best_frames, encode, read_pictures
+
+_MOST_FRAMES = 12
+_WIDTH = 480  # of a frame
+_FILES = Path(__file__).parent / "page"
+_SHORT = 4  # digits of a score
+
+
+def draw_page(evidence: EvidenceMaps, path: Path) -> bytes:
+    """HTML, to be written to `path`. Raises VideoError where the frames cannot be read again."""
+    style, script = (Path(_FILES, name).read_text("utf-8") for name in ("page.css", "page.js"))
+    policy = "; ".join(
+        (
+            "default-src 'none'",
+            "img-src data:",
+            "media-src 'self' file:",
+            f"style-src '{_hash(style)}'",
+            f"script-src '{_hash(script)}'",
+            "base-uri 'none'",
+            "form-action 'none'",
+        )
+    )
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(Path(_FILES, "page.html.jinja").read_text("utf-8"))
+    pictures = [
+        {
+            "frame": picture.frame,
+            "time": evidence.times[picture.frame],
+            "score": evidence.scores[picture.frame],
+            "image": _data_uri(encode(picture.image, "JPEG"), "jpeg"),
+            "heat": _data_uri(encode(picture.heat, "PNG"), "png"),
+            "size": picture.image.size,
+        }
+        for picture in read_pictures(evidence, best_frames(evidence, _MOST_FRAMES), width=_WIDTH)
+    ]
+    page = template.render(
+        evidence=evidence,
+        policy=policy,
+        style=Markup(style),  # noqa: S704  # files of this package
+        script=Markup(script),  # noqa: S704
+        pictures=pictures,
+        pieces=_pieces(evidence),
+        bars=_bars(evidence),
+        player=_link(evidence.video, path),
+    )
+    return page.encode("utf-8", "backslashreplace")
+
+
+def _pieces(evidence: EvidenceMaps) -> list[tuple[str, str | None]]:
+    """The answer in order: words with their scores, and what is between them with None."""
+    pieces: list[tuple[str, str | None]] = []
+    done = 0
+    for word in evidence.words:
+        pieces += [(evidence.answer[done : word.start], None), (word.text, _scores(word))]
+        done = word.end
+    return [*pieces, (evidence.answer[done:], None)]
+
+
+def _scores(word: Word) -> str:
+    """Relative to the highest, in the order of the frames."""
+    highest = max(word.scores, default=0.0) or 1.0
+    return " ".join(f"{score / highest:.2f}" for score in word.scores)
+
+
+def _bars(evidence: EvidenceMaps) -> list[dict[str, Any]]:
+    highest = max(evidence.scores, default=0.0) or 1.0
+    peaks = {moment.frame for moment in evidence.moments}
+    return [
+        {"time": time, "score": score, "height": score / highest, "peak": frame in peaks}
+        for frame, (time, score) in enumerate(evidence.frames)
+    ]
+
+
+def _link(video: str, page: Path) -> str | None:
+    """From the page to the video, where both are files of one drive."""
+    if not Path(video).is_file():
+        return None
+    try:
+        relative = os.path.relpath(video, page.absolute().parent)
+    except ValueError:
+        return None
+    # With ./ a name with a colon is no protocol.
+    return "./" + quote(Path(os.fsdecode(relative)).as_posix().encode("utf-8", "surrogateescape"))
+
+
+def _hash(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def _data_uri(data: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

@@ -1,0 +1,69 @@
+"""The frames that evidence points at, read again from the video, with heat maps and boxes for them."""
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from crosslmm.errors import VideoError
+from crosslmm.evidence.maps import EvidenceMaps
+from crosslmm.options import Sampling
+from crosslmm.video import open_stream
+
+_HEAT = (255, 96, 0)
+_OPAQUE = 190  # of 255, where there is the most evidence
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A frame by its place among those used, and its heat map (side, side), RGBA."""
+
+    frame: int
+    image: Image.Image
+    heat: Image.Image
+
+    def blended(self) -> Image.Image:
+        """The frame under its heat map."""
+        heat = self.heat.resize(self.image.size, Image.Resampling.BICUBIC)
+        return Image.alpha_composite(self.image.convert("RGBA"), heat).convert("RGB")
+
+
+def best_frames(evidence: EvidenceMaps, most: int) -> list[int]:
+    """The frames of moments first, then others by their evidence; in order of time."""
+    peaks = [moment.frame for moment in evidence.moments]
+    others = sorted(range(len(evidence.times)), key=lambda frame: -evidence.scores[frame])
+    return sorted(list(dict.fromkeys([*peaks, *others]))[:most])
+
+
+def read_pictures(
+    evidence: EvidenceMaps, frames: Sequence[int], *, width: int
+) -> Iterator[Picture]:
+    """Read frames of the video again, one at a time, fitted into a square. Raises VideoError."""
+    wanted = [f"#{evidence.indices[frame]}" for frame in frames]
+    highest = float(evidence.heat.max(initial=0.0)) or 1.0
+    try:
+        with open_stream(evidence.video, Sampling(at=wanted)) as stream:
+            for frame, shown in zip(frames, stream, strict=True):
+                image = ImageOps.contain(Image.fromarray(shown.pixels), (width, width))
+                yield Picture(frame, image, _heat_map(evidence.heat[frame] / highest))
+    except ValueError:
+        raise VideoError(
+            f"{evidence.video}: has fewer frames than when it was read first"
+        ) from None
+
+
+def encode(image: Image.Image, kind: str) -> bytes:
+    """kind: of Pillow's, JPEG or PNG."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **({"quality": 80} if kind == "JPEG" else {"optimize": True}))
+    return buffer.getvalue()
+
+
+def _heat_map(shares: np.ndarray) -> Image.Image:
+    """shares: (side, side), 0 to 1."""
+    pixels = np.empty((*shares.shape, 4), dtype=np.uint8)
+    pixels[..., :3] = _HEAT
+    pixels[..., 3] = np.round(_OPAQUE * np.sqrt(shares.clip(0, 1)))
+    return Image.fromarray(pixels, "RGBA")

@@ -1,0 +1,187 @@
+"""Moments, regions and files of evidence, of numbers that are known."""
+
+import base64
+import hashlib
+import html.parser
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from crosslmm.errors import UsageError, VideoError
+from crosslmm.evidence import Evidence, Word
+
+TIMES = (1.0, 3.0, 5.0, 7.0)
+
+
+def make(heat: Any, **changes: Any) -> Evidence:
+    heat = np.asarray(heat, dtype=float)
+    count = len(heat)
+    fields = {
+        "video": "clip.mp4",
+        "question": "what?",
+        "answer": "a word",
+        "model": "tiny",
+        "duration": 8.0,
+        "indices": tuple(range(count)),
+        "times": TIMES[:count],
+        "heat": heat / max(heat.sum(), 1e-9),
+        "words": (Word("a", 0, 1, (1.0, 0.0, 0.0, 0.0)), Word("word", 2, 6, (0.0, 0.0, 0.5, 0.5))),
+        "source": "cross-attention",
+        "seconds": 0.1,
+    }
+    return Evidence(**fields | changes)
+
+
+def flat(*scores: float) -> np.ndarray:
+    return np.asarray(scores)[:, None, None] * np.ones((1, 2, 2))
+
+
+@pytest.mark.parametrize(
+    ("scores", "moments"),
+    [
+        ((1, 8, 1, 1), [(1, 1.0, 4.0)]),
+        ((8, 1, 1, 5), [(0, 0.0, 2.0), (3, 5.0, 8.0)]),
+        ((1, 5, 8, 1), [(2, 1.0, 6.0)]),
+        ((1, 1, 1, 1), [(0, 0.0, 8.0)]),
+        ((0, 0, 0, 0), []),
+    ],
+)
+def test_a_moment_begins_after_the_frame_before(scores: tuple, moments: list) -> None:
+    found = make(flat(*scores)).moments
+    assert [(moment.frame, moment.start, moment.end) for moment in found] == moments
+    assert all(
+        moment.score == pytest.approx(scores[moment.frame] / sum(scores)) for moment in found
+    )
+
+
+def test_regions_are_what_stands_out_in_a_frame() -> None:
+    heat = np.zeros((1, 4, 4))
+    heat[0, 0, 0:2] = 8  # across, at the top left
+    heat[0, 3, 3] = 5  # not touching it
+    heat[0, 2, 0] = 1
+    first, second = make(heat).regions(0)
+    assert first.box == (0.0, 0.0, 0.5, 0.25)
+    assert first.score == pytest.approx(16 / 22)
+    assert second.box == (0.75, 0.75, 1.0, 1.0)
+    assert make(np.zeros((1, 4, 4))).regions(0) == ()
+
+
+def test_the_numbers_are_json_with_an_item_a_line(tmp_path: Path) -> None:
+    evidence = make(flat(1, 8, 1, 1), video="odd\udcff.mp4")
+    evidence.save(tmp_path / "e.json")
+    text = (tmp_path / "e.json").read_text()
+    assert json.loads(text)["moments"] == evidence.as_dict()["moments"]
+    assert sum('"index"' in line for line in text.splitlines()) == 4
+
+
+def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
+    evidence = make(flat(1, 8, 1, 1), video=str(tmp_path / "gone.mp4"))
+    with pytest.raises(UsageError, match=r"ending in \.html, \.png or \.json"):
+        evidence.save(tmp_path / "e.txt")
+    with pytest.raises(VideoError, match="no such file"):
+        evidence.save(tmp_path / "e.png")
+    with pytest.raises(VideoError, match="no such file"):
+        evidence.save(tmp_path / "e.html")
+    assert list(tmp_path.iterdir()) == []
+
+
+def frames_of(clip: Path, count: int) -> dict[str, Any]:
+    """Fields of evidence of the first frames of a clip of 10 frames per second."""
+    return {
+        "video": str(clip),
+        "indices": tuple(range(count)),
+        "times": tuple(number / 10 for number in range(count)),
+        "duration": 3.0,
+        "words": (),
+    }
+
+
+class Page(html.parser.HTMLParser):
+    """What a browser would find in a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.inside: dict[str, str] = {}
+        self._open = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._open = tag
+
+    def handle_endtag(self, tag: str) -> None:
+        self._open = ""
+
+    def handle_data(self, data: str) -> None:
+        self.inside[self._open] = self.inside.get(self._open, "") + data
+
+    def of(self, tag: str) -> list[dict[str, str | None]]:
+        return [attrs for name, attrs in self.tags if name == tag]
+
+
+EVIL = "</script><script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
+
+
+def test_a_page_runs_nothing_but_its_own_script(clip: Path, tmp_path: Path) -> None:
+    name = tmp_path / "a" / "<script>alert(3)<&.mp4"
+    name.parent.mkdir()
+    name.write_bytes(clip.read_bytes())
+    words = (Word(EVIL[:40], 0, 40, (0.5, 0.5)),)
+    fields = frames_of(name, 2) | {"words": words}
+    evidence = make(flat(1, 2), question=EVIL, answer=EVIL, model=EVIL, **fields)
+    evidence.save(tmp_path / "e.html")
+    page = Page((tmp_path / "e.html").read_text())
+    assert len(page.of("script")) == len(page.of("style")) == 1
+    assert not [attrs for _, attrs in page.tags for name in attrs if name.startswith("on")]
+    (policy,) = [
+        attrs["content"] or ""
+        for attrs in page.of("meta")
+        if attrs.get("http-equiv") == "Content-Security-Policy"
+    ]
+    assert policy.startswith("default-src 'none'")
+    assert "unsafe" not in policy
+    for tag in ("script", "style"):
+        digest = base64.b64encode(hashlib.sha256(page.inside[tag].encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
+    assert page.inside["h1"] == EVIL
+    assert [attrs["src"] for attrs in page.of("video")] == [
+        "./a/%3Cscript%3Ealert%283%29%3C%26.mp4"
+    ]
+    links = [
+        attrs[name] or "" for _, attrs in page.tags for name in ("src", "href") if name in attrs
+    ]
+    assert all(link.startswith(("data:image/", "#frame-", "./a/")) for link in links)
+    assert "style" not in {name for _, attrs in page.tags for name in attrs}
+
+
+def test_a_page_is_bounded_and_shows_words(clip: Path, tmp_path: Path) -> None:
+    words = (Word("a", 0, 1, tuple([1.0] + [0.0] * 29)),)
+    fields = frames_of(clip, 30) | {"words": words, "answer": "a &"}
+    make(np.random.default_rng(0).random((30, 5, 5)), **fields).save(tmp_path / "e.html")
+    page = Page((tmp_path / "e.html").read_text())
+    assert len(page.of("figure")) == 12
+    assert len([attrs for attrs in page.of("rect") if "data-height" in attrs]) == 30
+    (word,) = [attrs for attrs in page.of("span") if attrs.get("class") == "word"]
+    assert word["tabindex"] == "0"
+    assert (word["data-scores"] or "").split()[:2] == ["1.00", "0.00"]
+    assert (tmp_path / "e.html").stat().st_size < 500_000
+
+
+def test_a_sheet_shows_the_best_frames_under_their_heat(clip: Path, tmp_path: Path) -> None:
+    heat = np.zeros((3, 2, 2))
+    heat[1, 0, 0] = 1
+    question = "a question " * 60 + "x" * 400
+    make(heat, question=question, **frames_of(clip, 3)).save(tmp_path / "e.png")
+    sheet = Image.open(io.BytesIO((tmp_path / "e.png").read_bytes()))
+    assert sheet.format == "PNG"
+    assert max(sheet.size) < 2000
+    below = np.asarray(sheet.convert("RGB"))[-480:]  # the timeline
+    outline = (below == (255, 96, 0)).all(axis=2).sum(axis=0)
+    by_frame = [int(outline[18 + 438 * n : 438 * (n + 1)].sum()) for n in range(3)]
+    assert [count > 100 for count in by_frame] == [False, True, False]
