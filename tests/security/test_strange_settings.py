@@ -12,6 +12,7 @@ import pytest
 import crosslmm
 from crosslmm.errors import CheckpointError
 from crosslmm.fingerprint import content_identity
+from crosslmm.inference.feature_cache import FeatureCache
 from crosslmm_cli.output import CONTROL_CODES
 
 
@@ -106,3 +107,20 @@ def test_a_pipe_that_takes_a_file_s_place_is_not_waited_for(
     os.mkfifo(tmp_path / "a.mp4")
     monkeypatch.setattr("crosslmm.fingerprint.os.stat", lambda path: status)
     assert content_identity(tmp_path / "a.mp4") is None
+
+
+def test_a_cached_video_that_became_endless_changes_no_answer(
+    checkpoint: Path, clip: Path, tmp_path: Path
+) -> None:
+    """Taken for an entry of that size, it needed more memory than there is: for fewer frames."""
+    notices: list[str] = []
+    cache = FeatureCache(tmp_path / "cache", least_seconds=0)
+    assistant = crosslmm.load(checkpoint, device="cpu", cache=cache, on_notice=notices.append)
+    options: dict[str, Any] = {"frames": 4, "max_new_tokens": 3}
+    expected = assistant.ask(clip, "what?", **options)
+    (entry,) = cache.folder.glob("*.safetensors")
+    os.truncate(entry, 1 << 42)
+    answer = assistant.ask(clip, "what?", **options)
+    assert (answer.text, len(answer.frames)) == (expected.text, 4)
+    assert not notices
+    assert entry.stat().st_size < 1 << 30  # it was replaced
