@@ -25,9 +25,13 @@ from crosslmm_cli.interrupt import hold_interrupt
 if TYPE_CHECKING:
     from rich.progress import Progress, Task, TaskID
 
-# Text from a model or a file must not control the terminal: C0 and C1 codes but newline and tab.
+# Text from a model or a file must not control the terminal: C0 and C1 codes but newline and tab, and
+# what shows letters in another order than they have, such as a file's ending as another one.
+_REORDERING = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
 CONTROL_CODES = {
-    code: None for code in (*range(32), 127, *range(128, 160)) if chr(code) not in "\n\t"
+    code: None
+    for code in (*range(32), 127, *range(128, 160), *_REORDERING)
+    if chr(code) not in "\n\t"
 }
 # Those that JSON lets stand as they are.
 _JSON_ESCAPES = {code: f"\\u{code:04x}" for code in range(127, 160)}

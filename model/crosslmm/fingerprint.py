@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from crosslmm.files import open_readable
+
 _FULLY_HASHED = 1 << 20  # bytes; larger files are hashed in part
 _BLOCKS, _BLOCK = 32, 1 << 14
 
@@ -25,7 +27,7 @@ def content_identity(path: str | os.PathLike[str]) -> str | None:
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             return None
-        with open(path, "rb", buffering=0) as file:
+        with open_readable(Path(path)) as file:
             return open_content_identity(file)
     except (OSError, ValueError):
         return None

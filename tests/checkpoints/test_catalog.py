@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from crosslmm.checkpoints import catalog
+from crosslmm.checkpoints import cache, catalog
 from crosslmm.checkpoints.headers import read_header, read_headers
 from crosslmm.checkpoints.inspection import inspect
 from crosslmm.errors import CheckpointError, UsageError
@@ -251,14 +251,14 @@ class TestList:
     ) -> None:
         write_cached(tmp_path / "hub", "org/a-closed")
         write_cached(tmp_path / "hub", "org/whole")
-        read = Path.read_text
+        read = cache.read_text
 
-        def refused(path: Path, *arguments: str) -> str:
+        def refused(path: Path, **options: int) -> str:
             if "a-closed" in str(path):
                 raise PermissionError(13, "Permission denied", str(path))
-            return read(path, *arguments)
+            return read(path, **options)
 
-        monkeypatch.setattr(Path, "read_text", refused)
+        monkeypatch.setattr(cache, "read_text", refused)
         found = {model.name: model.problem for model in catalog.stored_models()}
         assert "Permission denied" in str(found["org/a-closed"])
         assert found["org/whole"] is None

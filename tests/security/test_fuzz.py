@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks import large
 from benchmarks.containers import CONTAINERS, Original
 from benchmarks.mutations import KINDS, mutate
 from benchmarks.robustness import damaged
@@ -39,6 +40,12 @@ def test_every_damaged_file_is_answered_or_refused_in_words(tmp_path: Path) -> N
     assert total["answered"] + total["refused"] == total["reads"] == 2 * FILES
     assert (total["over_limit"], total["crashed"]) == (0, 0)
     assert min(total["answered"], total["refused"]) > FILES / 4
+
+
+@pytest.mark.parametrize("name", ["GIF of 65,535×65,535", "mp4 of 2³¹ frames (stts)"])
+def test_small_files_that_promise_large_ones(name: str) -> None:
+    (row,) = large.run((name,)).rows
+    assert (row["ask"], row["caption"]) == ("refused", "refused")
 
 
 def test_killed_runs_leave_nothing_half_written(tmp_path: Path) -> None:

@@ -70,3 +70,8 @@ def test_the_counts_are_those_of_the_records() -> None:
     killed = json.loads((results / "kills.json").read_text("utf-8"))
     names = ("killed_while", "kills", "complete", "incomplete", "different")
     assert rows(text, 5) == [[str(row[name]) for name in names] for row in killed["rows"]]
+    large = json.loads((results / "large.json").read_text("utf-8"))
+    assert f"{large['date']}, commit `{large['commit']}`" in text
+    names = ("file", "ask", "caption")
+    found = [[cells[0], cells[2], cells[5]] for cells in rows(text, 8)]
+    assert found == [[row[name] for name in names] for row in large["rows"]]

@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
+from pathlib import Path
 
 from crosslmm.errors import UsageError
+from crosslmm.files import open_readable
 from crosslmm.fingerprint import content_identity
 
 _HASHING_THREADS = 8
@@ -130,7 +132,7 @@ def looks_like_video(path: str) -> bool:
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             return False
-        with open(path, "rb") as file:
+        with open_readable(Path(path)) as file:
             head = file.read(16)
     except OSError:
         return False
@@ -146,7 +148,7 @@ def is_plain_text(path: str) -> bool:
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             return False
-        with open(path, "rb") as file:
+        with open_readable(Path(path)) as file:
             head = file.read(_HEAD)
     except OSError:
         return False

@@ -1,11 +1,13 @@
 """The Hugging Face Hub's cache on this machine: repositories by id, their revisions and snapshots."""
 
+import errno
 import shutil
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from crosslmm.files import remove_folder
+from crosslmm.files import read_text, remove_folder
+from crosslmm.limits import MAX_REF_BYTES
 
 DISK_MARGIN = 200_000_000  # bytes that a download leaves free
 
@@ -67,9 +69,9 @@ def find_snapshot(repository: str, revision: str) -> Path | None:
     folder = repository_folder(repository)
     commit = revision
     with suppress(OSError):
-        commit = (folder / "refs" / revision).read_text("utf-8").strip()
+        commit = _read_ref(folder / "refs", revision)
     snapshot = folder / "snapshots" / commit
-    return snapshot if commit and snapshot.is_dir() else None
+    return snapshot if commit.isalnum() and snapshot.is_dir() else None
 
 
 def remove_repository(folder: Path) -> None:
@@ -93,7 +95,19 @@ def list_revisions(repository: Path) -> dict[str, str]:
     """
     refs = repository / "refs"
     paths = sorted(path for path in refs.rglob("*") if path.is_file())
-    names = {path.relative_to(refs).as_posix(): path.read_text("utf-8").strip() for path in paths}
+    found = [path.relative_to(refs).as_posix() for path in paths]
+    names = {name: _read_ref(refs, name) for name in found}
     commits = sorted(path.name for path in (repository / "snapshots").glob("*"))
     names |= {commit: commit for commit in commits if commit not in names.values()}
     return dict(sorted(names.items(), key=lambda item: item[0] != "main"))
+
+
+def _read_ref(refs: Path, revision: str) -> str:
+    """The commit of a revision. Raises OSError, also where the file is not one of the Hub's."""
+    path = refs / revision
+    if refs not in path.parents:
+        raise OSError(errno.EINVAL, "not a revision", revision)
+    try:
+        return read_text(path, longest=MAX_REF_BYTES).strip()
+    except ValueError as error:
+        raise OSError(errno.EINVAL, str(error), str(path)) from None

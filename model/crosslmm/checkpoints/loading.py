@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import GenerationConfig
 
 from crosslmm.checkpoints import catalog, llava_onevision
 from crosslmm.checkpoints.adapters import apply_adapter
@@ -14,7 +15,12 @@ from crosslmm.checkpoints.frame_settings import read_frame_settings
 from crosslmm.checkpoints.headers import read_headers
 from crosslmm.checkpoints.quantization import check_quantized, quantization_config
 from crosslmm.checkpoints.quiet import quiet_library
-from crosslmm.checkpoints.screening import check_attention, check_sizes, offline
+from crosslmm.checkpoints.screening import (
+    check_attention,
+    check_sizes,
+    check_tokenizer,
+    offline,
+)
 from crosslmm.configuration_crosslmm import CrossLMMConfig
 from crosslmm.errors import CheckpointError, first_line, last_line
 from crosslmm.files import atomic_folder
@@ -22,6 +28,14 @@ from crosslmm.limits import DECODERS
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.options import ResolvedQuantization
 from crosslmm.processing_crosslmm import CrossLMMProcessor
+
+# Of generation_config.json, what tokens are drawn by. The rest asks for memory, for other models or for
+# other ways to generate.
+_GENERATION = (
+    *("bos_token_id", "eos_token_id", "pad_token_id", "suppress_tokens", "begin_suppress_tokens"),
+    *("do_sample", "temperature", "top_h", "top_k", "top_p", "min_p", "typical_p"),
+    *("epsilon_cutoff", "eta_cutoff", "repetition_penalty", "no_repeat_ngram_size"),
+)
 
 
 @offline()
@@ -48,6 +62,7 @@ def load_config(folder: Path) -> CrossLMMConfig:
 
 @offline()
 def load_processor(folder: Path) -> CrossLMMProcessor:
+    check_tokenizer(folder)
     try:
         if catalog.is_llava_onevision(folder):
             return llava_onevision.crosslmm_processor(folder)
@@ -111,6 +126,9 @@ def load_model(
     if report.get("error_msgs"):
         raise CheckpointError(f"{folder}: cannot be loaded: {report['error_msgs'][0]}")
     check_quantized(model, quantization)
+    settings = model.generation_config.to_dict()
+    kept = {name: settings[name] for name in _GENERATION if name in settings}
+    model.generation_config = GenerationConfig(**kept)
     # The library would rename weights back when saving; what we save has our names.
     model._weight_conversions = []
     if adapter is not None:
@@ -121,8 +139,12 @@ def load_model(
 def _check_total(folder: Path, config: CrossLMMConfig, stored: int, is_llava: bool) -> None:
     """CheckpointError for a model of far more weights than are stored: memory would be allocated for
     those that are missing before that is found out."""
-    with torch.device("meta"):
-        model = CrossLMMForConditionalGeneration(copy.deepcopy(config))
+    try:
+        with torch.device("meta"):
+            model = CrossLMMForConditionalGeneration(copy.deepcopy(config))
+    except Exception as error:  # of whatever the library does with such values
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise CheckpointError(f"{folder}: its config.json describes no model ({reason})") from error
     fresh = llava_onevision.FRESH_WEIGHTS if is_llava else ()
     described = sum(
         weight.numel() for name, weight in model.named_parameters() if not name.startswith(fresh)

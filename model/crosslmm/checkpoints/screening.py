@@ -4,6 +4,7 @@ transformers follows a configuration to code of other repositories (attention ke
 (adapters, `transformers_weights`) and to any size. Here such a checkpoint is refused, with its reason.
 """
 
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from crosslmm.checkpoints.headers import TensorInfo
 from crosslmm.errors import CheckpointError
+from crosslmm.files import read_json
 
 if TYPE_CHECKING:
     from crosslmm.configuration_crosslmm import CrossLMMConfig
@@ -21,6 +23,7 @@ _ATTENTION_KEYS = ("attn_implementation", "_attn_implementation", "_attn_impleme
 _MOST_LAYERS = 1000  # the largest language models have a tenth of it
 _TEXTS = (".json", ".jinja", ".txt", ".model")
 _LARGEST_TEXT = 256 << 20  # bytes; a tokenizer has up to 40 MB
+_MOST_GROWTH = 1000  # characters or tokens that a tokenizer may make of one
 
 
 def check_config(folder: Path, config: Mapping[str, Any]) -> None:
@@ -35,6 +38,14 @@ def check_config(folder: Path, config: Mapping[str, Any]) -> None:
                         f"{path}: its {key} is {name!r}, which may be code from elsewhere; "
                         "remove that line, or give sdpa"
                     )
+        for key, value in table.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise CheckpointError(f"{path}: its {key} is {value}, which is no number")
+        window = table.get("sliding_window")
+        if isinstance(window, int) and window < 1:
+            raise CheckpointError(
+                f"{path}: its sliding_window is {window}; give at least 1, or null"
+            )
         layers = table.get("num_hidden_layers")
         if isinstance(layers, int) and not 0 < layers <= _MOST_LAYERS:
             raise CheckpointError(f"{path}: its num_hidden_layers is {layers:,}; no model has that")
@@ -66,6 +77,32 @@ def check_text_sizes(folder: Path) -> None:
             size = entry.stat().st_size
             if size > _LARGEST_TEXT and entry.name.endswith(_TEXTS):
                 raise CheckpointError(f"{entry.path}: {size:,} bytes are too many for such a file")
+
+
+def check_tokenizer(folder: Path) -> None:
+    """CheckpointError for a tokenizer that makes thousands of characters or tokens of one, which takes
+    all memory when it is used. What cannot be read, loading reports."""
+    path = folder / "tokenizer.json"
+    try:
+        tokenizer = read_json(path, longest=_LARGEST_TEXT)
+    except (OSError, ValueError):
+        return
+    if not isinstance(tokenizer, Mapping):
+        return
+    for name in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
+        if _growth(tokenizer.get(name)) > _MOST_GROWTH:
+            raise CheckpointError(
+                f"{path}: its {name} makes a text over {_MOST_GROWTH} times as long"
+            )
+
+
+def check_tokens(folder: Path, config: "CrossLMMConfig", video_token_id: int) -> None:
+    """CheckpointError where the tokenizer's token for videos is not the model's."""
+    if config.video_token_id != video_token_id:
+        raise CheckpointError(
+            f"{folder}: the token for videos is {config.video_token_id} in config.json, and "
+            f"{video_token_id} in the tokenizer"
+        )
 
 
 def check_sizes(folder: Path, config: "CrossLMMConfig", tensors: Mapping[str, TensorInfo]) -> None:
@@ -138,10 +175,28 @@ def _too_large(folder: Path, name: str, value: int, found: str) -> CheckpointErr
     )
 
 
+def _growth(step: Any) -> float:
+    """How many times as long a text may become in a step of tokenizer.json, and in those in it."""
+    growth = 1.0
+    for table in _tables({"steps": [step]}):
+        if isinstance(content := table.get("content"), str):
+            pattern = table.get("pattern")
+            text = pattern.get("String") if isinstance(pattern, Mapping) else None
+            growth *= max(1.0, len(content) / max(1, len(text) if isinstance(text, str) else 1))
+        pieces = [table[key] for key in ("single", "pair") if isinstance(table.get(key), list)]
+        ids = [
+            len(found) for key, found in table.items() if key == "ids" and isinstance(found, list)
+        ]
+        growth *= max([1, *map(len, pieces)]) * max([1, *ids])
+    return growth
+
+
 def _tables(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """A configuration and those in it."""
     waiting: list[Any] = [config]
     while waiting:
         table = waiting.pop()
-        yield table
-        waiting += [value for value in table.values() if isinstance(value, Mapping)]
+        if isinstance(table, Mapping):
+            yield table
+        inner = table.values() if isinstance(table, Mapping) else table
+        waiting += [value for value in inner if isinstance(value, Mapping | list)]

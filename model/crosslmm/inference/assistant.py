@@ -21,6 +21,7 @@ from crosslmm.checkpoints.adapters import read_adapter_header
 from crosslmm.checkpoints.headers import read_headers
 from crosslmm.checkpoints.loading import load_config, load_model, load_processor
 from crosslmm.checkpoints.quantization import resolve_quantization
+from crosslmm.checkpoints.screening import check_tokens
 from crosslmm.device import resolve_device, resolve_dtype
 from crosslmm.errors import OutOfMemory
 from crosslmm.fingerprint import checkpoint_state
@@ -97,6 +98,7 @@ def load(
     chosen_quantization = resolve_quantization(quantization, chosen_device, parameters)
     config = load_config(folder)
     processor = load_processor(folder)
+    check_tokens(folder, config, processor.video_token_id)
     usual = TokenBudget(processor.tokens_per_frame)
     budget = budget_for(config, usual, tokens_per_frame=tokens_per_frame, merge=merge, keep=keep)
     if budget.merge is None:

@@ -278,6 +278,9 @@ def _write(file: IO[bytes], header: bytes, tensors: dict[str, torch.Tensor]) -> 
 def _read(file: IO[bytes], header: dict[str, Any]) -> dict[str, torch.Tensor]:
     """The tensors of a file of which the header has been read. Raises ValueError and its like."""
     start, size = file.tell(), os.fstat(file.fileno()).st_size
+    ends = [info["data_offsets"][1] for name, info in header.items() if name != "__metadata__"]
+    if size != start + max(ends):  # before memory is taken for so much
+        raise ValueError("cut off, or longer than it was")
     stored = torch.empty(size, dtype=torch.uint8)
     file.seek(0)
     data = _bytes_of(stored)

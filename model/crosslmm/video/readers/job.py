@@ -14,6 +14,12 @@ from crosslmm.video import image
 from crosslmm.video.file import Identity, VideoFile, check_identity
 from crosslmm.video.worker import Payload
 
+# Containers that are told by their first bytes. A file of another one can begin as a playlist does:
+# FFmpeg's newer versions go by the ending as well, older ones open the files that it names.
+_TOLD_AT_ONCE = frozenset(
+    {"mov", "matroska", "avi", "asf", "flv", "ogg", "ivf", "wtv", "gif", "apng"}
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeJob:
@@ -53,6 +59,9 @@ def decode(fields: dict[str, Any]) -> Iterator[tuple[Any, Payload]]:
     sizes = {name: tuple(fields[name]) for name in ("display", "size")}
     identity = None if fields["identity"] is None else tuple(fields["identity"])
     job = DecodeJob(**fields | sizes | {"identity": identity})
+    if job.container not in _TOLD_AT_ONCE:
+        reader = job.function.partition(":")[0].rpartition(".")[2]
+        raise job.refuse(reader, "is not used for files of this kind")
     with VideoFile(job.path) as file:
         check_identity(file, job.identity)
         # These libraries open names, pipes and playlists alike; so they get what was checked.
