@@ -11,6 +11,7 @@ from crosslmm.errors import UsageError
 from crosslmm.limits import FILE_TIMEOUT, MAX_PIXELS
 from crosslmm.options import MAX_NEW_TOKENS, GenerationKeywords, Sampling, check_generation
 from crosslmm_cli import options
+from crosslmm_cli.answering import write_answer
 from crosslmm_cli.frame_list import read_frame_list
 from crosslmm_cli.inputs import check_video, read_questions
 from crosslmm_cli.loading import decode_ahead, load_assistant, open_cache, open_session
@@ -148,11 +149,4 @@ def ask(
     for number, question in enumerate(questions):
         if len(questions) > 1 and output.on_terminal and not as_json:
             output.notice(f"{chr(10) if number else ''}> {question}")
-        stream = session.stream(question, **generation)
-        for piece in stream:
-            if not as_json:
-                output.text(piece, end="")
-        if as_json:
-            output.record(stream.answer.as_dict())
-        else:
-            output.text("")
+        write_answer(output, session.stream(question, **generation))

@@ -11,7 +11,8 @@ from typing import Any
 from crosslmm.errors import CrossLMMError, UsageError
 from crosslmm.files import atomic_write
 from crosslmm.options import GenerationKeywords
-from crosslmm_cli.interrupt import defer_first_interrupt
+from crosslmm_cli.answering import write_answer
+from crosslmm_cli.interrupt import defer_first_interrupt, requested
 from crosslmm_cli.output import Output
 
 HELP = {
@@ -73,22 +74,31 @@ class Dialogue:
         session = self._open_video(video)
         self._video, self._session, self._chat = video, session, session.chat()
 
+    def _open_another(self, video: str) -> None:
+        """The dialogue about the old video goes on where this fails or is stopped."""
+
+        def stop() -> None:
+            raise KeyboardInterrupt
+
+        if not self._typed:
+            self._open(video)
+            return
+        try:
+            with defer_first_interrupt(stop):
+                self._open(video)
+        except KeyboardInterrupt:
+            if requested():
+                raise
+            self._output.finish_progress()
+            self._output.notice(f"stopped; still about {self._video}", always=True)
+
     def _ask(self, question: str) -> None:
         output, stop = self._output, threading.Event()
         response = self._chat.stream(question, **self._generation)
         with defer_first_interrupt(stop.set) if self._typed else nullcontext():
-            for piece in response:
-                if not output.as_json:
-                    output.text(piece, end="")
-                if stop.is_set():
-                    break
-        if stop.is_set():
-            response.close()
+            finished = write_answer(output, response, stop=stop)
+        if not finished:
             output.notice("stopped; the question is not part of the dialogue", always=True)
-        elif output.as_json:
-            output.record(response.answer.as_dict())
-        else:
-            output.text("")
 
     def _command(self, line: str) -> None:
         name, _, file = line.partition(" ")
@@ -98,7 +108,7 @@ class Dialogue:
         if bool(file) is not _TAKES_FILE[name]:
             raise UsageError(f"{name} takes {'nothing more' if file else 'a file'}")
         if name == "/open":
-            self._open(os.path.expanduser(file))
+            self._open_another(os.path.expanduser(file))
         elif name == "/save":
             self._save(Path(os.path.expanduser(file)))
         elif name == "/frames":
