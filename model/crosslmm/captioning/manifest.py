@@ -15,7 +15,15 @@ from typing import IO
 
 from crosslmm.captioning.results import CAPTION_FIELDS, Record, is_usable
 from crosslmm.errors import CrossLMMError
-from crosslmm.files import LONGEST_LINE, Root, atomic_file, exists, open_regular, read_lines, remove_file
+from crosslmm.files import (
+    LONGEST_LINE,
+    Root,
+    atomic_file,
+    exists,
+    open_regular,
+    read_lines,
+    remove_file,
+)
 
 _FIELDS = ("path", "content", "settings_hash", "error")
 _BEGINNING = b'{"path"'  # of every line
