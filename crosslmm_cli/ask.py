@@ -13,6 +13,7 @@ from crosslmm.evidence import check_evidence_path
 from crosslmm.limits import FILE_TIMEOUT, MAX_PIXELS
 from crosslmm.options import MAX_NEW_TOKENS, GenerationKeywords, Sampling, check_generation
 from crosslmm_cli import last_dialogue, options
+from crosslmm_cli.answering import write_answer
 from crosslmm_cli.evidence import save_evidence
 from crosslmm_cli.frame_list import read_frame_list
 from crosslmm_cli.inputs import check_video, read_questions
@@ -169,18 +170,12 @@ def ask(
     for number, question in enumerate(questions):
         if len(questions) > 1 and output.on_terminal and not as_json:
             output.notice(f"{chr(10) if number else ''}> {question}")
-        stream = (chat or session).stream(question, **generation)
-        for piece in stream:
-            if not as_json:
-                output.text(piece, end="")
-        if as_json:
-            output.record(stream.answer.as_dict())
-        else:
-            output.text("")
+        response = (chat or session).stream(question, **generation)
+        write_answer(output, response)
         turn: Any = [
             {"role": "user", "content": question},
-            {"role": "assistant", "content": stream.answer.text},
+            {"role": "assistant", "content": response.answer.text},
         ]
         last_dialogue.remember(ctx, video, chat.messages if chat else turn, at)
         if evidence is not None:
-            save_evidence(output, session, stream.answer, evidence)
+            save_evidence(output, session, response.answer, evidence)

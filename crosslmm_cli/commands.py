@@ -5,6 +5,7 @@ A command whose module is absent from the installation is not listed.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from crosslmm_cli.errors import BROKEN_PIPE
+from crosslmm_cli.errors import BROKEN_PIPE, ParsingError
 from crosslmm_cli.flags import flags_of, set_flags
 from crosslmm_cli.help import HumanHelp
 
@@ -105,8 +106,34 @@ class Command(HumanHelp, TyperCommand):
         return super().invoke(ctx)
 
 
+# What other programs call a command of `models`, which is too unlike its name to be a misspelling of it.
+SYNONYMS = {
+    **dict.fromkeys(("remove", "delete", "del", "uninstall"), "rm"),
+    **dict.fromkeys(("ls", "search"), "list"),
+    **dict.fromkeys(("download", "get", "install", "add"), "pull"),
+    **dict.fromkeys(("info", "inspect"), "show"),
+    **dict.fromkeys(("set", "default", "select"), "use"),
+    **dict.fromkeys(("create", "new", "assemble"), "init"),
+}
+
+
 class Group(HumanHelp, TyperGroup):
-    """A group of commands."""
+    """A group of commands. Typer suggests what a name is like; `suggest` what else it may stand for."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        try:
+            return super().resolve_command(ctx, args)
+        except ParsingError as error:
+            suggestion = self.suggest(args[0]) if args else None
+            if suggestion is not None and "Did you mean" not in str(error):
+                error.message += f" Did you mean {suggestion!r}?"  # type: ignore[attr-defined]
+            raise
+
+    def suggest(self, name: str) -> str | None:
+        """The command of this group that another name stands for."""
+        close = get_close_matches(name, SYNONYMS, n=1)  # itself, where it is one
+        command = SYNONYMS[close[0]] if close else None
+        return command if command in self.commands else None
 
 
 class LazyGroup(Group):
@@ -117,6 +144,10 @@ class LazyGroup(Group):
         for name, info in COMMANDS.items():
             if find_spec(f"crosslmm_cli.{info.module}"):
                 self.commands[name] = TyperCommand(name, help=info.help)
+
+    def suggest(self, name: str) -> str | None:
+        command = name if name in SYNONYMS.values() else SYNONYMS.get(name)
+        return command and f"models {command}"
 
     def invoke(self, ctx: Any) -> Any:
         try:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from crosslmm_cli import options
+from crosslmm_cli.answering import write_answer
 from crosslmm_cli.loading import load_assistant
 from crosslmm_cli.output import Output
 
@@ -38,9 +39,7 @@ def demo(
         output.notice(f"{path.name}: {session.summary}")
         for question in SAMPLE_QUESTIONS:
             output.text(f"> {question}")
-            for piece in session.stream(question):
-                output.text(piece, end="")
-            output.text("")
+            write_answer(output, session.stream(question))
     if out is None:
         output.notice("the clip is deleted; `crosslmm demo --out sample.mp4` keeps it")
     else:

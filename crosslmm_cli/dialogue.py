@@ -12,8 +12,9 @@ from crosslmm.errors import CrossLMMError, UsageError
 from crosslmm.evidence import check_evidence_path
 from crosslmm.files import atomic_write
 from crosslmm.options import GenerationKeywords
+from crosslmm_cli.answering import write_answer
 from crosslmm_cli.evidence import save_evidence
-from crosslmm_cli.interrupt import defer_first_interrupt
+from crosslmm_cli.interrupt import defer_first_interrupt, requested
 from crosslmm_cli.output import Output
 
 HELP = {
@@ -83,26 +84,34 @@ class Dialogue:
         self._video, self._session, self._chat = video, session, session.chat(messages)
         self._answer = None
 
+    def _open_another(self, video: str) -> None:
+        """The dialogue about the old video goes on where this fails or is stopped."""
+
+        def stop() -> None:
+            raise KeyboardInterrupt
+
+        if not self._typed:
+            self._open(video)
+            return
+        try:
+            with defer_first_interrupt(stop):
+                self._open(video)
+        except KeyboardInterrupt:
+            if requested():
+                raise
+            self._output.finish_progress()
+            self._output.notice(f"stopped; still about {self._video}", always=True)
+
     def _ask(self, question: str) -> None:
         output, stop = self._output, threading.Event()
         response = self._chat.stream(question, **self._generation)
         with defer_first_interrupt(stop.set) if self._typed else nullcontext():
-            for piece in response:
-                if not output.as_json:
-                    output.text(piece, end="")
-                if stop.is_set():
-                    break
-        if not stop.is_set():
+            finished = write_answer(output, response, stop=stop)
+        if finished:
+            self._answer = response.answer
             self._remember(self._video, self._chat.messages)
-        if stop.is_set():
-            response.close()
-            output.notice("stopped; the question is not part of the dialogue", always=True)
-            return
-        self._answer = response.answer
-        if output.as_json:
-            output.record(self._answer.as_dict())
         else:
-            output.text("")
+            output.notice("stopped; the question is not part of the dialogue", always=True)
 
     def _command(self, line: str) -> None:
         name, _, file = line.partition(" ")
@@ -112,7 +121,7 @@ class Dialogue:
         if bool(file) is not _TAKES_FILE[name]:
             raise UsageError(f"{name} takes {'nothing more' if file else 'a file'}")
         if name == "/open":
-            self._open(os.path.expanduser(file))
+            self._open_another(os.path.expanduser(file))
         elif name == "/evidence":
             self._save_evidence(Path(os.path.expanduser(file)))
         elif name == "/save":

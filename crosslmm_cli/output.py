@@ -14,7 +14,7 @@ import sys
 import textwrap
 import threading
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
@@ -161,6 +161,23 @@ class Output:
         self._stdout.write(shown)
         self._stdout.flush()
 
+    def stream(self, pieces: Iterable[str]) -> None:
+        """A result that comes in pieces, and the end of its line; a terminal gets complete words."""
+        if not self.on_terminal:
+            for piece in pieces:
+                self.text(piece, end="")
+            self.text("")
+            return
+        from crosslmm_cli.word_wrap import WordWrap  # Rich, which errors do not need
+
+        wrap = WordWrap(lambda: _terminal_width(self._stdout))
+        try:
+            for piece in pieces:
+                self.text(wrap.feed(piece.translate(CONTROL_CODES)), end="")
+        finally:
+            self.text(wrap.finish(), end="")
+        self.text("")
+
     def record(self, record: Mapping[str, Any]) -> None:
         """A result as one line of JSON, in ASCII where stdout is not in JSON's own UTF-8."""
         self.finish_progress()
@@ -239,7 +256,7 @@ class Output:
         Raises Abort at the end of stdin.
         """
         self.finish_progress()
-        width = _terminal_width() if sys.stderr.isatty() else None
+        width = _terminal_width(sys.stderr) if sys.stderr.isatty() else None
         prompt = _wrap(f"{question} [{'Y/n' if default else 'y/N'}]:", width)
         answers = {"": default, "y": True, "yes": True, "n": False, "no": False}
         while True:
@@ -276,14 +293,14 @@ class Output:
             text = _wrap(text, progress.console.width)
             progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
-            width = _terminal_width() if sys.stderr.isatty() else None
+            width = _terminal_width(sys.stderr) if sys.stderr.isatty() else None
             # One write: Ctrl-C makes the terminal drop what it has not shown yet, such as a line's end.
             print(_wrap(text, width) + "\n", end="", file=sys.stderr, flush=True)
 
 
-def _terminal_width() -> int:
+def _terminal_width(stream: TextIO) -> int:
     try:
-        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
+        return os.get_terminal_size(stream.fileno()).columns or 80
     except (OSError, ValueError):
         return 80
 

@@ -24,7 +24,7 @@ README = (ROOT / "README.md").read_text("utf-8")
 # Parsed and not run, each for a reason; one that is not in the README is an error.
 NOT_RUN = {
     "setup": "needs the network; tests/cli/test_setup.py runs it with a fake Hub",
-    "models pull": "needs the network; tests/checkpoints/test_catalog.py pulls from a fake Hub",
+    "models pull": "needs the network; tests/checkpoints/test_pull.py pulls from a fake Hub",
     "models use llava-hf/": "needs what was pulled",
     "models init": "needs gigabytes of parts; tests/checkpoints/test_loading.py assembles tiny ones",
     "train align": "needs a model of 2 billion parameters; tests/training/test_run.py trains tiny ones",

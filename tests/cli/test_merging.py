@@ -10,7 +10,7 @@ import pytest
 
 from crosslmm.checkpoints import catalog, settings
 from crosslmm_cli import merging
-from tests.checkpoints.test_catalog import write_cached, write_model
+from tests.support.models import write_cached, write_model
 
 SET = "folder keeps 50% of the tokens, as set by `crosslmm models use`"
 pytestmark = pytest.mark.usefixtures("home")

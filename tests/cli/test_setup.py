@@ -12,9 +12,9 @@ from crosslmm.checkpoints import catalog
 from crosslmm.checkpoints.published import LICENSES
 from crosslmm.cost.fitting import Machine
 from crosslmm_cli import setup
-from tests.checkpoints.test_catalog import write_cached, write_model
 from tests.conftest import Finished
 from tests.support.fake_hub import fake_hub
+from tests.support.models import write_cached, write_model
 
 Run = Callable[..., Finished]
 

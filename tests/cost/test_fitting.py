@@ -12,7 +12,7 @@ from crosslmm.cost.memory import memory_needed
 from crosslmm.cost.profile import find_shape
 from crosslmm.cost.shape import PUBLISHED
 from crosslmm.merging import TokenBudget
-from tests.checkpoints.test_catalog import write_cached
+from tests.support.models import write_cached
 
 SMALL, LARGE = LICENSES
 GB = 10**9

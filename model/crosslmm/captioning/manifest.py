@@ -15,7 +15,15 @@ from typing import IO
 
 from crosslmm.captioning.results import CAPTION_FIELDS, Record, is_usable
 from crosslmm.errors import CrossLMMError
-from crosslmm.files import LONGEST_LINE, Root, atomic_file, open_regular, read_lines
+from crosslmm.files import (
+    LONGEST_LINE,
+    Root,
+    atomic_file,
+    exists,
+    open_regular,
+    read_lines,
+    remove_file,
+)
 
 _FIELDS = ("path", "content", "settings_hash", "error")
 _BEGINNING = b'{"path"'  # of every line
@@ -54,6 +62,7 @@ class Manifest:
         self._file = file
         self._longest_line = longest_line
         self._size = self._superseded = 0
+        self._created = False
 
     @classmethod
     def open(
@@ -74,12 +83,14 @@ class Manifest:
             if root is None:
                 path.parent.mkdir(parents=True, exist_ok=True)
             appending = os.O_RDWR | os.O_CREAT | os.O_APPEND
+            created = not exists(path, root=root or path.parent)
             file = open_regular(path, appending, own=own, single=True, root=root)
         except OSError as error:
             raise CrossLMMError(
                 f"{path}: cannot be written to ({error.strerror}); choose another `out`"
             ) from error
         manifest = cls(path, file, longest_line=longest_line, root=root)
+        manifest._created = created
         try:
             manifest._load()
         except BaseException:
@@ -91,7 +102,16 @@ class Manifest:
         return self
 
     def __exit__(self, *error: object) -> None:
+        if error[0] is not None:
+            self.discard_empty()
         self.close()
+
+    def discard_empty(self) -> None:
+        """Remove the file where `open` created it and no line was added, as where a run is stopped."""
+        if os.name == "nt" or self._file.closed:  # Windows removes no open file
+            return
+        if self._created and not os.fstat(self._file.fileno()).st_size:
+            remove_file(self.path, root=self._root or self.path.parent)
 
     def append(self, records: Sequence[Record]) -> None:
         """Add lines and flush them to the disk."""

@@ -54,6 +54,7 @@ class CaptionRun:
         self._on_start = on_start or (lambda: None)
         self._stopping = threading.Event()
         self._lock: Lock | None = None
+        self._manifest: Manifest | None = None
         self._began = 0.0
         self._captioning = False
         self._captioned: set[str] = set()
@@ -98,7 +99,10 @@ class CaptionRun:
         self._results.close()
 
     def unlock(self) -> None:
-        """Remove the lock; for a process that ends at once, without `close`."""
+        """Remove the lock, and a manifest without a line; for a process that ends at once, without
+        `close`."""
+        if self._manifest is not None:
+            self._manifest.discard_empty()
         if self._lock is not None:
             self._lock.release()
 
@@ -113,7 +117,7 @@ class CaptionRun:
                     self._lock = Lock(output.lock_path, output=output.name, root=root)
                     stack.enter_context(self._lock)
                     own = not output.is_manifest
-                    manifest = stack.enter_context(
+                    self._manifest = manifest = stack.enter_context(
                         Manifest.open(output.manifest_path, own=own, root=root)
                     )
                     if manifest.repaired:

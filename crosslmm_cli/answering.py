@@ -1,0 +1,31 @@
+"""An answer, written as it is generated."""
+
+from itertools import takewhile
+from threading import Event
+from typing import Any
+
+from crosslmm_cli.output import Output
+
+
+def write_answer(output: Output, response: Any, *, stop: Event | None = None) -> bool:
+    """Stream the answer of a `Response`, or write its record, and say it where the answer was cut.
+
+    False where `stop` was set meanwhile, and the answer is not finished.
+    """
+    pieces = takewhile(lambda piece: stop is None or not stop.is_set(), response)
+    if output.as_json:
+        for _ in pieces:
+            pass
+    else:
+        output.stream(pieces)
+    if stop is not None and stop.is_set():
+        response.close()
+        return False
+    answer = response.answer
+    if output.as_json:
+        output.record(answer.as_dict())
+    if answer.finish == "length":
+        limit = answer.settings["max_new_tokens"]
+        tokens = "1 token" if limit == 1 else f"{limit:,} tokens"
+        output.notice(f"the answer was cut after {tokens}; --max-new-tokens allows more")
+    return True

@@ -1,0 +1,34 @@
+"""A command that does not exist suggests the one that was meant."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("line", "meant"),
+    [
+        ("aks movie.mp4 q", "ask"),
+        ("captoin clips", "caption"),
+        ("pull org/name", "models pull"),
+        ("ls", "models list"),
+        ("models remove demo", "rm"),
+        ("models delete demo", "rm"),
+        ("models delte demo", "rm"),
+        ("models ls", "list"),
+        ("models lst", "list"),
+        ("models download org/name", "pull"),
+        ("models info demo", "show"),
+    ],
+)
+def test_the_command_that_was_meant(run: Callable[..., Any], line: str, meant: str) -> None:
+    done = run(*line.split())
+    assert done.code == 2
+    assert f"Did you mean {meant!r}?" in done.err
+    assert len(done.err.splitlines()) == 2
+
+
+@pytest.mark.parametrize("line", ["zzz", "models zzz", "cache pull"])
+def test_nothing_is_suggested_for_what_is_like_nothing(run: Callable[..., Any], line: str) -> None:
+    assert "Did you mean" not in run(*line.split()).err
