@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import crosslmm
@@ -11,7 +12,8 @@ from crosslmm.evaluation.runner import evaluate
 from crosslmm.evaluation.scoring import is_right
 from crosslmm.evaluation.tasks.questions import read_questions
 from crosslmm.synthetic import SAMPLE_QUESTIONS, write_clips, write_sample
-from crosslmm.synthetic.sample import sample_answers
+from crosslmm.synthetic.frames import render_clips
+from crosslmm.synthetic.sample import sample_answers, sample_clip
 from crosslmm_cli.main import execute
 
 
@@ -46,6 +48,28 @@ def test_the_three_answers_of_the_demo_are_right(
     for row, answer in zip(sample_answers(), said[1::2], strict=True):
         assert is_right(row, answer), (row, answer)
     assert (tmp_path / "sample.mp4").is_file()
+
+
+def test_its_evidence_is_where_things_are_and_when_they_happen(
+    assistant: "crosslmm.Assistant",
+) -> None:
+    clip, moments = sample_clip(), (np.arange(8) + 0.5) / 8
+    frames = render_clips([clip], [moments], (96, 96))[0].mul(255).round().byte()
+    times = (moments * clip.duration).tolist()
+    video = assistant.open_video(frames, times=times)
+    happens = video.evidence(video.ask("What happens?"))
+    events = [event.time * clip.duration for event in clip.events]
+    found = sorted(happens.moments, key=lambda moment: moment.start)
+    assert len(found) == len(events) == 2
+    for moment, event in zip(found, events, strict=True):
+        assert moment.start < event < moment.end
+    names = [f"{thing.colour} {thing.shape}" for thing in clip.things]
+    number = names.index("red diamond")
+    moment = video.evidence(video.ask("What size is the red diamond?")).moments[0]
+    x, y = clip.centres(moments)[moment.frame, number]
+    left, top, right, bottom = moment.regions[0].box
+    assert left < x < right
+    assert top < y < bottom
 
 
 def test_the_sample_is_the_same_clip_every_time(tmp_path: Path) -> None:

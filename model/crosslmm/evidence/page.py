@@ -20,8 +20,7 @@ from crosslmm.evidence.pictures import best_frames, encode, read_pictures
 
 _MOST_FRAMES = 12
 _WIDTH = 480  # of a frame
-_FILES = Path(__file__).parent / "page"
-_SHORT = 4  # digits of a score
+_FILES = Path(__file__).parent / "web"
 
 
 def draw_page(evidence: EvidenceMaps, path: Path) -> bytes:

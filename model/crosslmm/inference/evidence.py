@@ -35,6 +35,7 @@ from crosslmm.ragged_tokens import RaggedTokens
 from crosslmm.visual_tokens import VisualTokens
 
 _LAST_LAYERS = 3  # one of so many
+_USUAL_ROWS = 128  # tokens before the answer, whose attention is the usual one
 _TINY = 1e-12
 
 
@@ -233,13 +234,16 @@ def _read(
     length = len(prefix) + before.shape[1] + answer.shape[1]
     seen = _Attention(layout, lead, length, answer.shape[1])
 
+    unseen, usual = before[:, :-_USUAL_ROWS], before[:, -_USUAL_ROWS:]
+
     def see_before(layer: int, first: int, weights: torch.Tensor) -> None:
-        seen.see_before(layer, first, weights, before.shape[1])
+        seen.see_before(layer, first, weights, usual.shape[1])
 
     with prefix.lend() as cache:
+        for part in torch.split(unseen, PREFILL_TOKENS, dim=1) if unseen.numel() else ():
+            model.model(input_ids=part, past_key_values=cache, use_cache=True)
         with observe_text_to_visual(model, see_before):
-            for part in torch.split(before, PREFILL_TOKENS, dim=1):
-                model.model(input_ids=part, past_key_values=cache, use_cache=True)
+            model.model(input_ids=usual, past_key_values=cache, use_cache=True)
         with (
             observe_text_to_visual(model, seen.see_text),
             observe_self_attention(model, seen.see_self, share=_LAST_LAYERS),
