@@ -94,8 +94,10 @@ def test_ctrl_c_while_another_video_is_opened(
     def open_video(path: str) -> Any:
         if path == "new.mp4":
             interrupt._handle(2, None)
-        chat = SimpleNamespace(stream=lambda question: asked.append((path, question)) or Said("a"))
-        return SimpleNamespace(chat=lambda: chat)
+        chat = SimpleNamespace(
+            stream=lambda question: asked.append((path, question)) or Said("a"), messages=[]
+        )
+        return SimpleNamespace(chat=lambda messages: chat)
 
     dialogue = Dialogue(Output(), open_video, "old.mp4", {}, typed=True)  # type: ignore[typeddict-item]
     assert dialogue.run(iter(["/open new.mp4", "who?"])) == 0
