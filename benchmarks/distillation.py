@@ -7,9 +7,9 @@ are used without their labels by every arm but the supervised one, `dev`, on whi
 chosen, and `test`, that is asked at the end. An arm is a student and how it is trained; each is trained
 once per seed. What is finished is kept in WORK, so that the same command goes on where it was stopped.
 
-`train distill` takes one question per row and asks its frozen teacher in every step. Here a teacher's
-answers are kept and a row holds several questions (`packed_clips.py`), which is some ten times as fast.
-Loss, data and trained weights are the same.
+`train distill` takes one question per row and runs its frozen teacher in every step. Here what encoder
+and teacher make of a clip is kept, and a row holds several questions (`packed_clips.py`), so that a
+small machine can do it. The loss and the weights that are trained are the same.
 """
 
 import argparse
@@ -87,6 +87,12 @@ ARMS = {
     "pooled": Arm(merge="area"),
     "40 videos": Arm(clips=40),
     "built-in weights": Arm(fresh=False),
+}
+# Compared on dev, before any arm above was trained.
+RATES = {
+    "dev-lora1e-3": Arm(branches=(), lora=16, rate=1e-3, steps=60),
+    "dev-xa1e-3": Arm(rate=1e-3, gate_rate=1e-3, steps=60),
+    "dev-xa2e-3": Arm(rate=2e-3, gate_rate=2e-2, steps=60),
 }
 
 
@@ -262,6 +268,18 @@ class Bench:
         nats, same = json.loads(path.read_text())
         return nats, same
 
+    def rates(self) -> str:
+        """Learning rates compared on dev, all with seed 0."""
+        rows = []
+        for name, arm in {"not trained": None, **RATES}.items():
+            model = self.model() if arm is None else self.train(name, 0, arm)
+            row = {"student": name}
+            for count in (9, 4):
+                nats, same = self.agreement(model, "folder", count)
+                row |= {f"nats at {count}": f"{nats:.4f}", f"same at {count}": f"{same:.1%}"}
+            rows.append(row)
+        return table(rows)
+
     def right(self, name: str, merge: str, count: int) -> float | None:
         path = self.work / "answers" / f"{name}-{merge}-{count}.json"
         return float(json.loads(path.read_text())["right"]) if path.exists() else None
@@ -343,9 +361,13 @@ def main() -> None:
     parser.add_argument("--teacher", type=Path, required=True)
     parser.add_argument("--only", nargs="+", choices=list(ARMS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--rates", action="store_true", help="only compare learning rates, on dev")
     parser.add_argument("--tables", action="store_true", help="only of what is finished")
     arguments = parser.parse_args()
     bench = Bench(arguments.work, arguments.teacher)
+    if arguments.rates:
+        print(bench.rates())
+        return
     if not arguments.tables:
         teacher = bench.model()
         for merge in ("folder", "area"):
