@@ -18,7 +18,7 @@ from crosslmm.checkpoints.loading import load_model, load_processor
 from crosslmm.errors import UsageError, VideoError
 from crosslmm.training import answers
 from crosslmm.training.distillation import distillation_terms
-from crosslmm.training.recipe import DistillOptions, LoraOptions, Recipe
+from crosslmm.training.recipe import DistillOptions, LoraOptions, Recipe, load_recipe
 from crosslmm.training.run import RunPlan, TrainingResult, train
 from crosslmm.training.student import Rows, encode_once, make_teacher, read_video, share_weights
 from crosslmm.training.token_schedule import TokenSchedule, student_counts, usual_count
@@ -132,7 +132,9 @@ class TestLearning:
         assert len({entry.loss for entry in seen}) == 4
         assert load_processor(trained.folder).tokens_per_frame == FULL
         with pytest.raises(UsageError, match="did you mean folder"):
-            DistillOptions(merge="foldr")
+            load_recipe("distill", ["distill.merge=foldr"])
+        with pytest.raises(UsageError, match="merge is a name, not 4"):
+            load_recipe("distill", ["distill.merge=4"])
 
     @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
     def test_with_adapters_on_queries_and_values(

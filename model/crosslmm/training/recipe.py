@@ -302,7 +302,7 @@ def _coerce(value: Any, hint: Any, key: str, where: str) -> Any:
             choices = ", ".join(map(str, get_args(hint)))
             raise UsageError(f"{where}: {key} is one of {choices}, not {value!r}")
         return value
-    if hint is bool and isinstance(value, bool):
+    if hint in (bool, str) and isinstance(value, hint):
         return value
     if hint in (int, float) and not isinstance(value, bool):
         try:
@@ -311,5 +311,5 @@ def _coerce(value: Any, hint: Any, key: str, where: str) -> Any:
             number = None
         if number is not None and math.isfinite(number) and hint(number) == number:
             return hint(number)
-    words = {int: "a whole number", float: "a number", bool: "true or false"}[hint]
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a name"}[hint]
     raise UsageError(f"{where}: {key} is {words}, not {value!r}")
