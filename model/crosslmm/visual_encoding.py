@@ -149,21 +149,44 @@ class VisualEncoderMixin:
 
 def merge_video(visual: VisualTokens, counts: Sequence[int], merge: str) -> RaggedTokens:
     """Videos with all tokens of their frames, each merged to so many by a method of `MERGERS`."""
-    rows, longest, pooled, width = visual.embeds.shape
-    mask = visual.frame_mask
-    frames = [longest] * rows if mask is None else [int(row.sum()) for row in mask]
+    return join_merged(visual, merge_rows(visual, counts, merge))
+
+
+def merge_rows(
+    visual: VisualTokens, counts: Sequence[int], merge: str
+) -> list[MergedTokens | None]:
+    """What a method of `MERGERS` makes of each row; None of one without a video."""
     merged: list[MergedTokens | None] = []
+    frames = _frames(visual)
     for row, (count, used) in enumerate(zip(counts, frames, strict=True)):
         if not used:
             merged.append(None)
             continue
+        mask = visual.frame_mask
         tokens = visual.embeds[row] if mask is None else visual.embeds[row][mask[row]]
         windows = WindowMerger(merge, frames=used, budget=count)
         windows.add(tokens)
         merged.append(windows.finish())
+    return merged
+
+
+def join_merged(visual: VisualTokens, merged: Sequence[MergedTokens | None]) -> RaggedTokens:
+    """`visual` with these tokens in place of its own."""
+    _, _, pooled, width = visual.embeds.shape
     return RaggedTokens.of(
-        merged, frames=frames, pooled=pooled, width=width, features=visual.features, frame_mask=mask
+        merged,
+        frames=_frames(visual),
+        pooled=pooled,
+        width=width,
+        features=visual.features,
+        frame_mask=visual.frame_mask,
     )
+
+
+def _frames(visual: VisualTokens) -> list[int]:
+    rows, longest = visual.embeds.shape[:2]
+    mask = visual.frame_mask
+    return [longest] * rows if mask is None else [int(row.sum()) for row in mask]
 
 
 class VisualFeaturesMixin:

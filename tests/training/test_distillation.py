@@ -18,7 +18,7 @@ from crosslmm.checkpoints.loading import load_model, load_processor
 from crosslmm.errors import UsageError, VideoError
 from crosslmm.training import answers
 from crosslmm.training.distillation import distillation_terms
-from crosslmm.training.recipe import DistillOptions, LoraOptions, Recipe
+from crosslmm.training.recipe import DistillOptions, LoraOptions, Recipe, load_recipe
 from crosslmm.training.run import RunPlan, TrainingResult, train
 from crosslmm.training.student import Rows, encode_once, make_teacher, read_video, share_weights
 from crosslmm.training.token_schedule import TokenSchedule, student_counts, usual_count
@@ -121,6 +121,20 @@ class TestLearning:
         assert load_processor(trained.folder).tokens_per_frame == 9
         model = load_model(trained.folder, device=CPU, dtype=torch.float32)
         assert model.config.tokens_per_frame == FULL
+
+    def test_a_merged_student_learns_and_keeps_all_tokens_to_merge_from(
+        self, start: Path, videos: Path, tmp_path: Path
+    ) -> None:
+        plans: list[RunPlan] = []
+        merged = recipe({"merge": "folder", "tokens": (4, 1), "progressive": 0.5}, steps=4)
+        trained, seen = distil(start, videos, tmp_path / "run", merged, on_start=plans.append)
+        assert "student: 4, 1, merged by `folder`" in plans[0].notes[0]
+        assert len({entry.loss for entry in seen}) == 4
+        assert load_processor(trained.folder).tokens_per_frame == FULL
+        with pytest.raises(UsageError, match="did you mean folder"):
+            load_recipe("distill", ["distill.merge=foldr"])
+        with pytest.raises(UsageError, match="merge is a name, not 4"):
+            load_recipe("distill", ["distill.merge=4"])
 
     @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
     def test_with_adapters_on_queries_and_values(
@@ -299,16 +313,52 @@ class TestTeacher:
         teacher = make_teacher(model)
         ids, pixels, mask, labels = _batch()
         frames = mask.sum(dim=1)
-        features, embeds = encode_once(teacher.model, pixels, mask, {FULL, 4})
+        videos = encode_once(teacher.model, pixels, mask, {FULL, 4}, full=FULL)
         rows = Rows.of(ids, (ids != 0).long(), labels, video_token=4, merged=frames * FULL)
         with torch.no_grad():
-            states = read_video(teacher.model, rows, embeds[FULL], features, mask)
+            states = read_video(teacher.model, rows, videos.visual(FULL))
             expected = model.model(
                 input_ids=ids, attention_mask=(ids != 0).long(), pixel_values_videos=pixels,
                 video_frame_mask=mask,
             ).last_hidden_state  # fmt: skip
         real = ids != 0
         torch.testing.assert_close(states[real], expected[real])
+
+    def test_a_merged_student_reads_what_the_checkpoint_reads_with_the_same_merging(
+        self, start: Path
+    ) -> None:
+        model = self._model(start)
+        ids, pixels, mask, labels = _batch()
+        frames = mask.sum(dim=1)
+        videos = encode_once(model.model, pixels, mask, {FULL, 3}, full=FULL, merge="folder")
+        rows = Rows.of(ids, (ids != 0).long(), labels, video_token=4, merged=frames * FULL)
+        fewer = rows.keep(frames * 3)
+        with torch.no_grad():
+            states = read_video(model.model, fewer, videos.visual(3))
+            expected = model.model(
+                input_ids=fewer.input_ids, attention_mask=fewer.attention_mask,
+                pixel_values_videos=pixels, video_frame_mask=mask, merge="folder",
+            ).last_hidden_state  # fmt: skip
+        real = fewer.attention_mask.bool()
+        torch.testing.assert_close(states[real], expected[real])
+        assert len(fewer.visual(states)) == 9
+
+    @pytest.mark.parametrize("merge", [None, "folder"])
+    def test_a_merged_token_is_to_be_the_mean_of_those_it_stands_for(
+        self, start: Path, merge: str | None
+    ) -> None:
+        """The middle step, as of a student that teaches itself, changes nothing where it is a mean of
+        as many tokens each."""
+        _, pixels, mask, _ = _batch()
+        videos = encode_once(self._model(start).model, pixels, mask, {FULL, 4, 1}, full=FULL,
+                             merge=merge)  # fmt: skip
+        states = torch.randn(3 * FULL, 5)
+        one = videos.means(states, FULL, 1)
+        torch.testing.assert_close(one, states.view(3, FULL, 5).mean(dim=1))
+        four = videos.means(states, FULL, 4)
+        assert four.shape == (3 * 4, 5)
+        again = videos.means(four, 4, 1)
+        torch.testing.assert_close(again, one)
 
     def test_fewer_tokens_keep_the_answers(self) -> None:
         ids, _, mask, labels = _batch()

@@ -24,7 +24,7 @@ from crosslmm.errors import UsageError
 from crosslmm.files import gigabytes
 from crosslmm.fingerprint import settings_hash
 from crosslmm.inference.runtime import Runtime
-from crosslmm.merging import check_tokens_per_frame, pool_tokens
+from crosslmm.merging import check_tokens_per_frame
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.training import lora
 from crosslmm.training.answers import AnsweredVideos, AnswerProgress, answer_videos
@@ -108,9 +108,9 @@ class Distillation:
         network: Any = model
         if recipe.lora is not None:
             network = lora.add_adapters(model, recipe.lora, recipe.stage)
+        how = f"{usual} by default" if options.merge is None else f"merged by `{options.merge}`"
         notes = (
-            f"teacher: {self._full} tokens per frame; student: {_listed(self._counts)}, "
-            f"{usual} by default",
+            f"teacher: {self._full} tokens per frame; student: {_listed(self._counts)}, {how}",
             self._memory_note(config),
             *self._notes,
         )
@@ -168,7 +168,9 @@ class Distillation:
             return
         student = trainer.network
         processor = trainer.processor
-        processor.tokens_per_frame = usual_count(self._counts, self.options.default_tokens)
+        processor.tokens_per_frame = self._full
+        if self.options.merge is None:  # merging starts from all tokens
+            processor.tokens_per_frame = usual_count(self._counts, self.options.default_tokens)
         adapter = None
         if self.recipe.lora is not None:
             adapter = folder / ADAPTER
@@ -222,31 +224,29 @@ class DistillTrainer(CrossLMMTrainer):
         draw = self._draw(training=model.training)
         teacher_count = draw.teacher or self._full
         mask = inputs["video_frame_mask"].bool()
-        features, embeds = encode_once(
-            self.teacher.model, inputs["pixel_values_videos"], mask, {draw.student, teacher_count}
-        )
-        frame_mask = None if bool(mask.all()) else mask
-        frames = mask.sum(dim=1)
+        videos = encode_once(
+            self.teacher.model, inputs["pixel_values_videos"], mask, {draw.student, teacher_count},
+            full=self._full, merge=self.options.merge,
+        )  # fmt: skip
         full_rows = Rows.of(
             inputs["input_ids"], inputs["attention_mask"], inputs["labels"],
-            video_token=self.network.config.video_token_id, merged=frames * self._full,
+            video_token=self.network.config.video_token_id, merged=videos.frames * self._full,
         )  # fmt: skip
-        rows = full_rows.keep(frames * draw.student)
-        taught = full_rows.keep(frames * teacher_count)
+        rows = full_rows.keep(videos.frames * draw.student)
+        taught = full_rows.keep(videos.frames * teacher_count)
         with torch.no_grad():
-            given = (taught, embeds[teacher_count], features, frame_mask)
+            given = (taught, videos.visual(teacher_count))
             known = (
                 self._own_states(*given) if draw.teacher else read_video(self.teacher.model, *given)
             )
             teacher_logits = self.teacher.lm_head(taught.answers(known))
-            target = taught.visual(known, teacher_count)
-            target = pool_tokens(target.float(), draw.student, "area")
-        states = model(rows, embeds[draw.student], features, frame_mask)
+            target = videos.means(taught.visual(known), teacher_count, draw.student)
+        states = model(rows, videos.visual(draw.student))
         terms = distillation_terms(
             self.network.base.lm_head(rows.answers(states)),
             teacher_logits,
             rows.answer_tokens,
-            rows.visual(states, draw.student),
+            rows.visual(states),
             target,
             self.options.temperature,
         )
@@ -306,7 +306,7 @@ def distillation_terms(
 ) -> dict[str, torch.Tensor]:
     """The terms of the loss, the first two summed over the tokens of the answers, the last a mean.
 
-    logits, teacher_logits (A, vocabulary); answer (A,); states (F, M, H) of merged tokens and
+    logits, teacher_logits (A, vocabulary); answer (A,); states (R, H) of merged tokens and
     teacher_states, each the mean of the teacher's that it stands for. The divergence is multiplied
     with the square of the temperature, which keeps its gradient's size (arXiv 1503.02531).
     """

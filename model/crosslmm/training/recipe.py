@@ -19,6 +19,7 @@ import yaml
 from crosslmm.errors import UsageError
 from crosslmm.files import read_text
 from crosslmm.limits import MAX_TEXT_BYTES
+from crosslmm.merging import MERGERS, check_merging
 from crosslmm.options import ResolvedQuantization
 
 Stage = Literal["align", "tune", "distill"]
@@ -43,6 +44,8 @@ class DistillOptions:
     - `tokens`: the student's tokens per frame, one of which is drawn for each step; None for all of
       49, 25, 16, 9, 4 and 1 that are fewer than the teacher's.
     - `default_tokens`: of the new checkpoint when no number is given; None for the largest up to 9.
+    - `merge`: the method of `merging.MERGERS` that makes the student's tokens of the teacher's, and that
+      the new checkpoint is then asked with; None pools the patches to smaller squares.
     - `progressive`: the share of the run in which the drawn numbers go down step by step, each taught by
       the student itself at the next larger one; 0 draws from all of them and asks the teacher always.
     - `temperature`: of the distributions whose divergence is the loss.
@@ -56,6 +59,7 @@ class DistillOptions:
 
     tokens: tuple[int, ...] | None = None
     default_tokens: int | None = None
+    merge: str | None = None
     progressive: float = 2 / 3
     temperature: float = 1.0
     divergence_weight: float = 1.0
@@ -72,6 +76,7 @@ class DistillOptions:
         weights = (self.divergence_weight, self.hidden_weight, self.answer_weight)
         if min(weights) < 0 or not any(weights):
             raise UsageError("the weights of distill are 0 or more, and one of them is above 0")
+        check_merging(merge=self.merge, methods=MERGERS, error=UsageError)
         if not 0 <= self.progressive <= 1:
             raise UsageError(
                 f"distill.progressive is a share from 0 to 1, not {self.progressive!r}"
@@ -297,7 +302,7 @@ def _coerce(value: Any, hint: Any, key: str, where: str) -> Any:
             choices = ", ".join(map(str, get_args(hint)))
             raise UsageError(f"{where}: {key} is one of {choices}, not {value!r}")
         return value
-    if hint is bool and isinstance(value, bool):
+    if hint in (bool, str) and isinstance(value, hint):
         return value
     if hint in (int, float) and not isinstance(value, bool):
         try:
@@ -306,5 +311,5 @@ def _coerce(value: Any, hint: Any, key: str, where: str) -> Any:
             number = None
         if number is not None and math.isfinite(number) and hint(number) == number:
             return hint(number)
-    words = {int: "a whole number", float: "a number", bool: "true or false"}[hint]
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a name"}[hint]
     raise UsageError(f"{where}: {key} is {words}, not {value!r}")

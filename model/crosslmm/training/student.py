@@ -7,7 +7,7 @@ quantized model of 7 billion parameters is in memory once.
 
 import copy
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,10 +15,14 @@ from torch import nn
 
 from crosslmm.checkpoints.headers import part_of
 from crosslmm.errors import CheckpointError
+from crosslmm.merging import MergedTokens, pool_tokens
+from crosslmm.merging.merged import mean_of
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration, CrossLMMModel
+from crosslmm.ragged_tokens import RaggedTokens
 from crosslmm.training.conversation import IGNORED
 from crosslmm.training.stages import trainable_parts
 from crosslmm.vision import encode_frames, scatter_frames
+from crosslmm.visual_encoding import join_merged, merge_rows
 from crosslmm.visual_tokens import VisualTokens
 
 
@@ -49,32 +53,23 @@ class Student(nn.Module):
     def activation_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
         self.base.activation_checkpointing_enable(*args, **kwargs)
 
-    def forward(
-        self,
-        rows: "Rows",
-        embeds: torch.Tensor,
-        features: torch.Tensor,
-        frame_mask: torch.Tensor | None,
-    ) -> torch.Tensor:
-        """embeds (B, T, M, H), features (B, T, N, D) as the encoder gives them → (B, L, H)"""
-        return read_video(self.base.model, rows, embeds, features, frame_mask)
+    def forward(self, rows: "Rows", visual: VisualTokens | RaggedTokens) -> torch.Tensor:
+        """As `read_video`."""
+        return read_video(self.base.model, rows, visual)
 
 
 def read_video(
-    model: CrossLMMModel,
-    rows: "Rows",
-    embeds: torch.Tensor,
-    features: torch.Tensor,
-    frame_mask: torch.Tensor | None,
+    model: CrossLMMModel, rows: "Rows", visual: VisualTokens | RaggedTokens
 ) -> torch.Tensor:
-    """The last hidden states (B, L, H); features are only looked at where a gate is open."""
-    visual = VisualTokens(
-        embeds, model.feature_norm(features) if model.reads_features else None, frame_mask
-    )
+    """The last hidden states (B, L, H); the features of `visual`, as the encoder gives them, are only
+    looked at where a gate is open."""
+    features = visual.features
+    if features is not None:
+        features = model.feature_norm(features) if model.reads_features else None
     outputs = model(
         input_ids=rows.input_ids,
         attention_mask=rows.attention_mask,
-        visual_tokens=visual,
+        visual_tokens=replace(visual, features=features),
         use_cache=False,
     )
     assert outputs.last_hidden_state is not None
@@ -125,30 +120,91 @@ def _is_same(weight: torch.Tensor, other: torch.Tensor) -> bool:
     return states == [None, None] or torch.equal(states[0].absmax, states[1].absmax)
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """A batch of videos after the encoder, at several numbers of tokens per frame.
+
+    - features: (B, T, N, D), not normalised; frame_mask: (B, T), True at real frames.
+    - embeds: by their number per frame, tokens (B, T, M, H), `full` among them.
+    - merge: a method of `MERGERS` that makes the other numbers of the full one; None where they are
+      pooled.
+    """
+
+    features: torch.Tensor
+    frame_mask: torch.Tensor
+    embeds: dict[int, torch.Tensor]
+    full: int
+    merge: str | None
+    _merged: dict[int, list[MergedTokens]] = field(default_factory=dict)
+
+    @property
+    def frames(self) -> torch.Tensor:
+        """(B,)"""
+        return self.frame_mask.sum(dim=1)
+
+    def visual(self, count: int) -> VisualTokens | RaggedTokens:
+        """What the language model reads at so many tokens per frame."""
+        mask = None if bool(self.frame_mask.all()) else self.frame_mask
+        if self.merge is None or count == self.full:
+            return VisualTokens(self.embeds[count], self.features, mask)
+        whole = VisualTokens(self.embeds[self.full], self.features, mask)
+        return join_merged(whole, self.merged(count))
+
+    def merged(self, count: int) -> list[MergedTokens]:
+        """Of each video."""
+        if count not in self._merged:
+            assert self.merge is not None
+            whole = VisualTokens(self.embeds[self.full], None, self.frame_mask)
+            rows = merge_rows(
+                whole, [frames * count for frames in self.frames.tolist()], self.merge
+            )
+            self._merged[count] = [row for row in rows if row is not None]
+        return self._merged[count]
+
+    def means(self, states: torch.Tensor, given: int, count: int) -> torch.Tensor:
+        """The states (R, H) of all merged tokens at `given` per frame → of each of the tokens at
+        `count`, the mean of those that it stands for (R', H)."""
+        if self.merge is None:
+            return pool_tokens(states.float().unflatten(0, (-1, given)), count, "area").flatten(
+                0, 1
+            )
+        means = []
+        sizes = [frames * given for frames in self.frames.tolist()]
+        for index, part in enumerate(states.float().split(sizes)):
+            if given != self.full:
+                part = part[self.merged(given)[index].member]
+            merged = self.merged(count)[index]
+            means.append(mean_of(part, merged.member, merged.mass))
+        return torch.cat(means)
+
+
 @torch.no_grad()
 def encode_once(
     model: CrossLMMModel,
     pixels: torch.Tensor,
-    frame_mask: torch.Tensor | None,
+    frame_mask: torch.Tensor,
     counts: Iterable[int],
-) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
-    """pixels (B, T, 3, S, S) → features (B, T, N, D), not normalised, and for each of the tokens per
-    frame in `counts` the merged tokens (B, T, count, H)."""
-    real = frame_mask
-    if real is None:
-        real = torch.ones(pixels.shape[:2], dtype=torch.bool, device=pixels.device)
+    *,
+    full: int,
+    merge: str | None = None,
+) -> Encoded:
+    """Videos (B, T, 3, S, S) at each of the tokens per frame in `counts`; see `Encoded`."""
     chunks = encode_frames(
-        model.vision_tower, pixels[real], model.config.vision_layers, model.frames_per_chunk
+        model.vision_tower, pixels[frame_mask], model.config.vision_layers, model.frames_per_chunk
     )
     features: list[torch.Tensor] = []
-    merged: dict[int, list[torch.Tensor]] = {count: [] for count in counts}
+    tokens: dict[int, list[torch.Tensor]] = {}
     for chunk in chunks:
         features.append(chunk)
-        for count, parts in merged.items():
-            parts.append(model.merge_features(chunk, count))
-    return scatter_frames(torch.cat(features), real), {
-        count: scatter_frames(torch.cat(parts), real) for count, parts in merged.items()
-    }
+        for count in counts if merge is None else [full]:
+            tokens.setdefault(count, []).append(model.merge_features(chunk, count))
+    return Encoded(
+        scatter_frames(torch.cat(features), frame_mask),
+        frame_mask,
+        {n: scatter_frames(torch.cat(parts), frame_mask) for n, parts in tokens.items()},
+        full,
+        merge,
+    )
 
 
 @dataclass(frozen=True)
@@ -206,9 +262,9 @@ class Rows:
         """(A,)"""
         return self.labels[:, 1:][self.labels[:, 1:] != IGNORED]
 
-    def visual(self, states: torch.Tensor, count: int) -> torch.Tensor:
-        """states (B, L, H) → (F, count, H), of the merged tokens of all frames"""
-        return states[self.is_merged].unflatten(0, (-1, count))
+    def visual(self, states: torch.Tensor) -> torch.Tensor:
+        """states (B, L, H) → (R, H), of the merged tokens of all rows"""
+        return states[self.is_merged]
 
 
 def _keep_trainable(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:

@@ -1,0 +1,384 @@
+"""Whether distillation without labels wins back what merging loses: the tables of docs/results.md.
+
+    python -m benchmarks.distillation WORK --teacher TEACHER [--only NAME …] [--seeds 1 2]
+
+WORK holds three folders of `crosslmm synth` (docs/results.md gives the commands): `train`, whose videos
+are used without their labels by every arm but the supervised one, `dev`, on which learning rates were
+chosen, and `test`, that is asked at the end. An arm is a student and how it is trained; each is trained
+once per seed. What is finished is kept in WORK, so that the same command goes on where it was stopped.
+
+`train distill` takes one question per row and runs its frozen teacher in every step. Here what encoder
+and teacher make of a clip is kept, and a row holds several questions (`packed_clips.py`), so that a
+small machine can do it. The loss and the weights that are trained are the same.
+"""
+
+import argparse
+import json
+import math
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn import functional as F
+
+from benchmarks.packed_clips import (
+    Clip,
+    Turn,
+    decode,
+    load_clips,
+    pack,
+    prepare,
+    respond,
+    states_of,
+    visual_tokens,
+)  # fmt: skip
+from benchmarks.record import table
+from crosslmm.checkpoints import loading
+from crosslmm.demo.plain_attention import PLAIN
+from crosslmm.evaluation.scoring import is_right
+from crosslmm.merging.merged import mean_of
+from crosslmm.training.distillation import distillation_terms
+
+BRANCHES = ("v2v", "t2v")
+ANSWER_TOKENS = 64
+CLIPS_PER_STEP = 4
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A student and how it is trained.
+
+    - merge: `area` (pooled squares) or `folder`; counts: tokens per frame, one drawn for each step.
+    - branches: of the cross-attention that are trained; lora: rank of adapters on q and v, 0 for none.
+    - target: `distribution` (KL) or `words` (cross-entropy) of the teacher; `labels`: the truth.
+    - asked: kinds of turns, see `packed_clips.prepare`.
+    - fresh: cross-attention starts from random weights, as it does on a LLaVA-OneVision checkpoint; else
+      from those that the teacher's file still has of the built-in model.
+    """
+
+    merge: str = "folder"
+    branches: tuple[str, ...] = BRANCHES
+    lora: int = 0
+    target: str = "distribution"
+    asked: tuple[str, ...] = ("generic", "questions")
+    fresh: bool = True
+    clips: int = 160
+    steps: int = 120
+    rate: float = 2e-3
+    gate_rate: float = 2e-2
+    hidden: float = 0.1
+    counts: tuple[int, ...] = (9, 4)
+
+
+ARMS = {
+    "cross-attention": Arm(),
+    "adapters": Arm(branches=(), lora=16, rate=1e-3),
+    "both": Arm(lora=16),
+    "labels": Arm(target="labels"),
+    "words": Arm(target="words"),
+    "pooled": Arm(merge="area"),
+    "40 videos": Arm(clips=40),
+    "built-in weights": Arm(fresh=False),
+}
+# Compared on dev, before any arm above was trained.
+RATES = {
+    "dev-lora1e-3": Arm(branches=(), lora=16, rate=1e-3, steps=60),
+    "dev-xa1e-3": Arm(rate=1e-3, gate_rate=1e-3, steps=60),
+    "dev-xa2e-3": Arm(rate=2e-3, gate_rate=2e-2, steps=60),
+}
+
+
+class Bench:
+    def __init__(self, work: Path, teacher: Path) -> None:
+        self.work, self.teacher = work, teacher
+        self.processor = loading.load_processor(teacher)
+        self._clips: dict[str, list[Clip]] = {}
+
+    def model(self) -> Any:
+        model = loading.load_model(self.teacher, device=torch.device("cpu"), dtype=torch.float32)
+        model.set_attn_implementation(PLAIN)
+        return model.requires_grad_(False).eval()
+
+    def clips(self, name: str, kinds: Sequence[str], count: int) -> list[Clip]:
+        if name not in self._clips:
+            folder = self.work / "cache" / name
+            limit = ANSWER_TOKENS if name == "train" else 128
+            prepare(self.work / name, folder, self.model(), self.processor,
+                    kinds=kinds, clips=count, limit=limit)  # fmt: skip
+            self._clips[name] = load_clips(folder, count)
+        return self._clips[name]
+
+    def train_clips(self) -> list[Clip]:
+        return self.clips("train", ("generic", "questions", "labels"), 160)
+
+    def student(self, arm: Arm, seed: int) -> Any:
+        torch.manual_seed(seed)
+        model = self.model()
+        layers = model.model.cross_attention_layers
+        if arm.fresh:
+            for module in (*layers.modules(), model.model.feature_norm):
+                if isinstance(module, nn.Linear):
+                    nn.init.normal_(module.weight, std=0.02)
+                elif isinstance(getattr(module, "weight", None), nn.Parameter):
+                    nn.init.ones_(module.weight)
+        if arm.lora:
+            options = LoraConfig(
+                r=arm.lora, lora_alpha=2 * arm.lora, target_modules=r".*self_attn\.[qv]_proj"
+            )
+            inject_adapter_in_model(options, model.model.language_model)
+        last = f"cross_attention_layers.{max(map(int, layers))}.v2v"  # nothing reads what it adds
+        for name, weight in model.named_parameters():
+            in_branch = any(f".{branch}." in name for branch in arm.branches)
+            shared = arm.branches and ("feature_norm" in name or "cross_attention" in name)
+            shared = shared and ".v2v." not in name and ".t2v." not in name
+            weight.requires_grad_(
+                ("lora_" in name or in_branch or bool(shared)) and last not in name
+            )
+        return model
+
+    def train(self, name: str, seed: int, arm: Arm | None = None) -> Any:
+        """The trained student, from its file where there is one."""
+        arm = arm or ARMS[name]
+        model = self.student(arm, seed)
+        path = self.work / "runs" / f"{name}-{seed}.safetensors"
+        if path.exists():
+            model.load_state_dict(load_file(path), strict=False)
+            return model.requires_grad_(False)
+        clips = self.train_clips()[: arm.clips]
+        trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        groups = [
+            {"params": [p for n, p in trained.items() if n.endswith(".gate") == gate],
+             "lr": arm.gate_rate if gate else arm.rate} for gate in (False, True)
+        ]  # fmt: skip
+        optimizer = torch.optim.AdamW([g for g in groups if g["params"]], weight_decay=0.0)
+        warmup = max(1, round(0.03 * arm.steps))
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer,
+            lambda step: min((step + 1) / warmup, 0.5 + 0.5 * math.cos(math.pi * step / arm.steps)),
+        )
+        chance = random.Random(seed)
+        queue: list[Clip] = []
+        losses: list[float] = []
+        started, used = time.perf_counter(), time.process_time()
+        for step in range(arm.steps):
+            while len(queue) < CLIPS_PER_STEP:
+                queue += chance.sample(clips, len(clips))
+            part, queue = queue[:CLIPS_PER_STEP], queue[CLIPS_PER_STEP:]
+            loss = step_loss(model, arm, part, chance.choice(arm.counts), chance)
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(list(trained.values()), 1.0)
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.item())
+            if (step + 1) % 20 == 0:
+                print(f"{name}-{seed} {step + 1}: {fmean(losses[-20:]):.4f} "
+                      f"{time.perf_counter() - started:.0f} s", flush=True)  # fmt: skip
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({n: p.detach().contiguous() for n, p in trained.items()}, path)
+        gates = {
+            n: round(math.tanh(p.item()), 4) for n, p in trained.items() if n.endswith(".gate")
+        }
+        note = {"arm": asdict(arm), "seed": seed, "losses": [round(x, 4) for x in losses],
+                "seconds": round(time.perf_counter() - started, 1), "gates": gates,
+                "processor_seconds": round(time.process_time() - used, 1),
+                "trained": sum(p.numel() for p in trained.values())}  # fmt: skip
+        path.with_suffix(".json").write_text(json.dumps(note, indent=1) + "\n")
+        return model.requires_grad_(False)
+
+    @torch.no_grad()
+    def agreement(
+        self, model: Any, merge: str, count: int, name: str = "dev"
+    ) -> tuple[float, float]:
+        """Nats of divergence per token of the teacher's answers, and the share of these answers that the
+        student gives word for word."""
+        clips = self.clips(name, ("own",), 30 if name == "dev" else 50)
+        nats, same = [], []
+        for first in range(0, len(clips), 8):
+            part = clips[first : first + 8]
+            own = [[turn for turn in clip.turns if turn.kind == "own"] for clip in part]
+            rows = pack(part, own, count, model.config)
+            states = states_of(model, rows, visual_tokens(model, part, count, merge))
+            logits = model.lm_head(states[rows.predicts])
+            turns = [turn for turns in own for turn in turns]
+            target = model.lm_head(torch.cat([t.states for t in turns]).float())
+            nats.append(_divergence(logits, target))
+            hits = (logits.argmax(-1) == target.argmax(-1)).split([len(t.answer) for t in turns])
+            same += [bool(hit.all()) for hit in hits]
+        return float(torch.cat(nats).mean()), fmean(same)
+
+    def test(self, name: str, model: Any, merge: str, count: int) -> dict[str, Any]:
+        """Right answers to the questions of the test clips, kept in WORK."""
+        path = self.work / "answers" / f"{name}-{merge}-{count}.json"
+        if path.exists():
+            found: dict[str, Any] = json.loads(path.read_text())
+            return found
+        clips = self.clips("test", ("own",), 50)
+        rows = []
+        for first in range(0, len(clips), 10):
+            part = clips[first : first + 10]
+            said = respond(model, part, count, merge, limit=128)
+            for clip, answers in zip(part, said, strict=True):
+                own = [turn for turn in clip.turns if turn.kind == "own"]
+                for turn, tokens in zip(own, answers, strict=True):
+                    text = decode(self.processor, tokens)
+                    assert turn.row is not None
+                    rows.append({"id": turn.row["id"], "type": turn.row["type"], "said": text,
+                                 "right": is_right(turn.row, text)})  # fmt: skip
+        found = {"right": fmean(row["right"] for row in rows), "rows": rows}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(found, indent=1) + "\n")
+        return found
+
+    def measure(self, name: str, seed: int) -> None:
+        """Train an arm and ask it; count the teacher's answers that it gives, also with one branch's
+        gates closed."""
+        arm = ARMS[name]
+        model = self.train(name, seed)
+        label = f"{name}-{seed}"
+        for count in arm.counts:
+            found = self.test(label, model, arm.merge, count)
+            print(f"{label} at {count}: {found['right']:.1%}", flush=True)
+            self.count_same(label, model, arm.merge, count)
+        gates = {n: p for n, p in model.named_parameters() if n.endswith(".gate")}
+        for branch in arm.branches if len(arm.branches) > 1 else ():
+            opened = {n: p.clone() for n, p in gates.items() if f".{branch}." in n}
+            with torch.no_grad():
+                for gate in opened:
+                    gates[gate].zero_()
+                for count in arm.counts:
+                    self.count_same(f"{label} without {branch}", model, arm.merge, count)
+                for gate, value in opened.items():
+                    gates[gate].copy_(value)
+
+    def count_same(self, label: str, model: Any, merge: str, count: int) -> tuple[float, float]:
+        """`agreement` on the test clips, kept in WORK."""
+        path = self.work / "agreement" / f"{label}-{merge}-{count}.json"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(self.agreement(model, merge, count, "test")))
+        nats, same = json.loads(path.read_text())
+        return nats, same
+
+    def rates(self) -> str:
+        """Learning rates compared on dev, all with seed 0."""
+        rows = []
+        for name, arm in {"not trained": None, **RATES}.items():
+            model = self.model() if arm is None else self.train(name, 0, arm)
+            row = {"student": name}
+            for count in (9, 4):
+                nats, same = self.agreement(model, "folder", count)
+                row |= {f"nats at {count}": f"{nats:.4f}", f"same at {count}": f"{same:.1%}"}
+            rows.append(row)
+        return table(rows)
+
+    def right(self, name: str, merge: str, count: int) -> float | None:
+        path = self.work / "answers" / f"{name}-{merge}-{count}.json"
+        return float(json.loads(path.read_text())["right"]) if path.exists() else None
+
+    def tables(self) -> str:
+        """Of what is finished: right answers, and the share of what merging loses that is won back."""
+        clips = self.clips("test", ("own",), 50)
+        answers = [turn for clip in clips for turn in clip.turns if turn.kind == "own"]
+        full = fmean(is_right(turn.row, decode(self.processor, turn.answer)) for turn in answers)
+        rows: list[dict[str, Any]] = [{"student": "teacher, all tokens", "at 9": f"{full:.1%}"}]
+        for merge in ("folder", "area"):
+            row: dict[str, Any] = {"student": f"not trained, {merge}"}
+            for count in (9, 4):
+                right = self.right("teacher", merge, count)
+                row[f"at {count}"] = "" if right is None else f"{right:.1%}"
+            rows.append(row)
+        for name, arm in ARMS.items():
+            row = {"student": name}
+            for count in arm.counts:
+                start = self.right("teacher", arm.merge, count)
+                found = [self.right(f"{name}-{seed}", arm.merge, count) for seed in range(9)]
+                known = [right for right in found if right is not None]
+                if known and start is not None:
+                    row["seeds"] = len(known)
+                    row[f"at {count}"] = _spread(known)
+                    shares = [(right - start) / (full - start) for right in known]
+                    row[f"won back at {count}"] = _spread(shares)
+            if len(row) > 1:
+                rows.append(row)
+        heading = ("student", "seeds", "at 9", "won back at 9", "at 4", "won back at 4")
+        same = [
+            {"student": path.stem, "nats per token": f"{nats:.4f}", "same answers": f"{share:.1%}"}
+            for path in sorted((self.work / "agreement").glob("*.json"))
+            for nats, share in [json.loads(path.read_text())]
+        ]
+        accuracy = table([{key: row.get(key, "") for key in heading} for row in rows])
+        return accuracy + "\n\n" + (table(same) if same else "")
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{fmean(values):.1%}" + (f" ± {stdev(values):.1%}" if len(values) > 1 else "")
+
+
+def step_loss(model: Any, arm: Arm, clips: list[Clip], count: int, chance: random.Random) -> Any:
+    kinds = ("labels",) if arm.target == "labels" else arm.asked
+    chosen: list[list[Turn]] = []
+    for clip in clips:
+        found = [turn for turn in clip.turns if turn.kind in kinds]
+        chosen.append(chance.sample(found, min(3, len(found))))
+    rows = pack(clips, chosen, count, model.config)
+    states = states_of(model, rows, visual_tokens(model, clips, count, arm.merge))
+    logits = model.lm_head(states[rows.predicts])
+    if arm.target == "labels":
+        return F.cross_entropy(logits, rows.answer)
+    with torch.no_grad():
+        taught = [turn.states for turns in chosen for turn in turns]
+        teacher_logits = model.lm_head(torch.cat([s for s in taught if s is not None]).float())
+        means = []
+        for clip in clips:
+            member = clip.member(count, arm.merge)
+            means.append(mean_of(clip.visual, member, torch.bincount(member)).float())
+    terms = distillation_terms(
+        logits, teacher_logits, rows.answer, states[rows.is_visual], torch.cat(means), 1.0
+    )
+    loss = terms["answer" if arm.target == "words" else "divergence"] / len(rows.answer)
+    return loss + arm.hidden * terms["hidden"] if arm.target == "distribution" else loss
+
+
+def _divergence(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    logs = [F.log_softmax(each, dim=-1) for each in (logits, target)]
+    return F.kl_div(*logs, reduction="none", log_target=True).sum(-1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--teacher", type=Path, required=True)
+    parser.add_argument("--only", nargs="+", choices=list(ARMS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--rates", action="store_true", help="only compare learning rates, on dev")
+    parser.add_argument("--tables", action="store_true", help="only of what is finished")
+    arguments = parser.parse_args()
+    bench = Bench(arguments.work, arguments.teacher)
+    if arguments.rates:
+        print(bench.rates())
+        return
+    if not arguments.tables:
+        teacher = bench.model()
+        for merge in ("folder", "area"):
+            for count in (9, 4):
+                bench.test("teacher", teacher, merge, count)
+                bench.count_same("teacher", teacher, merge, count)
+        for seed in arguments.seeds:
+            for name in arguments.only or ARMS:
+                bench.measure(name, seed)
+    print(bench.tables())
+
+
+if __name__ == "__main__":
+    main()

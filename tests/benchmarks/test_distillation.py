@@ -1,0 +1,78 @@
+"""The benchmark of distillation computes what the models themselves do."""
+
+import random
+
+import pytest
+import torch
+
+from benchmarks import distillation, packed_clips
+from benchmarks.distillation import ARMS, Bench, step_loss
+from crosslmm.checkpoints.loading import save_checkpoint
+from crosslmm.demo.teacher import init_teacher, teacher_processor
+from crosslmm.synthetic.clips import write_clips
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """With a teacher that was not trained on: what it says is nonsense, and always the same."""
+    work = tmp_path_factory.mktemp("work")
+    processor = teacher_processor()
+    save_checkpoint(work / "teacher", init_teacher(processor), processor)
+    write_clips(work / "train", clips=2, seed=3, seconds=(2, 3), size=(64, 64), fps=4)
+    bench = Bench(work, work / "teacher")
+    kinds = ("generic", "questions", "own", "labels")
+    packed_clips.prepare(
+        work / "train", work / "cache" / "train", bench.model(), bench.processor,
+        kinds=kinds, clips=2, limit=6,
+    )  # fmt: skip
+    return bench
+
+
+@pytest.mark.parametrize(("merge", "count"), [("area", 36), ("area", 4), ("folder", 4)])
+def test_a_packed_question_is_read_as_if_it_were_the_only_one(
+    bench: Bench, merge: str, count: int
+) -> None:
+    model, (clip, _) = bench.model(), packed_clips.load_clips(bench.work / "cache" / "train")
+    own = [turn for turn in clip.turns if turn.kind == "own"][:3]
+    visual = packed_clips.visual_tokens(model, [clip], count, merge)
+    rows = packed_clips.pack([clip], [own], count, model.config)
+    with torch.no_grad():
+        packed = packed_clips.states_of(model, rows, visual)[rows.predicts]
+        model.set_attn_implementation("sdpa")
+        alone = []
+        for turn in own:
+            places = [model.config.video_token_id] * (8 * count + 1)  # and the newline
+            ids = clip.before + places + clip.between + turn.given + turn.answer
+            states = model.model(torch.tensor([ids]), visual_tokens=visual, use_cache=False)
+            alone.append(states.last_hidden_state[0, len(ids) - len(turn.answer) - 1 : -1])
+    torch.testing.assert_close(packed, torch.cat(alone), atol=1e-4, rtol=1e-4)
+
+
+def test_answers_are_decoded_as_far_as_the_student_departs_from_its_teacher(bench: Bench) -> None:
+    model, clips = bench.model(), packed_clips.load_clips(bench.work / "cache" / "train")
+    own = [[turn for turn in clip.turns if turn.kind == "own"] for clip in clips]
+    said = packed_clips.respond(model, clips, 4, "folder", limit=6)
+    assert said == packed_clips.answer(model, clips, own, 4, "folder", limit=6)
+    assert said != [[turn.answer for turn in turns] for turns in own]
+
+
+def test_a_teacher_has_nothing_to_learn_from_itself(bench: Bench) -> None:
+    model, clips = bench.model(), packed_clips.load_clips(bench.work / "cache" / "train")
+    arm = ARMS["cross-attention"]
+    with torch.no_grad():
+        loss = step_loss(model, arm, clips, 36, random.Random(0))
+    assert float(loss) < 1e-3
+    student = bench.student(arm, 0)
+    loss = step_loss(student, arm, clips, 4, random.Random(0))
+    loss.backward()
+    with_gradient = {n for n, p in student.named_parameters() if p.grad is not None}
+    assert {n for n in with_gradient if n.endswith(".gate")} == {
+        f"model.cross_attention_layers.{layer}.{branch}.gate"
+        for layer, branch in ((1, "v2v"), (1, "t2v"), (3, "v2v"), (3, "t2v"), (5, "t2v"))
+    }
+    assert not [n for n in with_gradient if "language_model" in n or "vision_tower" in n]
+
+
+def test_a_spread_needs_two_seeds() -> None:
+    assert distillation._spread([0.5]) == "50.0%"
+    assert distillation._spread([0.4, 0.6]) == "50.0% ± 14.1%"
