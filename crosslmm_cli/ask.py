@@ -176,6 +176,6 @@ def ask(
             {"role": "user", "content": question},
             {"role": "assistant", "content": response.answer.text},
         ]
-        last_dialogue.remember(ctx, video, chat.messages if chat else turn, at)
+        last_dialogue.remember(ctx, video, chat.messages if chat else turn, sampling)
         if evidence is not None:
             save_evidence(output, session, response.answer, evidence)
