@@ -202,3 +202,13 @@ def test_frames_are_read_again_within_the_limits_of_the_first_time(
     fields = frames_of(clip, 1) | {"sampling": Sampling(max_pixels=10)}
     with pytest.raises(VideoError, match="`max_pixels`"):
         make(flat(1), **fields).save(tmp_path / "e.png")
+
+
+def test_every_link_of_a_page_leads_somewhere(clip: Path, tmp_path: Path) -> None:
+    """Also of moments whose frame is not among those shown."""
+    make(flat(*[1, 5] * 15), **frames_of(clip, 30)).save(tmp_path / "e.html")
+    page = Page((tmp_path / "e.html").read_text())
+    anchors = {attrs["id"] for _, attrs in page.tags if "id" in attrs}
+    links = [(attrs["href"] or "")[1:] for attrs in page.of("a")]
+    assert len(links) == 15 + 12
+    assert set(links) <= anchors
