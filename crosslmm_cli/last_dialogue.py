@@ -96,7 +96,8 @@ class DialogueCommand(Command):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         given = self._written(ctx, args)
-        if "continued" in given:
+        # Help, and a shell that completes a line, need no dialogue.
+        if "continued" in given and "help" not in given and not ctx.resilient_parsing:
             last = LastDialogue.read()
             dropped = {name for names in _TOGETHER if names & given.keys() for name in names}
             flags = flags_of(self)

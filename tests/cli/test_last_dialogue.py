@@ -128,6 +128,12 @@ def test_nothing_to_continue(run: Callable[..., Any], home: Path) -> None:
     assert "there is no dialogue yet" in done.err
 
 
+def test_help_needs_no_dialogue(run: Callable[..., Any], home: Path) -> None:
+    done = run("ask", "-c", "--help")
+    assert done.code == 0
+    assert "--continue" in done.out
+
+
 def test_a_link_is_neither_read_nor_written(home: Path, tmp_path: Path) -> None:
     home.mkdir()
     (tmp_path / "victim").write_text("{}")
