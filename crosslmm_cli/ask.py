@@ -112,7 +112,7 @@ def ask(
     at = read_frame_list(frames_at, questions) or (last.at if last else None)
     questions = read_questions(questions)
     if evidence is not None:
-        check_evidence_path(evidence)
+        check_evidence_path(evidence, video)
         if len(questions) > 1:
             raise UsageError("--evidence takes one question: its file is about one answer")
     if fit is not None and (frames is not None or fps is not None):
@@ -176,6 +176,6 @@ def ask(
             {"role": "user", "content": question},
             {"role": "assistant", "content": response.answer.text},
         ]
-        last_dialogue.remember(ctx, video, chat.messages if chat else turn, at)
+        last_dialogue.remember(ctx, video, chat.messages if chat else turn, sampling)
         if evidence is not None:
             save_evidence(output, session, response.answer, evidence)

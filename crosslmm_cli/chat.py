@@ -26,6 +26,7 @@ def chat(
     frames: options.FramesOption = None,
     fps: options.FpsOption = None,
     max_frames: options.MaxFramesOption = None,
+    sampler: options.SamplerOption = "uniform",
     start: options.StartOption = None,
     end: options.EndOption = None,
     reader: options.ReaderOption = "auto",
@@ -66,6 +67,7 @@ def chat(
         fps=fps,
         max_frames=max_frames,
         at=last.at if last else None,
+        sampler=sampler,
         start=start,
         end=end,
         reader=reader,
@@ -108,9 +110,7 @@ def chat(
             generation,
             typed=is_typed(),
             messages=last.messages if last else (),
-            remember=lambda path, messages: last_dialogue.remember(
-                ctx, path, messages, sampling.at
-            ),
+            remember=lambda path, messages: last_dialogue.remember(ctx, path, messages, sampling),
         )
         failed = dialogue.run(lines)
     if failed and not is_typed():

@@ -141,7 +141,7 @@ class Dialogue:
                 self._output.notice(f"{usage:<14}  {what}", always=True)
 
     def _save_evidence(self, path: Path) -> None:
-        check_evidence_path(path)
+        check_evidence_path(path, self._video)
         _check_new(path)
         if self._answer is None:
             raise UsageError("there is no answer yet that evidence could be shown for")

@@ -12,6 +12,7 @@ from crosslmm.checkpoints.settings import home
 from crosslmm.errors import UsageError, first_line
 from crosslmm.files import atomic_file, open_regular, parse_json
 from crosslmm.limits import MAX_TEXT_BYTES
+from crosslmm.options import Sampling
 from crosslmm_cli.commands import Command
 from crosslmm_cli.flags import flags_of
 
@@ -23,7 +24,7 @@ _TOGETHER = (
     {"frames", "fps", "fit", "frames_at"},
     {"tokens_per_frame", "merge", "keep"},
 )
-_KEPT = {"frames", "fps", "fit", "tokens_per_frame", "merge", "keep"} | {
+_KEPT = {"frames", "fps", "tokens_per_frame", "merge", "keep"} | {
     *("max_frames", "sampler", "start", "end", "reader", "seek", "max_pixels", "file_timeout"),
     *("model", "quantize", "device", "dtype"),
 }
@@ -57,7 +58,7 @@ class LastDialogue:
             ) from None
         except OSError as error:
             raise UsageError(f"{path}: {error.strerror}; delete it") from None
-        except (TypeError, ValueError) as error:
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise UsageError(f"{path}: not a dialogue ({first_line(error)}); delete it") from None
         return dialogue
 
@@ -69,7 +70,11 @@ class LastDialogue:
             raise ValueError("unknown options")
         if roles != tuple(message["role"] for message in self.messages):
             raise ValueError("unknown turns")
-        if not isinstance(self.at, list | None):
+        for message in self.messages:
+            message["content"].encode()  # half a surrogate pair is no text for a tokenizer
+        if not os.path.isabs(self.video):  # such as one that would be taken for a flag
+            raise ValueError("unknown video")
+        if not all(isinstance(frame, str | int | float) for frame in self.at or ()):
             raise ValueError("unknown frames")
 
     def write(self) -> None:
@@ -91,12 +96,13 @@ class DialogueCommand(Command):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         given = self._written(ctx, args)
-        if "continued" in given:
+        # Help, and a shell that completes a line, need no dialogue.
+        if "continued" in given and "help" not in given and not ctx.resilient_parsing:
             last = LastDialogue.read()
             dropped = {name for names in _TOGETHER if names & given.keys() for name in names}
             flags = flags_of(self)
             missing = last.options.keys() - given.keys() - dropped
-            kept = [f"{flags[name]}={last.options[name]}" for name in missing if name in flags]
+            kept = [f"{flags[name]}={last.options[name]}" for name in missing]
             ctx.meta[_LAST] = replace(last, at=None if "frames" in dropped else last.at)
             args = [*kept, last.video, *args]
             given = self._written(ctx, args)
@@ -116,11 +122,12 @@ def continued(ctx: Any) -> LastDialogue | None:
     return ctx.meta.get(_LAST)
 
 
-def remember(
-    ctx: Any, video: str, messages: Sequence["Message"], at: Sequence[float | str] | None = None
-) -> None:
-    """Keep a dialogue about a video that was opened with the options of this command."""
-    options = ctx.meta[_GIVEN]
+def remember(ctx: Any, video: str, messages: Sequence["Message"], sampling: Sampling) -> None:
+    """Keep a dialogue about a video that was opened with the options of this command, which came to
+    this `sampling`."""
+    options, at = dict(ctx.meta[_GIVEN]), sampling.at
+    if sampling.frames is not None:  # as many as fitted into memory, too
+        options["frames"] = str(sampling.frames)
     LastDialogue(
         os.path.abspath(video), options, [*messages], None if at is None else [*at]
     ).write()

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from rich.cells import cell_len, get_character_cell_size
 
 _TAB = 8
+_MOST_HELD = 1000  # characters of a word, which may be such that take no room
 
 
 class WordWrap:
@@ -43,7 +44,7 @@ class WordWrap:
             self._word = character
             return before + self._place()
         self._word += character
-        if self._passing or cell_len(self._word) > self._width():
+        if self._passing or len(self._word) > _MOST_HELD or cell_len(self._word) > self._width():
             self._passing = True
             return self._place()
         return ""

@@ -49,6 +49,13 @@ def test_a_word_is_shown_once_it_ends() -> None:
     assert wrap.finish() == " square"
 
 
+def test_a_word_without_width_is_not_held_for_ever() -> None:
+    """Each of its characters would be measured with all before it."""
+    wrap = WordWrap(lambda: 80)
+    text = "a" + "\u0301" * 5000
+    assert len(wrap.feed(text)) == len(text)
+
+
 class Said:
     """A response of these pieces, cut or not."""
 

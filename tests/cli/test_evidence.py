@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 Run = Callable[..., Any]  # the fixture `run`
 
@@ -37,3 +38,12 @@ def test_a_link_is_not_written_through(run: Run, clip: Path, tmp_path: Path) -> 
     done = run("ask", clip, "what?", "--evidence", link)
     assert (done.code, victim.read_text()) == (2, "mine")
     assert "links are not followed" in done.err
+
+
+def test_an_image_is_not_replaced_by_its_evidence(run: Run, tmp_path: Path) -> None:
+    image = tmp_path / "image.png"
+    Image.new("RGB", (8, 8)).save(image)
+    content = image.read_bytes()
+    done = run("ask", image, "what?", "--evidence", tmp_path / "." / "image.png")
+    assert (done.code, image.read_bytes()) == (2, content)
+    assert "would replace the image" in done.err

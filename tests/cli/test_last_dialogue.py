@@ -68,6 +68,25 @@ def test_chat_goes_on_and_is_gone_on_with(
     assert "really?" in ask("-c", "sure?")["prompt"]
 
 
+def test_chat_opens_a_video_as_ask_did(
+    ask: Callable[..., Any],
+    run: Callable[..., Any],
+    clip: Path,
+    checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Although it knows no --fit: the number of frames is what counts, also where memory has changed."""
+    options = ("--model", str(checkpoint), "--fit", "8GB", "--sampler", "diverse")
+    with monkeypatch.context() as patch:
+        patch.setattr("crosslmm.inference.assistant.Assistant.most_frames", lambda *_: 5)
+        opened = ask(str(clip), "who?", *options)
+    monkeypatch.setattr("sys.stdin", io.StringIO("really?\n"))
+    answer = json.loads(run("chat", "-c", "--json", "--max-new-tokens", "3").out)
+    assert len(opened["frames"]) == 5
+    assert answer["frames"] == opened["frames"]
+    assert answer["settings"]["sampler"] == "diverse"
+
+
 def test_a_relative_video_and_model_are_found_from_elsewhere(
     run: Callable[..., Any],
     clip: Path,
@@ -86,8 +105,13 @@ def test_a_relative_video_and_model_are_found_from_elsewhere(
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", '{"video": 1}', '{"video": "a", "options": {"debug": "x"}, "messages": []}',
-     '{"video": "a", "options": {}, "messages": [{"role": "user", "content": "x"}]}'],
+    ["", "[]", '{"video": 1}', '{"video": "/a", "options": {}, "messages": [{}, {}]}',
+     '{"video": "/a", "options": [], "messages": []}', '{"video": "-m", "options": {}, "messages": []}',
+     '{"video": "/a", "options": {}, "messages": [], "at": [{}]}',
+     '{"video": "/a", "options": {}, "messages": [{"role": "user", "content": "\\ud800"}, '
+     '{"role": "assistant", "content": ""}]}',
+     '{"video": "/a", "options": {"debug": "x"}, "messages": []}',
+     '{"video": "/a", "options": {}, "messages": [{"role": "user", "content": "x"}]}'],
 )  # fmt: skip
 def test_a_damaged_record_is_refused(run: Callable[..., Any], home: Path, text: str) -> None:
     home.mkdir()
@@ -102,6 +126,12 @@ def test_nothing_to_continue(run: Callable[..., Any], home: Path) -> None:
     done = run("ask", "-c", "who?")
     assert done.code == 2
     assert "there is no dialogue yet" in done.err
+
+
+def test_help_needs_no_dialogue(run: Callable[..., Any], home: Path) -> None:
+    done = run("ask", "-c", "--help")
+    assert done.code == 0
+    assert "--continue" in done.out
 
 
 def test_a_link_is_neither_read_nor_written(home: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import hashlib
 import html.parser
 import io
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from PIL import Image
 
 from crosslmm.errors import UsageError, VideoError
 from crosslmm.evidence import Evidence, Word
+from crosslmm.options import Sampling
 
 TIMES = (1.0, 3.0, 5.0, 7.0)
 
@@ -185,3 +187,28 @@ def test_a_sheet_shows_the_best_frames_under_their_heat(clip: Path, tmp_path: Pa
     outline = (below == (255, 96, 0)).all(axis=2).sum(axis=0)
     by_frame = [int(outline[18 + 438 * n : 438 * (n + 1)].sum()) for n in range(3)]
     assert [count > 100 for count in by_frame] == [False, True, False]
+
+
+def test_a_sheet_of_a_text_without_spaces_takes_no_longer(clip: Path, tmp_path: Path) -> None:
+    """Of what does not fit, no line is measured: of this one that would take minutes."""
+    began = time.monotonic()
+    make(flat(1), question="x" * 200_000, **frames_of(clip, 1)).save(tmp_path / "e.png")
+    assert time.monotonic() - began < 20
+
+
+def test_frames_are_read_again_within_the_limits_of_the_first_time(
+    clip: Path, tmp_path: Path
+) -> None:
+    fields = frames_of(clip, 1) | {"sampling": Sampling(max_pixels=10)}
+    with pytest.raises(VideoError, match="`max_pixels`"):
+        make(flat(1), **fields).save(tmp_path / "e.png")
+
+
+def test_every_link_of_a_page_leads_somewhere(clip: Path, tmp_path: Path) -> None:
+    """Also of moments whose frame is not among those shown."""
+    make(flat(*[1, 5] * 15), **frames_of(clip, 30)).save(tmp_path / "e.html")
+    page = Page((tmp_path / "e.html").read_text())
+    anchors = {attrs["id"] for _, attrs in page.tags if "id" in attrs}
+    links = [(attrs["href"] or "")[1:] for attrs in page.of("a")]
+    assert len(links) == 15 + 12
+    assert set(links) <= anchors

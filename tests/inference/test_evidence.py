@@ -121,7 +121,7 @@ def test_evidence_of_an_answer(
 
 
 def test_a_dialogue_goes_on_after_its_evidence(clip: Path) -> None:
-    video = Assistant(tiny_model(), tiny_processor()).open_video(clip, frames=2)
+    video = Assistant(tiny_model(), tiny_processor()).open_video(clip, frames=2, max_pixels=10**9)
     chat, other = video.chat(), video.chat()
     first = chat.ask("what?", max_new_tokens=6)
     second = chat.ask("and then?", max_new_tokens=6)
@@ -132,6 +132,7 @@ def test_a_dialogue_goes_on_after_its_evidence(clip: Path) -> None:
     for question in ("what?", "and then?"):
         other.ask(question, max_new_tokens=6)
     assert other.ask("and then?", max_new_tokens=6).text == third
+    assert video.evidence(chat.ask("so?")).sampling.max_pixels == 10**9
 
 
 def test_evidence_needs_an_answer_about_the_video(clip: Path) -> None:

@@ -27,6 +27,7 @@ from crosslmm.inference.encoding import EncodedVideo
 from crosslmm.inference.feature_cache import FeatureCache, sampling_key
 from crosslmm.merging import TokenBudget
 from crosslmm.options import Sampling
+from crosslmm.ragged_tokens import RaggedTokens
 from tests.support.clips import write_clip
 from tests.support.tiny import tiny_model, tiny_processor
 
@@ -471,6 +472,40 @@ def test_what_is_not_a_number_is_neither_kept_nor_used(
         kept.write(encoded, prefix, 1.0)
     assert len(home.entries()) == 1
     assert home.kept(video).read() is None
+
+
+def test_merged_tokens_stand_for_every_token_once(home: Home, video: Path) -> None:
+    """Whatever wrote an entry: a token at a place of no frame, or of a mass of its own, changes answers,
+    and one that went into none ends in an error."""
+    home.ask(video, **MERGED)
+    home.assistant.runtime.cache = None
+
+    def kept() -> CachedVideo:
+        budget = TokenBudget(4, **MERGED)
+        return CachedVideo(home.assistant.runtime, home.cache(), video, FRAMES, budget)
+
+    encoded = kept().read()
+    assert encoded is not None
+    visual = encoded.visual
+    assert isinstance(visual, RaggedTokens)
+    assert visual.member is not None
+    prefix = home.assistant.open_video(video, frames=3, **MERGED).prefix
+    for changes in (
+        {"place": visual.place + 10**6},
+        {"place": visual.place.flip(0)},
+        {"mass": visual.mass * 0},
+        {"mass": -visual.mass},
+        {"member": visual.member + 10**15},
+        {"member": visual.member - 1},
+    ):
+        home.cache().clear()
+        aside = kept()
+        assert aside.read() is None
+        changed = replace(encoded, visual=replace(visual, **changes), encode_seconds=1.0)
+        aside.write(changed, prefix, 1.0)
+        assert len(home.entries()) == 1
+        assert kept().read() is None, changes
+        assert home.entries() == []
 
 
 def test_what_took_no_time_or_had_a_warning_is_not_kept(home: Home, video: Path) -> None:

@@ -56,6 +56,26 @@ def test_generate_agrees_in_every_kind_of_attention_and_cache(
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("cache", [None, "static"])
+def test_beams_keep_the_mass_of_their_video(cache: str | None) -> None:
+    model, inputs = model_of(), given()
+    options = {"max_new_tokens": 6, "min_new_tokens": 6, "num_beams": 3, "num_return_sequences": 2}
+    expected = model.generate(**inputs, **options, use_cache=False)
+    ids = model.generate(**inputs, **options, cache_implementation=cache, disable_compile=True)
+    assert ids.tolist() == expected.tolist()
+
+
+@torch.no_grad()
+def test_looking_up_the_prompt_changes_no_answer() -> None:
+    model, inputs = model_of(), given()
+    options = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False}
+    expected = model.generate(**inputs, **options, use_cache=False)
+    assert model.generate(**inputs, **options, prompt_lookup_num_tokens=3).tolist() == (
+        expected.tolist()
+    )
+
+
+@torch.no_grad()
 def test_attention_that_takes_no_mask_of_numbers_is_refused() -> None:
     model = model_of()
     model.config.text._attn_implementation = "flash_attention_2"

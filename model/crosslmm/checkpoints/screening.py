@@ -4,6 +4,7 @@ transformers follows a configuration to code of other repositories (attention ke
 (adapters, `transformers_weights`) and to any size. Here such a checkpoint is refused, with its reason.
 """
 
+import base64
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -94,6 +95,11 @@ def check_tokenizer(folder: Path) -> None:
             raise CheckpointError(
                 f"{path}: its {name} makes a text over {_MOST_GROWTH} times as long"
             )
+    longest = max(map(len, _vocabulary(tokenizer)), default=0)
+    if longest > _MOST_GROWTH:
+        raise CheckpointError(
+            f"{path}: one of its tokens has {longest:,} characters; none needs that"
+        )
 
 
 def check_tokens(folder: Path, config: "CrossLMMConfig", video_token_id: int) -> None:
@@ -183,12 +189,39 @@ def _growth(step: Any) -> float:
             pattern = table.get("pattern")
             text = pattern.get("String") if isinstance(pattern, Mapping) else None
             growth *= max(1.0, len(content) / max(1, len(text) if isinstance(text, str) else 1))
+        if isinstance(before := table.get("prepend"), str):
+            growth *= max(1, len(before))
+        if isinstance(mapped := table.get("precompiled_charsmap"), str):
+            growth *= _longest_mapped(mapped)
         pieces = [table[key] for key in ("single", "pair") if isinstance(table.get(key), list)]
         ids = [
             len(found) for key, found in table.items() if key == "ids" and isinstance(found, list)
         ]
         growth *= max([1, *map(len, pieces)]) * max([1, *ids])
     return growth
+
+
+def _longest_mapped(charsmap: str) -> int:
+    """The most bytes that SentencePiece's table of characters makes of one: after the size of an index
+    and the index come all that it names, each with a zero at its end."""
+    try:
+        data = base64.b64decode(charsmap)
+    except ValueError:
+        return 1
+    return max(map(len, data[4 + int.from_bytes(data[:4], "little") :].split(b"\0"))) or 1
+
+
+def _vocabulary(tokenizer: Mapping[str, Any]) -> Iterator[str]:
+    """The texts of all tokens of a tokenizer.json."""
+    model, added = tokenizer.get("model"), tokenizer.get("added_tokens")
+    entries = model.get("vocab") if isinstance(model, Mapping) else None
+    if isinstance(entries, Mapping):
+        yield from entries
+    elif isinstance(entries, list):  # of Unigram, each with its score
+        yield from (str(entry[0]) for entry in entries if isinstance(entry, list) and entry)
+    for token in added if isinstance(added, list) else ():
+        if isinstance(token, Mapping):
+            yield str(token.get("content"))
 
 
 def _tables(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from crosslmm.options import Sampling
+
 _PEAK = 0.5  # share of the highest score down to which neighbours belong to a peak
 _MOST_REGIONS = 3  # of a frame
 
@@ -57,6 +59,7 @@ class EvidenceMaps:
     - source: whose attention the places in frames are from, `cross-attention` (text to visual) or
       `self-attention`; the moments are always from the latter.
     - seconds: what computing it took.
+    - sampling: how the video was read; its limits and reader are those of what reads it again.
     """
 
     video: str
@@ -70,6 +73,7 @@ class EvidenceMaps:
     words: tuple[Word, ...] = field(repr=False)
     source: str
     seconds: float
+    sampling: Sampling = field(default=Sampling(), repr=False)
 
     @cached_property
     def scores(self) -> tuple[float, ...]:

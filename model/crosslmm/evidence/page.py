@@ -56,6 +56,7 @@ def draw_page(evidence: EvidenceMaps, path: Path) -> bytes:
         style=Markup(style),  # noqa: S704  # files of this package
         script=Markup(script),  # noqa: S704
         pictures=pictures,
+        shown={picture["frame"] for picture in pictures},
         pieces=_pieces(evidence),
         bars=_bars(evidence),
         player=_link(evidence.video, path),

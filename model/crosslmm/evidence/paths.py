@@ -1,5 +1,7 @@
 """Where evidence can be written."""
 
+import os
+from contextlib import suppress
 from pathlib import Path
 
 from crosslmm.errors import UsageError
@@ -8,9 +10,13 @@ from crosslmm.files import check_writable
 FORMATS = (".html", ".png", ".json")
 
 
-def check_evidence_path(path: Path) -> None:
-    """Before anything is computed: UsageError where evidence could not be written to `path`."""
+def check_evidence_path(path: Path, video: str) -> None:
+    """Before anything is computed: UsageError where evidence about `video` could not be written to
+    `path`, or would replace it."""
     if path.suffix.lower() not in FORMATS:
         *most, last = FORMATS
         raise UsageError(f"{path}: evidence is a file ending in {', '.join(most)} or {last}")
     check_writable(path)
+    with suppress(OSError, ValueError):
+        if os.path.samefile(path, video):
+            raise UsageError(f"{path}: the evidence would replace the image; give another name")

@@ -41,10 +41,17 @@ def read_pictures(
     evidence: EvidenceMaps, frames: Sequence[int], *, width: int
 ) -> Iterator[Picture]:
     """Read frames of the video again, one at a time, fitted into a square. Raises VideoError."""
-    wanted = [f"#{evidence.indices[frame]}" for frame in frames]
+    read = evidence.sampling
+    wanted = Sampling(
+        at=[f"#{evidence.indices[frame]}" for frame in frames],
+        reader=read.reader,
+        deadline=read.deadline,
+        file_timeout=read.file_timeout,
+        max_pixels=read.max_pixels,
+    )
     highest = float(evidence.heat.max(initial=0.0)) or 1.0
     try:
-        with open_stream(evidence.video, Sampling(at=wanted)) as stream:
+        with open_stream(evidence.video, wanted) as stream:
             for frame, shown in zip(frames, stream, strict=True):
                 image = ImageOps.contain(Image.fromarray(shown.pixels), (width, width))
                 yield Picture(frame, image, _heat_map(evidence.heat[frame] / highest))

@@ -1,6 +1,7 @@
 """Evidence as a contact sheet: question, answer, and the frames with the most evidence."""
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def _draw_boxes(
 
 def _wrap(text: str, font: Any, width: int) -> list[str]:
     """Lines that fit, of which the last ends in … where there are too many."""
-    lines = list(_lines(" ".join(text.split()), font, width))
+    lines = list(islice(_lines(" ".join(text.split()), font, width), _MOST_LINES + 1))
     if len(lines) > _MOST_LINES:
         lines = [*lines[: _MOST_LINES - 1], lines[_MOST_LINES - 1][:-1] + "…"]
     return lines

@@ -155,6 +155,8 @@ class CachedVideo:
         if not found:
             return None
         length = found["ids"].shape[1]
+        if (mass := found.get("mass")) is not None:
+            _check(mass, (1, length), torch.float32)
         for number in range(model.config.text.num_hidden_layers):
             for tensor in (found[f"keys.{number}"], found[f"values.{number}"]):
                 _check(tensor, (1, *tensor.shape[1:2], length, *tensor.shape[3:]), model.dtype)
@@ -182,6 +184,7 @@ class CachedVideo:
         _check(mass, (count,), torch.float32)
         pooled, member = self._budget.pooled, tensors["member"]
         _check(member, (frames * pooled,), torch.int64)
+        _check_members(place, mass, member)
         return RaggedTokens(
             tokens.to(model.device),
             (count,),
@@ -320,6 +323,17 @@ def _is_finite(tensor: torch.Tensor) -> bool:
         return True
     low, high = torch.aminmax(tensor)
     return bool(torch.isfinite(low) & torch.isfinite(high))
+
+
+def _check_members(place: torch.Tensor, mass: torch.Tensor, member: torch.Tensor) -> None:
+    """Raises ValueError where merged tokens are not in order, or do not stand for all tokens once."""
+    inside = len(place) > 0 and int(place[0]) >= 0 and int(place[-1]) < len(member)
+    if not inside or not bool((place.diff() > 0).all()):
+        raise ValueError("tokens at places that are none, or out of order")
+    if int(member.min()) < 0 or int(member.max()) >= len(place):
+        raise ValueError("tokens that went into none")
+    if not torch.equal(torch.bincount(member, minlength=len(place)).to(mass.dtype), mass):
+        raise ValueError("tokens that stand for others than went into them")
 
 
 def _check(tensor: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:

@@ -31,6 +31,7 @@ from crosslmm.inference.generation import decode_answer
 from crosslmm.inference.prefix import VideoPrefix
 from crosslmm.inference.runtime import Runtime
 from crosslmm.limits import PREFILL_TOKENS
+from crosslmm.options import Sampling
 from crosslmm.ragged_tokens import RaggedTokens
 from crosslmm.visual_tokens import VisualTokens
 
@@ -74,6 +75,7 @@ def find_evidence(
     layout: TokenLayout,
     answer: Answer,
     duration: float,
+    sampling: Sampling,
     part: tuple[int, int] | None = None,
 ) -> Evidence:
     """The evidence of an answer, or of a part of its characters, about the video whose prefix this is.
@@ -108,6 +110,7 @@ def find_evidence(
         ),
         source="cross-attention" if attention.crosses else "self-attention",
         seconds=time.perf_counter() - began,
+        sampling=sampling,
     )
 
 

@@ -201,7 +201,13 @@ class VideoSession:
         try:
             with memory_errors():
                 return find_evidence(
-                    self._runtime, self.prefix, self._layout, answer, self.source.duration, part
+                    self._runtime,
+                    self.prefix,
+                    self._layout,
+                    answer,
+                    self.source.duration,
+                    self._sampling,
+                    part,
                 )
         except MemoryError:
             raise OutOfMemory(f"{self.video}: out of memory while looking for evidence") from None
