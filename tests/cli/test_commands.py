@@ -100,7 +100,7 @@ class TestDemo:
 
     def test_its_help_says_where_the_clip_goes(self, run: Run) -> None:
         text = " ".join(run("demo", "--help").out.split())
-        assert "as sample.mp4 in this folder. [default: (a temporary folder, deleted" in text
+        assert "as sample.mp4 in this folder. [default: a temporary folder, deleted" in text
 
 
 class TestFailures:
