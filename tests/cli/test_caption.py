@@ -282,6 +282,7 @@ def test_ctrl_c_finishes_the_current_batch(
         _, err = process.communicate(timeout=120)
     assert process.returncode == 130, err.decode()
     assert "finishing the current batch" in err.decode()
+    assert "the same command captions the rest\n" in err.decode()
     assert "captioned in" in err.decode()
     data = out.read_text("utf-8")
     assert data.endswith("\n")
