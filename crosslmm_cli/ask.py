@@ -108,7 +108,7 @@ def ask(
         max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
     )
     check_generation(**generation)
-    last = last_dialogue.continued(ctx)
+    last = last_dialogue.continued(ctx, output)
     at = read_frame_list(frames_at, questions) or (last.at if last else None)
     questions = read_questions(questions)
     if evidence is not None:

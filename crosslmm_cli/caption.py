@@ -246,6 +246,8 @@ def caption(
     elif run.name is not None:
         output.text(run.name)
     if run.summary.stopped:
+        if run.name is not None:
+            output.notice("the same command captions the rest")
         raise typer.Exit(interrupt.EXIT_CODE)
     if run.summary.failed or run.summary.kept_failures:
         raise typer.Exit(SOME_FAILED)

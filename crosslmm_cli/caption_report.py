@@ -118,7 +118,8 @@ def summary_lines(summary: Summary) -> list[str]:
     if summary.captioned and summary.seconds:
         counts[0] += f", {_rate(60 * summary.captioned / summary.seconds)} per minute"
     if summary.copies:
-        counts.append(f"{summary.copies:,} of them copies of other files")
+        copies = "a copy of another file" if summary.copies == 1 else "copies of other files"
+        counts.append(f"{summary.copies:,} of them {copies}")
     if summary.failed:
         counts.append(f"{summary.failed:,} failed")
     if summary.kept:
@@ -139,6 +140,8 @@ def summary_lines(summary: Summary) -> list[str]:
 
 
 def _duration(seconds: float) -> str:
+    if seconds < 0.1:
+        return f"{seconds:.2f} s"
     if seconds < 100:
         return f"{seconds:.3g} s"
     minutes, hours = round(seconds / 60), seconds / 3600

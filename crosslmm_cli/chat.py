@@ -61,7 +61,7 @@ def chat(
     merging = choose_merging(
         output, model, tokens_per_frame=tokens_per_frame, merge=merge, keep=keep
     )
-    last = last_dialogue.continued(ctx)
+    last = last_dialogue.continued(ctx, output)
     sampling = Sampling(
         frames=frames,
         fps=fps,

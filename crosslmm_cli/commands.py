@@ -46,6 +46,7 @@ COMMANDS: Mapping[str, CommandInfo] = {
         examples=(
             "crosslmm chat movie.mp4",
             "crosslmm chat movie.mp4 --frames 128 < questions.txt",
+            "crosslmm chat --continue",
         ),
     ),
     "caption": CommandInfo(

@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,9 @@ class Dialogue:
         name, _, file = line.partition(" ")
         file = _unquoted(file.strip())
         if name not in _TAKES_FILE:
-            raise UsageError(f"{name}: no such command; /help lists them")
+            meant = get_close_matches(name, _TAKES_FILE, n=1)
+            hint = f"did you mean {meant[0]}? " if meant else ""
+            raise UsageError(f"{name}: no such command; {hint}/help lists them")
         if bool(file) is not _TAKES_FILE[name]:
             raise UsageError(f"{name} takes {'nothing more' if file else 'a file'}")
         if name == "/open":

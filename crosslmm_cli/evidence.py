@@ -13,5 +13,5 @@ def save_evidence(
     evidence = session.evidence(answer)
     evidence.save(path)
     found = evidence.moments
-    peak = f"; most from {found[0].start:.1f} to {found[0].end:.1f} s" if found else ""
+    peak = f"; read most from {found[0].start:.1f} to {found[0].end:.1f} s" if found else ""
     output.notice(f"wrote {path} in {evidence.seconds:.1f} s{peak}", always=always)

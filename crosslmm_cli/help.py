@@ -59,6 +59,16 @@ def _show_option(option: Any) -> None:
         shown = max(option.opts, key=len).lstrip("-").upper()
     if option.is_flag or shown:
         option.display_type_rich = lambda ctx: shown or None
+    typers = option._get_default_string
+
+    def default(*, default_value: Any, **about: Any) -> str:
+        if isinstance(option.show_default, str):  # Typer puts it into brackets
+            return str(option.show_default)
+        if isinstance(default_value, float):  # and writes 0.0
+            default_value = f"{default_value:.15g}"
+        return str(typers(default_value=default_value, **about))
+
+    option._get_default_string = default
     low, high = getattr(option, "min", None), getattr(option, "max", None)
     option._get_number_range_help_str = lambda: _range(low, high)  # Typer's own says x>=1
 

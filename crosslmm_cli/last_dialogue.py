@@ -15,6 +15,7 @@ from crosslmm.limits import MAX_TEXT_BYTES
 from crosslmm.options import Sampling
 from crosslmm_cli.commands import Command
 from crosslmm_cli.flags import flags_of
+from crosslmm_cli.output import Output
 
 if TYPE_CHECKING:
     from crosslmm.processing_crosslmm import Message
@@ -22,13 +23,15 @@ if TYPE_CHECKING:
 # How the video was opened: what is given again takes the place of what belongs together with it.
 _TOGETHER = (
     {"frames", "fps", "fit", "frames_at"},
+    {"start", "end"},
     {"tokens_per_frame", "merge", "keep"},
 )
 _KEPT = {"frames", "fps", "tokens_per_frame", "merge", "keep"} | {
     *("max_frames", "sampler", "start", "end", "reader", "seek", "max_pixels", "file_timeout"),
     *("model", "quantize", "device", "dtype"),
 }
-_GIVEN, _LAST = "crosslmm.given", "crosslmm.last"  # of a command's context
+# In a command's context: options as written, the dialogue, and what was added of it.
+_GIVEN, _LAST, _SHOWN = "crosslmm.given", "crosslmm.last", "crosslmm.shown"
 
 
 @dataclass(frozen=True)
@@ -101,8 +104,9 @@ class DialogueCommand(Command):
             last = LastDialogue.read()
             dropped = {name for names in _TOGETHER if names & given.keys() for name in names}
             flags = flags_of(self)
-            missing = last.options.keys() - given.keys() - dropped
+            missing = [name for name in last.options if name not in given.keys() | dropped]
             kept = [f"{flags[name]}={last.options[name]}" for name in missing]
+            ctx.meta[_SHOWN] = kept
             ctx.meta[_LAST] = replace(last, at=None if "frames" in dropped else last.at)
             args = [*kept, last.video, *args]
             given = self._written(ctx, args)
@@ -117,9 +121,14 @@ class DialogueCommand(Command):
         return dict(self.make_parser(ctx).parse_args(list(args))[0])
 
 
-def continued(ctx: Any) -> LastDialogue | None:
-    """The dialogue that `--continue` goes on with; None without it."""
-    return ctx.meta.get(_LAST)
+def continued(ctx: Any, output: Output) -> LastDialogue | None:
+    """The dialogue that `--continue` goes on with, after saying which and how; None without it."""
+    last: LastDialogue | None = ctx.meta.get(_LAST)
+    if last is not None:
+        asked = len(last.messages) // 2
+        questions = "1 question" if asked == 1 else f"{asked:,} questions"
+        output.notice(" ".join([f"going on after {questions} with", last.video, *ctx.meta[_SHOWN]]))
+    return last
 
 
 def remember(ctx: Any, video: str, messages: Sequence["Message"], sampling: Sampling) -> None:

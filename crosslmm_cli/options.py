@@ -225,5 +225,7 @@ NoProgressOption = Annotated[bool, typer.Option("--no-progress", help="Hide prog
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Hide notices and progress.")]
 ContinueOption = Annotated[
     bool,
-    typer.Option("--continue", "-c", help="Go on with the last video and dialogue; gives VIDEO."),
+    typer.Option(
+        "--continue", "-c", help="Go on with the last dialogue; VIDEO is its own, so leave it out."
+    ),
 ]

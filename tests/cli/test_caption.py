@@ -282,6 +282,7 @@ def test_ctrl_c_finishes_the_current_batch(
         _, err = process.communicate(timeout=120)
     assert process.returncode == 130, err.decode()
     assert "finishing the current batch" in err.decode()
+    assert "the same command captions the rest\n" in err.decode()
     assert "captioned in" in err.decode()
     data = out.read_text("utf-8")
     assert data.endswith("\n")
@@ -340,4 +341,7 @@ def test_the_rate_is_of_captioned_videos() -> None:
 
     counts = summary_lines(Summary(total=30, captioned=10, failed=20, seconds=60.0))[0]
     assert "10 captioned in 60 s, 10 per minute" in counts
+    copied = summary_lines(Summary(total=2, captioned=2, copies=1, seconds=0.00577))[0]
+    assert copied.startswith("2 captioned in 0.01 s")
+    assert copied.endswith("1 of them a copy of another file")
     assert "per minute" not in summary_lines(Summary(total=1, failed=1, seconds=60.0))[0]

@@ -51,7 +51,7 @@ def test_a_dialogue_through_a_pipe(
     monkeypatch.chdir(tmp_path)
     lines = (
         "/evidence e.json\nwho?\n\nand\\\nthen?\n/frames\n/nonsense\n/open missing.mp4\n/save\n"
-        "/evidence\n/evidence e.txt\n/evidence e.json\n/evidence e.json\n"
+        "/evidnece e.json\n/evidence\n/evidence e.txt\n/evidence e.json\n/evidence e.json\n"
         f"/save talk.json\n/save talk.md\n/save talk.md\n/open '{clip}'\n/save new talk.json\n"
         "/undo\n/help\n/exit\nnever?\n"
     )
@@ -63,7 +63,8 @@ def test_a_dialogue_through_a_pipe(
     assert answers[0]["question"] in answers[1]["prompt"]
     assert done.code == 1, "some lines failed"
     for said in (
-        "/nonsense: no such command", "missing.mp4", "/save takes a file", "is there already",
+        "/nonsense: no such command; /help", "did you mean /evidence? /help lists",
+        "missing.mp4", "/save takes a file", "is there already",
         "saved to talk.json", "nothing to undo", "/exit", "seconds: ",
         "there is no answer yet", "/evidence takes a file", "ending in .html, .png or .json",
         "wrote e.json in ", "e.json: is there already",

@@ -62,6 +62,12 @@ def test_ranges_in_words(low: float | None, high: float | None, words: str) -> N
     assert record[1] == f"[default: 0{'; ' * bool(words)}{words}]"
 
 
+def test_defaults_as_they_are_written(run: Run) -> None:
+    text = " ".join(run("ask", "--help").out.split())
+    for shown in ("the fastest available", "10GB", "0", "14400"):
+        assert re.search(rf"\[default: {shown}[];]", text), shown
+
+
 def test_panels_by_theme_on_a_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("crosslmm_cli.main.supports_ansi", lambda stream: True)
     shown = run("ask", "--help").out

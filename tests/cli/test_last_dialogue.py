@@ -43,6 +43,15 @@ def test_the_next_question_sees_the_last_ones(ask: Callable[..., Any], home: Pat
     assert (home / "last_dialogue.json").stat().st_mode & 0o077 == 0
 
 
+def test_it_says_what_it_goes_on_with(
+    ask: Callable[..., Any], run: Callable[..., Any], clip: Path, checkpoint: Path
+) -> None:
+    said = run("ask", "-c", "and?", "--fps", "2", "--max-new-tokens", "1").err
+    assert said.startswith(
+        f"going on after 1 question with {clip} --model={checkpoint} --tokens-per-frame=1\n"
+    ), said
+
+
 def test_what_is_given_again_takes_the_place_of_what_was(ask: Callable[..., Any]) -> None:
     assert len(ask("-c", "more?", "--fps", "2")["frames"]) != 3
     assert "fps" in LastDialogue.read().options

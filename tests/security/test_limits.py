@@ -208,5 +208,5 @@ def test_readers_share_the_deadline(clip: Path) -> None:
 
 def test_defaults_are_numbers_in_the_help(run: Any) -> None:
     done = run("caption", "--help")
-    assert "[default: 14400.0]" in " ".join(done.out.split())
+    assert "[default: 14400]" in " ".join(done.out.split())
     assert "[default: 178956970" in " ".join(done.out.split())
