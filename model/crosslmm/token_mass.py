@@ -17,7 +17,7 @@ from transformers.masking_utils import create_masks_for_generate
 from crosslmm.ragged_tokens import RaggedTokens
 from crosslmm.visual_tokens import VisualTokens
 
-_WEIGHED = {"sdpa", "eager"}
+_MASKLESS = ("flash", "flex")  # kernels that take no mask of numbers
 
 
 def log_mass(visual: VisualTokens | RaggedTokens, is_merged: torch.Tensor) -> torch.Tensor | None:
@@ -71,7 +71,7 @@ def make_masks(
         )
     if mass is None:
         return masks
-    if config._attn_implementation not in _WEIGHED:
+    if any(kernel in config._attn_implementation for kernel in _MASKLESS):
         raise ValueError(
             f"`merge` needs attn_implementation sdpa or eager, not {config._attn_implementation}: "
             "a merged token counts as often as what it stands for"
