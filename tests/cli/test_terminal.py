@@ -50,7 +50,11 @@ def test_ctrl_c_while_an_answer_is_written_begins_a_line(clip: Path, endless: Pa
         terminal.press_ctrl_c()
         assert terminal.wait() == 130
         before, _, last = terminal.screen.rstrip("\n").rpartition("\n")
-        assert (before.replace("^C", "") != "", last) == (True, "crosslmm: interrupted")
+        # Where a line had just ended, the terminal itself echoes ^C at the beginning of the next.
+        assert (before.replace("^C", "") != "", last.removeprefix("^C")) == (
+            True,
+            "crosslmm: interrupted",
+        )
 
 
 @pytest.mark.parametrize(

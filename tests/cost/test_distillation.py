@@ -9,7 +9,6 @@ import torch
 
 from crosslmm.cost.distillation import DistillMemory, distill_memory
 from crosslmm.cost.shape import PUBLISHED, ModelShape
-from crosslmm.merging import pool_tokens
 from crosslmm.training.distillation import distillation_terms
 from crosslmm.training.stages import freeze
 from crosslmm.training.student import Rows, Student, encode_once, make_teacher, read_video
@@ -51,18 +50,18 @@ def test_a_step_takes_what_is_counted(kind: str, checkpointing: bool) -> None:
     pixels = torch.rand(1, frames, 3, 98, 98)
 
     def step() -> None:
-        features, embeds = encode_once(teacher.model, pixels, None, (49, 9))
+        videos = encode_once(teacher.model, pixels, torch.ones(1, frames).bool(), (49, 9), full=49)
         merged = torch.tensor([frames])
         full = Rows.of(ids, torch.ones_like(ids), labels, video_token=4, merged=merged * 49)
         rows = full.keep(merged * 9)
         with torch.no_grad():
-            known = read_video(teacher.model, full, embeds[49], features, None)
+            known = read_video(teacher.model, full, videos.visual(49))
             logits = teacher.lm_head(full.answers(known))
-            target = pool_tokens(full.visual(known, 49).float(), 9, "area")
-        states = student(rows, embeds[9], features, None)
+            target = videos.means(full.visual(known), 49, 9)
+        states = student(rows, videos.visual(9))
         terms = distillation_terms(
             model.lm_head(rows.answers(states)), logits, rows.answer_tokens,
-            rows.visual(states, 9), target, 1.0,
+            rows.visual(states), target, 1.0,
         )  # fmt: skip
         (terms["divergence"] + terms["hidden"]).backward()
 

@@ -46,12 +46,13 @@ def test_what_is_free_is_filled_to_nine_tenths(
 
 
 def test_merging_makes_room_for_more(roomy: Assistant) -> None:
-    asked = {"merge": "folder", "keep": "30%"}
+    asked = {"merge": "folder", "keep": "5%"}
     budget = roomy.runtime.choose_budget(**asked)
     for memory in (12 * MB, 30 * MB):
         merged = roomy.most_frames(memory, **asked)
         assert merged == profiled(roomy, memory, budget)
-        # Not three times as many: the features of all frames are kept.
+        # Not twenty times as many: the features of all frames are kept, and so tiny a model takes more
+        # for the mask of what tokens count than for the tokens.
         assert merged > 1.5 * roomy.most_frames(memory)
 
 
@@ -107,15 +108,19 @@ def test_a_clip_shorter_than_that_gives_all_of_its_frames(
 def test_a_longer_one_as_many_as_fit(
     run, assistant: Assistant, clip: Path, checkpoint: Path
 ) -> None:
-    memory = next(size for size in range(MB // 10, 9 * MB, 20_000) if profiled(assistant, size) > 4)
-    line = ("ask", clip, "what?", "-m", checkpoint, "--fit", f"{memory}B", "--dtype", "float32")
-    line += ("--max-new-tokens", "1", "--json")
-    done = run(*line)
+    def enough(budget: TokenBudget | None = None) -> int:
+        sizes = range(MB // 10, 20 * MB, 20_000)
+        return next(size for size in sizes if profiled(assistant, size, budget) > 4)
+
+    line = ("ask", clip, "what?", "-m", checkpoint, "--dtype", "float32")
+    line += ("--max-new-tokens", "1", "--json", "--fit")
+    done = run(*line, f"{enough()}B")
     assert done.code == 0, done.err
-    assert len(json.loads(done.out)["frames"]) == profiled(assistant, memory) < 30
-    done = run(*line, "--merge", "folder", "--keep", "25%")
-    assert done.code == 0, done.err
+    assert len(json.loads(done.out)["frames"]) == profiled(assistant, enough()) < 30
     budget = assistant.runtime.choose_budget(merge="folder", keep="25%")
+    memory = enough(budget)
+    done = run(*line, f"{memory}B", "--merge", "folder", "--keep", "25%")
+    assert done.code == 0, done.err
     answer = json.loads(done.out)
     assert len(answer["frames"]) == min(profiled(assistant, memory, budget), 30)
     assert answer["tokens"]["visual"] == len(answer["frames"])
