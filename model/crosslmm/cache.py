@@ -2,6 +2,7 @@
 the video."""
 
 import copy
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -37,16 +38,15 @@ class CrossCache(DynamicCache):
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         super().batch_repeat_interleave(repeats)
-        if self.shift is not None:
-            self.shift = self.shift.repeat_interleave(repeats, dim=0)
-        if self.mass is not None:
-            self.mass = self.mass.repeat_interleave(repeats, dim=0)
+        self._change(lambda known: known.repeat_interleave(repeats, dim=0))
 
     def _select(self, rows: torch.Tensor) -> None:
-        if self.shift is not None:
-            self.shift = self.shift[rows.to(self.shift.device)]
-        if self.mass is not None:
-            self.mass = self.mass[rows.to(self.mass.device)]
+        self._change(lambda known: known[rows.to(known.device)])
+
+    def _change(self, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """The rows of all that is known."""
+        self.shift = None if self.shift is None else change(self.shift)
+        self.mass = None if self.mass is None else change(self.mass)
 
 
 def as_dual_cache(cache: Cache | None, config: CrossLMMConfig) -> EncoderDecoderCache:
