@@ -204,7 +204,10 @@ def test_another_chat_template_is_prefilled(
     assert "!" in answer.prompt
 
 
-def test_nothing_is_kept_unasked(checkpoint: Path, video: Path, tmp_path: Path) -> None:
+def test_nothing_is_kept_unasked(
+    checkpoint: Path, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CROSSLMM_CACHE", str(tmp_path / "cache"))
     assistant = crosslmm.load(checkpoint, device="cpu", dtype="float32")
     assistant.ask(video, "what?", frames=2, max_new_tokens=2)
     assert assistant.runtime.cache is None
