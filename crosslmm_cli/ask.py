@@ -33,7 +33,7 @@ def frames_or_max(given: str) -> int | Literal["max"]:
     except ValueError:
         raise typer.BadParameter(f"{given!r} is not a whole number, nor max") from None
     if count < 1:
-        raise typer.BadParameter(f"{count} is not in the range x>=1.")
+        raise typer.BadParameter("must be at least 1")
     return count
 
 

@@ -107,7 +107,7 @@ class Command(HumanHelp, TyperCommand):
         return super().invoke(ctx)
 
 
-# What other programs call a command of `models`, which is too unlike its name to be a misspelling of it.
+# What other programs call a command of `models` or `cache`, which is too unlike its name to be a misspelling of it.
 SYNONYMS = {
     **dict.fromkeys(("remove", "delete", "del", "uninstall"), "rm"),
     **dict.fromkeys(("ls", "search"), "list"),
@@ -115,7 +115,10 @@ SYNONYMS = {
     **dict.fromkeys(("info", "inspect"), "show"),
     **dict.fromkeys(("set", "default", "select"), "use"),
     **dict.fromkeys(("create", "new", "assemble"), "init"),
+    **dict.fromkeys(("clean", "prune", "purge", "empty"), "clear"),
 }
+# What `cache` has in the place of a command of `models`.
+_OF_CACHE = {"rm": "clear", "list": "info", "show": "info"}
 
 
 class Group(HumanHelp, TyperGroup):
@@ -133,8 +136,9 @@ class Group(HumanHelp, TyperGroup):
     def suggest(self, name: str) -> str | None:
         """The command of this group that another name stands for."""
         close = get_close_matches(name, SYNONYMS, n=1)  # itself, where it is one
-        command = SYNONYMS[close[0]] if close else None
-        return command if command in self.commands else None
+        command = SYNONYMS[close[0]] if close else name
+        candidates = (command, _OF_CACHE.get(command))
+        return next((each for each in candidates if each in self.commands), None)
 
 
 class LazyGroup(Group):
@@ -148,7 +152,7 @@ class LazyGroup(Group):
 
     def suggest(self, name: str) -> str | None:
         command = name if name in SYNONYMS.values() else SYNONYMS.get(name)
-        return command and f"models {command}"
+        return command and f"{'cache' if command == 'clear' else 'models'} {command}"
 
     def invoke(self, ctx: Any) -> Any:
         try:

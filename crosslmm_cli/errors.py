@@ -14,6 +14,13 @@ BROKEN_PIPE = 141  # what a shell reports for a command that wrote to a closed p
 
 ParsingError: type[Exception] = typer.BadParameter.__mro__[1]  # what the parser raises, by its base
 
+# Of the parser's checks, which are pydantic's.
+_WORDS = {
+    ": Value error, ": ": ",
+    "Input should be greater than or equal to": "must be at least",
+    "Input should be less than or equal to": "must be at most",
+}
+
 
 def explain(error: BaseException) -> int:
     """Print one or two lines about an error, on stderr, and return the exit code."""
@@ -27,7 +34,8 @@ def explain(error: BaseException) -> int:
             return FAILED
         case ParsingError():
             message = error.format_message() if hasattr(error, "format_message") else str(error)
-            message = message.replace(": Value error, ", ": ")  # pydantic's, of a wrong choice
+            for pydantic, ours in _WORDS.items():
+                message = message.replace(pydantic, ours)
             context = getattr(error, "ctx", None)
             path = context.command_path if context else "crosslmm"
             if type(error).__name__ == "NoArgsIsHelpError":

@@ -102,6 +102,11 @@ class DialogueCommand(Command):
         # Help, and a shell that completes a line, need no dialogue.
         if "continued" in given and "help" not in given and not ctx.resilient_parsing:
             last = LastDialogue.read()
+            first = given.get("video")
+            if first is not None and ("questions" not in given or os.path.isfile(first)):
+                raise UsageError(
+                    f"--continue goes on with {last.video}; leave out either --continue or {first}"
+                )
             dropped = {name for names in _TOGETHER if names & given.keys() for name in names}
             flags = flags_of(self)
             missing = [name for name in last.options if name not in given.keys() | dropped]

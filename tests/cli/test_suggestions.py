@@ -20,6 +20,11 @@ import pytest
         ("models lst", "list"),
         ("models download org/name", "pull"),
         ("models info demo", "show"),
+        ("cache delete", "clear"),
+        ("cache rm", "clear"),
+        ("cache prune", "clear"),
+        ("cache list", "info"),
+        ("clear", "cache clear"),
     ],
 )
 def test_the_command_that_was_meant(run: Callable[..., Any], line: str, meant: str) -> None:
