@@ -107,7 +107,7 @@ class Command(HumanHelp, TyperCommand):
         return super().invoke(ctx)
 
 
-# What other programs call a command of `models` or `cache`, which is too unlike its name to be a misspelling of it.
+# What other programs call a command of `models` or `cache`, too unlike its name to be a misspelling.
 SYNONYMS = {
     **dict.fromkeys(("remove", "delete", "del", "uninstall"), "rm"),
     **dict.fromkeys(("ls", "search"), "list"),

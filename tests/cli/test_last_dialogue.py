@@ -140,7 +140,11 @@ def test_nothing_to_continue(run: Callable[..., Any], home: Path) -> None:
 def test_a_video_beside_the_last_one_is_refused(
     ask: Callable[..., Any], run: Callable[..., Any], clip: Path
 ) -> None:
-    for command in (["ask", "-c", clip, "what?"], ["chat", "-c", clip], ["chat", "-c", "other.mp4"]):
+    for command in (
+        ["ask", "-c", clip, "what?"],
+        ["chat", "-c", clip],
+        ["chat", "-c", "other.mp4"],
+    ):
         done = run(*command)
         assert done.code == 2
         assert f"leave out either --continue or {command[2]}" in done.err
