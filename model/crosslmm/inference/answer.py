@@ -47,16 +47,19 @@ class Timing:
 
 @dataclass(frozen=True)
 class TokenTrace:
-    """Ids of tokens: of the prompt after the video, and of the answer, its end token included."""
+    """Ids of tokens: of the prompt after the video, and of all that was said, its end token included;
+    `said`: as text, which the answer ends."""
 
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
+    said: str
 
 
 @dataclass(frozen=True)
 class Answer:
     """One question answered; `as_dict` is the JSON form, which reproduces it.
 
+    - reasoning: what the model said before its answer, where it does; a stream has both as they come.
     - finish: `end`, the model ended it; `length`, `max_new_tokens` cut it.
     - frames_encoded: those that went through the vision encoder; of equal ones in a row, only the first.
     - from_cache: the video had been encoded earlier, and was read from the cache.
@@ -77,6 +80,7 @@ class Answer:
     versions: dict[str, str] = field(repr=False)
     warnings: tuple[str, ...] = ()
     from_cache: bool = False
+    reasoning: str | None = None
     trace: TokenTrace | None = field(default=None, repr=False, compare=False)
 
     def __repr__(self) -> str:
@@ -90,6 +94,6 @@ class Answer:
         record = asdict(self)
         del record["trace"]
         record["answer"] = record.pop("text")
-        first = ("video", "question", "answer", "model")
+        first = ("video", "question", "reasoning", "answer", "model")
         rounded = {name: round(seconds, 4) for name, seconds in record["timing"].items()}
         return {name: record.pop(name) for name in first} | record | {"timing": rounded}

@@ -18,6 +18,7 @@ from crosslmm.inference.encoding import FrameEncoder, memory_errors
 from crosslmm.inference.finite import BrokenRows, not_finite
 from crosslmm.inference.generation import GenerationOptions, decode_answer, stop_token_ids
 from crosslmm.inference.question import check_context, check_questions
+from crosslmm.inference.reasoning import split_reasoning
 from crosslmm.inference.runtime import Runtime
 from crosslmm.merging import TokenBudget, check_count
 from crosslmm.modeling_crosslmm import VisualTokens
@@ -138,7 +139,8 @@ def _answer_batch(
 def _answer(runtime: Runtime, ids: list[int], stops: Sequence[int]) -> BatchAnswer:
     length = next((index + 1 for index, token in enumerate(ids) if token in stops), None)
     text = decode_answer(runtime.processor.tokenizer, ids[:length])
-    return BatchAnswer(text.strip(), length or len(ids), "length" if length is None else "end")
+    _, text = split_reasoning(runtime, text.strip())
+    return BatchAnswer(text, length or len(ids), "length" if length is None else "end")
 
 
 def _warnings(

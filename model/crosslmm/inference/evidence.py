@@ -83,8 +83,10 @@ def find_evidence(
     began = time.perf_counter()
     trace = answer.trace
     assert trace is not None
-    words = split_words(runtime.processor.tokenizer, trace.answer, answer.text)
-    first, last = part or _asked_part(runtime, answer.text)
+    said = trace.said
+    words = split_words(runtime.processor.tokenizer, trace.answer, said)
+    before = len(said) - len(answer.text)  # of its reasoning
+    first, last = (before + character for character in part or (0, len(answer.text)))
     rows = [row for word in words if word.start < last and word.end > first for row in word.rows]
     if not rows:
         raise UsageError("the answer has no words there, so nothing was read for it")
@@ -96,7 +98,7 @@ def find_evidence(
     return Evidence(
         video=answer.video,
         question=answer.question,
-        answer=answer.text,
+        answer=said,
         model=answer.model,
         duration=duration,
         indices=tuple(frame.index for frame in answer.frames),
@@ -112,13 +114,6 @@ def find_evidence(
         seconds=time.perf_counter() - began,
         sampling=sampling,
     )
-
-
-def _asked_part(runtime: Runtime, text: str) -> tuple[int, int]:
-    """The characters that answer the question: the built-in model says its working first."""
-    is_builtin = runtime.footage is not None
-    start = text.rfind(", so ") if is_builtin else -1
-    return (start + len(", so "), len(text)) if start >= 0 else (0, len(text))
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from crosslmm.inference.generation import (
 )
 from crosslmm.inference.prefix import VideoPrefix, prefill_video, restore_prefix
 from crosslmm.inference.question import check_context, check_questions
+from crosslmm.inference.reasoning import split_reasoning
 from crosslmm.inference.response import Response
 from crosslmm.inference.runtime import Runtime
 from crosslmm.merging import TokenBudget
@@ -274,8 +275,10 @@ class VideoSession:
     ) -> Answer:
         runtime, sampling, spent = self._runtime, self._sampling, self._spent
         count = len(self.frames)
+        said = tokens.text.strip()
+        reasoning, text = split_reasoning(runtime, said)
         return Answer(
-            text=tokens.text.strip(),
+            text=text,
             question=question,
             video=self.video,
             model=runtime.name,
@@ -307,12 +310,15 @@ class VideoSession:
             versions=runtime.versions,
             warnings=self.warnings,
             from_cache=self.from_cache,
-            trace=TokenTrace(tuple(ids[0, len(self.prefix) :].tolist()), tuple(tokens.token_ids)),
+            reasoning=reasoning,
+            trace=TokenTrace(
+                tuple(ids[0, len(self.prefix) :].tolist()), tuple(tokens.token_ids), said
+            ),
         )
 
     def _answer_together(self, questions: Sequence[str], options: GenerationOptions) -> list[str]:
-        model, prefix = self._runtime.model, self.prefix
-        tokenizer = self._runtime.processor.tokenizer
+        runtime, model, prefix = self._runtime, self._runtime.model, self.prefix
+        tokenizer = runtime.processor.tokenizer
         config = options.config(model)
         messages: list[list[Message]] = [[{"role": "user", "content": text}] for text in questions]
         prompts = [self._prompt_ids(self._prompt(each))[0] for each in messages]
@@ -336,7 +342,8 @@ class VideoSession:
         if any(broken.rows()):
             raise not_finite(model.dtype)
         rows = generated[:, length:].tolist()
-        return [decode_answer(tokenizer, row).strip() for row in rows]
+        said = [decode_answer(tokenizer, row).strip() for row in rows]
+        return [split_reasoning(runtime, text)[1] for text in said]
 
     def _prompt(self, messages: Sequence[Message]) -> str:
         """The prompt as text, its placeholder not expanded."""
