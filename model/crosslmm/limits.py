@@ -54,6 +54,8 @@ READER_MEMORY = 2**30
 # Seconds that a checkpoint's chat template may take for a prompt, and bytes that it may hold.
 TEMPLATE_SECONDS = 10.0
 TEMPLATE_MEMORY = 256 * 2**20
+# Seconds that a checkpoint's tokenizer may take for a text.
+TOKENIZER_SECONDS = 30.0
 # Bytes of a file of the Hub's cache that names the commit of a revision.
 MAX_REF_BYTES = 2**10
 # Bytes of a question or a prompt, and of a list of files.

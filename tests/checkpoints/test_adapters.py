@@ -17,7 +17,7 @@ import crosslmm
 from crosslmm.captioning.engines.local import start as start_engine
 from crosslmm.captioning.options import CaptionOptions, RunOptions
 from crosslmm.checkpoints import catalog, loading
-from crosslmm.errors import CheckpointError, UsageError
+from crosslmm.errors import CheckpointError, ModelError, UsageError
 from tests.conftest import Finished
 from tests.model.test_model import one_video
 from tests.support.tiny import tiny_checkpoint
@@ -131,6 +131,15 @@ def test_it_is_listed_used_and_removed_as_a_model(
     assert not (home / "models" / "tuned").exists()
 
 
+def test_an_adapter_that_is_no_number_gives_no_answer(adapter: Path, clip: Path) -> None:
+    path = adapter / "adapter_model.safetensors"
+    weights = load_file(path)
+    next(weight for name, weight in weights.items() if "lora_B" in name)[0] = torch.nan
+    save_file(weights, path)
+    with pytest.raises(ModelError, match="NaN or infinity"):
+        crosslmm.load(adapter, device="cpu").ask(clip, "what?", frames=1, max_new_tokens=2)
+
+
 def test_captions_of_an_adapter_are_not_those_of_its_base(
     made: tuple[Path, torch.Tensor], checkpoint: Path
 ) -> None:
@@ -158,6 +167,7 @@ def test_captions_of_an_adapter_are_not_those_of_its_base(
         ({"peft_type": "IA3"}, "its peft_type is 'IA3'"),
         ({"megatron_config": {}, "megatron_core": "antigravity"}, "has a megatron_config"),
         ({"layer_replication": [[0, 4], [0, 4]]}, "has a layer_replication"),
+        ({"trainable_token_indices": [1] * 10**5}, "has a trainable_token_indices"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa'"),
         ({"r": 10**9}, "the rank is 1000000000"),
         ({"rank_pattern": {"q_proj": 10**9}}, "the rank is 1000000000"),

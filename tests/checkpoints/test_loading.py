@@ -232,6 +232,35 @@ def test_assembling_from_the_wrong_parts_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "x").exists()
 
 
+def test_a_part_that_claims_more_than_it_holds_is_refused(tmp_path: Path) -> None:
+    """Before memory is taken for it, and whatever it says of itself."""
+    write_siglip(tmp_path / "vision", whole=False)
+    write_language(tmp_path / "language", "qwen2", tied=True)
+    path = tmp_path / "language" / "config.json"
+    config = json.loads(path.read_text())
+    parts = {"vision": tmp_path / "vision", "language": tmp_path / "language"}
+    claims = [
+        (
+            {"num_hidden_layers": 900, "layer_types": None},
+            "describes [0-9,]+ weights, and [0-9,]+ are",
+        ),
+        ({"hidden_size": "wide"}, "its config.json is not valid"),
+        ({"hidden_size": 32}, "cannot be loaded"),
+    ]
+    for changes, words in claims:
+        path.write_text(json.dumps(config | changes))
+        with pytest.raises(crosslmm.CheckpointError, match=words):
+            assemble(**parts, out=tmp_path / "x")
+    path.write_text(json.dumps(config))
+    tokenizer = tmp_path / "language" / "tokenizer.json"
+    tokenizer.write_text(
+        tokenizer.read_text().replace('"decoder":', '"decoder": {"Regex": "a"}, "old":')
+    )
+    with pytest.raises(crosslmm.CheckpointError, match="its decoder has a regular expression"):
+        assemble(**parts, out=tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
 def test_a_model_around_another_kind_of_decoder_is_refused(tmp_path: Path) -> None:
     folder = tiny_checkpoint(tmp_path / "tiny")
     config = json.loads((folder / "config.json").read_text())

@@ -16,6 +16,8 @@ import pytest
 import crosslmm
 from crosslmm.captioning.lock import Lock
 from crosslmm.captioning.manifest import LONGEST_LINE, Manifest
+from crosslmm.captioning.outputs.sidecar import SidecarOutput
+from crosslmm.captioning.sources import Source
 from crosslmm.errors import CrossLMMError, UsageError
 from tests.support.parrot import captioned, make, parrot, run  # noqa: F401
 
@@ -438,3 +440,28 @@ def test_no_caption_replaces_a_video_that_is_named(folder: Path) -> None:
     (said,) = attempt([folder / "own.txt"], overwrite=True)
     assert "which is given as a video" in said
     assert (folder / "own.txt").read_text("utf-8") == "own.txt"
+
+
+def test_captions_beside_many_texts_that_are_given_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `caption *` gives them: each was compared with all others, which took hours for 20,000."""
+    for number in range(40):
+        (tmp_path / f"{number}.mp4").write_bytes(b"no video %d" % number)
+        (tmp_path / f"{number}.txt").write_text(f"notes {number}")
+    sources = [Source(str(path), str(tmp_path), named=True) for path in sorted(tmp_path.iterdir())]
+    output = SidecarOutput(None, "txt", "", sources=sources)
+    with (
+        output.held() as root,
+        Manifest.open(output.manifest_path, own=True, root=root) as manifest,
+    ):
+        output.begin(sources, manifest, overwrite=False)
+        looks: list[object] = []
+        stat = os.stat
+        monkeypatch.setattr(
+            os, "stat", lambda *given, **at: (looks.append(given), stat(*given, **at))[1]
+        )
+        for number in range(40):
+            reason = output.conflict(str(tmp_path / f"{number}.mp4"), overwrite=False)
+            assert "which is given as a video" in str(reason)
+        assert len(looks) < 5 * 40

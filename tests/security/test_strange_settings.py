@@ -1,6 +1,5 @@
 """Files of a checkpoint whose values no model has: an error in words before anything is computed."""
 
-import base64
 import json
 import os
 import shutil
@@ -11,7 +10,6 @@ from typing import Any
 import pytest
 
 import crosslmm
-from crosslmm.checkpoints.screening import check_tokenizer
 from crosslmm.errors import CheckpointError
 from crosslmm.fingerprint import content_identity
 from crosslmm.inference.feature_cache import FeatureCache
@@ -69,77 +67,6 @@ def test_settings_of_generation_bring_nothing_in(given: Path, clip: Path) -> Non
     path.write_text(json.dumps(settings | strange))
     answer = crosslmm.load(given, device="cpu").ask(clip, "what?", frames=2, max_new_tokens=3)
     assert answer.text == expected.text
-
-
-CHARACTERS = base64.b64encode(
-    bytes([4, 0, 0, 0]) + b"trie" + b"ab\0" + b"c" * 1001 + b"\0"
-).decode()
-LONG = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 40}
-AROUND = {
-    "type": "TemplateProcessing",
-    "single": [{"SpecialToken": {"id": "b", "type_id": 0}}] * 100,
-    "pair": [],
-    "special_tokens": {"b": {"id": "b", "ids": [1] * 100, "tokens": ["b"] * 100}},
-}
-
-
-@pytest.mark.parametrize(
-    ("step", "content"),
-    [
-        ("normalizer", {"type": "Sequence", "normalizers": [LONG, LONG]}),
-        ("decoder", {"type": "Sequence", "decoders": [LONG, LONG]}),
-        ("post_processor", AROUND),
-        ("normalizer", {"type": "Prepend", "prepend": "a" * 1001}),
-        ("normalizer", {"type": "Precompiled", "precompiled_charsmap": CHARACTERS}),
-    ],
-)
-def test_a_tokenizer_that_makes_a_book_of_a_letter(given: Path, step: str, content: Any) -> None:
-    change(given, "tokenizer.json", lambda tokenizer: tokenizer.update({step: content}))
-    with pytest.raises(CheckpointError, match=f"tokenizer.json: its {step} makes a text over 1000"):
-        crosslmm.load(given, device="cpu")
-
-
-BEGIN = {"SpecialToken": {"id": "<s>", "type_id": 0}}
-
-
-@pytest.mark.parametrize("added", [False, True])
-def test_a_token_that_is_a_book(given: Path, added: bool) -> None:
-    def add(tokenizer: dict[str, Any]) -> None:
-        vocabulary = tokenizer["model"]["vocab"]
-        if added:
-            tokenizer["added_tokens"][-1]["content"] = "a" * 1001
-        else:
-            vocabulary["a" * 1001] = len(vocabulary)
-
-    change(given, "tokenizer.json", add)
-    with pytest.raises(CheckpointError, match="one of its tokens has 1,001 characters"):
-        crosslmm.load(given, device="cpu")
-
-
-@pytest.mark.parametrize(
-    "steps",
-    [
-        {"normalizer": {"type": "NFC"}, "decoder": {"type": "ByteLevel", "add_prefix_space": False}},
-        {  # of Llama 2
-            "normalizer": {"type": "Sequence", "normalizers": [
-                {"type": "Prepend", "prepend": "▁"},
-                {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
-            "decoder": {"type": "Sequence", "decoders": [
-                {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
-                {"type": "ByteFallback"}, {"type": "Fuse"},
-                {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
-            "post_processor": {"type": "TemplateProcessing",
-                "single": [BEGIN, {"Sequence": {"id": "A", "type_id": 0}}],
-                "pair": [BEGIN, {"Sequence": {"id": "A", "type_id": 0}},
-                    BEGIN, {"Sequence": {"id": "B", "type_id": 1}}],
-                "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}}},
-            "model": {"vocab": [["<unk>", 0.0], ["▁" * 16, -1.0]]},
-        },
-    ],
-)  # fmt: skip
-def test_tokenizers_in_use_pass(tmp_path: Path, steps: dict[str, Any]) -> None:
-    (tmp_path / "tokenizer.json").write_text(json.dumps(steps))
-    check_tokenizer(tmp_path)
 
 
 def test_letters_are_shown_in_the_order_that_they_have() -> None:

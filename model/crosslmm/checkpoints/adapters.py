@@ -21,7 +21,10 @@ from crosslmm.files import read_json
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 # More than low-rank weights: code by a module's name, layers repeated, weights for some tokens only.
-_UNSUPPORTED = ("megatron_config", "layer_replication", "alora_invocation_tokens", "arrow_config")
+_UNSUPPORTED = (
+    *("megatron_config", "layer_replication", "alora_invocation_tokens", "arrow_config"),
+    "trainable_token_indices",
+)
 _MOST_RANK = 1024
 _INITIALISATIONS = (None, True, False, "gaussian")  # others change the base's weights
 

@@ -3,6 +3,7 @@
 The encoder loses its last layer (LLaVA's convention, which the paper's cost figures follow).
 """
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,24 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokeni
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from crosslmm.checkpoints import catalog
-from crosslmm.checkpoints.loading import refuse_weights, save_checkpoint, set_pad_token
+from crosslmm.checkpoints.headers import read_headers
+from crosslmm.checkpoints.loading import (
+    check_total,
+    refuse_weights,
+    save_checkpoint,
+    set_pad_token,
+)
 from crosslmm.checkpoints.quiet import quiet_library
+from crosslmm.checkpoints.screening import offline
+from crosslmm.checkpoints.tokenizer_screening import check_backend, check_tokenizer
 from crosslmm.configuration_crosslmm import CrossLMMConfig
-from crosslmm.errors import CheckpointError, UsageError, last_line
+from crosslmm.errors import CheckpointError, UsageError, first_line, last_line
 from crosslmm.files import check_empty
 from crosslmm.limits import DECODERS
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.options import V2VScope
 from crosslmm.processing_crosslmm import CrossLMMProcessor
+from crosslmm.prompts.tokenization import tokenizer_errors
 
 # A text model's template takes strings; this prelude turns a video and text into one.
 VIDEO_TEMPLATE_PRELUDE = """\
@@ -42,6 +52,7 @@ VIDEO_TEMPLATE_PRELUDE = """\
 """
 
 
+@offline()
 def assemble(
     *,
     vision: str | Path,
@@ -112,7 +123,7 @@ def _check_parts(encoder: Any, language: Path, options: dict[str, Any]) -> None:
         raise CheckpointError(
             f"{language}: a {kind}; a language model is needed, one of {', '.join(DECODERS)}"
         )
-    text = AutoConfig.from_pretrained(language, trust_remote_code=False)
+    text = _read_config(language)
     try:
         CrossLMMConfig(vision_config=encoder.to_dict(), text_config=text.to_dict(), **options)
     except Exception as error:  # see `load_config`
@@ -120,7 +131,7 @@ def _check_parts(encoder: Any, language: Path, options: dict[str, Any]) -> None:
 
 
 def _tower_config(folder: Path) -> Any:
-    config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    config = _read_config(folder)
     config = getattr(config, "vision_config", config)
     if config.model_type != "siglip_vision_model":  # SigLIP 2's of variable size are another
         raise CheckpointError(f"{folder}: a {config.model_type}; a SigLIP vision encoder is needed")
@@ -130,16 +141,7 @@ def _tower_config(folder: Path) -> Any:
 def _load_tower(folder: Path, config: Any, dtype: torch.dtype | None) -> Any:
     depth = int(config.num_hidden_layers)
     config.vision_use_head = False
-    with quiet_library():
-        tower, report = AutoModel.from_pretrained(
-            folder,
-            config=config,
-            trust_remote_code=False,
-            dtype=dtype or "auto",
-            output_loading_info=True,
-            use_safetensors=True,
-            local_files_only=True,
-        )
+    tower, report = _load_part(AutoModel, folder, config, dtype)
     refuse_weights(folder, "lacks", set(report["missing_keys"]))
     if depth > 1:
         del tower.encoder.layers[depth - 1 :]
@@ -148,22 +150,43 @@ def _load_tower(folder: Path, config: Any, dtype: torch.dtype | None) -> Any:
 
 
 def _load_decoder(folder: Path, dtype: torch.dtype | None) -> tuple[Any, Any]:
-    with quiet_library():
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            trust_remote_code=False,
-            dtype=dtype or "auto",
-            output_loading_info=True,
-            use_safetensors=True,
-            local_files_only=True,
-        )
-    decoder, report = loaded
-    refuse_weights(folder, "lacks", set(report["missing_keys"]))
-    refuse_weights(folder, "has unknown", set(report["unexpected_keys"]))
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    check_tokenizer(folder)
+    with tokenizer_errors(f"{folder}: its tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    check_backend(folder, tokenizer)
     if not tokenizer.chat_template:
         raise CheckpointError(f"{folder}: has no chat template; give an instruction-tuned model")
+    decoder, report = _load_part(AutoModelForCausalLM, folder, _read_config(folder), dtype)
+    refuse_weights(folder, "lacks", set(report["missing_keys"]))
+    refuse_weights(folder, "has unknown", set(report["unexpected_keys"]))
     return decoder, tokenizer
+
+
+def _read_config(folder: Path) -> Any:
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # see `load_config`
+        raise CheckpointError(
+            f"{folder}: its config.json is not valid: {last_line(error)}"
+        ) from error
+
+
+def _load_part(auto: Any, folder: Path, config: Any, dtype: torch.dtype | None) -> Any:
+    """The model and what the library reports of its weights."""
+    check_total(folder, lambda: auto.from_config(copy.deepcopy(config)), read_headers(folder))
+    try:
+        with quiet_library():
+            return auto.from_pretrained(
+                folder,
+                config=config,
+                trust_remote_code=False,
+                dtype=dtype or "auto",
+                output_loading_info=True,
+                use_safetensors=True,
+                local_files_only=True,
+            )
+    except (OSError, RuntimeError, ValueError) as error:
+        raise CheckpointError(f"{folder}: cannot be loaded: {first_line(error)}") from error
 
 
 def _add_video_token(tokenizer: Any, decoder: Any) -> int:

@@ -252,7 +252,7 @@ def plan_removal(name: str) -> Removal:
     """What removing `name` deletes. UsageError outside the folder of named models and the Hub cache."""
     if name == DEMO:
         raise UsageError(f"{DEMO}: the built-in model is part of the package and stays")
-    given = Path(name).expanduser().absolute()
+    given = Path(os.path.expanduser(name)).absolute()
     for folder, path in _named_folders():
         if name == folder or given == path.absolute():
             return Removal(folder, path, 0 if path.is_symlink() else _size(path), "folder")
@@ -262,7 +262,7 @@ def plan_removal(name: str) -> Removal:
         if name != repository:
             raise UsageError(f"{name}: all revisions go together; give {repository}")
         return Removal(repository, path, _size(path), "hub")
-    if Path(name).expanduser().exists():
+    if os.path.lexists(given):
         raise UsageError(
             f"{name}: outside {home() / 'models'} and {hub_cache()}, where models are kept; "
             "remove it yourself"

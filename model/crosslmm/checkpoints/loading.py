@@ -2,25 +2,22 @@
 transformers would warn and answer from random numbers."""
 
 import copy
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import GenerationConfig
 
 from crosslmm.checkpoints import catalog, llava_onevision
 from crosslmm.checkpoints.adapters import apply_adapter
 from crosslmm.checkpoints.frame_settings import read_frame_settings
-from crosslmm.checkpoints.headers import read_headers
+from crosslmm.checkpoints.headers import TensorInfo, read_headers
 from crosslmm.checkpoints.quantization import check_quantized, quantization_config
 from crosslmm.checkpoints.quiet import quiet_library
-from crosslmm.checkpoints.screening import (
-    check_attention,
-    check_sizes,
-    check_tokenizer,
-    offline,
-)
+from crosslmm.checkpoints.screening import check_attention, check_sizes, offline
+from crosslmm.checkpoints.tokenizer_screening import check_backend, check_tokenizer
 from crosslmm.configuration_crosslmm import CrossLMMConfig
 from crosslmm.errors import CheckpointError, first_line, last_line
 from crosslmm.files import atomic_folder
@@ -28,6 +25,7 @@ from crosslmm.limits import DECODERS
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.options import ResolvedQuantization
 from crosslmm.processing_crosslmm import CrossLMMProcessor
+from crosslmm.prompts.tokenization import tokenizer_errors
 
 # Of generation_config.json, what tokens are drawn by. The rest asks for memory, for other models or for
 # other ways to generate.
@@ -64,10 +62,12 @@ def load_config(folder: Path) -> CrossLMMConfig:
 def load_processor(folder: Path) -> CrossLMMProcessor:
     check_tokenizer(folder)
     try:
-        if catalog.is_llava_onevision(folder):
-            return llava_onevision.crosslmm_processor(folder)
-        read_frame_settings(folder)  # whose limits hold for what the processor reads
-        processor = CrossLMMProcessor.from_pretrained(folder, trust_remote_code=False)
+        with tokenizer_errors(f"{folder}: its tokenizer"):
+            if catalog.is_llava_onevision(folder):
+                return llava_onevision.crosslmm_processor(folder)
+            read_frame_settings(folder)  # whose limits hold for what the processor reads
+            processor = CrossLMMProcessor.from_pretrained(folder, trust_remote_code=False)
+        check_backend(folder, processor.tokenizer)
     except CheckpointError:
         raise
     except Exception as error:  # of tokenizers' own kinds too
@@ -99,7 +99,12 @@ def load_model(
     is_llava = catalog.is_llava_onevision(folder)
     tensors = read_headers(folder)
     check_sizes(folder, config, tensors)
-    _check_total(folder, config, sum(tensor.count for tensor in tensors.values()), is_llava)
+    check_total(
+        folder,
+        lambda: CrossLMMForConditionalGeneration(copy.deepcopy(config)),
+        tensors,
+        fresh=llava_onevision.FRESH_WEIGHTS if is_llava else (),
+    )
     try:
         with quiet_library():
             loaded: Any = CrossLMMForConditionalGeneration.from_pretrained(
@@ -136,16 +141,25 @@ def load_model(
     return model.eval()
 
 
-def _check_total(folder: Path, config: CrossLMMConfig, stored: int, is_llava: bool) -> None:
+def check_total(
+    folder: Path,
+    build: Callable[[], nn.Module],
+    tensors: Mapping[str, TensorInfo],
+    *,
+    fresh: tuple[str, ...] = (),
+) -> None:
     """CheckpointError for a model of far more weights than are stored: memory would be allocated for
-    those that are missing before that is found out."""
+    those that are missing before that is found out.
+
+    build: makes the model, without memory for its weights; fresh: what begins so need not be stored.
+    """
     try:
         with torch.device("meta"):
-            model = CrossLMMForConditionalGeneration(copy.deepcopy(config))
+            model = build()
     except Exception as error:  # of whatever the library does with such values
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise CheckpointError(f"{folder}: its config.json describes no model ({reason})") from error
-    fresh = llava_onevision.FRESH_WEIGHTS if is_llava else ()
+    stored = sum(tensor.count for tensor in tensors.values())
     described = sum(
         weight.numel() for name, weight in model.named_parameters() if not name.startswith(fresh)
     )

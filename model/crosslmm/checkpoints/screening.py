@@ -4,7 +4,6 @@ transformers follows a configuration to code of other repositories (attention ke
 (adapters, `transformers_weights`) and to any size. Here such a checkpoint is refused, with its reason.
 """
 
-import base64
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -14,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from crosslmm.checkpoints.headers import TensorInfo
 from crosslmm.errors import CheckpointError
-from crosslmm.files import read_json
 
 if TYPE_CHECKING:
     from crosslmm.configuration_crosslmm import CrossLMMConfig
@@ -23,14 +21,13 @@ _ATTENTION = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", None)
 _ATTENTION_KEYS = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
 _MOST_LAYERS = 1000  # the largest language models have a tenth of it
 _TEXTS = (".json", ".jinja", ".txt", ".model")
-_LARGEST_TEXT = 256 << 20  # bytes; a tokenizer has up to 40 MB
-_MOST_GROWTH = 1000  # characters or tokens that a tokenizer may make of one
+LARGEST_TEXT = 256 << 20  # bytes; a tokenizer has up to 40 MB
 
 
 def check_config(folder: Path, config: Mapping[str, Any]) -> None:
     """CheckpointError for a config.json that asks for what is not in its folder."""
     path = folder / "config.json"
-    for table in _tables(config):
+    for table in nested_tables(config):
         for key in _ATTENTION_KEYS:
             chosen = table.get(key)
             for name in chosen.values() if isinstance(chosen, Mapping) else [chosen]:
@@ -76,30 +73,8 @@ def check_text_sizes(folder: Path) -> None:
             if not entry.is_file():
                 raise CheckpointError(f"{entry.path}: not a regular file")
             size = entry.stat().st_size
-            if size > _LARGEST_TEXT and entry.name.endswith(_TEXTS):
+            if size > LARGEST_TEXT and entry.name.endswith(_TEXTS):
                 raise CheckpointError(f"{entry.path}: {size:,} bytes are too many for such a file")
-
-
-def check_tokenizer(folder: Path) -> None:
-    """CheckpointError for a tokenizer that makes thousands of characters or tokens of one, which takes
-    all memory when it is used. What cannot be read, loading reports."""
-    path = folder / "tokenizer.json"
-    try:
-        tokenizer = read_json(path, longest=_LARGEST_TEXT)
-    except (OSError, ValueError):
-        return
-    if not isinstance(tokenizer, Mapping):
-        return
-    for name in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
-        if _growth(tokenizer.get(name)) > _MOST_GROWTH:
-            raise CheckpointError(
-                f"{path}: its {name} makes a text over {_MOST_GROWTH} times as long"
-            )
-    longest = max(map(len, _vocabulary(tokenizer)), default=0)
-    if longest > _MOST_GROWTH:
-        raise CheckpointError(
-            f"{path}: one of its tokens has {longest:,} characters; none needs that"
-        )
 
 
 def check_tokens(folder: Path, config: "CrossLMMConfig", video_token_id: int) -> None:
@@ -181,50 +156,7 @@ def _too_large(folder: Path, name: str, value: int, found: str) -> CheckpointErr
     )
 
 
-def _growth(step: Any) -> float:
-    """How many times as long a text may become in a step of tokenizer.json, and in those in it."""
-    growth = 1.0
-    for table in _tables({"steps": [step]}):
-        if isinstance(content := table.get("content"), str):
-            pattern = table.get("pattern")
-            text = pattern.get("String") if isinstance(pattern, Mapping) else None
-            growth *= max(1.0, len(content) / max(1, len(text) if isinstance(text, str) else 1))
-        if isinstance(before := table.get("prepend"), str):
-            growth *= max(1, len(before))
-        if isinstance(mapped := table.get("precompiled_charsmap"), str):
-            growth *= _longest_mapped(mapped)
-        pieces = [table[key] for key in ("single", "pair") if isinstance(table.get(key), list)]
-        ids = [
-            len(found) for key, found in table.items() if key == "ids" and isinstance(found, list)
-        ]
-        growth *= max([1, *map(len, pieces)]) * max([1, *ids])
-    return growth
-
-
-def _longest_mapped(charsmap: str) -> int:
-    """The most bytes that SentencePiece's table of characters makes of one: after the size of an index
-    and the index come all that it names, each with a zero at its end."""
-    try:
-        data = base64.b64decode(charsmap)
-    except ValueError:
-        return 1
-    return max(map(len, data[4 + int.from_bytes(data[:4], "little") :].split(b"\0"))) or 1
-
-
-def _vocabulary(tokenizer: Mapping[str, Any]) -> Iterator[str]:
-    """The texts of all tokens of a tokenizer.json."""
-    model, added = tokenizer.get("model"), tokenizer.get("added_tokens")
-    entries = model.get("vocab") if isinstance(model, Mapping) else None
-    if isinstance(entries, Mapping):
-        yield from entries
-    elif isinstance(entries, list):  # of Unigram, each with its score
-        yield from (str(entry[0]) for entry in entries if isinstance(entry, list) and entry)
-    for token in added if isinstance(added, list) else ():
-        if isinstance(token, Mapping):
-            yield str(token.get("content"))
-
-
-def _tables(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def nested_tables(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """A configuration and those in it."""
     waiting: list[Any] = [config]
     while waiting:

@@ -16,9 +16,9 @@ from crosslmm.merging import MERGERS, check_merging
 def home() -> Path:
     """The folder of settings and named models: `CROSSLMM_HOME`, else crosslmm under XDG's."""
     if given := os.environ.get("CROSSLMM_HOME"):
-        return Path(given).expanduser()
+        return Path(os.path.expanduser(given))
     base = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
-    return Path(base).expanduser() / "crosslmm"
+    return Path(os.path.expanduser(base)) / "crosslmm"
 
 
 def read_settings() -> dict[str, Any]:

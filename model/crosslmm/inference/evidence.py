@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tokenizers.decoders import DecodeStream
 from torch import nn
 
 from crosslmm.errors import UsageError
@@ -32,6 +31,7 @@ from crosslmm.inference.prefix import VideoPrefix
 from crosslmm.inference.runtime import Runtime
 from crosslmm.limits import PREFILL_TOKENS
 from crosslmm.options import Sampling
+from crosslmm.prompts.tokenization import AnswerText
 from crosslmm.ragged_tokens import RaggedTokens
 from crosslmm.visual_tokens import VisualTokens
 
@@ -128,7 +128,7 @@ class WordTokens:
 
 def split_words(tokenizer: Any, ids: Sequence[int], text: str) -> list[WordTokens]:
     """The words of an answer of these tokens, whose text is `text`."""
-    stream, done = DecodeStream(skip_special_tokens=True), 0
+    stream, done = AnswerText(tokenizer), 0
     spans: list[tuple[int, int]] = []  # of each token, in the decoded text
 
     def end_character(end: int) -> None:
@@ -139,7 +139,7 @@ def split_words(tokenizer: Any, ids: Sequence[int], text: str) -> list[WordToken
             spans[number] = (done, end)
 
     for token in ids:
-        piece = stream.step(tokenizer.backend_tokenizer, token)
+        piece = stream.step(token)
         spans.append((done, done))
         if piece:
             end_character(done + len(piece))

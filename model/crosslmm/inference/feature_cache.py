@@ -61,7 +61,7 @@ class CacheEntry:
 def default_folder() -> Path:
     """`CROSSLMM_CACHE`, else crosslmm in the user's folder of caches."""
     if given := os.environ.get("CROSSLMM_CACHE"):
-        return Path(given).expanduser()
+        return Path(os.path.expanduser(given))
     return user_cache_path("crosslmm", appauthor=False)
 
 

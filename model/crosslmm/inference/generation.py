@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from tokenizers.decoders import DecodeStream
 from transformers import (
     GenerationConfig,
     LogitsProcessorList,
@@ -27,6 +26,7 @@ from crosslmm.inference.finite import FiniteLogits
 from crosslmm.inference.token_sampling import GREEDY_SETTINGS, SeededSampler
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.options import MAX_NEW_TOKENS, check_generation
+from crosslmm.prompts.tokenization import AnswerText, tokenizer_errors
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,11 @@ def stop_token_ids(config: GenerationConfig) -> tuple[int, ...]:
 
 
 def decode_answer(tokenizer: Any, token_ids: Sequence[int]) -> str:
-    """The text of an answer, to the letter; special tokens are dropped."""
-    text: str = tokenizer.decode(
-        token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-    )
+    """The text of an answer, to the letter; special tokens are dropped. Raises CheckpointError."""
+    with tokenizer_errors():
+        text: str = tokenizer.decode(
+            token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
     return text
 
 
@@ -114,15 +115,14 @@ class TokenStream:
             target=self._generate, args=(pipe,), name="crosslmm-generate", daemon=True
         )
         worker.start()
-        detokenizer = DecodeStream(skip_special_tokens=True)
-        backend = self._tokenizer.backend_tokenizer
+        detokenizer = AnswerText(self._tokenizer)
         streamed = ""
         try:
             for token_id in pipe:
                 if not self.token_ids:
                     self.prefill_seconds = time.perf_counter() - started
                 self.token_ids.append(token_id)
-                if piece := detokenizer.step(backend, token_id):
+                if piece := detokenizer.step(token_id):
                     streamed += piece
                     yield piece
             self.generate_seconds = time.perf_counter() - started - self.prefill_seconds

@@ -6,6 +6,7 @@ from typing import Any
 from crosslmm.errors import UsageError
 from crosslmm.inference.runtime import Runtime
 from crosslmm.merging import TokenBudget
+from crosslmm.prompts.tokenization import encode_texts
 
 _SHOWN = 40  # characters of a question in an error
 
@@ -17,7 +18,8 @@ def check_questions(runtime: Runtime, questions: Iterable[str]) -> int:
 
 def check_texts(tokenizer: Any, questions: Iterable[str], *, context: int) -> int:
     """Tokens of the longest question, at least. Raises `UsageError` for one that is empty or no Unicode,
-    or that alone has more than the context of the model. Needs no weights."""
+    or that alone has more than the context of the model, CheckpointError of the tokenizer. Needs no
+    weights."""
     longest = 0
     for question in questions:
         if not isinstance(question, str):
@@ -33,7 +35,8 @@ def check_texts(tokenizer: Any, questions: Iterable[str], *, context: int) -> in
         if len(text) > context:
             # Tokenizing is slow beyond any use: no token of the vocabulary is that long.
             text = text[: context * max(map(len, tokenizer.get_vocab())) + 1]
-        count = len(tokenizer(text, add_special_tokens=False)["input_ids"])
+        (ids,) = encode_texts(tokenizer, [text], add_special_tokens=False)["input_ids"]
+        count = len(ids)
         longest = max(longest, count)
         if count > context:
             over = "over " if len(text) < len(question) else ""

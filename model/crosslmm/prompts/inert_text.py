@@ -12,6 +12,8 @@ from functools import lru_cache
 from itertools import compress
 from typing import Any
 
+from crosslmm.prompts.tokenization import encode_texts
+
 MARK = "\ufdd0"  # a noncharacter: Unicode reserves it for the inside of programs
 _PADDING = ("padding", "padding_side", "pad_to_multiple_of", "return_tensors")
 
@@ -31,11 +33,11 @@ def remove_marks(text: str) -> str:
 
 
 def tokenize(tokenizer: Any, prompts: Sequence[str], **options: Any) -> dict[str, Any]:
-    """As `tokenizer(prompts, **options)`, of prompts that may have marks."""
+    """As `tokenizer(prompts, **options)`, of prompts that may have marks. Raises CheckpointError."""
     if not any(MARK in prompt for prompt in prompts):
-        return dict(tokenizer(list(prompts), **options))
+        return encode_texts(tokenizer, prompts, **options)
     padding = {name: options.pop(name) for name in _PADDING if name in options}
-    encoded = dict(tokenizer(list(prompts), return_offsets_mapping=True, **options))
+    encoded = encode_texts(tokenizer, prompts, return_offsets_mapping=True, **options)
     kept = [
         [bool(prompt[start:end].strip(MARK)) or start == end for start, end in offsets]
         for prompt, offsets in zip(prompts, encoded.pop("offset_mapping"), strict=True)

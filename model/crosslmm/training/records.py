@@ -5,8 +5,10 @@ run in its third day. Records of a JSONL file stay on disk; only the offset of e
 """
 
 import math
+import os
 import random
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -18,6 +20,7 @@ import yaml
 
 from crosslmm.errors import UsageError
 from crosslmm.files import LONGEST_LINE, open_readable, parse_json, read_json, read_lines, read_text
+from crosslmm.limits import MAX_TEXT_BYTES
 
 Role = Literal["system", "user", "assistant"]
 
@@ -32,6 +35,7 @@ _ROLES: dict[str, Role] = {
 _STRATEGY = re.compile(r"(first|end|random):(\d+(?:\.\d+)?)(%?)")
 _YAML_ERRORS = (yaml.YAMLError, RecursionError)
 _LONGEST_FILE = 16 << 30  # bytes; of a list, which is held in memory
+_MOST_FILES = 10_000  # that a pattern may name
 _BRACES = re.compile(r"\{([^{}]*)\}")
 
 
@@ -243,7 +247,7 @@ def _raw_turns(record: Mapping[str, Any], refuse: Any) -> Iterator[tuple[Role, s
     for turn in turns:
         speaker = turn.get("from", turn.get("role")) if isinstance(turn, Mapping) else None
         text = turn.get("value", turn.get("content")) if isinstance(turn, Mapping) else None
-        if speaker not in _ROLES:
+        if not isinstance(speaker, str) or speaker not in _ROLES:
             raise refuse(f"has a turn from {speaker!r}; they are from human or gpt")
         if not isinstance(text, str):
             raise refuse("has a turn whose value is not text")
@@ -269,24 +273,30 @@ def _seconds(record: Mapping[str, Any], key: str, refuse: Any) -> float | None:
     value = record.get(key)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-        raise refuse(f"{key} is in seconds, not {value!r}")
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if (
+        not is_number or not 0 <= value <= sys.float_info.max
+    ):  # JSON has whole numbers of any length
+        raise refuse(f"{key} is in seconds, not {value!r:.40}")
     return float(value)
 
 
 def _sources(path: str, folder: Path | None, seed: int) -> Iterator[_Source]:
+    opened: dict[Path, _File] = {}
     if Path(path).suffix not in (".yaml", ".yml"):
-        for file in _files(path):
+        for file in _files(path, opened):
             yield _Source(file, np.arange(len(file)), folder or file.path.parent)
         return
     mix = Path(path)
     if not mix.is_file():
         raise UsageError(f"{mix}: no such file")
     try:
-        content = yaml.safe_load(read_text(mix))
+        content = yaml.safe_load(read_text(mix, longest=MAX_TEXT_BYTES))
         entries = content["datasets"] or []
-        if not all(isinstance(entry.get("json_path", ""), str) for entry in entries):
-            raise TypeError("json_path")
+        for entry in entries:
+            paths = entry.get("json_path", ""), entry.get("media_folder") or ""
+            if not all(isinstance(value, str) for value in (*paths, *entry)):
+                raise TypeError("no text")
     except (*_YAML_ERRORS, ValueError, AttributeError, KeyError, TypeError) as error:
         raise UsageError(
             f"{mix}: a mix of data is YAML in UTF-8, a list `datasets:` of mappings, each with the "
@@ -301,7 +311,7 @@ def _sources(path: str, folder: Path | None, seed: int) -> Iterator[_Source]:
                 "there are json_path, sampling_strategy, media_folder"
             )
         entry_folder = entry.get("media_folder")
-        for file in _files(str(mix.parent / entry["json_path"])):
+        for file in _files(str(mix.parent / entry["json_path"]), opened):
             strategy = str(entry.get("sampling_strategy", "all"))
             # A sample that is the same each time, and no secret.
             chance = random.Random(f"{seed} {number} {file.path.name}")  # noqa: S311
@@ -321,7 +331,7 @@ def choose(count: int, strategy: str, generator: random.Random) -> list[int]:
             f"sampling_strategy {strategy!r}: give all, first:N, end:N or random:N, N or N%"
         )
     kind, number, percent = match[1], float(match[2]), match[3]
-    wanted = min(count, math.ceil(count * number / 100) if percent else int(number))
+    wanted = math.ceil(min(count, count * number / 100)) if percent else int(min(count, number))
     if kind == "first":
         return list(range(wanted))
     if kind == "end":
@@ -329,23 +339,29 @@ def choose(count: int, strategy: str, generator: random.Random) -> list[int]:
     return sorted(generator.sample(range(count), wanted))
 
 
-def _files(pattern: str) -> Iterator[_File]:
-    """The files of a path, `{a,b}` in it spelt out."""
+def _files(pattern: str, opened: dict[Path, _File]) -> Iterator[_File]:
+    """The files of a path, `{a,b}` in it spelt out; those in `opened`, to which others are added, are
+    not read again."""
     parts = _BRACES.split(pattern)
     choices = [
         [piece.strip() for piece in part.split(",")] if index % 2 else [part]
         for index, part in enumerate(parts)
     ]
+    if (files := math.prod(map(len, choices))) > _MOST_FILES:
+        raise UsageError(f"{pattern:.80}: names {files:,} files; give at most {_MOST_FILES:,}")
     for pieces in product(*choices):
         path = Path("".join(pieces))
-        if not path.is_file():
-            raise UsageError(f"{path}: no such file")
-        if path.suffix == ".json":
-            yield _JsonFile(path)
+        if not os.path.isfile(path):  # False too where the name is too long
+            raise UsageError(f"{path!s:.200}: no such file")
+        if path in opened:
+            pass
+        elif path.suffix == ".json":
+            opened[path] = _JsonFile(path)
         elif path.suffix == ".jsonl":
-            yield _JsonLines(path)
+            opened[path] = _JsonLines(path)
         else:
             raise UsageError(f"{path}: training data is .json, .jsonl, or a .yaml mix of them")
+        yield opened[path]
 
 
 def _origin(file: _File, index: int) -> str:

@@ -72,8 +72,7 @@ class SidecarOutput(CaptionOutput):
         self._names: dict[str, str] = {}
         self._digests: dict[str, str] = {}
         self._written: set[str] = set()
-        # Videos that may have the name of a sidecar.
-        self._in_the_way = [source.path for source in self._sources if self.recognizes(source.path)]
+        self._in_the_way: set[tuple[int, int]] = set()  # videos that may have the name of a sidecar
 
     def recognizes(self, path: str) -> bool:
         return path.lower().endswith(self._extension)
@@ -86,6 +85,11 @@ class SidecarOutput(CaptionOutput):
 
     def begin(self, sources: Sequence[Source], manifest: Manifest, *, overwrite: bool) -> None:
         super().begin(sources, manifest, overwrite=overwrite)
+        self._in_the_way = {
+            status
+            for source in self._sources
+            if self.recognizes(source.path) and (status := _identity(Path(source.path)))
+        }
         recorded: dict[str, str] = {}
         newer = self._read_other_shards({source.path for source in sources}, manifest, recorded)
         while batch := list(islice(newer, _BATCH)):
@@ -112,11 +116,7 @@ class SidecarOutput(CaptionOutput):
         if name is None:
             return f"{path}: the caption of another video would have the same file"
         sidecar = self._home / name
-        if self._digest_of(name) not in self._written and any(
-            exists(sidecar, root=self._root) and os.path.samefile(sidecar, video)
-            for video in self._in_the_way
-            if os.path.exists(video)
-        ):
+        if self._digest_of(name) not in self._written and _identity(sidecar) in self._in_the_way:
             return f"{path}: its caption would replace {sidecar}, which is given as a video"
         # A digest recorded for another name counts: the sidecar was moved with its video.
         if (
@@ -253,6 +253,14 @@ class SingleSidecarOutput(SidecarOutput):
 
     def _assign_names(self, recorded: dict[str, str]) -> None:
         self._names = {self._path: self._file.name}
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return status.st_dev, status.st_ino
 
 
 def make_output(
