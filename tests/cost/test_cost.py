@@ -333,12 +333,10 @@ def _peak_bytes(function: Any) -> tuple[int, Any]:
 def test_limits_are_those_of_the_code_that_runs() -> None:
     from crosslmm import cross_attention, limits
     from crosslmm.cost import arithmetic, memory, shape
-    from crosslmm.inference import prefix
     from crosslmm.modeling_crosslmm import CrossLMMModel
 
     assert arithmetic.ABSORBED_QUERIES == cross_attention.ABSORBED_QUERIES
-    assert memory.SLICE_BYTES == cross_attention.SLICE_BYTES
-    assert memory.PREFILL_TOKENS == prefix.PREFILL_TOKENS
+    assert cross_attention.SLICE_BYTES == limits.SLICE_BYTES
     assert CrossLMMModel.frames_per_chunk == memory.FRAMES_PER_CHUNK
     assert set(shape.LANGUAGE_DEFAULTS) == set(limits.DECODERS)
 
@@ -381,8 +379,7 @@ def test_peak_is_the_allocators(
 ) -> None:
     from crosslmm.inference.assistant import Assistant
 
-    monkeypatch.setattr("crosslmm.inference.prefix.PREFILL_TOKENS", part)
-    monkeypatch.setattr("crosslmm.cost.memory.PREFILL_TOKENS", part)
+    monkeypatch.setattr("crosslmm.limits.PREFILL_TOKENS", part)
     model = tiny_model(**MIDDLE | changes)
     model.model.frames_per_chunk = 4
     processor = tiny_processor(image_size=98, tokens_per_frame=tokens)
@@ -418,8 +415,7 @@ def test_peak_with_merging_is_the_allocators(
     """All tokens of a window are alive until it is merged, then only those that are kept."""
     from crosslmm.inference.assistant import Assistant
 
-    monkeypatch.setattr("crosslmm.inference.prefix.PREFILL_TOKENS", part)
-    monkeypatch.setattr("crosslmm.cost.memory.PREFILL_TOKENS", part)
+    monkeypatch.setattr("crosslmm.limits.PREFILL_TOKENS", part)
     monkeypatch.setattr("crosslmm.cost.memory.MERGED_FRAMES", window)
     monkeypatch.setattr("crosslmm.cost.merging.MERGED_FRAMES", window)
     monkeypatch.setitem(WindowMerger.__init__.__kwdefaults__, "window", window)
@@ -448,7 +444,7 @@ def test_peak_of_a_batch_is_the_allocators(
     from crosslmm.inference.batch import answer_batch
 
     # A prompt that would be taken in parts, were it alone.
-    monkeypatch.setattr("crosslmm.cost.memory.PREFILL_TOKENS", 200)
+    monkeypatch.setattr("crosslmm.limits.PREFILL_TOKENS", 200)
     model = tiny_model(**MIDDLE | {"tokens_per_frame": 49})
     model.model.frames_per_chunk = 4
     assistant = Assistant(model, tiny_processor(image_size=98, tokens_per_frame=49))

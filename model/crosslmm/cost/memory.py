@@ -12,7 +12,7 @@ from crosslmm.cost.arithmetic import PromptTokens, count_tokens
 from crosslmm.cost.merging import merging_bytes
 from crosslmm.cost.shape import ModelShape
 from crosslmm.errors import UsageError
-from crosslmm.limits import FRAMES_PER_CHUNK, MERGED_FRAMES, PREFILL_TOKENS, SLICE_BYTES
+from crosslmm.limits import FRAMES_PER_CHUNK, MERGED_FRAMES, prefill_part, sliced_pair_bytes
 from crosslmm.merging import TokenBudget
 from crosslmm.options import ResolvedQuantization
 
@@ -182,22 +182,34 @@ def _prefill_peak(
     videos the prompts are not split (`batch.py`)."""
     language = shape.language
     visual, part = tokens.merged, tokens.prompt
+    masked = bool(budget.merge)
+    read = tokens.features if shape.open_v2v else 0
     if shape.chunked and in_parts:
-        frame = 1 if budget.merge else budget.pooled  # parts are of complete frames
-        visual = min(visual, max(PREFILL_TOKENS // frame, 1) * frame)
+        frame = 1 if masked else budget.pooled  # parts are of complete frames
+        most = prefill_part(
+            tokens.prompt,
+            read if shape.v2v_scope == "video" else 0,
+            width=language.width,
+            intermediate=language.intermediate,
+            kv_heads=language.kv_heads,
+            head_dim=language.head_dim,
+            size=size,
+            masked=masked,
+        )
+        visual = min(visual, max(most // frame, 1) * frame)
         part = min(part, visual + tokens.prompt - tokens.merged)
     stream = part * language.width * size
-    masked = 0
-    if part < tokens.prompt or budget.merge:  # a mask; keys and values repeated for all query heads
-        weight = 1 + size if budget.merge else 1  # of numbers, besides the one of True and False
-        masked = weight * part * tokens.prompt + 2 * tokens.prompt * language.query_width * size
+    attention = 4 * stream
+    if part < tokens.prompt or masked:
+        # A mask, of numbers besides the one of True and False; keys and values of all query heads.
+        attention += (1 + size * masked) * part * tokens.prompt
+        attention += 2 * tokens.prompt * language.query_width * size
     feed_forward = 4 * stream + 3 * part * language.intermediate * size
-    attention = 4 * stream + masked
     reading = 0
     if shape.open_v2v:
-        pair = 2 * tokens.features * language.kv_width * size
-        if pair > SLICE_BYTES:
-            pair //= language.kv_heads
+        pair = sliced_pair_bytes(
+            read, kv_heads=language.kv_heads, head_dim=language.head_dim, size=size
+        )
         queries = visual * size
         reading = 2 * stream + pair + queries * (2 * language.width + 3 * language.query_width)
     return max(feed_forward, attention, reading, language.vocabulary * size)
