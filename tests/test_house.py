@@ -26,6 +26,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("configuration_crosslmm",),
     ("cache", "evidence", "prompts", "ragged_tokens", "vision"),
     ("visual_tokens", "window_merging"),
+    ("v2v_scopes",),
     ("cross_attention", "positions", "token_mass"),
     ("visual_encoding",),
     ("modeling_crosslmm", "processing_crosslmm"),

@@ -30,7 +30,8 @@ class CrossLMMConfig(PreTrainedConfig):
     - `video_newline`: one learned embedding stands after the last merged token (LLaVA-OneVision).
     - `cross_attention_interval`: K; a dual cross-attention layer follows layers K, 2K, …
     - `v2v_scope`: merged tokens read the features (un-pooled visual features) of the whole `video`
-      (the paper), or of their own `frame` only (linear in the number of frames).
+      (the paper), of the frames up to their own (`past`), of their own `frame`, or of the patches that
+      they stand for (`member`); the last two are linear in the number of frames.
     - `t2v_cache`: for decoding keep the one shared copy of the `features`, or each layer's
       keys and values `projected` from it (several times the memory, less arithmetic per token).
     - `default_frames`: frames of a video when no number is given.

@@ -20,8 +20,11 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from crosslmm.limits import ABSORBED_QUERIES, SLICE_BYTES
-from crosslmm.ragged_tokens import FrameGroups
+from crosslmm.v2v_scopes import CompleteVideo, VisualScope
 from crosslmm.visual_tokens import TokenPositions
+
+# Of each row, how many queries that follow see how many features.
+Runs = Sequence[Sequence[tuple[int, int]]]
 
 
 class RMSNorm(nn.Module):
@@ -158,6 +161,7 @@ class GatedCrossAttention(nn.Module):
         mask: torch.Tensor | None = None,
         *,
         counts: Sequence[int] | None = None,
+        runs: Runs | None = None,
         projected: tuple[torch.Tensor, torch.Tensor] | None = None,
         absorb: bool = False,
     ) -> torch.Tensor:
@@ -165,23 +169,26 @@ class GatedCrossAttention(nn.Module):
 
         - counts: of each row, how many features the mask shows, where these come first: rows are read
           one by one then, without a mask, for which many kernels would repeat the keys.
+        - runs: of each row, how many queries that follow see how many features, the first; no mask then.
         - projected: the keys and values that `project` made of the features, in place of them.
         - absorb: with few queries never form keys and values; both projections move to the query's
           side.
         """
         # The only way in: what loads weights when they are needed wraps the call of a module.
         query = self._queries(hidden_states)
+        if runs is None and mask is not None and counts is not None:
+            runs = [[(query.shape[2], count)] for count in counts]
         if projected is not None:
-            return self._output(self._attend(query, *projected, mask, counts), mask)
+            return self._output(self._attend(query, *projected, mask, runs), mask)
         assert features is not None
         if absorb and hidden_states.shape[1] <= ABSORBED_QUERIES and self._plain_projections:
             return self._output(self._attend_features(query, features, mask), mask)
         pair_bytes = 2 * features.shape[0] * features.shape[1] * features.element_size()
         pair_bytes *= self.kv_heads * self.head_dim
         if pair_bytes <= SLICE_BYTES or torch.is_grad_enabled() or not self._plain_projections:
-            return self._output(self._attend(query, *self.project(features), mask, counts), mask)
+            return self._output(self._attend(query, *self.project(features), mask, runs), mask)
         slices = [
-            self._attend(group, key, value, mask, counts)
+            self._attend(group, key, value, mask, runs)
             for group, key, value in self._head_slices(query, features)
         ]
         return self._output(torch.cat(slices, dim=2), mask)
@@ -246,19 +253,12 @@ class GatedCrossAttention(nn.Module):
         key: torch.Tensor,
         value: torch.Tensor,
         mask: torch.Tensor | None,
-        counts: Sequence[int] | None = None,
+        runs: Runs | None = None,
     ) -> torch.Tensor:
         """→ (B, Q, heads, head_dim)"""
-        if mask is not None and counts is not None:
-            rows: list[torch.Tensor] = []
-            for row, count in enumerate(counts):
-                own, shown = slice(row, row + 1), slice(count)
-                if count:
-                    pair = key[own, :, shown], value[own, :, shown]
-                    rows.append(self._attend(query[own], *pair, None))
-                else:
-                    rows.append(torch.zeros_like(query[own]).transpose(1, 2))
-            return torch.cat(rows)
+        if runs is not None:
+            rows = zip(query.split(1), key.split(1), value.split(1), runs, strict=True)
+            return torch.cat([self._attend_runs(*row) for row in rows])
         name = self.config._attn_implementation
         if mask is not None and "flash" in name:
             name = "sdpa"  # flash would take the keys' mask for the queries'
@@ -271,6 +271,24 @@ class GatedCrossAttention(nn.Module):
             self, query, key, value, interface_mask, scaling=self.scaling, dropout=0.0
         )
         return attended
+
+    def _attend_runs(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        runs: Sequence[tuple[int, int]],
+    ) -> torch.Tensor:
+        """Of one row. → (1, Q, heads, head_dim), zeros where nothing is seen"""
+        parts: list[torch.Tensor] = []
+        for part, (_, seen) in zip(
+            query.split([queries for queries, _ in runs], dim=2), runs, strict=True
+        ):
+            if seen and part.shape[2]:
+                parts.append(self._attend(part, key[:, :, :seen], value[:, :, :seen], None))
+            else:
+                parts.append(torch.zeros_like(part).transpose(1, 2))
+        return torch.cat(parts, dim=1)
 
     def _output(self, attended: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         addend = torch.tanh(self.gate) * self.o_proj(attended.flatten(2))
@@ -285,7 +303,7 @@ class CrossInputs:
     """What the dual cross-attention layers read in one pass; see `DualCrossAttentionLayer.forward`."""
 
     features: torch.Tensor | None
-    own_frames: slice | FrameGroups
+    scope: VisualScope
     patch_mask: torch.Tensor | None
     visual: TokenPositions | None
     text: TokenPositions | None
@@ -300,12 +318,9 @@ class CrossInputs:
 class DualCrossAttentionLayer(GradientCheckpointingLayer):
     """One dual cross-attention layer: V2V for the merged tokens, T2V for the text."""
 
-    def __init__(
-        self, text_config: PreTrainedConfig, feature_width: int, index: int, v2v_per_frame: bool
-    ) -> None:
+    def __init__(self, text_config: PreTrainedConfig, feature_width: int, index: int) -> None:
         super().__init__()
         self.index = index
-        self.v2v_per_frame = v2v_per_frame
         self.norm = RMSNorm(int(text_config.hidden_size), float(text_config.rms_norm_eps))
         self.v2v = GatedCrossAttention(text_config, feature_width)
         self.t2v = GatedCrossAttention(text_config, feature_width)
@@ -314,7 +329,7 @@ class DualCrossAttentionLayer(GradientCheckpointingLayer):
         self,
         hidden_states: torch.Tensor,
         features: torch.Tensor | None = None,
-        own_frames: slice | FrameGroups = slice(None),
+        scope: VisualScope | None = None,
         frame_mask: torch.Tensor | None = None,
         visual: TokenPositions | None = None,
         text: TokenPositions | None = None,
@@ -326,7 +341,7 @@ class DualCrossAttentionLayer(GradientCheckpointingLayer):
 
         - hidden_states: (B, L, H).
         - features: (B, T, N, D), or None when decoding from the cache.
-        - own_frames: those of the features that the merged tokens stand for.
+        - scope: which of the features the merged tokens read, all unless given.
         - frame_mask: (B, T·N), True at real frames; patch_counts: how many, where these come first.
         - visual, text: positions of the merged and of the text tokens; visual is None where there are
           none, text is None where all are text.
@@ -335,7 +350,8 @@ class DualCrossAttentionLayer(GradientCheckpointingLayer):
         updated = hidden_states
         if visual is not None and features is not None and self.v2v.is_open:
             query = self.norm(visual.take(hidden_states))
-            addend = self._read_visual(query, features, own_frames, frame_mask, patch_counts)
+            scope = scope or CompleteVideo()
+            addend = scope.read(self.v2v, query, features, frame_mask, patch_counts)
             updated = visual.add(updated, addend)
         # Asked first: a gate that was closed at prefill kept nothing to read.
         readable = features is not None or _holds(cross_cache, 0 if cache_features else self.index)
@@ -346,23 +362,6 @@ class DualCrossAttentionLayer(GradientCheckpointingLayer):
             )
             updated = updated + addend if text is None else text.add(updated, addend)
         return updated
-
-    def _read_visual(
-        self,
-        query: torch.Tensor,
-        features: torch.Tensor,
-        own_frames: slice | FrameGroups,
-        frame_mask: torch.Tensor | None,
-        counts: Sequence[int] | None,
-    ) -> torch.Tensor:
-        if not self.v2v_per_frame:
-            return self.v2v(query, features.flatten(1, 2), frame_mask, counts=counts)
-        if isinstance(own_frames, FrameGroups):
-            read = self.v2v(own_frames.spread(query), own_frames.features(features))
-            return own_frames.collect(read, query)
-        own = features[:, own_frames].flatten(0, 1)
-        by_frame = query.reshape(len(own), -1, query.shape[-1])
-        return self.v2v(by_frame, own).view(query.shape)
 
     def _read_text(
         self,

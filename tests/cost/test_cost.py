@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -28,6 +28,7 @@ from crosslmm.cost import (
 from crosslmm.cost.merging import COUNTED, merging_macs
 from crosslmm.errors import CheckpointError, UsageError
 from crosslmm.merging import MERGERS, TokenBudget, merge_tokens
+from crosslmm.options import V2VScope
 from crosslmm.window_merging import WindowMerger
 from tests.support.tiny import text_config, tiny_config, tiny_model, tiny_processor, vision_config
 
@@ -117,7 +118,7 @@ def check(
     assert token_macs(shape, **options).total == pytest.approx(measured, rel=0.01)
 
 
-@pytest.mark.parametrize("scope", ["video", "frame"])
+@pytest.mark.parametrize("scope", get_args(V2VScope))
 @pytest.mark.parametrize(("frames", "tokens"), [(3, 4), (1, 1), (5, 25)])
 def test_tiny_model_costs_what_the_counter_says(scope: str, frames: int, tokens: int) -> None:
     model = tiny_model(v2v_scope=scope)
@@ -129,6 +130,8 @@ def test_tiny_model_costs_what_the_counter_says(scope: str, frames: int, tokens:
     [
         {"v2v_scope": "video"},
         {"v2v_scope": "frame", "t2v_cache": "projected"},
+        {"v2v_scope": "past"},
+        {"v2v_scope": "member"},
         {"projector_order": "project_first", "video_newline": True, "projector_bias": False},
         {"vision_feature_layer": -2},
     ],
@@ -140,10 +143,11 @@ def test_middle_model_costs_what_the_counter_says(changes: dict[str, Any], batch
     check(model, shape_of(model), frames=6, budget=9, batch=batch)
 
 
-# Of UNEVEN ones the frames have unequal numbers, which the count with `frame` scope does not know.
+# Of UNEVEN ones the frames have unequal numbers, which the count with two of the scopes does not know.
 UNEVEN = ("random", "tree", "pool")
 MERGINGS = [(method, "video") for method in COUNTED if method != "pool"]
 MERGINGS += [(method, "frame") for method in COUNTED if method not in UNEVEN]
+MERGINGS += [("weighted", "past"), ("uniform", "past"), ("tree", "member"), ("folder", "member")]
 
 
 @pytest.mark.parametrize(("method", "scope"), MERGINGS)
@@ -366,6 +370,7 @@ def test_no_limit_is_written_down_twice() -> None:
         ({"t2v_cache": "projected"}, 24, 9, 1024),
         ({}, 12, 49, 1024),
         ({"t2v_cache": "projected", "v2v_scope": "frame"}, 24, 49, 200),
+        ({"v2v_scope": "member"}, 24, 9, 1024),
         ({"projector_order": "project_first"}, 4, 4, 1024),
     ],
 )
@@ -486,8 +491,10 @@ def test_features_cache_saves_memory() -> None:
     assert features.cross_cache == 0
 
 
-def test_no_frames_are_counted_too() -> None:
-    needed = memory_needed(RECIPES["crosslmm-2b"], frames=0, text_tokens=10)
+@pytest.mark.parametrize("scope", get_args(V2VScope))
+def test_no_frames_are_counted_too(scope: V2VScope) -> None:
+    shape = replace(RECIPES["crosslmm-2b"], v2v_scope=scope)
+    needed = memory_needed(shape, frames=0, text_tokens=10)
     assert needed.features == 0 < needed.kv_cache
 
 

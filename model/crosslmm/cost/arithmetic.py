@@ -82,12 +82,7 @@ def prefill_macs(
     language = shape.language
     merged = tokens.merged
     readers = tokens.prompt - merged  # the newline reads as text does
-    queries, seen, projected = merged, tokens.features, tokens.features
-    if shape.v2v_scope == "frame":
-        # As if spread evenly: frames with fewer tokens are filled up, those without any left out.
-        read = min(frames, merged)
-        queries = read * ceil(merged / max(read, 1))
-        seen, projected = shape.vision.patches, read * shape.vision.patches
+    queries, pairs, projected = _visual_reading(shape, frames, tokens)
     v2v_pairs = shape.open_v2v * _pair_projection(shape, projected)
     t2v_projection, t2v_attention = _text_reading(shape, readers, tokens.features, prefill=True)
     return Macs(
@@ -97,7 +92,7 @@ def prefill_macs(
         language_linear=batch * tokens.prompt * linear_macs(shape),
         self_attention=batch * language.layers * _attention(shape, tokens.prompt, tokens.prompt),
         v2v_projection=batch * (shape.open_v2v * _query_output(shape, queries) + v2v_pairs),
-        v2v_attention=batch * shape.open_v2v * _attention(shape, queries, seen),
+        v2v_attention=batch * shape.open_v2v * _attention(shape, 1, pairs),
         t2v_projection=batch * t2v_projection,
         t2v_attention=batch * t2v_attention,
         head=batch * _head(shape),
@@ -159,6 +154,24 @@ def _query_output(shape: ModelShape, queries: int) -> int:
 def _pair_projection(shape: ModelShape, features: int) -> int:
     """Keys and values of one branch."""
     return 2 * features * shape.vision.width * shape.language.kv_width
+
+
+def _visual_reading(shape: ModelShape, frames: int, tokens: PromptTokens) -> tuple[int, int, int]:
+    """V2V of a layer: its queries, the pairs of a query and a feature that it reads, and the features
+    that are projected. Tokens as if spread evenly over the frames."""
+    merged, features, patches = tokens.merged, tokens.features, shape.vision.patches
+    match shape.v2v_scope:
+        case "video":
+            return merged, merged * features, features
+        case "past":
+            return merged, merged * patches * (frames + 1) // 2, features
+        case "frame":
+            # Frames with fewer tokens are filled up, those without any left out.
+            read = min(frames, merged)
+            queries = read * ceil(merged / max(read, 1))
+            return queries, queries * patches, read * patches
+        case "member":
+            return merged, features, features
 
 
 def _text_reading(

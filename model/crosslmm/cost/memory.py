@@ -12,7 +12,13 @@ from crosslmm.cost.arithmetic import PromptTokens, count_tokens
 from crosslmm.cost.merging import merging_bytes
 from crosslmm.cost.shape import ModelShape
 from crosslmm.errors import UsageError
-from crosslmm.limits import FRAMES_PER_CHUNK, MERGED_FRAMES, prefill_part, sliced_pair_bytes
+from crosslmm.limits import (
+    FRAMES_PER_CHUNK,
+    MERGED_FRAMES,
+    SLICE_BYTES,
+    prefill_part,
+    sliced_pair_bytes,
+)
 from crosslmm.merging import TokenBudget
 from crosslmm.options import ResolvedQuantization
 
@@ -188,7 +194,7 @@ def _prefill_peak(
         frame = 1 if masked else budget.pooled  # parts are of complete frames
         most = prefill_part(
             tokens.prompt,
-            read if shape.v2v_scope == "video" else 0,
+            read if shape.v2v_scope in ("video", "past") else 0,
             width=language.width,
             intermediate=language.intermediate,
             kv_heads=language.kv_heads,
@@ -207,12 +213,29 @@ def _prefill_peak(
     feed_forward = 4 * stream + 3 * part * language.intermediate * size
     reading = 0
     if shape.open_v2v:
-        pair = sliced_pair_bytes(
-            read, kv_heads=language.kv_heads, head_dim=language.head_dim, size=size
-        )
         queries = visual * size
-        reading = 2 * stream + pair + queries * (2 * language.width + 3 * language.query_width)
+        reading = 2 * stream + queries * (2 * language.width + 3 * language.query_width)
+        reading += _visual_reading(shape, tokens, visual, size)
     return max(feed_forward, attention, reading, language.vocabulary * size)
+
+
+def _visual_reading(shape: ModelShape, tokens: PromptTokens, visual: int, size: int) -> int:
+    """What V2V makes of the features for so many of the merged tokens."""
+    patches, features = shape.vision.patches, tokens.features
+    if features == 0:
+        return 0
+    if shape.v2v_scope in ("frame", "member"):
+        features = min(features, ceil(features / patches * visual / tokens.merged) * patches)
+    copied = 0
+    if shape.v2v_scope == "member":
+        # Copies of the patches of some tokens at a time; 8 bytes say which each is.
+        copied = features * shape.vision.width * size
+        alive = min(1.0, SLICE_BYTES / copied)
+        copied = int(copied * alive) + 8 * features
+        features = int(features * alive)
+    return copied + sliced_pair_bytes(
+        features, kv_heads=shape.language.kv_heads, head_dim=shape.language.head_dim, size=size
+    )
 
 
 def _nf4_bytes(parameters: int) -> int:
