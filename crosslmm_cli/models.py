@@ -233,7 +233,11 @@ def init(
     ] = 4,
     v2v_scope: Annotated[
         V2VScope,
-        typer.Option("--v2v-scope", help="What merged tokens attend to."),
+        typer.Option(
+            "--v2v-scope",
+            help="Merged tokens attend to all frames, those up to their own, their own, or the patches "
+            "they stand for.",
+        ),
     ] = "video",
     fetch: Annotated[
         bool, typer.Option("--pull", help="Download parts that are not on disk.")

@@ -78,7 +78,11 @@ def profile(
     ] = None,
     v2v_scope: Annotated[
         V2VScope | None,
-        typer.Option("--v2v-scope", help="What merged tokens attend to."),
+        typer.Option(
+            "--v2v-scope",
+            help="Merged tokens attend to all frames, those up to their own, their own, or the patches "
+            "they stand for.",
+        ),
     ] = None,
     t2v_cache: Annotated[
         Literal["projected", "features"] | None,
