@@ -19,7 +19,7 @@ CLI = Path(crosslmm_cli.__file__).parent
 
 # From the ground up: a room imports only rooms of lines above its own.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "auto", "host", "limits", "precision"),
+    ("attention_kernels", "errors", "auto", "frame_choice", "host", "limits", "norm", "precision"),
     ("options",),
     ("files", "device", "subtitles", "versions"),
     ("fingerprint", "merging", "video"),

@@ -34,8 +34,9 @@ from crosslmm.cross_attention import (
     CrossInputs,
     DualCrossAttentionLayer,
     GatedCrossAttention,
-    RMSNorm,
 )
+from crosslmm.frame_choice import FrameChoice
+from crosslmm.norm import RMSNorm
 from crosslmm.positions import shift_positions
 from crosslmm.precision import skip_all_but_decoder
 from crosslmm.ragged_tokens import RaggedTokens
@@ -209,6 +210,9 @@ class CrossLMMModel(CrossLMMPreTrainedModel, VisualEncoderMixin):
                 cross_cache.shift, cross_cache.mass = following, mass
             if features is not None and self.shares_features:
                 keep_features(cross_cache, features)
+            if self.config.t2v_frames is not None and cross_cache.choice is None:
+                patches = self.config.patches_per_frame
+                cross_cache.choice = FrameChoice(self.config.t2v_frames, patches)
         elif past_key_values is not None:
             raise ValueError("past_key_values needs use_cache=True")
 

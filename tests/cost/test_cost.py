@@ -132,6 +132,8 @@ def test_tiny_model_costs_what_the_counter_says(scope: str, frames: int, tokens:
         {"v2v_scope": "frame", "t2v_cache": "projected"},
         {"v2v_scope": "past"},
         {"v2v_scope": "member"},
+        {"t2v_frames": 2},
+        {"t2v_frames": 2, "t2v_cache": "projected"},
         {"projector_order": "project_first", "video_newline": True, "projector_bias": False},
         {"vision_feature_layer": -2},
     ],
@@ -489,6 +491,13 @@ def test_features_cache_saves_memory() -> None:
     assert projected.features == features.features == 256 * 729 * 1152 * 2
     assert projected.cross_cache == 7 * 2 * 512 * 256 * 729 * 2
     assert features.cross_cache == 0
+
+
+def test_frames_that_t2v_chooses_bound_the_cost_of_a_token() -> None:
+    shape = replace(RECIPES["crosslmm-7b"], t2v_frames=8)
+    short, long = token_macs(shape, frames=8), token_macs(shape, frames=256)
+    assert short.t2v_attention == long.t2v_attention
+    assert short == token_macs(RECIPES["crosslmm-7b"], frames=8)
 
 
 @pytest.mark.parametrize("scope", get_args(V2VScope))

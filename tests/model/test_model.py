@@ -472,6 +472,7 @@ def test_hidden_states_and_attentions_are_the_decoders_own() -> None:
         {"cross_attention_interval": 0},
         {"vision_feature_layer": -3},
         {"v2v_scope": "clip"},
+        {"t2v_frames": 0},
         {"merge_mode": "nearest"},
         {"vision": vision_config(), "video_token_id": "x"},
     ],

@@ -109,7 +109,10 @@ def token_macs(
 ) -> Macs:
     """One decoding step, the first after the prompt: only T2V of the cross-attention runs."""
     tokens = count_tokens(shape, frames=frames, budget=budget, text_tokens=text_tokens)
-    projection, attention = _text_reading(shape, 1, tokens.features, prefill=False)
+    read = tokens.features
+    if shape.t2v_frames is not None:
+        read = min(frames, shape.t2v_frames) * shape.vision.patches
+    projection, attention = _text_reading(shape, 1, read, prefill=False)
     return Macs(
         language_linear=batch * linear_macs(shape),
         self_attention=batch * shape.language.layers * _attention(shape, 1, tokens.prompt + 1),
@@ -187,6 +190,14 @@ def _text_reading(
         attention = 2 * queries * language.heads * shape.vision.width * features
     elif prefill:
         projection += _pair_projection(shape, features)
+    frames = shape.t2v_frames
+    if prefill and frames is not None and features > frames * shape.vision.patches:
+        # What the last token attends to, by which frames are chosen.
+        width = language.head_dim
+        if shape.t2v_cache == "features":
+            width = shape.vision.width
+            projection += language.query_width * width
+        attention += language.heads * width * features
     return shape.open_t2v * projection, shape.open_t2v * attention
 
 

@@ -123,6 +123,9 @@ def memory_needed(
     cross_cache = 0
     if shape.t2v_cache == "projected":
         cross_cache = batch * tokens.features * 2 * shape.open_t2v * language.kv_width * size
+    chosen = 0  # copies of what is read of the frames that T2V chooses
+    if shape.t2v_frames is not None and shape.t2v_frames < frames:
+        chosen = (cross_cache or features) * shape.t2v_frames // frames
     total_frames = batch * frames
     chunk = min(frames_per_chunk, total_frames) if shape.chunked else total_frames
     embeds = batch * tokens.merged * language.width * size
@@ -134,7 +137,7 @@ def memory_needed(
         kv_cache=kv_cache,
         cross_cache=cross_cache,
         # The caches do not exist yet while frames are encoded.
-        activations=max(prefill, encoding - kv_cache - cross_cache),
+        activations=max(prefill, encoding - kv_cache - cross_cache, chosen),
     )
 
 

@@ -42,6 +42,7 @@ class VideoPrefix:
         """
         self._check_free()
         self._lent = True
+        cast(CrossCache, self._cache.cross_attention_cache).choice = None
         try:
             if self._cache.is_croppable:
                 start = len(self) if prompt_ids is None else self._shared(prompt_ids)
