@@ -127,6 +127,7 @@ def _settings(config: dict[str, Any]) -> list[tuple[str, Any]]:
         ("tokens per frame", config.get("tokens_per_frame")),
         ("cross-attention interval", config.get("cross_attention_interval")),
         ("V2V scope", config.get("v2v_scope")),
+        ("T2V frames", config.get("t2v_frames")),
         ("base", config.get("base_model_name_or_path")),
         ("rank", config.get("r")),
         ("alpha", config.get("lora_alpha")),

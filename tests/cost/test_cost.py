@@ -498,6 +498,8 @@ def test_frames_that_t2v_chooses_bound_the_cost_of_a_token() -> None:
     short, long = token_macs(shape, frames=8), token_macs(shape, frames=256)
     assert short.t2v_attention == long.t2v_attention
     assert short == token_macs(RECIPES["crosslmm-7b"], frames=8)
+    needed = memory_needed(replace(shape, t2v_frames=200), frames=256)
+    assert needed.activations >= needed.features * 200 // 256, "of which copies are read"
 
 
 @pytest.mark.parametrize("scope", get_args(V2VScope))
