@@ -203,8 +203,8 @@ def prepare(model: Any, contender: Contender) -> Any:
     import torch
 
     model.config.t2v_cache = contender.t2v_cache
+    model.config.v2v_scope = contender.v2v_scope
     for layer in model.model.cross_attention_layers.values():
-        layer.v2v_per_frame = contender.v2v_scope == "frame"
         for branch in (layer.v2v, layer.t2v):
             with torch.no_grad():
                 branch.gate.fill_(0.1 if contender.gates else 0.0)

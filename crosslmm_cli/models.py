@@ -1,7 +1,7 @@
 """`crosslmm models`: the models on disk, and getting more of them."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -9,6 +9,7 @@ from crosslmm.checkpoints import catalog
 from crosslmm.checkpoints.settings import write_merging
 from crosslmm.errors import CheckpointError, UsageError, first_line
 from crosslmm.files import check_empty
+from crosslmm.options import V2VScope
 from crosslmm_cli import completion, options
 from crosslmm_cli.commands import Command, Group
 from crosslmm_cli.download import download
@@ -126,6 +127,7 @@ def _settings(config: dict[str, Any]) -> list[tuple[str, Any]]:
         ("tokens per frame", config.get("tokens_per_frame")),
         ("cross-attention interval", config.get("cross_attention_interval")),
         ("V2V scope", config.get("v2v_scope")),
+        ("T2V frames", config.get("t2v_frames")),
         ("base", config.get("base_model_name_or_path")),
         ("rank", config.get("r")),
         ("alpha", config.get("lora_alpha")),
@@ -231,8 +233,12 @@ def init(
         ),
     ] = 4,
     v2v_scope: Annotated[
-        Literal["video", "frame"],
-        typer.Option("--v2v-scope", help="Merged tokens attend to all frames or to their own."),
+        V2VScope,
+        typer.Option(
+            "--v2v-scope",
+            help="Merged tokens attend to all frames, those up to their own, their own, or the patches "
+            "they stand for.",
+        ),
     ] = "video",
     fetch: Annotated[
         bool, typer.Option("--pull", help="Download parts that are not on disk.")

@@ -29,7 +29,7 @@ from crosslmm.cost.tables import (
 from crosslmm.errors import UsageError
 from crosslmm.limits import FRAMES_PER_CHUNK
 from crosslmm.merging import MERGERS, TokenBudget, choose_budget
-from crosslmm.options import Sampling
+from crosslmm.options import Sampling, V2VScope
 from crosslmm_cli import completion, options
 from crosslmm_cli.inputs import check_video
 from crosslmm_cli.loading import check_model, load_assistant
@@ -77,8 +77,12 @@ def profile(
         ),
     ] = None,
     v2v_scope: Annotated[
-        Literal["video", "frame"] | None,
-        typer.Option("--v2v-scope", help="Merged tokens attend to all frames or to their own."),
+        V2VScope | None,
+        typer.Option(
+            "--v2v-scope",
+            help="Merged tokens attend to all frames, those up to their own, their own, or the patches "
+            "they stand for.",
+        ),
     ] = None,
     t2v_cache: Annotated[
         Literal["projected", "features"] | None,

@@ -19,13 +19,14 @@ CLI = Path(crosslmm_cli.__file__).parent
 
 # From the ground up: a room imports only rooms of lines above its own.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "auto", "host", "limits", "precision"),
+    ("attention_kernels", "errors", "auto", "frame_choice", "host", "limits", "norm", "precision"),
     ("options",),
     ("files", "device", "subtitles", "versions"),
     ("fingerprint", "merging", "video"),
     ("configuration_crosslmm",),
     ("cache", "evidence", "prompts", "ragged_tokens", "vision"),
     ("visual_tokens", "window_merging"),
+    ("v2v_scopes",),
     ("cross_attention", "positions", "token_mass"),
     ("visual_encoding",),
     ("modeling_crosslmm", "processing_crosslmm"),

@@ -9,6 +9,7 @@ import torch
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, EncoderDecoderCache
 
 from crosslmm.configuration_crosslmm import CrossLMMConfig
+from crosslmm.frame_choice import FrameChoice
 
 
 class CrossCache(DynamicCache):
@@ -18,15 +19,18 @@ class CrossCache(DynamicCache):
       `positions.py`).
     - mass: (B, P), of the tokens up to there in the language model's own cache (see `token_mass.py`).
 
+    - choice: the frames that are read while an answer is decoded (see `frame_choice.py`).
+
     None where there is nothing to know.
     """
 
     shift: torch.Tensor | None = None
     mass: torch.Tensor | None = None
+    choice: FrameChoice | None = None
 
     def reset(self) -> None:
         super().reset()
-        self.shift = self.mass = None
+        self.shift = self.mass = self.choice = None
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         super().reorder_cache(beam_idx)
@@ -47,6 +51,8 @@ class CrossCache(DynamicCache):
         """The rows of all that is known."""
         self.shift = None if self.shift is None else change(self.shift)
         self.mass = None if self.mass is None else change(self.mass)
+        if self.choice is not None:
+            self.choice.change_rows(change)
 
 
 def as_dual_cache(cache: Cache | None, config: CrossLMMConfig) -> EncoderDecoderCache:
@@ -77,7 +83,7 @@ def keep_features(cross_cache: Cache, features: torch.Tensor) -> None:
 
 def expand_cache(cache: EncoderDecoderCache, count: int) -> EncoderDecoderCache:
     """A cache of one row as one of `count` rows, which share its memory until they grow; what
-    cross-attention reads stays shared."""
+    cross-attention reads stays shared, but for the frames that it chooses."""
     halves = []
     for half in (cache.self_attention_cache, cache.cross_attention_cache):
         half = copy.copy(half)
@@ -86,5 +92,7 @@ def expand_cache(cache: EncoderDecoderCache, count: int) -> EncoderDecoderCache:
             if layer.keys is not None and layer.values is not None:
                 layer.keys = layer.keys.expand(count, -1, -1, -1)
                 layer.values = layer.values.expand(count, -1, -1, -1)
+        if isinstance(half, CrossCache):
+            half.choice = None
         halves.append(half)
     return EncoderDecoderCache(*halves)

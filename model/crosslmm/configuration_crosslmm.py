@@ -30,9 +30,12 @@ class CrossLMMConfig(PreTrainedConfig):
     - `video_newline`: one learned embedding stands after the last merged token (LLaVA-OneVision).
     - `cross_attention_interval`: K; a dual cross-attention layer follows layers K, 2K, …
     - `v2v_scope`: merged tokens read the features (un-pooled visual features) of the whole `video`
-      (the paper), or of their own `frame` only (linear in the number of frames).
+      (the paper), of the frames up to their own (`past`), of their own `frame`, or of the patches that
+      they stand for (`member`); the last two are linear in the number of frames.
     - `t2v_cache`: for decoding keep the one shared copy of the `features`, or each layer's
       keys and values `projected` from it (several times the memory, less arithmetic per token).
+    - `t2v_frames`: for each token that is decoded T2V reads only so many frames, those that the end of
+      the prompt attends to most; None for all.
     - `default_frames`: frames of a video when no number is given.
     """
 
@@ -80,6 +83,7 @@ class CrossLMMConfig(PreTrainedConfig):
     cross_attention_interval: int = 4
     v2v_scope: V2VScope = "video"
     t2v_cache: T2VCache = "features"
+    t2v_frames: int | None = None
     default_frames: int = DEFAULT_FRAMES
     use_cache: bool = True
     tie_word_embeddings: bool = False
@@ -136,6 +140,8 @@ class CrossLMMConfig(PreTrainedConfig):
         check_tokens_per_frame(self.tokens_per_frame, self.patches_per_frame)
         if self.merge_mode not in POOLINGS:
             raise ValueError(f"merge_mode={self.merge_mode!r} is not one of {', '.join(POOLINGS)}")
+        if self.t2v_frames is not None and self.t2v_frames < 1:
+            raise ValueError(f"t2v_frames={self.t2v_frames} is not a number of frames from 1")
         layers = int(self.text.num_hidden_layers)
         if not 1 <= self.cross_attention_interval <= layers:
             raise ValueError(

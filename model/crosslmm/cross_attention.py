@@ -7,9 +7,9 @@ since q·(W_k x) = (W_kᵀ q)·x, a decoding step can attend over the features t
 shared by all layers, instead of over every layer's own keys and values.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import torch
@@ -19,87 +19,21 @@ from transformers.cache_utils import Cache, DynamicLayer
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from crosslmm.attention_kernels import (
+    eager_attention,
+    read_features,
+    visible_or_all,
+    weigh_keys,
+)
+from crosslmm.cache import CrossCache
+from crosslmm.frame_choice import FrameChoice
 from crosslmm.limits import ABSORBED_QUERIES, SLICE_BYTES
-from crosslmm.ragged_tokens import FrameGroups
+from crosslmm.norm import RMSNorm
+from crosslmm.v2v_scopes import CompleteVideo, VisualScope
 from crosslmm.visual_tokens import TokenPositions
 
-
-class RMSNorm(nn.Module):
-    """Root-mean-square norm over the last dimension, computed in float32."""
-
-    def __init__(self, width: int, eps: float = 1e-6) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-        self.eps = eps
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        normed = nn.functional.rms_norm(
-            hidden_states.float(), hidden_states.shape[-1:], eps=self.eps
-        )
-        return self.weight * normed.to(hidden_states.dtype)
-
-
-def eager_attention(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs: object,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Plain attention, for `attn_implementation="eager"`.
-
-    query: (B, heads, Q, head_dim); key, value: (B, kv_heads, S, head_dim); attention_mask: boolean,
-    broadcast to (B, heads, Q, S), True = attend. Returns (B, Q, heads, head_dim) and the weights.
-    """
-    groups = query.shape[1] // key.shape[1]
-    key = key.repeat_interleave(groups, dim=1)
-    value = value.repeat_interleave(groups, dim=1)
-    scores = query @ key.transpose(-1, -2) * scaling
-    if attention_mask is not None:
-        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
-    weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
-    weights = nn.functional.dropout(weights, dropout, module.training)
-    return (weights @ value).transpose(1, 2), weights
-
-
-def visible_or_all(mask: torch.Tensor) -> torch.Tensor:
-    """mask (B, S), with the rows of which nothing is visible attending to all: not every kernel survives
-    a row without any key. What such a row reads is dropped afterwards."""
-    return mask | ~mask.any(dim=1, keepdim=True)
-
-
-def read_features(
-    query: torch.Tensor, features: torch.Tensor, mask: torch.Tensor | None, *, fused: bool
-) -> torch.Tensor:
-    """Attention over features that are keys and values at once, without a copy of them.
-
-    query (B, R, D), scaled; features (B, S, D); mask (B, S) with True = attend. Returns (B, R, D).
-    fused: in one kernel that has no limit on D, as the CPU's; otherwise by two matrix products.
-    """
-    if mask is not None:
-        mask = visible_or_all(mask)
-    if fused:
-        # In bfloat16 the two products below take 30 times as long on a CPU. The fused kernel runs one
-        # thread per head and batch row, so the queries are shared out as heads.
-        # A graph cannot ask for their number.
-        threads = 1 if torch.compiler.is_compiling() else torch.get_num_threads()
-        heads = math.gcd(query.shape[1], threads)
-        keys = features[:, None].expand(-1, heads, -1, -1)
-        read = nn.functional.scaled_dot_product_attention(
-            query.unflatten(1, (heads, -1)),
-            keys,
-            keys,
-            attn_mask=None if mask is None else mask[:, None, None],
-            scale=1.0,
-        )
-        return read.flatten(1, 2)
-    scores = (features @ query.transpose(1, 2)).transpose(1, 2)
-    if mask is not None:
-        scores = scores.masked_fill(~mask[:, None], torch.finfo(scores.dtype).min)
-    return scores.softmax(dim=-1, dtype=torch.float32).to(features.dtype) @ features
+# Of each row, how many queries that follow see how many features.
+Runs = Sequence[Sequence[tuple[int, int]]]
 
 
 class GatedCrossAttention(nn.Module):
@@ -158,30 +92,43 @@ class GatedCrossAttention(nn.Module):
         mask: torch.Tensor | None = None,
         *,
         counts: Sequence[int] | None = None,
+        runs: Runs | None = None,
         projected: tuple[torch.Tensor, torch.Tensor] | None = None,
         absorb: bool = False,
+        see: Callable[[torch.Tensor], None] | None = None,
+        last: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """(B, Q, H), features (B, S, D), mask (B, S) with True = attend → (B, Q, H)
 
         - counts: of each row, how many features the mask shows, where these come first: rows are read
           one by one then, without a mask, for which many kernels would repeat the keys.
+        - runs: of each row, how many queries that follow see how many features, the first; no mask then.
         - projected: the keys and values that `project` made of the features, in place of them.
         - absorb: with few queries never form keys and values; both projections move to the query's
           side.
+        - see: is given what one query of each row attends to, (B, S), summed over heads: the one at the
+          index `last`, (B,), or the last.
         """
         # The only way in: what loads weights when they are needed wraps the call of a module.
         query = self._queries(hidden_states)
+        if runs is None and mask is not None and counts is not None:
+            runs = [[(query.shape[2], count)] for count in counts]
+        if see is not None:
+            key = projected[0] if projected is not None else None
+            index = query.new_full((len(query),), -1, dtype=torch.long) if last is None else last
+            rows = torch.arange(len(query), device=query.device)
+            see(self._weigh(query[rows, :, index.to(query.device)], features, key, mask))
         if projected is not None:
-            return self._output(self._attend(query, *projected, mask, counts), mask)
+            return self._output(self._attend(query, *projected, mask, runs), mask)
         assert features is not None
         if absorb and hidden_states.shape[1] <= ABSORBED_QUERIES and self._plain_projections:
             return self._output(self._attend_features(query, features, mask), mask)
         pair_bytes = 2 * features.shape[0] * features.shape[1] * features.element_size()
         pair_bytes *= self.kv_heads * self.head_dim
         if pair_bytes <= SLICE_BYTES or torch.is_grad_enabled() or not self._plain_projections:
-            return self._output(self._attend(query, *self.project(features), mask, counts), mask)
+            return self._output(self._attend(query, *self.project(features), mask, runs), mask)
         slices = [
-            self._attend(group, key, value, mask, counts)
+            self._attend(group, key, value, mask, runs)
             for group, key, value in self._head_slices(query, features)
         ]
         return self._output(torch.cat(slices, dim=2), mask)
@@ -193,6 +140,24 @@ class GatedCrossAttention(nn.Module):
             self.k_proj(features).view(shape).transpose(1, 2),
             self.v_proj(features).view(shape).transpose(1, 2),
         )
+
+    def _weigh(
+        self,
+        query: torch.Tensor,
+        features: torch.Tensor | None,
+        key: torch.Tensor | None,
+        mask: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """(B, heads, head_dim) → (B, S), summed over heads"""
+        query = query.unflatten(1, (-1, self.num_key_value_groups)) * self.scaling
+        if key is None:
+            assert features is not None
+            if self._plain_projections:
+                query = query @ self.k_proj.weight.view(-1, self.head_dim, features.shape[-1])
+                key = features[:, None].expand(-1, query.shape[1], -1, -1)
+            else:
+                key = self.project(features)[0]
+        return weigh_keys(query, key, mask)
 
     def _attend_features(
         self, query: torch.Tensor, features: torch.Tensor, mask: torch.Tensor | None
@@ -246,19 +211,12 @@ class GatedCrossAttention(nn.Module):
         key: torch.Tensor,
         value: torch.Tensor,
         mask: torch.Tensor | None,
-        counts: Sequence[int] | None = None,
+        runs: Runs | None = None,
     ) -> torch.Tensor:
         """→ (B, Q, heads, head_dim)"""
-        if mask is not None and counts is not None:
-            rows: list[torch.Tensor] = []
-            for row, count in enumerate(counts):
-                own, shown = slice(row, row + 1), slice(count)
-                if count:
-                    pair = key[own, :, shown], value[own, :, shown]
-                    rows.append(self._attend(query[own], *pair, None))
-                else:
-                    rows.append(torch.zeros_like(query[own]).transpose(1, 2))
-            return torch.cat(rows)
+        if runs is not None:
+            rows = zip(query.split(1), key.split(1), value.split(1), runs, strict=True)
+            return torch.cat([self._attend_runs(*row) for row in rows])
         name = self.config._attn_implementation
         if mask is not None and "flash" in name:
             name = "sdpa"  # flash would take the keys' mask for the queries'
@@ -271,6 +229,24 @@ class GatedCrossAttention(nn.Module):
             self, query, key, value, interface_mask, scaling=self.scaling, dropout=0.0
         )
         return attended
+
+    def _attend_runs(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        runs: Sequence[tuple[int, int]],
+    ) -> torch.Tensor:
+        """Of one row. → (1, Q, heads, head_dim), zeros where nothing is seen"""
+        parts: list[torch.Tensor] = []
+        for part, (_, seen) in zip(
+            query.split([queries for queries, _ in runs], dim=2), runs, strict=True
+        ):
+            if seen and part.shape[2]:
+                parts.append(self._attend(part, key[:, :, :seen], value[:, :, :seen], None))
+            else:
+                parts.append(torch.zeros_like(part).transpose(1, 2))
+        return torch.cat(parts, dim=1)
 
     def _output(self, attended: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         addend = torch.tanh(self.gate) * self.o_proj(attended.flatten(2))
@@ -285,7 +261,7 @@ class CrossInputs:
     """What the dual cross-attention layers read in one pass; see `DualCrossAttentionLayer.forward`."""
 
     features: torch.Tensor | None
-    own_frames: slice | FrameGroups
+    scope: VisualScope
     patch_mask: torch.Tensor | None
     visual: TokenPositions | None
     text: TokenPositions | None
@@ -300,12 +276,9 @@ class CrossInputs:
 class DualCrossAttentionLayer(GradientCheckpointingLayer):
     """One dual cross-attention layer: V2V for the merged tokens, T2V for the text."""
 
-    def __init__(
-        self, text_config: PreTrainedConfig, feature_width: int, index: int, v2v_per_frame: bool
-    ) -> None:
+    def __init__(self, text_config: PreTrainedConfig, feature_width: int, index: int) -> None:
         super().__init__()
         self.index = index
-        self.v2v_per_frame = v2v_per_frame
         self.norm = RMSNorm(int(text_config.hidden_size), float(text_config.rms_norm_eps))
         self.v2v = GatedCrossAttention(text_config, feature_width)
         self.t2v = GatedCrossAttention(text_config, feature_width)
@@ -314,7 +287,7 @@ class DualCrossAttentionLayer(GradientCheckpointingLayer):
         self,
         hidden_states: torch.Tensor,
         features: torch.Tensor | None = None,
-        own_frames: slice | FrameGroups = slice(None),
+        scope: VisualScope | None = None,
         frame_mask: torch.Tensor | None = None,
         visual: TokenPositions | None = None,
         text: TokenPositions | None = None,
@@ -326,7 +299,7 @@ class DualCrossAttentionLayer(GradientCheckpointingLayer):
 
         - hidden_states: (B, L, H).
         - features: (B, T, N, D), or None when decoding from the cache.
-        - own_frames: those of the features that the merged tokens stand for.
+        - scope: which of the features the merged tokens read, all unless given.
         - frame_mask: (B, T·N), True at real frames; patch_counts: how many, where these come first.
         - visual, text: positions of the merged and of the text tokens; visual is None where there are
           none, text is None where all are text.
@@ -335,34 +308,19 @@ class DualCrossAttentionLayer(GradientCheckpointingLayer):
         updated = hidden_states
         if visual is not None and features is not None and self.v2v.is_open:
             query = self.norm(visual.take(hidden_states))
-            addend = self._read_visual(query, features, own_frames, frame_mask, patch_counts)
+            scope = scope or CompleteVideo()
+            addend = scope.read(self.v2v, query, features, frame_mask, patch_counts)
             updated = visual.add(updated, addend)
         # Asked first: a gate that was closed at prefill kept nothing to read.
         readable = features is not None or _holds(cross_cache, 0 if cache_features else self.index)
         if readable and self.t2v.is_open:
             query = self.norm(hidden_states if text is None else text.take(hidden_states))
+            last = None if text is None else text.valid.sum(dim=1) - 1
             addend = self._read_text(
-                query, features, frame_mask, patch_counts, cross_cache, cache_features
+                query, features, frame_mask, patch_counts, cross_cache, cache_features, last
             )
             updated = updated + addend if text is None else text.add(updated, addend)
         return updated
-
-    def _read_visual(
-        self,
-        query: torch.Tensor,
-        features: torch.Tensor,
-        own_frames: slice | FrameGroups,
-        frame_mask: torch.Tensor | None,
-        counts: Sequence[int] | None,
-    ) -> torch.Tensor:
-        if not self.v2v_per_frame:
-            return self.v2v(query, features.flatten(1, 2), frame_mask, counts=counts)
-        if isinstance(own_frames, FrameGroups):
-            read = self.v2v(own_frames.spread(query), own_frames.features(features))
-            return own_frames.collect(read, query)
-        own = features[:, own_frames].flatten(0, 1)
-        by_frame = query.reshape(len(own), -1, query.shape[-1])
-        return self.v2v(by_frame, own).view(query.shape)
 
     def _read_text(
         self,
@@ -372,23 +330,55 @@ class DualCrossAttentionLayer(GradientCheckpointingLayer):
         counts: Sequence[int] | None,
         cross_cache: Cache | None,
         cache_features: bool,
+        last: torch.Tensor | None,
     ) -> torch.Tensor:
         flat = None if features is None else features.flatten(1, 2)
+        key = value = None
         if cache_features and cross_cache is not None:
             if flat is None:
                 flat = _cached(cross_cache, 0)[0][:, 0].to(query.device)
-            return self.t2v(query, flat, frame_mask, counts=counts, absorb=True)
-        if cross_cache is None:
-            assert flat is not None
-            return self.t2v(query, flat, frame_mask, counts=counts)
-        if _holds(cross_cache, self.index):
+        elif _holds(cross_cache, self.index):
+            assert cross_cache is not None
             key, value = _cached(cross_cache, self.index)
-        else:
+        elif cross_cache is not None:
             assert flat is not None
             key, value = cross_cache.update(*self.t2v.project(flat), self.index)
         if query.shape[1] == 0:  # a part of the video without a word
             return query
-        return self.t2v(query, mask=frame_mask, counts=counts, projected=(key, value))
+        choice = cross_cache.choice if isinstance(cross_cache, CrossCache) else None
+        if choice is not None and choice.is_needed(flat if key is None else key):
+            if features is None and query.shape[1] == 1 and choice.is_made:
+                return self._read_chosen(query, flat, key, value, frame_mask, choice)
+            see = partial(choice.score, self.index)
+        else:
+            see = None
+        if key is None or value is None:
+            absorb = cross_cache is not None
+            return self.t2v(
+                query, flat, frame_mask, counts=counts, absorb=absorb, see=see, last=last
+            )
+        pair = (key, value)
+        return self.t2v(query, mask=frame_mask, counts=counts, projected=pair, see=see, last=last)
+
+    def _read_chosen(
+        self,
+        query: torch.Tensor,
+        features: torch.Tensor | None,
+        key: torch.Tensor | None,
+        value: torch.Tensor | None,
+        mask: torch.Tensor | None,
+        choice: FrameChoice,
+    ) -> torch.Tensor:
+        """As `_read_text` of one token, over the frames of the choice."""
+        mask = None if mask is None else choice.select(mask, 1)
+        if key is None or value is None:
+            assert features is not None
+            return self.t2v(query, choice.take("features", features, 1), mask, absorb=True)
+        pair = (
+            choice.take(f"keys.{self.index}", key, 2),
+            choice.take(f"values.{self.index}", value, 2),
+        )
+        return self.t2v(query, mask=mask, projected=pair)
 
 
 def _holds(cache: Cache | None, index: int) -> bool:

@@ -7,7 +7,8 @@ counts with. Imports nothing.
 DECODERS = ("qwen2", "qwen3", "llama", "mistral")
 # Frames that go through the encoder together; changes speed and memory, never the result.
 FRAMES_PER_CHUNK = 16
-# A longer prompt goes through the language model in parts of complete frames, of about so many tokens.
+# A longer prompt goes through the language model in parts of complete frames, of about so many tokens
+# or more; see `prefill_part`.
 PREFILL_TOKENS = 1024
 # A long video's tokens are merged in windows of so many frames.
 MERGED_FRAMES = 256
@@ -66,3 +67,38 @@ MAX_LIST_BYTES = 256 * 2**20
 def quantizes_by_default(device_type: str, parameters: int) -> bool:
     """Whether `auto` is 4bit: on a GPU, for models over `AUTO_QUANTIZED_PARAMETERS`."""
     return device_type == "cuda" and parameters > AUTO_QUANTIZED_PARAMETERS
+
+
+def sliced_pair_bytes(features: int, *, kv_heads: int, head_dim: int, size: int) -> int:
+    """Keys and values of so many features as they are alive at once, one head's where all are too large.
+
+    size: bytes of a number."""
+    pair = 2 * features * kv_heads * head_dim * size
+    return pair // kv_heads if pair > SLICE_BYTES else pair
+
+
+def prefill_part(
+    prompt: int,
+    features: int,
+    *,
+    width: int,
+    intermediate: int,
+    kv_heads: int,
+    head_dim: int,
+    size: int,
+    masked: bool,
+) -> int:
+    """Of a prompt of so many tokens, about how many go through the language model together.
+
+    V2V projects keys and values of all `features` that a part reads, for each part again. So parts grow
+    until the feed-forward of one, and the mask of a part that is not the first, take what these keys and
+    values take in any case.
+
+    features: those that every part reads; masked: the first part has a mask too, and all have one of
+    numbers; size: bytes of a number.
+    """
+    room = sliced_pair_bytes(features, kv_heads=kv_heads, head_dim=head_dim, size=size)
+    token = (4 * width + 3 * intermediate) * size
+    if not masked and prompt * token <= room:
+        return max(prompt, PREFILL_TOKENS)
+    return max(room // (token + prompt * (1 + size * masked)), PREFILL_TOKENS)

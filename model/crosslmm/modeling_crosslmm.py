@@ -34,12 +34,14 @@ from crosslmm.cross_attention import (
     CrossInputs,
     DualCrossAttentionLayer,
     GatedCrossAttention,
-    RMSNorm,
 )
+from crosslmm.frame_choice import FrameChoice
+from crosslmm.norm import RMSNorm
 from crosslmm.positions import shift_positions
 from crosslmm.precision import skip_all_but_decoder
-from crosslmm.ragged_tokens import FrameGroups, RaggedTokens
+from crosslmm.ragged_tokens import RaggedTokens
 from crosslmm.token_mass import join_mass, log_mass, make_masks
+from crosslmm.v2v_scopes import CompleteVideo, VisualScope, make_scope
 from crosslmm.vision import Projector
 from crosslmm.visual_encoding import VisualEncoderMixin, VisualFeaturesMixin
 from crosslmm.visual_tokens import (
@@ -110,9 +112,7 @@ class CrossLMMModel(CrossLMMPreTrainedModel, VisualEncoderMixin):
         self.feature_norm = RMSNorm(width)
         self.cross_attention_layers = nn.ModuleDict(
             {
-                str(decoder_layer): DualCrossAttentionLayer(
-                    config.text, width, index, config.v2v_scope == "frame"
-                )
+                str(decoder_layer): DualCrossAttentionLayer(config.text, width, index)
                 for index, decoder_layer in enumerate(config.cross_attention_layers)
             }
         )
@@ -160,7 +160,7 @@ class CrossLMMModel(CrossLMMPreTrainedModel, VisualEncoderMixin):
         if video_frame_mask is not None:
             video_frame_mask = video_frame_mask.bool()
         visual = text = features = shift = following = mass = None
-        own_frames: slice | FrameGroups = slice(None)
+        scope: VisualScope = CompleteVideo()
         if pixel_values_videos is not None or visual_tokens is not None:
             is_placeholder = find_placeholders(
                 self.config.video_token_id, self.get_input_embeddings(), input_ids, inputs_embeds
@@ -184,8 +184,8 @@ class CrossLMMModel(CrossLMMPreTrainedModel, VisualEncoderMixin):
                 counts = is_merged.sum(dim=1)
                 visual = TokenPositions(is_merged, visual_tokens.longest)
                 text = TokenPositions(~is_merged, int(is_merged.shape[1] - counts.min()))
-                if self.config.v2v_scope == "frame":
-                    own_frames = visual_tokens.own_frames
+                if visual_tokens.longest:
+                    scope = make_scope(visual_tokens, self.config.v2v_scope)
         elif inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         assert inputs_embeds is not None
@@ -210,12 +210,15 @@ class CrossLMMModel(CrossLMMPreTrainedModel, VisualEncoderMixin):
                 cross_cache.shift, cross_cache.mass = following, mass
             if features is not None and self.shares_features:
                 keep_features(cross_cache, features)
+            if self.config.t2v_frames is not None and cross_cache.choice is None:
+                patches = self.config.patches_per_frame
+                cross_cache.choice = FrameChoice(self.config.t2v_frames, patches)
         elif past_key_values is not None:
             raise ValueError("past_key_values needs use_cache=True")
 
         cross = CrossInputs(
             features,
-            own_frames,
+            scope,
             patch_mask(video_frame_mask, self.config),
             visual,
             text,
@@ -278,7 +281,7 @@ class CrossLMMModel(CrossLMMPreTrainedModel, VisualEncoderMixin):
                 hidden_states = self.cross_attention_layers[str(index)](
                     hidden_states,
                     cross.features,
-                    own_frames=cross.own_frames,
+                    scope=cross.scope,
                     frame_mask=cross.patch_mask,
                     visual=cross.visual,
                     text=cross.text,

@@ -14,9 +14,17 @@ ReaderName = Literal["auto", "pyav", "decord", "torchcodec"]
 Quantization = Literal["auto", "4bit", "8bit", "none"]
 ResolvedQuantization = Literal["4bit", "8bit", "none"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-V2VScope = Literal["video", "frame"]
+V2VScope = Literal["video", "past", "frame", "member"]
 ProjectorOrder = Literal["merge_first", "project_first"]
 T2VCache = Literal["projected", "features"]
+
+# What the merged tokens read with each of the scopes, for readers.
+SCOPES: dict[V2VScope, str] = {
+    "video": "the whole video",
+    "past": "the video up to their own frame",
+    "frame": "their own frame",
+    "member": "the patches they stand for",
+}
 
 _FRAME_INDEX = re.compile(r"#[0-9]{1,18}")
 

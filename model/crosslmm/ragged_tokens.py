@@ -22,7 +22,8 @@ class RaggedTokens:
     - place: (R,), on the CPU: where in its video's full sequence of T·M tokens each stands, rising.
     - frames: T of each video; pooled: M.
     - features: (B, T, N, D) as in `VisualTokens`; frame_mask: (B, T), True at real frames.
-    - member: (T·M,), on the CPU: of one complete video, the merged token that each token went into.
+    - member: on the CPU, the merged token of its video that each token went into: (T·M,), of each
+      complete video, one after another.
     - first, total: of a part of one video, which merged token comes first, and how many there are in
       all; None where videos are complete.
     """
@@ -62,7 +63,7 @@ class RaggedTokens:
             pooled,
             features,
             frame_mask,
-            member=found[0].member.cpu() if len(merged) == len(found) == 1 else None,
+            member=torch.cat([none, *(each.member.cpu() for each in found)]),
         )
 
     @property
@@ -84,11 +85,6 @@ class RaggedTokens:
     def all_places(self) -> list[int]:
         """T·M of each row, of complete videos."""
         return [frames * self.pooled for frames in self.frames]
-
-    @property
-    def own_frames(self) -> "FrameGroups":
-        """Whose features each token reads where it reads those of its own frame only."""
-        return FrameGroups(self)
 
     def flat(self) -> torch.Tensor:
         """(R, H), of all rows, one after another."""
@@ -122,48 +118,3 @@ class RaggedTokens:
         """(B, Q), `place` of each row, zero after shorter ones."""
         rows = self.place.split(self.counts)
         return nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
-
-
-class FrameGroups:
-    """The tokens of each frame side by side, padded, so that each frame's attend to its features only.
-
-    Built once for a pass and used by all layers; frames without a token are left out.
-    """
-
-    def __init__(self, visual: RaggedTokens) -> None:
-        rows = torch.repeat_interleave(torch.tensor(visual.counts))  # (R,), of the batch
-        most = max(visual.frames)
-        frame = rows * most + visual.place // visual.pooled
-        self._groups, group, sizes = frame.unique_consecutive(
-            return_inverse=True, return_counts=True
-        )
-        self._widest = int(sizes.max())
-        within = torch.arange(len(frame)) - (sizes.cumsum(0) - sizes)[group]
-        column = torch.cat([torch.arange(count) for count in visual.counts])
-        device = visual.tokens.device
-        self._from = (rows * visual.longest + column).to(device)  # in (B · Q)
-        self._to = (group * self._widest + within).to(device)  # in (G · C)
-
-    def spread(self, query: torch.Tensor) -> torch.Tensor:
-        """(B, Q, H) → (G, C, H), zeros at the padding"""
-        shape = (len(self._groups) * self._widest, query.shape[-1])
-        padded = query.new_zeros(shape)
-        padded = padded.index_copy(
-            0, self._to.to(query.device), query.flatten(0, 1)[self._from.to(query.device)]
-        )
-        return padded.unflatten(0, (-1, self._widest))
-
-    def collect(self, addend: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-        """(G, C, H) → (B, Q, H), the shape of `like`"""
-        device = addend.device
-        read = addend.flatten(0, 1)[self._to.to(device)]
-        rows = addend.new_zeros(like.shape[:-1].numel(), like.shape[-1])
-        return rows.index_copy(0, self._from.to(device), read).view(like.shape)
-
-    def features(self, features: torch.Tensor) -> torch.Tensor:
-        """(B, T, N, D) → (G, N, D)"""
-        flat, groups = features.flatten(0, 1), self._groups
-        first, last = int(groups[0]), int(groups[-1]) + 1
-        if last - first == len(groups):
-            return flat[first:last]
-        return flat[groups.to(flat.device)]

@@ -10,9 +10,10 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import can_return_tuple
 
 from crosslmm.configuration_crosslmm import CrossLMMConfig
-from crosslmm.cross_attention import DualCrossAttentionLayer, RMSNorm
+from crosslmm.cross_attention import DualCrossAttentionLayer
 from crosslmm.limits import FRAMES_PER_CHUNK
 from crosslmm.merging import MERGERS, MergedTokens, check_merging, pool_tokens
+from crosslmm.norm import RMSNorm
 from crosslmm.ragged_tokens import RaggedTokens
 from crosslmm.vision import FrameBuffer, Projector, encode_frames, scatter_frames
 from crosslmm.visual_tokens import (

@@ -48,8 +48,7 @@ def test_contenders_differ_as_named(folder: Path) -> None:
         with torch.inference_mode():
             assert model.model.reads_features == contender.gates
         assert model.config.t2v_cache == contender.t2v_cache
-        layer = next(iter(model.model.cross_attention_layers.values()))
-        assert layer.v2v_per_frame == (contender.v2v_scope == "frame")
+        assert model.config.v2v_scope == contender.v2v_scope
 
 
 def test_rows_hold_the_ratios() -> None:

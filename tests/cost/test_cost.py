@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -28,6 +28,7 @@ from crosslmm.cost import (
 from crosslmm.cost.merging import COUNTED, merging_macs
 from crosslmm.errors import CheckpointError, UsageError
 from crosslmm.merging import MERGERS, TokenBudget, merge_tokens
+from crosslmm.options import V2VScope
 from crosslmm.window_merging import WindowMerger
 from tests.support.tiny import text_config, tiny_config, tiny_model, tiny_processor, vision_config
 
@@ -117,7 +118,7 @@ def check(
     assert token_macs(shape, **options).total == pytest.approx(measured, rel=0.01)
 
 
-@pytest.mark.parametrize("scope", ["video", "frame"])
+@pytest.mark.parametrize("scope", get_args(V2VScope))
 @pytest.mark.parametrize(("frames", "tokens"), [(3, 4), (1, 1), (5, 25)])
 def test_tiny_model_costs_what_the_counter_says(scope: str, frames: int, tokens: int) -> None:
     model = tiny_model(v2v_scope=scope)
@@ -129,6 +130,10 @@ def test_tiny_model_costs_what_the_counter_says(scope: str, frames: int, tokens:
     [
         {"v2v_scope": "video"},
         {"v2v_scope": "frame", "t2v_cache": "projected"},
+        {"v2v_scope": "past"},
+        {"v2v_scope": "member"},
+        {"t2v_frames": 2},
+        {"t2v_frames": 2, "t2v_cache": "projected"},
         {"projector_order": "project_first", "video_newline": True, "projector_bias": False},
         {"vision_feature_layer": -2},
     ],
@@ -140,10 +145,11 @@ def test_middle_model_costs_what_the_counter_says(changes: dict[str, Any], batch
     check(model, shape_of(model), frames=6, budget=9, batch=batch)
 
 
-# Of UNEVEN ones the frames have unequal numbers, which the count with `frame` scope does not know.
+# Of UNEVEN ones the frames have unequal numbers, which the count with two of the scopes does not know.
 UNEVEN = ("random", "tree", "pool")
 MERGINGS = [(method, "video") for method in COUNTED if method != "pool"]
 MERGINGS += [(method, "frame") for method in COUNTED if method not in UNEVEN]
+MERGINGS += [("weighted", "past"), ("uniform", "past"), ("tree", "member"), ("folder", "member")]
 
 
 @pytest.mark.parametrize(("method", "scope"), MERGINGS)
@@ -333,12 +339,10 @@ def _peak_bytes(function: Any) -> tuple[int, Any]:
 def test_limits_are_those_of_the_code_that_runs() -> None:
     from crosslmm import cross_attention, limits
     from crosslmm.cost import arithmetic, memory, shape
-    from crosslmm.inference import prefix
     from crosslmm.modeling_crosslmm import CrossLMMModel
 
     assert arithmetic.ABSORBED_QUERIES == cross_attention.ABSORBED_QUERIES
-    assert memory.SLICE_BYTES == cross_attention.SLICE_BYTES
-    assert memory.PREFILL_TOKENS == prefix.PREFILL_TOKENS
+    assert cross_attention.SLICE_BYTES == limits.SLICE_BYTES
     assert CrossLMMModel.frames_per_chunk == memory.FRAMES_PER_CHUNK
     assert set(shape.LANGUAGE_DEFAULTS) == set(limits.DECODERS)
 
@@ -368,6 +372,7 @@ def test_no_limit_is_written_down_twice() -> None:
         ({"t2v_cache": "projected"}, 24, 9, 1024),
         ({}, 12, 49, 1024),
         ({"t2v_cache": "projected", "v2v_scope": "frame"}, 24, 49, 200),
+        ({"v2v_scope": "member"}, 24, 9, 1024),
         ({"projector_order": "project_first"}, 4, 4, 1024),
     ],
 )
@@ -381,8 +386,7 @@ def test_peak_is_the_allocators(
 ) -> None:
     from crosslmm.inference.assistant import Assistant
 
-    monkeypatch.setattr("crosslmm.inference.prefix.PREFILL_TOKENS", part)
-    monkeypatch.setattr("crosslmm.cost.memory.PREFILL_TOKENS", part)
+    monkeypatch.setattr("crosslmm.limits.PREFILL_TOKENS", part)
     model = tiny_model(**MIDDLE | changes)
     model.model.frames_per_chunk = 4
     processor = tiny_processor(image_size=98, tokens_per_frame=tokens)
@@ -418,8 +422,7 @@ def test_peak_with_merging_is_the_allocators(
     """All tokens of a window are alive until it is merged, then only those that are kept."""
     from crosslmm.inference.assistant import Assistant
 
-    monkeypatch.setattr("crosslmm.inference.prefix.PREFILL_TOKENS", part)
-    monkeypatch.setattr("crosslmm.cost.memory.PREFILL_TOKENS", part)
+    monkeypatch.setattr("crosslmm.limits.PREFILL_TOKENS", part)
     monkeypatch.setattr("crosslmm.cost.memory.MERGED_FRAMES", window)
     monkeypatch.setattr("crosslmm.cost.merging.MERGED_FRAMES", window)
     monkeypatch.setitem(WindowMerger.__init__.__kwdefaults__, "window", window)
@@ -448,7 +451,7 @@ def test_peak_of_a_batch_is_the_allocators(
     from crosslmm.inference.batch import answer_batch
 
     # A prompt that would be taken in parts, were it alone.
-    monkeypatch.setattr("crosslmm.cost.memory.PREFILL_TOKENS", 200)
+    monkeypatch.setattr("crosslmm.limits.PREFILL_TOKENS", 200)
     model = tiny_model(**MIDDLE | {"tokens_per_frame": 49})
     model.model.frames_per_chunk = 4
     assistant = Assistant(model, tiny_processor(image_size=98, tokens_per_frame=49))
@@ -490,8 +493,19 @@ def test_features_cache_saves_memory() -> None:
     assert features.cross_cache == 0
 
 
-def test_no_frames_are_counted_too() -> None:
-    needed = memory_needed(RECIPES["crosslmm-2b"], frames=0, text_tokens=10)
+def test_frames_that_t2v_chooses_bound_the_cost_of_a_token() -> None:
+    shape = replace(RECIPES["crosslmm-7b"], t2v_frames=8)
+    short, long = token_macs(shape, frames=8), token_macs(shape, frames=256)
+    assert short.t2v_attention == long.t2v_attention
+    assert short == token_macs(RECIPES["crosslmm-7b"], frames=8)
+    needed = memory_needed(replace(shape, t2v_frames=200), frames=256)
+    assert needed.activations >= needed.features * 200 // 256, "of which copies are read"
+
+
+@pytest.mark.parametrize("scope", get_args(V2VScope))
+def test_no_frames_are_counted_too(scope: V2VScope) -> None:
+    shape = replace(RECIPES["crosslmm-2b"], v2v_scope=scope)
+    needed = memory_needed(shape, frames=0, text_tokens=10)
     assert needed.features == 0 < needed.kv_cache
 
 

@@ -244,6 +244,9 @@ def test_options_change_the_shape() -> None:
     whole = profile("x", shape=shape, frames=[64]).rows[0]
     own = profile("x", shape=reshape(shape, v2v_scope="frame"), frames=[64]).rows[0]
     assert whole.prefill.v2v_attention == 64 * own.prefill.v2v_attention
+    member = profile("x", shape=reshape(shape, v2v_scope="member"), frames=[64])
+    assert whole.prefill.v2v_attention == 64 * 9 * member.rows[0].prefill.v2v_attention
+    assert "reading the patches they stand for after" in " ".join(text(member).split())
     projected = profile("x", shape=reshape(shape, t2v_cache="projected"), frames=[64]).rows[0]
     assert projected.memory.cross_cache > 0 == whole.memory.cross_cache
     assert projected.token.total < whole.token.total

@@ -82,7 +82,8 @@ def test_a_prompt_prefilled_in_chunks_answers_alike(
         tiny_model(video_newline=newline, **changes), tiny_processor(video_newline=newline)
     )
     expected = assistant.ask(clip, "what?", frames=7, max_new_tokens=8).text
-    monkeypatch.setattr("crosslmm.inference.prefix.PREFILL_TOKENS", 10)  # two frames of four tokens
+    # Two frames of four tokens.
+    monkeypatch.setattr("crosslmm.inference.prefix.prefill_part", lambda *_, **__: 10)
     assert assistant.ask(clip, "what?", frames=7, max_new_tokens=8).text == expected
 
 

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from crosslmm.attention_kernels import read_features
 from crosslmm.configuration_crosslmm import CrossLMMConfig
-from crosslmm.cross_attention import GatedCrossAttention, read_features
+from crosslmm.cross_attention import GatedCrossAttention
 from crosslmm.inference.measurement import peak_memory
 from tests.support.tiny import tiny_config, tiny_model
 

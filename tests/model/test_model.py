@@ -13,12 +13,17 @@ from transformers.cache_utils import DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from crosslmm import cross_attention
-from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration, as_dual_cache
+from crosslmm.modeling_crosslmm import (
+    CrossLMMForConditionalGeneration,
+    VisualTokens,
+    as_dual_cache,
+)
+from crosslmm.v2v_scopes import make_scope
 from tests.support.tiny import open_gates, text_config, tiny_config, tiny_model, vision_config
 
 VIDEO = 4  # the placeholder's id
 LANGUAGES = ["qwen2", "qwen3", "llama", "mistral"]
-SCOPES = ["video", "frame"]
+SCOPES = ["video", "past", "frame", "member"]
 
 
 def prompt(frames: int, question: list[int], tokens: int = 4) -> list[int]:
@@ -90,7 +95,7 @@ def test_closed_gates_are_the_plain_language_model(language: str) -> None:
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("scope", ["video", "frame"])
 def test_a_cache_changes_nothing(language: str, scope: str) -> None:
     model = tiny_model(text=text_config(language), v2v_scope=scope)
     inputs = one_video()
@@ -311,6 +316,24 @@ def test_frozen_closed_branches_cost_nothing(monkeypatch: pytest.MonkeyPatch) ->
     assert model(**one_video()).logits.isfinite().all()
 
 
+def patches_read(scope: str, token: int, frames: int, merged: int) -> list[int]:
+    """Of merged tokens on square grids over 5 x 5 patches, which of all patches one reads."""
+    found = []
+    side, frame = round(merged**0.5), token // merged
+    for patch in range(frames * 25):
+        its, row, column = patch // 25, patch % 25 // 5, patch % 5
+        cell = int((row + 0.5) / 5 * side) * side + int((column + 0.5) / 5 * side)
+        reads = {
+            "video": True,
+            "past": its <= frame,
+            "frame": its == frame,
+            "member": its == frame and cell == token % merged,
+        }
+        if reads[scope]:
+            found.append(patch)
+    return found
+
+
 @pytest.mark.parametrize("scope", SCOPES)
 def test_the_layer_equals_the_papers_equations(scope: str) -> None:
     """A float64 loop over positions and heads: gated attention of each stream to features V."""
@@ -325,13 +348,15 @@ def test_the_layer_equals_the_papers_equations(scope: str) -> None:
     is_visual = torch.arange(stream.shape[1])[None] < frames * merged
     visual = cross_attention.TokenPositions(is_visual, frames * merged)
     text = cross_attention.TokenPositions(~is_visual, words)
+    given = VisualTokens(torch.zeros(1, frames, merged, 64), features)
     with torch.no_grad():
-        result = layer(stream, features, visual=visual, text=text)[0]
+        reads = make_scope(given, scope)
+        result = layer(stream, features, reads, visual=visual, text=text)[0]
         for position, hidden in enumerate(stream[0]):
             branch = layer.v2v if position < frames * merged else layer.t2v
             seen = features[0].flatten(0, 1)
-            if scope == "frame" and position < frames * merged:
-                seen = features[0, position // merged]
+            if position < frames * merged:
+                seen = seen[patches_read(scope, position, frames, merged)]
             root = (hidden.pow(2).mean() + config.rms_norm_eps).sqrt()
             query = branch.q_proj.weight @ (layer.norm.weight * hidden / root)
             key = seen @ branch.k_proj.weight.T
@@ -447,6 +472,7 @@ def test_hidden_states_and_attentions_are_the_decoders_own() -> None:
         {"cross_attention_interval": 0},
         {"vision_feature_layer": -3},
         {"v2v_scope": "clip"},
+        {"t2v_frames": 0},
         {"merge_mode": "nearest"},
         {"vision": vision_config(), "video_token_id": "x"},
     ],

@@ -168,7 +168,7 @@ def test_a_session_and_a_batch_agree_with_generate(
         text = assistant.processor.tokenizer.decode(ids, skip_special_tokens=True)
         expected.append(text.strip())
     assert len(set(expected)) > 1
-    monkeypatch.setattr("crosslmm.inference.prefix.PREFILL_TOKENS", 10)
+    monkeypatch.setattr("crosslmm.inference.prefix.prefill_part", lambda *_, **__: 10)
     video = assistant.open_video(clip, frames=12)
     assert [video.ask(each, max_new_tokens=8).text for each in questions] == expected
     assert video.ask_all(questions, max_new_tokens=8) == expected

@@ -15,8 +15,10 @@ from crosslmm.errors import UsageError
 from crosslmm.inference.assistant import Assistant
 from crosslmm.inference.prefix import prefill_video
 from crosslmm.merging import merge_tokens
+from crosslmm.ragged_tokens import RaggedTokens
+from crosslmm.v2v_scopes import make_scope
 from crosslmm.visual_encoding import merge_video
-from tests.model.test_model import VIDEO, answer
+from tests.model.test_model import SCOPES, VIDEO, answer
 from tests.support.tiny import text_config, tiny_model, tiny_processor
 
 TRAINED, FRAMES, KEPT = 9, 4, 7
@@ -41,7 +43,7 @@ def given(kept: int = KEPT, frames: int = FRAMES, seed: int = 0) -> dict[str, An
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("scope", ["video", "frame"])
+@pytest.mark.parametrize("scope", SCOPES)
 @pytest.mark.parametrize("method", ["folder", "uniform"])
 def test_all_tokens_kept_is_no_merging(scope: str, method: str) -> None:
     model, inputs = model_of(v2v_scope=scope), given(kept=FRAMES * TRAINED)
@@ -91,27 +93,52 @@ def test_decoding_through_the_cache(context: int, scope: str) -> None:
     assert answer(model, inputs) == expected
 
 
+def patches_of(ragged: RaggedTokens, row: int, scope: str) -> list[list[int]]:
+    """Of each merged token of a row, which of its video's patches it reads, by the definition."""
+    assert ragged.member is not None
+    frames, pooled = ragged.frames[row], ragged.pooled
+    places = ragged.place.split(ragged.counts)[row].tolist()
+    member = ragged.member.split([each * pooled for each in ragged.frames])[row].tolist()
+    found: list[list[int]] = [[] for _ in places]
+    for patch in range(frames * 25):
+        frame, at = divmod(patch, 25)
+        cell = int((at // 5 + 0.5) / 5 * 3) * 3 + int((at % 5 + 0.5) / 5 * 3)
+        for token, place in enumerate(places):
+            reads = {
+                "past": frame <= place // pooled,
+                "frame": frame == place // pooled,
+                "member": member[frame * pooled + cell] == token,
+            }
+            if reads[scope]:
+                found[token].append(patch)
+    return found
+
+
 @torch.no_grad()
-def test_a_token_reads_its_own_frame_only() -> None:
-    """With `frame` scope, against V2V called for one token at a time."""
-    model, inputs = model_of(v2v_scope="frame"), given(kept=11)
-    visual = model.model.encode_video(inputs["pixel_values_videos"], TRAINED)
-    ragged = merge_video(visual, [11], "random")
-    frames = ragged.place // TRAINED
-    assert len(set(torch.bincount(frames, minlength=FRAMES).tolist())) > 1, (
-        "they are shared equally"
-    )
+@pytest.mark.parametrize("scope", ["past", "frame", "member"])
+@pytest.mark.parametrize("method", ["random", "folder"])
+def test_a_token_reads_what_its_scope_says(scope: Any, method: str) -> None:
+    """Against V2V called for one token at a time; of a batch, whose second video is shorter."""
+    model = model_of()
+    pixels = torch.cat([given(frames=4)["pixel_values_videos"]] * 2)
+    mask = torch.tensor([[True] * 4, [True, True, False, False]])
+    visual = model.model.encode_video(pixels, TRAINED, mask)
+    ragged = merge_video(visual, [11, 5], method)
+    frames = ragged.place[:11] // TRAINED
+    assert len(set(torch.bincount(frames, minlength=4).tolist())) > 1, "they are shared equally"
     layer = next(iter(model.model.dual_layers))
-    query = torch.randn(1, 11, model.config.text.hidden_size)
-    groups = ragged.own_frames
-    read = groups.collect(layer.v2v(groups.spread(query), groups.features(visual.features)), query)
-    for token, frame in enumerate(frames.tolist()):
-        alone = layer.v2v(query[:, token : token + 1], visual.features[:, frame])
-        torch.testing.assert_close(read[:, token], alone[:, 0], rtol=0, atol=1e-5)
+    query = torch.randn(2, 11, model.config.text.hidden_size)
+    read = make_scope(ragged, scope).read(layer.v2v, query, visual.features, None, None)
+    for row in (0, 1):
+        for token, patches in enumerate(patches_of(ragged, row, scope)):
+            seen = visual.features[row].flatten(0, 1)[patches][None]
+            alone = layer.v2v(query[row : row + 1, token : token + 1], seen)
+            torch.testing.assert_close(read[row, token], alone[0, 0], rtol=0, atol=1e-5)
+    assert torch.equal(read[1, 5:], torch.zeros_like(read[1, 5:])), "of tokens that are not there"
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("scope", ["video", "frame"])
+@pytest.mark.parametrize("scope", SCOPES)
 def test_prefill_in_parts_is_that_of_one_pass(scope: str) -> None:
     model, inputs = model_of(v2v_scope=scope), given(kept=19)
     expected = model(**inputs).logits[:, -1]

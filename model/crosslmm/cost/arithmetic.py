@@ -82,12 +82,7 @@ def prefill_macs(
     language = shape.language
     merged = tokens.merged
     readers = tokens.prompt - merged  # the newline reads as text does
-    queries, seen, projected = merged, tokens.features, tokens.features
-    if shape.v2v_scope == "frame":
-        # As if spread evenly: frames with fewer tokens are filled up, those without any left out.
-        read = min(frames, merged)
-        queries = read * ceil(merged / max(read, 1))
-        seen, projected = shape.vision.patches, read * shape.vision.patches
+    queries, pairs, projected = _visual_reading(shape, frames, tokens)
     v2v_pairs = shape.open_v2v * _pair_projection(shape, projected)
     t2v_projection, t2v_attention = _text_reading(shape, readers, tokens.features, prefill=True)
     return Macs(
@@ -97,7 +92,7 @@ def prefill_macs(
         language_linear=batch * tokens.prompt * linear_macs(shape),
         self_attention=batch * language.layers * _attention(shape, tokens.prompt, tokens.prompt),
         v2v_projection=batch * (shape.open_v2v * _query_output(shape, queries) + v2v_pairs),
-        v2v_attention=batch * shape.open_v2v * _attention(shape, queries, seen),
+        v2v_attention=batch * shape.open_v2v * _attention(shape, 1, pairs),
         t2v_projection=batch * t2v_projection,
         t2v_attention=batch * t2v_attention,
         head=batch * _head(shape),
@@ -114,7 +109,10 @@ def token_macs(
 ) -> Macs:
     """One decoding step, the first after the prompt: only T2V of the cross-attention runs."""
     tokens = count_tokens(shape, frames=frames, budget=budget, text_tokens=text_tokens)
-    projection, attention = _text_reading(shape, 1, tokens.features, prefill=False)
+    read = tokens.features
+    if shape.t2v_frames is not None:
+        read = min(frames, shape.t2v_frames) * shape.vision.patches
+    projection, attention = _text_reading(shape, 1, read, prefill=False)
     return Macs(
         language_linear=batch * linear_macs(shape),
         self_attention=batch * shape.language.layers * _attention(shape, 1, tokens.prompt + 1),
@@ -161,6 +159,24 @@ def _pair_projection(shape: ModelShape, features: int) -> int:
     return 2 * features * shape.vision.width * shape.language.kv_width
 
 
+def _visual_reading(shape: ModelShape, frames: int, tokens: PromptTokens) -> tuple[int, int, int]:
+    """V2V of a layer: its queries, the pairs of a query and a feature that it reads, and the features
+    that are projected. Tokens as if spread evenly over the frames."""
+    merged, features, patches = tokens.merged, tokens.features, shape.vision.patches
+    match shape.v2v_scope:
+        case "video":
+            return merged, merged * features, features
+        case "past":
+            return merged, merged * patches * (frames + 1) // 2, features
+        case "frame":
+            # Frames with fewer tokens are filled up, those without any left out.
+            read = min(frames, merged)
+            queries = read * ceil(merged / max(read, 1))
+            return queries, queries * patches, read * patches
+        case "member":
+            return merged, features, features
+
+
 def _text_reading(
     shape: ModelShape, queries: int, features: int, *, prefill: bool
 ) -> tuple[int, int]:
@@ -174,6 +190,14 @@ def _text_reading(
         attention = 2 * queries * language.heads * shape.vision.width * features
     elif prefill:
         projection += _pair_projection(shape, features)
+    frames = shape.t2v_frames
+    if prefill and frames is not None and features > frames * shape.vision.patches:
+        # What the last token attends to, by which frames are chosen.
+        width = language.head_dim
+        if shape.t2v_cache == "features":
+            width = shape.vision.width
+            projection += language.query_width * width
+        attention += language.heads * width * features
     return shape.open_t2v * projection, shape.open_t2v * attention
 
 

@@ -12,7 +12,13 @@ from crosslmm.cost.arithmetic import PromptTokens, count_tokens
 from crosslmm.cost.merging import merging_bytes
 from crosslmm.cost.shape import ModelShape
 from crosslmm.errors import UsageError
-from crosslmm.limits import FRAMES_PER_CHUNK, MERGED_FRAMES, PREFILL_TOKENS, SLICE_BYTES
+from crosslmm.limits import (
+    FRAMES_PER_CHUNK,
+    MERGED_FRAMES,
+    SLICE_BYTES,
+    prefill_part,
+    sliced_pair_bytes,
+)
 from crosslmm.merging import TokenBudget
 from crosslmm.options import ResolvedQuantization
 
@@ -117,6 +123,9 @@ def memory_needed(
     cross_cache = 0
     if shape.t2v_cache == "projected":
         cross_cache = batch * tokens.features * 2 * shape.open_t2v * language.kv_width * size
+    chosen = 0  # copies of what is read of the frames that T2V chooses
+    if shape.t2v_frames is not None and shape.t2v_frames < frames:
+        chosen = (cross_cache or features) * shape.t2v_frames // frames
     total_frames = batch * frames
     chunk = min(frames_per_chunk, total_frames) if shape.chunked else total_frames
     embeds = batch * tokens.merged * language.width * size
@@ -128,7 +137,7 @@ def memory_needed(
         kv_cache=kv_cache,
         cross_cache=cross_cache,
         # The caches do not exist yet while frames are encoded.
-        activations=max(prefill, encoding - kv_cache - cross_cache),
+        activations=max(prefill, encoding - kv_cache - cross_cache, chosen),
     )
 
 
@@ -182,25 +191,54 @@ def _prefill_peak(
     videos the prompts are not split (`batch.py`)."""
     language = shape.language
     visual, part = tokens.merged, tokens.prompt
+    masked = bool(budget.merge)
+    read = tokens.features if shape.open_v2v else 0
     if shape.chunked and in_parts:
-        frame = 1 if budget.merge else budget.pooled  # parts are of complete frames
-        visual = min(visual, max(PREFILL_TOKENS // frame, 1) * frame)
+        frame = 1 if masked else budget.pooled  # parts are of complete frames
+        most = prefill_part(
+            tokens.prompt,
+            read if shape.v2v_scope in ("video", "past") else 0,
+            width=language.width,
+            intermediate=language.intermediate,
+            kv_heads=language.kv_heads,
+            head_dim=language.head_dim,
+            size=size,
+            masked=masked,
+        )
+        visual = min(visual, max(most // frame, 1) * frame)
         part = min(part, visual + tokens.prompt - tokens.merged)
     stream = part * language.width * size
-    masked = 0
-    if part < tokens.prompt or budget.merge:  # a mask; keys and values repeated for all query heads
-        weight = 1 + size if budget.merge else 1  # of numbers, besides the one of True and False
-        masked = weight * part * tokens.prompt + 2 * tokens.prompt * language.query_width * size
+    attention = 4 * stream
+    if part < tokens.prompt or masked:
+        # A mask, of numbers besides the one of True and False; keys and values of all query heads.
+        attention += (1 + size * masked) * part * tokens.prompt
+        attention += 2 * tokens.prompt * language.query_width * size
     feed_forward = 4 * stream + 3 * part * language.intermediate * size
-    attention = 4 * stream + masked
     reading = 0
     if shape.open_v2v:
-        pair = 2 * tokens.features * language.kv_width * size
-        if pair > SLICE_BYTES:
-            pair //= language.kv_heads
         queries = visual * size
-        reading = 2 * stream + pair + queries * (2 * language.width + 3 * language.query_width)
+        reading = 2 * stream + queries * (2 * language.width + 3 * language.query_width)
+        reading += _visual_reading(shape, tokens, visual, size)
     return max(feed_forward, attention, reading, language.vocabulary * size)
+
+
+def _visual_reading(shape: ModelShape, tokens: PromptTokens, visual: int, size: int) -> int:
+    """What V2V makes of the features for so many of the merged tokens."""
+    patches, features = shape.vision.patches, tokens.features
+    if features == 0:
+        return 0
+    if shape.v2v_scope in ("frame", "member"):
+        features = min(features, ceil(features / patches * visual / tokens.merged) * patches)
+    copied = 0
+    if shape.v2v_scope == "member":
+        # Copies of the patches of some tokens at a time; 8 bytes say which each is.
+        copied = features * shape.vision.width * size
+        alive = min(1.0, SLICE_BYTES / copied)
+        copied = int(copied * alive) + 8 * features
+        features = int(features * alive)
+    return copied + sliced_pair_bytes(
+        features, kv_heads=shape.language.kv_heads, head_dim=shape.language.head_dim, size=size
+    )
 
 
 def _nf4_bytes(parameters: int) -> int:

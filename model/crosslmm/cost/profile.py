@@ -106,6 +106,7 @@ class Profile:
                 "interval": shape.interval,
                 "v2v_scope": shape.v2v_scope,
                 "t2v_cache": shape.t2v_cache,
+                "t2v_frames": shape.t2v_frames,
                 "open_v2v": shape.open_v2v,
                 "open_t2v": shape.open_t2v,
                 "context": shape.language.context,

@@ -172,6 +172,7 @@ class ModelShape:
     open_t2v: int
     v2v_scope: V2VScope = "video"
     t2v_cache: T2VCache = "features"
+    t2v_frames: int | None = None
     projector_order: ProjectorOrder = "merge_first"
     projector_bias: bool = True
     newline: bool = False
@@ -245,6 +246,7 @@ class ModelShape:
             open_t2v=count,
             v2v_scope=config.get("v2v_scope", "video"),
             t2v_cache=config.get("t2v_cache", "features"),
+            t2v_frames=config.get("t2v_frames"),
             projector_order=config.get("projector_order", "merge_first"),
             projector_bias=config.get("projector_bias", True),
             newline=config.get("video_newline", False),

@@ -15,6 +15,7 @@ from crosslmm.cost.profile import Profile, Row
 from crosslmm.cost.published import PublishedComparison
 from crosslmm.files import gigabytes
 from crosslmm.merging import TokenBudget
+from crosslmm.options import SCOPES
 
 LABEL, COLUMN, COLUMNS = 26, 11, 4
 STAGES = {
@@ -228,9 +229,8 @@ def title(profile: Profile) -> str:
     if shape.interval and not shape.open_v2v + shape.open_t2v:
         said.append("cross-attention closed")
     elif shape.interval:
-        own = shape.open_v2v and shape.v2v_scope == "frame"
         reading = "merged tokens" if shape.open_v2v else "text tokens"
-        scope = "their own frame" if own else "the whole video"
+        scope = SCOPES[shape.v2v_scope if shape.open_v2v else "video"]
         said.append(f"{reading} reading {scope} after every {_ordinal(shape.interval)} layer")
     return _wrapped(f"{profile.model}: {', '.join(said)}")
 

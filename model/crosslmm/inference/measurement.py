@@ -156,8 +156,7 @@ def _configure(assistant: Assistant, profile: Profile) -> None:
     model = assistant.model.model
     model.frames_per_chunk = profile.settings.frames_per_chunk
     model.config.t2v_cache = profile.shape.t2v_cache
-    for layer in model.cross_attention_layers.values():
-        layer.v2v_per_frame = profile.shape.v2v_scope == "frame"
+    model.config.v2v_scope = profile.shape.v2v_scope
 
 
 class Peak:

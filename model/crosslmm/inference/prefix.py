@@ -14,7 +14,7 @@ import torch
 from transformers.cache_utils import DynamicLayer, EncoderDecoderCache
 
 from crosslmm.cache import CrossCache, as_dual_cache, expand_cache, keep_features
-from crosslmm.limits import PREFILL_TOKENS
+from crosslmm.limits import prefill_part
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration, VisualTokens
 from crosslmm.ragged_tokens import RaggedTokens
 
@@ -42,6 +42,7 @@ class VideoPrefix:
         """
         self._check_free()
         self._lent = True
+        cast(CrossCache, self._cache.cross_attention_cache).choice = None
         try:
             if self._cache.is_croppable:
                 start = len(self) if prompt_ids is None else self._shared(prompt_ids)
@@ -116,18 +117,41 @@ def prefill_video(
     """Run the language model up to the end of the visual tokens.
 
     prompt_ids: (1, L), of a complete prompt. chunk_tokens: positions that go through the model
-    together, `PREFILL_TOKENS` unless given.
+    together, as `prefill_part` has it unless given.
     """
     video_token_id = model.config.video_token_id
     last = int((prompt_ids[0] == video_token_id).nonzero().max())
     prefix = prompt_ids[:, : last + 1]
     cache = as_dual_cache(None, model.config)
     with torch.inference_mode():
-        for part, ids in _chunks(prefix, visual, video_token_id, chunk_tokens or PREFILL_TOKENS):
+        most = chunk_tokens or _part_tokens(model, prefix, visual)
+        for part, ids in _chunks(prefix, visual, video_token_id, most):
             model.model(input_ids=ids, visual_tokens=part, past_key_values=cache, use_cache=True)
     if model.device.type == "cuda":
         torch.cuda.synchronize(model.device)
     return VideoPrefix(prefix, cache)
+
+
+def _part_tokens(
+    model: CrossLMMForConditionalGeneration,
+    prefix: torch.Tensor,
+    visual: VisualTokens | RaggedTokens,
+) -> int:
+    """Positions of the prefix (1, P) that go through the model together."""
+    branches = [layer.v2v for layer in model.model.dual_layers]
+    features, text = 0, model.config.text
+    if visual.features is not None and model.config.v2v_scope in ("video", "past"):
+        features = any(branch.is_open for branch in branches) * visual.features.shape[:3].numel()
+    return prefill_part(
+        prefix.shape[1],
+        features,
+        width=int(text.hidden_size),
+        intermediate=int(text.intermediate_size),
+        kv_heads=branches[0].kv_heads,
+        head_dim=branches[0].head_dim,
+        size=model.dtype.itemsize,
+        masked=isinstance(visual, RaggedTokens),
+    )
 
 
 def restore_prefix(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from crosslmm.merging.baselines import RandomMerger, UniformMerger
 from crosslmm.merging.budget import TokenBudget, check_merging, choose_budget, parse_share
-from crosslmm.merging.cells import AreaMerger, WeightedMerger, cells_per_frame
+from crosslmm.merging.cells import AreaMerger, WeightedMerger, cell_of, cells_per_frame
 from crosslmm.merging.folder import FolderMerger
 from crosslmm.merging.grid import (
     POOLINGS,
@@ -33,6 +33,7 @@ __all__ = [
     "MergedTokens",
     "Merger",
     "TokenBudget",
+    "cell_of",
     "check_count",
     "check_merging",
     "check_tokens_per_frame",
