@@ -29,3 +29,10 @@ def write_answer(output: Output, response: Any, *, stop: Event | None = None) ->
         tokens = "1 token" if limit == 1 else f"{limit:,} tokens"
         output.notice(f"the answer was cut after {tokens}; --max-new-tokens allows more")
     return True
+
+
+def show_looked_again(output: Output, answer: Any) -> None:
+    """The moments that an answer of `ask --zoom` was read from."""
+    moments = sorted((moment.start, moment.end) for moment in answer.looked_again.moments)
+    spans = [f"{start:.2f}-{end:.2f} s" for start, end in moments]
+    output.notice(f"looked again at {', '.join(spans)}")

@@ -8,7 +8,8 @@ PANELS = {
     "Video": (
         "continued",
         *("frames", "fps", "max_frames", "start", "end", "seek", "reader", "deadline"),
-        *("frames_at", "sampler", "fit", "segments", "scenes", "file_timeout", "max_pixels"),
+        *("frames_at", "sampler", "fit", "zoom", "segments", "scenes"),
+        *("file_timeout", "max_pixels"),
         *("no_cache", "cache_size"),
     ),
     "Model": ("model", "tokens_per_frame", "merge", "keep", "quantize", "device", "dtype"),
