@@ -40,3 +40,14 @@ def test_what_does_not_go_together_is_refused(
     done = run("ask", clip, "what?", "--zoom", *extra)
     assert done.code == 2
     assert words in " ".join(done.err.split())
+
+
+def test_a_skim_is_not_what_the_built_in_model_answers_from(run: Run, tmp_path: Path) -> None:
+    from crosslmm.synthetic import write_needles
+
+    small: Any = {"size": (64, 64), "fps": 8.0, "lengths": (32,)}
+    write_needles(tmp_path, clips=1, seed=3, **small)
+    video = tmp_path / "needle-3-00000.mp4"
+    done = run("ask", video, "what?", "--model", "demo", "--zoom", "--max-new-tokens", 1)
+    assert "skimmed 32 of 32 frames" in done.err
+    assert "get worse" not in done.err

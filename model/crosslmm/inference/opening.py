@@ -13,6 +13,7 @@ from crosslmm.inference.encoding import (
     check_footage,
     encode_video,
     release_memory,
+    warn_of_frames,
 )
 from crosslmm.inference.given import GivenFrames, VideoLike, readable
 from crosslmm.inference.question import check_context, check_questions
@@ -137,7 +138,9 @@ def open_zoomed(
         return open_part(part, parts.tokens)
 
     skim = open_part(replace(sampling, frames=parts.skim, max_frames=None), 1)
-    return ZoomedVideo(skim, parts, look)
+    of_answers = warn_of_frames(runtime, len(skim.frames))  # which a skim gives none of
+    warnings = tuple(warning for warning in skim.warnings if warning not in of_answers)
+    return ZoomedVideo(skim, parts, look, warnings=warnings)
 
 
 def _open(

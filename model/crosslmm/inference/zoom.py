@@ -56,14 +56,17 @@ class ZoomedVideo:
         skim: VideoSession,
         budget: ZoomBudget,
         look: Callable[[Sequence[str]], VideoSession],
+        *,
+        warnings: tuple[str, ...] = (),
     ) -> None:
-        """look: opens the frames of these names, as `Sampling.at` takes them, at full tokens."""
+        """look: opens the frames of these names, as `Sampling.at` takes them, at full tokens.
+        warnings: about the video."""
         self._skim, self._budget, self._look = skim, budget, look
         self._looked: VideoSession | None = None
         self._spent = skim.timing
         self.video = skim.video
         self.source = skim.source
-        self.warnings = skim.warnings
+        self.warnings = warnings
         self.from_cache = skim.from_cache
         self.reused = skim.reused
         self.merged = ""
