@@ -107,6 +107,13 @@ def ask(
             "points to; no more tokens in all.",
         ),
     ] = False,
+    when: Annotated[
+        bool,
+        typer.Option(
+            "--when",
+            help="After the answer, print the seconds in which what it is about is seen.",
+        ),
+    ] = False,
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,
     no_progress: options.NoProgressOption = False,
@@ -131,6 +138,10 @@ def ask(
             raise UsageError("--evidence takes one question: its file is about one answer")
     if fit is not None and (frames is not None or fps is not None):
         raise UsageError("--fit finds the number of frames: it excludes --frames and --fps")
+    if zoom and when:
+        raise UsageError(
+            "--when and --zoom exclude each other: spans need frames all over the video"
+        )
     if zoom and continued:
         raise UsageError(
             "--zoom looks again for each question, and --continue goes on with one look"
@@ -197,7 +208,8 @@ def ask(
         if len(questions) > 1 and output.on_terminal and not as_json:
             output.notice(f"{chr(10) if number else ''}> {question}")
         response = (chat or session).stream(question, **generation)
-        write_answer(output, response)
+        spans = (lambda answer: session.evidence(answer).spans) if when else None
+        write_answer(output, response, spans=spans)
         if zoom:
             show_looked_again(output, response.answer)
         turn: Any = [

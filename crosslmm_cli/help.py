@@ -16,7 +16,7 @@ PANELS = {
     "Answer": ("prompt", "prompt_file", "max_new_tokens", "temperature", "seed"),
     "Run": ("batch_size", "readers", "retry_failed", "overwrite", "engine", "workers"),
     "Output": (
-        *("out", "kind", "answers", "evidence", "plot", "as_csv"),
+        *("out", "kind", "answers", "evidence", "when", "plot", "as_csv"),
         *("as_json", "quiet", "no_progress"),
         "help",
     ),
