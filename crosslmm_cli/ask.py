@@ -11,9 +11,15 @@ from crosslmm.checkpoints import catalog
 from crosslmm.errors import UsageError
 from crosslmm.evidence import check_evidence_path
 from crosslmm.limits import FILE_TIMEOUT, MAX_PIXELS
-from crosslmm.options import MAX_NEW_TOKENS, GenerationKeywords, Sampling, check_generation
+from crosslmm.options import (
+    MAX_NEW_TOKENS,
+    GenerationKeywords,
+    Sampling,
+    check_generation,
+    check_zoom,
+)
 from crosslmm_cli import last_dialogue, options
-from crosslmm_cli.answering import write_answer
+from crosslmm_cli.answering import show_looked_again, write_answer
 from crosslmm_cli.evidence import save_evidence
 from crosslmm_cli.frame_list import read_frame_list
 from crosslmm_cli.inputs import check_video, read_questions
@@ -93,6 +99,21 @@ def ask(
             help="Write the moments and places that the answer was read from (.html, .png or .json).",
         ),
     ] = None,
+    zoom: Annotated[
+        bool,
+        typer.Option(
+            "--zoom",
+            help="Skim four times the frames at one token each, and answer from where the question "
+            "points to; no more tokens in all.",
+        ),
+    ] = False,
+    when: Annotated[
+        bool,
+        typer.Option(
+            "--when",
+            help="After the answer, print the seconds in which what it is about is seen.",
+        ),
+    ] = False,
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,
     no_progress: options.NoProgressOption = False,
@@ -117,6 +138,18 @@ def ask(
             raise UsageError("--evidence takes one question: its file is about one answer")
     if fit is not None and (frames is not None or fps is not None):
         raise UsageError("--fit finds the number of frames: it excludes --frames and --fps")
+    if zoom and when:
+        raise UsageError(
+            "--when and --zoom exclude each other: spans need frames all over the video"
+        )
+    if zoom and continued:
+        raise UsageError(
+            "--zoom looks again for each question, and --continue goes on with one look"
+        )
+    if zoom and (fit is not None or frames == MAX):
+        raise UsageError("--zoom stays within the tokens of --frames: give a number")
+    if zoom and (merge is not None or keep is not None):
+        raise UsageError("--zoom and --merge exclude each other: a skim has one token per frame")
     merging = choose_merging(
         output, model, tokens_per_frame=tokens_per_frame, merge=merge, keep=keep
     )
@@ -135,10 +168,13 @@ def ask(
         file_timeout=file_timeout,
         max_pixels=max_pixels,
     )
+    if zoom:
+        check_zoom(sampling)
     cache = open_cache(no_cache=no_cache, cache_size=cache_size)
     check_video(video, sampling, questions)
 
-    ahead = nullcontext() if fills_memory else decode_ahead(video, sampling, model, cache)
+    # How many frames these take, the loaded model says.
+    ahead = nullcontext() if fills_memory or zoom else decode_ahead(video, sampling, model, cache)
     with ahead as stream:
         assistant = load_assistant(
             output,
@@ -162,8 +198,9 @@ def ask(
             video,
             sampling,
             origin=origin,
-            stream=stream,
+            zoom=zoom,
             questions=questions,
+            **({} if stream is None else {"stream": stream}),
         )
 
     chat = None if last is None else session.chat(last.messages)
@@ -171,7 +208,10 @@ def ask(
         if len(questions) > 1 and output.on_terminal and not as_json:
             output.notice(f"{chr(10) if number else ''}> {question}")
         response = (chat or session).stream(question, **generation)
-        write_answer(output, response)
+        spans = (lambda answer: session.evidence(answer).spans) if when else None
+        write_answer(output, response, spans=spans)
+        if zoom:
+            show_looked_again(output, response.answer)
         turn: Any = [
             {"role": "user", "content": question},
             {"role": "assistant", "content": response.answer.text},

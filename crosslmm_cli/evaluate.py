@@ -137,6 +137,10 @@ def evaluate(
         )
     else:
         output.table(_table(report), right=(1, 2))
+        if report.depths:
+            output.text("")
+            depths = _depth_table(report)
+            output.table(depths, right=range(1, len(depths[0])))
     if answers is not None:
         write_answers(report, answers)
     if report.failures:
@@ -151,4 +155,17 @@ def _table(report: "Report") -> list[tuple[str, ...]]:
     parts = sorted(report.types.items())
     table += [(name, f"{part.accuracy:.1%}", f"{part.count:,}") for name, part in parts]
     table.append(("all", f"{report.accuracy:.1%}", f"{report.count:,}"))
+    return table
+
+
+def _depth_table(report: "Report") -> list[tuple[str, ...]]:
+    """The needle test: a line for each length, a column for each depth."""
+    depths = sorted({depth for _, depth in report.depths})
+    table: list[tuple[str, ...]] = [("frames", *(f"at {depth:.0%}" for depth in depths), "all")]
+    for length in dict.fromkeys(length for length, _ in report.depths):
+        parts = [report.depths.get((length, depth)) for depth in depths]
+        cells = ["" if part is None else f"{part.accuracy:.0%}" for part in parts]
+        known = [part for part in parts if part is not None]
+        right = sum(part.accuracy * part.count for part in known)
+        table.append((f"{length:,}", *cells, f"{right / sum(part.count for part in known):.1%}"))
     return table

@@ -8,14 +8,15 @@ PANELS = {
     "Video": (
         "continued",
         *("frames", "fps", "max_frames", "start", "end", "seek", "reader", "deadline"),
-        *("frames_at", "sampler", "fit", "segments", "scenes", "file_timeout", "max_pixels"),
+        *("frames_at", "sampler", "fit", "zoom", "segments", "scenes"),
+        *("file_timeout", "max_pixels"),
         *("no_cache", "cache_size"),
     ),
     "Model": ("model", "tokens_per_frame", "merge", "keep", "quantize", "device", "dtype"),
     "Answer": ("prompt", "prompt_file", "max_new_tokens", "temperature", "seed"),
     "Run": ("batch_size", "readers", "retry_failed", "overwrite", "engine", "workers"),
     "Output": (
-        *("out", "kind", "answers", "evidence", "plot", "as_csv"),
+        *("out", "kind", "answers", "evidence", "when", "plot", "as_csv"),
         *("as_json", "quiet", "no_progress"),
         "help",
     ),

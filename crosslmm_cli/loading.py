@@ -79,15 +79,17 @@ def open_session(
     sampling: Sampling,
     *,
     origin: catalog.Origin,
+    zoom: bool = False,
     **keywords: Any,
 ) -> Any:
     """The video decoded, encoded and prefilled, with what there is to say of it.
 
-    keywords: as in `Assistant.open_video`. Raises VideoError for footage that the built-in model cannot
-    know where nobody chose it.
+    zoom: skimmed, to look again at what each question points to. keywords: as in `Assistant.open_video`.
+    Raises VideoError for footage that the built-in model cannot know where nobody chose it.
     """
     try:
-        session = assistant.open_video(
+        opens = assistant.open_zoomed if zoom else assistant.open_video
+        session = opens(
             video,
             sampling,
             allow_unfamiliar=origin != "built-in",

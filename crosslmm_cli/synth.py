@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -29,14 +29,40 @@ def _parse_size(text: str) -> tuple[int, int]:
 def synth(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Output folder.")],
     clips: Annotated[
-        int, typer.Option("--clips", metavar="N", min=1, help="Number of clips.")
+        int,
+        typer.Option(
+            "--clips", metavar="N", min=1, help="Number of clips; with --needles, of each length."
+        ),
     ] = 10,
     seed: Annotated[
         int, typer.Option("--seed", metavar="N", min=0, help="Seed of the generator.")
     ] = 0,
     seconds: Annotated[
-        str, typer.Option("--seconds", metavar="A-B", help="Shortest and longest clip, in seconds.")
-    ] = "2-60",
+        str | None,
+        typer.Option(
+            "--seconds",
+            metavar="A-B",
+            help="Shortest and longest clip, in seconds.",
+            show_default="2-60",
+        ),
+    ] = None,
+    needles: Annotated[
+        bool,
+        typer.Option(
+            "--needles",
+            help="Clips in which one thing is seen for four frames, which the questions are about.",
+        ),
+    ] = False,
+    lengths: Annotated[
+        Any,
+        typer.Option(
+            "--lengths",
+            parser=options.numbers,
+            metavar="N,N",
+            help="With --needles, frames of the clips, 32 to 4,096.",
+            show_default="32,128,512",
+        ),
+    ] = None,
     size: Annotated[
         str, typer.Option("--size", metavar="WxH", help="Frame width and height in pixels.")
     ] = "256x256",
@@ -48,11 +74,15 @@ def synth(
         ),
     ] = "libx264",
     questions: Annotated[
-        int,
+        int | None,
         typer.Option(
-            "--questions", metavar="N", min=1, help="Maximum number of questions per clip."
+            "--questions",
+            metavar="N",
+            min=1,
+            help="Maximum number of questions per clip.",
+            show_default="8; with --needles 4",
         ),
-    ] = 8,
+    ] = None,
     quiet: options.QuietOption = False,
     no_progress: options.NoProgressOption = False,
 ) -> None:
@@ -60,19 +90,35 @@ def synth(
 
     A seed gives the same scenes at every frame rate and codec, and at every size of the same aspect
     ratio. Training never uses these clips, whatever the seed.
+
+    The clips of --needles are for finding something short in long videos.
     """
-    from crosslmm.synthetic import write_clips
+    if needles and seconds is not None:
+        raise UsageError("--needles and --seconds exclude each other: --lengths gives frames")
+    if lengths is not None and not needles:
+        raise UsageError("--lengths belongs to --needles")
+    from crosslmm.synthetic import write_clips, write_needles
+    from crosslmm.synthetic.needles import LENGTHS
 
     output = Output(quiet=quiet, progress=not no_progress)
-    path = write_clips(
-        folder,
-        clips=clips,
-        seed=seed,
-        seconds=_parse_range(seconds),
-        size=_parse_size(size),
-        fps=fps,
-        codec=codec,
-        questions_per_clip=questions,
-        on_clip=lambda done: output.progress("writing clips", done, clips),
-    )
+    lengths = lengths or LENGTHS
+    total = clips * len(lengths) if needles else clips
+
+    def on_clip(done: int) -> None:
+        output.progress("writing clips", done, total)
+
+    common: Any = {
+        "clips": clips,
+        "seed": seed,
+        "size": _parse_size(size),
+        "fps": fps,
+        "codec": codec,
+        "on_clip": on_clip,
+    }
+    if questions is not None:
+        common["questions_per_clip"] = questions
+    if needles:
+        path = write_needles(folder, lengths=lengths, **common)
+    else:
+        path = write_clips(folder, seconds=_parse_range(seconds or "2-60"), **common)
     output.text(str(path))

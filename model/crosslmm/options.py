@@ -180,6 +180,16 @@ class Sampling:
         return min(counts, default=None)
 
 
+def check_zoom(sampling: Sampling) -> None:
+    """Raise `UsageError` where a skim and a second look cannot choose the frames themselves."""
+    for name, usual in (("fps", None), ("at", None), ("sampler", "uniform")):
+        if getattr(sampling, name) != usual:
+            raise UsageError(
+                f"`{name}` and `zoom` exclude each other: looking again chooses the frames, within the "
+                "tokens of so many `frames`"
+            )
+
+
 def check_generation(max_new_tokens: int, temperature: float, seed: int | None) -> None:
     """Raise `UsageError` for options of an answer that mean nothing."""
     if not _is_whole(max_new_tokens) or max_new_tokens >= 2**63:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks.evidence import Truth, area_under_curve, by_chance, find_truth, score, summarize
+from benchmarks.spans import overlap, seen_during
 from crosslmm.evidence.maps import EvidenceMaps
 from crosslmm.synthetic.clips import clip_questions, plan_clip
 
@@ -65,3 +66,19 @@ def test_truth_comes_with_the_questions() -> None:
     about = [truth for truth in found.values() if truth is not None]
     assert any(truth.times for truth in about)
     assert any(truth.boxes is not None and truth.boxes.shape == (8, 4) for truth in about)
+
+
+def test_the_overlap_of_spans_with_the_time_in_which_a_thing_is_seen() -> None:
+    assert overlap([(0.0, 8.0)], (2.0, 4.0)) == 0.25
+    assert overlap([(1.0, 3.0), (5.0, 6.0)], (2.0, 4.0)) == pytest.approx(1 / 4)
+    assert overlap([(5.0, 6.0)], (2.0, 4.0)) == 0
+    assert overlap([(2.0, 4.0)], (2.0, 4.0)) == 1
+    found = []
+    for index in range(6):
+        clip = plan_clip("eval", 5, index, seconds=(4.0, 4.0), aspect=1.0)
+        asked = clip_questions(clip, "eval", 5, index, fps=12.0, count=12)
+        found += [(clip, seen) for each in asked if (seen := seen_during(each, clip)) is not None]
+    assert found
+    for clip, (start, end) in found:
+        assert 0 <= start < end <= clip.duration
+        assert end - start <= 0.9 * clip.duration

@@ -47,3 +47,23 @@ def test_an_image_is_not_replaced_by_its_evidence(run: Run, tmp_path: Path) -> N
     done = run("ask", image, "what?", "--evidence", tmp_path / "." / "image.png")
     assert (done.code, image.read_bytes()) == (2, content)
     assert "would replace the image" in done.err
+
+
+def test_when_is_printed_after_the_answer(run: Run, clip: Path, checkpoint: Path) -> None:
+    asked = ("ask", clip, "what?", "--model", checkpoint, "--frames", 4, "--max-new-tokens", 6)
+    answer = run(*asked).out
+    done = run(*asked, "--when")
+    assert done.code == 0
+    assert done.out.startswith(answer)
+    record = json.loads(run(*asked, "--when", "--json").out)
+    assert record["answer"] == answer.strip()
+    times = [f"{span['start']:.2f}-{span['end']:.2f} s" for span in record["when"]]
+    assert done.out.removeprefix(answer) == ", ".join(times) + "\n"
+    assert all(0 <= span["start"] < span["end"] <= 3 for span in record["when"])
+    assert "when" not in json.loads(run(*asked, "--json").out)
+
+
+def test_spans_need_frames_all_over_the_video(run: Run, clip: Path) -> None:
+    done = run("ask", clip, "what?", "--when", "--zoom")
+    assert done.code == 2
+    assert "--when and --zoom exclude each other" in done.err

@@ -44,6 +44,23 @@ def flat(*scores: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
+    ("scores", "spans"),
+    [
+        ((1, 8, 2, 1), [(2.0, 6.0, 10 / 12)]),
+        ((8, 1, 1, 5), [(0.0, 2.0, 8 / 15), (6.0, 8.0, 5 / 15)]),
+        ((1, 1, 1, 1), [(0.0, 8.0, 1.0)]),
+        ((0, 0, 0, 0), []),
+    ],
+)
+def test_a_span_reaches_halfway_to_frames_that_were_hardly_read(scores: tuple, spans: list) -> None:
+    evidence = make(flat(*scores))
+    assert [(span.start, span.end) for span in evidence.spans] == [each[:2] for each in spans]
+    assert [span.score for span in evidence.spans] == pytest.approx([each[2] for each in spans])
+    record = evidence.as_dict()["spans"]
+    assert [(span["start"], span["end"]) for span in record] == [each[:2] for each in spans]
+
+
+@pytest.mark.parametrize(
     ("scores", "moments"),
     [
         ((1, 8, 1, 1), [(1, 1.0, 4.0)]),

@@ -30,7 +30,7 @@ class ScoredAnswer:
 @dataclass(frozen=True)
 class Report:
     """Every question asked, and how it was answered; `accuracy` is over all of them, `types` by
-    question type."""
+    question type, `depths` of the needle test by length and depth."""
 
     answers: tuple[ScoredAnswer, ...]
 
@@ -44,11 +44,16 @@ class Report:
 
     @property
     def types(self) -> dict[str, "Report"]:
-        names = dict.fromkeys(answer.row["type"] for answer in self.answers)
-        return {
-            name: Report(tuple(each for each in self.answers if each.row["type"] == name))
-            for name in names
-        }
+        return self._grouped(lambda row: row["type"])
+
+    @property
+    def depths(self) -> "dict[tuple[int, float], Report]":
+        """By the length of a clip in frames and the depth of what is asked about, 0 to 1; empty where
+        some rows are of another test."""
+        if not all(_is_needle(answer.row) for answer in self.answers):
+            return {}
+        found = self._grouped(lambda row: (row["length"], row["depth"]))
+        return dict(sorted(found.items()))
 
     @property
     def failures(self) -> dict[str, str]:
@@ -57,8 +62,9 @@ class Report:
 
     def summary(self) -> dict[str, Any]:
         """`{accuracy, count, types: {NAME: {accuracy, count}}, failures: {count, reasons}}`, ready for
-        JSON; failures counts questions, and gives the reason by video."""
-        return {
+        JSON; failures counts questions, and gives the reason by video. Of the needle test also `depths`:
+        `[{length, depth, accuracy, count}]`."""
+        summary: dict[str, Any] = {
             "accuracy": round(self.accuracy, 4),
             "count": self.count,
             "types": {
@@ -70,6 +76,28 @@ class Report:
                 "reasons": self.failures,
             },
         }
+        if self.depths:
+            summary["depths"] = [
+                {
+                    "length": length,
+                    "depth": depth,
+                    "accuracy": round(part.accuracy, 4),
+                    "count": part.count,
+                }
+                for (length, depth), part in self.depths.items()
+            ]
+        return summary
+
+    def _grouped(self, key: Callable[[QuestionRow], Any]) -> "dict[Any, Report]":
+        groups: dict[Any, list[ScoredAnswer]] = {}
+        for answer in self.answers:
+            groups.setdefault(key(answer.row), []).append(answer)
+        return {name: Report(tuple(answers)) for name, answers in groups.items()}
+
+
+def _is_needle(row: QuestionRow) -> bool:
+    length, depth = row.get("length"), row.get("depth", -1)
+    return type(length) is int and isinstance(depth, int | float) and 0 <= depth <= 1
 
 
 def evaluate(

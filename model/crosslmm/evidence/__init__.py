@@ -9,11 +9,14 @@ from crosslmm.evidence.paths import check_evidence_path
 
 if TYPE_CHECKING:
     from crosslmm.evidence.evidence import Evidence
-    from crosslmm.evidence.maps import Moment, Region, Word
+    from crosslmm.evidence.maps import Moment, Region, TimeSpan, Word
 
-__all__ = ["Evidence", "Moment", "Region", "Word", "check_evidence_path"]
+__all__ = ["Evidence", "Moment", "Region", "TimeSpan", "Word", "check_evidence_path"]
 
-_MODULES = {"Evidence": "evidence", "Moment": "maps", "Region": "maps", "Word": "maps"}
+_MODULES = {
+    "Evidence": "evidence",
+    **dict.fromkeys(("Moment", "Region", "TimeSpan", "Word"), "maps"),
+}
 
 
 def __getattr__(name: str) -> object:

@@ -1,5 +1,6 @@
 """What an answer was read from, and the moments and regions in it that stand out."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,6 +11,7 @@ import numpy as np
 from crosslmm.options import Sampling
 
 _PEAK = 0.5  # share of the highest score down to which neighbours belong to a peak
+_SEEN = 0.15  # … and to what was read for as long as it is seen
 _MOST_REGIONS = 3  # of a frame
 
 
@@ -37,6 +39,16 @@ class Moment:
     frame: int
     time: float
     regions: tuple[Region, ...]
+
+
+@dataclass(frozen=True)
+class TimeSpan:
+    """A part of the video in which what the answer is about was seen, in seconds; score: the share of
+    all evidence that is in it."""
+
+    start: float
+    end: float
+    score: float
 
 
 @dataclass(frozen=True)
@@ -88,8 +100,19 @@ class EvidenceMaps:
     @cached_property
     def moments(self) -> tuple[Moment, ...]:
         """Where the evidence is at least half as much as at its peak, the most first."""
-        found = [self._moment(run) for run in _runs(np.asarray(self.scores))]
+        found = [self._moment(run) for run in _runs(np.asarray(self.scores), _PEAK)]
         return tuple(sorted(found, key=lambda moment: -moment.score))
+
+    @cached_property
+    def spans(self) -> tuple[TimeSpan, ...]:
+        """When what the answer is about was seen, in the order of time: wider than `moments`, which are
+        where most was read. A span ends halfway to the frames before and after."""
+        edges = [(one + other) / 2 for one, other in itertools.pairwise(self.times)]
+        starts, ends = [0.0, *edges], [*edges, self.duration]
+        return tuple(
+            TimeSpan(starts[run[0]], ends[run[-1]], sum(self.scores[number] for number in run))
+            for run in _runs(np.asarray(self.scores), _SEEN)
+        )
 
     def regions(self, frame: int) -> tuple[Region, ...]:
         """The parts of a frame that stand out, the most first."""
@@ -125,6 +148,14 @@ class EvidenceMaps:
                 }
                 for moment in self.moments
             ],
+            "spans": [
+                {
+                    "start": round(span.start, 3),
+                    "end": round(span.end, 3),
+                    "score": round(span.score, 4),
+                }
+                for span in self.spans
+            ],
             "frames": [
                 {"index": index, "time": round(time, 3), "score": round(score, 4)}
                 for index, time, score in zip(self.indices, self.times, self.scores, strict=True)
@@ -149,12 +180,12 @@ class EvidenceMaps:
         return Moment(start, end, self.scores[frame], frame, times[frame], self.regions(frame))
 
 
-def _runs(scores: np.ndarray) -> Iterator[list[int]]:
-    """Neighbouring frames of which each has at least a share of the highest score."""
+def _runs(scores: np.ndarray, share: float) -> Iterator[list[int]]:
+    """Neighbouring frames of which each has at least this share of the highest score."""
     run: list[int] = []
     if scores.max(initial=0.0) <= 0:
         return
-    for number, high in enumerate(scores >= _PEAK * scores.max()):
+    for number, high in enumerate(scores >= share * scores.max()):
         if high:
             run.append(number)
         elif run:

@@ -56,6 +56,26 @@ class TokenTrace:
 
 
 @dataclass(frozen=True)
+class ZoomMoment:
+    """A part of the video that was looked at again, in seconds; score: the share of what the question
+    attends to in the skim that its middle frame has."""
+
+    start: float
+    end: float
+    score: float
+
+
+@dataclass(frozen=True)
+class LookedAgain:
+    """How an answer of `ZoomedVideo` came about. skimmed: frames; tokens: visual ones, of the skim and
+    of the second look together; moments: those looked at again, the highest score first."""
+
+    skimmed: int
+    tokens: int
+    moments: tuple[ZoomMoment, ...]
+
+
+@dataclass(frozen=True)
 class Answer:
     """One question answered; `as_dict` is the JSON form, which reproduces it.
 
@@ -63,6 +83,8 @@ class Answer:
     - finish: `end`, the model ended it; `length`, `max_new_tokens` cut it.
     - frames_encoded: those that went through the vision encoder; of equal ones in a row, only the first.
     - from_cache: the video had been encoded earlier, and was read from the cache.
+    - looked_again: of a `ZoomedVideo`, whose `frames` are those of the second look; None otherwise, and
+      then not part of the JSON form.
     - trace: what `VideoSession.evidence` reads the answer by; not part of the JSON form.
     """
 
@@ -81,6 +103,7 @@ class Answer:
     warnings: tuple[str, ...] = ()
     from_cache: bool = False
     reasoning: str | None = None
+    looked_again: LookedAgain | None = None
     trace: TokenTrace | None = field(default=None, repr=False, compare=False)
 
     def __repr__(self) -> str:
@@ -93,6 +116,8 @@ class Answer:
     def as_dict(self) -> dict[str, Any]:
         record = asdict(self)
         del record["trace"]
+        if self.looked_again is None:
+            del record["looked_again"]
         record["answer"] = record.pop("text")
         first = ("video", "question", "reasoning", "answer", "model")
         rounded = {name: round(seconds, 4) for name, seconds in record["timing"].items()}

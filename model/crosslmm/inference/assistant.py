@@ -33,11 +33,12 @@ from crosslmm.inference.footage import UNFAMILIAR
 from crosslmm.inference.generation import GenerationOptions
 from crosslmm.inference.given import VideoLike
 from crosslmm.inference.memory_check import check_memory, estimate_memory, frames_that_fit
-from crosslmm.inference.opening import AskKeywords, VideoKeywords
+from crosslmm.inference.opening import AskKeywords, VideoKeywords, ZoomKeywords
 from crosslmm.inference.question import check_questions, check_texts
 from crosslmm.inference.response import Response
 from crosslmm.inference.runtime import Notice, Progress, Runtime, budget_for
 from crosslmm.inference.session import VideoSession
+from crosslmm.inference.zoom import ZoomedVideo
 from crosslmm.merging import TokenBudget
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.options import (
@@ -319,6 +320,30 @@ class Assistant:
             on_progress=on_progress,
             stream=stream,
             questions=questions,
+        )
+
+    def open_zoomed(
+        self,
+        video: str | os.PathLike[str],
+        sampling: Sampling | None = None,
+        *,
+        tokens_per_frame: int | None = None,
+        **options: Unpack[ZoomKeywords],
+    ) -> ZoomedVideo:
+        """Skim a video file with one token per frame, and look again, with more frames and tokens, at
+        the moments that each question points to. See docs/needles.md for when that pays.
+
+        `frames` and `tokens_per_frame` are those of one pass over the video: skim and second look
+        together have no more tokens. The rest is as for `open_video`; merging, `fps`, `at` and
+        `sampler` raise UsageError.
+        """
+        of_opening = ("questions", "allow_unfamiliar", "on_progress")
+        return opening.open_zoomed(
+            self.runtime,
+            video,
+            Sampling.of(sampling, _some(options, options.keys() - {*of_opening})),
+            tokens_per_frame=tokens_per_frame,
+            **_some(options, {*of_opening}),
         )
 
     def most_frames(

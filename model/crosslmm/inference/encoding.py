@@ -285,12 +285,18 @@ def check_footage(
     unfamiliar = () if features is None else check.warning(features[0])
     if unfamiliar and not allow_unfamiliar:
         raise UnfamiliarFootage(f"{encoded.source.path}: {unfamiliar[0]}")
-    if len(encoded.frames) > runtime.default_frames:
-        unfamiliar += (
-            f"the built-in model was trained on {runtime.default_frames} frames of a video; with "
-            f"{len(encoded.frames)} its answers get worse",
-        )
-    return replace(encoded, warnings=(*encoded.warnings, *unfamiliar))
+    many = warn_of_frames(runtime, len(encoded.frames))
+    return replace(encoded, warnings=(*encoded.warnings, *unfamiliar, *many))
+
+
+def warn_of_frames(runtime: Runtime, count: int) -> tuple[str, ...]:
+    """What to warn of where the built-in model answers from so many frames."""
+    if runtime.footage is None or count <= runtime.default_frames:
+        return ()
+    return (
+        f"the built-in model was trained on {runtime.default_frames} frames of a video; with "
+        f"{count} its answers get worse",
+    )
 
 
 def _encode_stream(

@@ -35,7 +35,7 @@ from crosslmm.prompts.tokenization import AnswerText
 from crosslmm.ragged_tokens import RaggedTokens
 from crosslmm.visual_tokens import VisualTokens
 
-_LAST_LAYERS = 3  # one of so many
+LAST_LAYERS = 3  # one of so many
 _USUAL_ROWS = 128  # tokens before the answer, whose attention is the usual one
 _TINY = 1e-12
 
@@ -244,7 +244,7 @@ def _read(
             model.model(input_ids=usual, past_key_values=cache, use_cache=True)
         with (
             observe_text_to_visual(model, seen.see_text),
-            observe_self_attention(model, seen.see_self, share=_LAST_LAYERS),
+            observe_self_attention(model, seen.see_self, share=LAST_LAYERS),
         ):
             model.model(input_ids=answer, past_key_values=cache, use_cache=True)
     if not seen.frames.any():

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from crosslmm.errors import OutOfMemory
+from crosslmm.errors import OutOfMemory, UsageError
 from crosslmm.inference.cached_video import CachedVideo
 from crosslmm.inference.encoding import (
     EncodedVideo,
@@ -13,13 +13,15 @@ from crosslmm.inference.encoding import (
     check_footage,
     encode_video,
     release_memory,
+    warn_of_frames,
 )
 from crosslmm.inference.given import GivenFrames, VideoLike, readable
 from crosslmm.inference.question import check_context, check_questions
 from crosslmm.inference.runtime import Progress, Runtime
 from crosslmm.inference.session import VideoSession
+from crosslmm.inference.zoom import ZoomBudget, ZoomedVideo
 from crosslmm.merging import TokenBudget
-from crosslmm.options import GenerationKeywords, Sampling, SamplingOptions
+from crosslmm.options import GenerationKeywords, Sampling, SamplingOptions, check_zoom
 from crosslmm.video import FrameStream
 
 STILL = ("image", "frames")  # containers of what may be a still image
@@ -33,6 +35,14 @@ class VideoKeywords(SamplingOptions, total=False):
     tokens_per_frame: int | None
     merge: str | None
     keep: str | int | None
+    allow_unfamiliar: bool
+    on_progress: Progress | None
+
+
+class ZoomKeywords(SamplingOptions, total=False):
+    """What `Assistant.open_zoomed` takes besides."""
+
+    questions: Sequence[str]
     allow_unfamiliar: bool
     on_progress: Progress | None
 
@@ -84,6 +94,53 @@ def open_video(
             started=started,
             question_tokens=question_tokens,
         )
+
+
+def open_zoomed(
+    runtime: Runtime,
+    video: VideoLike,
+    sampling: Sampling,
+    *,
+    tokens_per_frame: int | None = None,
+    questions: Sequence[str] = (),
+    allow_unfamiliar: bool = True,
+    on_progress: Progress | None = None,
+) -> ZoomedVideo:
+    """Skim a video, to look again at what each question points to; `sampling` is of one uniform pass
+    with the same number of tokens. The rest is as for `open_video`."""
+    if not isinstance(video, str | os.PathLike):
+        raise UsageError("looking again reads the video a second time: give the path of a file")
+    check_zoom(sampling)
+    budget = runtime.choose_budget(tokens_per_frame=tokens_per_frame)
+    if budget.merge is not None:
+        raise UsageError(
+            f"`merge` and `zoom` exclude each other: a skim has one token per frame, and {budget.merge} "
+            "would merge them"
+        )
+    frames = sampling.most_frames or runtime.default_frames
+    parts = ZoomBudget.of(frames, budget.pooled)
+
+    def open_part(part: Sampling, tokens: int) -> VideoSession:
+        return open_video(
+            runtime,
+            video,
+            part,
+            tokens_per_frame=tokens,
+            questions=questions,
+            allow_unfamiliar=allow_unfamiliar,
+            on_progress=on_progress,
+        )
+
+    def look(names: Sequence[str]) -> VideoSession:
+        part = replace(
+            sampling, frames=None, max_frames=None, start=None, end=None, at=names, seek="exact"
+        )
+        return open_part(part, parts.tokens)
+
+    skim = open_part(replace(sampling, frames=parts.skim, max_frames=None), 1)
+    of_answers = warn_of_frames(runtime, len(skim.frames))  # which a skim gives none of
+    warnings = tuple(warning for warning in skim.warnings if warning not in of_answers)
+    return ZoomedVideo(skim, parts, look, warnings=warnings)
 
 
 def _open(

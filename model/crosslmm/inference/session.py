@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Unpack, overload
 
+import numpy as np
 import torch
 from transformers import LogitsProcessorList, StoppingCriteriaList
 
@@ -20,6 +21,7 @@ from crosslmm.inference.encoding import (
 )
 from crosslmm.inference.evidence import TokenLayout, find_evidence
 from crosslmm.inference.finite import BrokenRows, not_finite
+from crosslmm.inference.frame_scores import score_frames
 from crosslmm.inference.generation import (
     GenerationOptions,
     TokenStream,
@@ -212,6 +214,18 @@ class VideoSession:
                 )
         except MemoryError:
             raise OutOfMemory(f"{self.video}: out of memory while looking for evidence") from None
+
+    def score_frames(self, question: str) -> np.ndarray:
+        """How much a question points to each frame, (T,), which sum to 1: one pass over its words.
+
+        Raises UsageError, OutOfMemory, RuntimeError while a response is being read.
+        """
+        ids = self._prompt_ids(self._prompt([{"role": "user", "content": question.strip()}]))
+        try:
+            with memory_errors():
+                return score_frames(self._runtime, self.prefix, self._layout, ids)
+        except MemoryError:
+            raise OutOfMemory(f"{self.video}: out of memory while scoring its frames") from None
 
     def ask_all(
         self, questions: Sequence[str], *, max_new_tokens: int = MAX_NEW_TOKENS

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from crosslmm.synthetic.clips import write_clips
+    from crosslmm.synthetic.needles import write_needles
     from crosslmm.synthetic.sample import SAMPLE_QUESTIONS, write_sample
 
 _HOMES = {
     "SAMPLE_QUESTIONS": "sample",
     "write_clips": "clips",
+    "write_needles": "needles",
     "write_sample": "sample",
 }
 

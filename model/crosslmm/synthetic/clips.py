@@ -4,28 +4,22 @@ The frames come from the training renderer itself, at the file's own times: but 
 show what a model was trained on.
 """
 
-import io
-import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import torch
 
 from crosslmm.errors import UsageError
-from crosslmm.files import atomic_write, open_regular, parse_json
 from crosslmm.synthetic.asker import ask_about
+from crosslmm.synthetic.folder import begin_folder, write_questions
 from crosslmm.synthetic.frames import render_clips
 from crosslmm.synthetic.questions import QUESTION_TYPES, Question
 from crosslmm.synthetic.scenes import FRAMES_NEEDED, SyntheticClip, make_clip
 from crosslmm.synthetic.seeds import Domain, derive_seed
 from crosslmm.video.writing import write_frames
 
-QUESTIONS_FILE = "questions.jsonl"
-SETTINGS_FILE = "clips.json"
 _FRAMES_AT_ONCE = 16
 _GRAIN_ROOM = 61
 _HELD_OUT_SHARE = 1 / 3
@@ -55,15 +49,10 @@ def write_clips(
     Existing clips are kept, so an interrupted run resumes. Raises UsageError, also where `folder` holds
     clips written with other settings, or other or more questions.
     """
-    _check(clips=clips, seconds=seconds, size=size, fps=fps)
+    _check(clips=clips, seconds=seconds)
     settings = {"seconds": list(seconds), "size": list(size), "fps": fps, "codec": codec}
     settings["domain"] = domain
-    path = folder / QUESTIONS_FILE
-    _check_settings(folder / SETTINGS_FILE, settings)
-    _check_questions(path, seed, clips, questions_per_clip)
-    _check_codec(codec, size=size, fps=fps)
-    folder.mkdir(parents=True, exist_ok=True)
-    atomic_write(folder / SETTINGS_FILE, f"{json.dumps(settings)}\n".encode())
+    begin_folder(folder, settings, seed=seed, clips=clips, questions_per_clip=questions_per_clip)
     rows: list[dict[str, Any]] = []
     for index in range(clips):
         clip = plan_clip(domain, seed, index, seconds=seconds, aspect=size[0] / size[1])
@@ -73,67 +62,7 @@ def write_clips(
         rows += clip_rows(clip, domain, seed, index, video=name, fps=fps, count=questions_per_clip)
         if on_clip is not None:
             on_clip(index + 1)
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-    atomic_write(path, "".join(lines).encode())
-    return path
-
-
-def _check_settings(path: Path, settings: dict[str, Any]) -> None:
-    """The settings of the clips in a folder: a scene depends on its length, and so do its answers."""
-    data = _read(path)
-    if data is None:
-        return
-    try:
-        kept = parse_json(data)
-        changed = [name for name, value in settings.items() if kept.get(name) != value]
-    except (ValueError, AttributeError):
-        raise UsageError(f"{path}: not written by crosslmm; choose another folder") from None
-    if changed:
-        names = " and ".join(f"`{name}`" for name in changed)
-        raise UsageError(
-            f"{path.parent}: holds clips made with different values of {names} "
-            f"(see {path.name}); choose another folder"
-        )
-
-
-def _read(path: Path) -> bytes | None:
-    """What a file holds, None where there is none; UsageError for what is no regular file, such as a
-    pipe, which would be waited for."""
-    try:
-        with open_regular(path, os.O_RDONLY) as file:
-            return file.read()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}; choose another folder") from None
-
-
-def _check_questions(path: Path, seed: int, clips: int, per_clip: int) -> None:
-    """That the questions to be replaced are among those to be written."""
-    data = _read(path)
-    if data is None:
-        return
-    known = path.with_name(SETTINGS_FILE).exists()
-    most = [0, 0]
-    try:
-        for line in data.decode().split("\n"):
-            if not line:
-                continue
-            of, *indices = map(int, parse_json(line)["id"].split("-"))
-            known &= of == seed
-            most = [max(count, index + 1) for count, index in zip(most, indices, strict=True)]
-    except (ValueError, LookupError, TypeError, AttributeError):
-        known = False
-    if not known:
-        raise UsageError(
-            f"{path}: holds other questions, of another seed or not written by crosslmm; "
-            "choose another folder"
-        )
-    if most[0] > clips or most[1] > per_clip:
-        raise UsageError(
-            f"{path}: holds questions about {most[0]:,} clips, up to {most[1]} about each, and would "
-            "lose some; ask for at least as many, or choose another folder"
-        )
+    return write_questions(folder, rows)
 
 
 def plan_clip(
@@ -219,24 +148,8 @@ def frames_of(clip: SyntheticClip, *, size: tuple[int, int], fps: float) -> Iter
             yield torch.add(seen, frame, alpha=255).round_().clamp_(0, 255).byte().numpy()
 
 
-def _check(*, clips: int, seconds: tuple[float, float], size: tuple[int, int], fps: float) -> None:
+def _check(*, clips: int, seconds: tuple[float, float]) -> None:
     if clips < 1:
         raise UsageError(f"{clips} clips were asked for: at least 1 is needed")
     if not 1 <= seconds[0] <= seconds[1] <= 600:
         raise UsageError(f"seconds {seconds[0]:g}-{seconds[1]:g}: give A-B with 1 <= A <= B <= 600")
-    if min(size) < 64 or max(size) > 4096 or size[0] % 2 or size[1] % 2:
-        raise UsageError(f"size {size[0]}x{size[1]}: give even numbers from 64 to 4096")
-    if not 4 <= fps <= 120:
-        raise UsageError(f"{fps:g} frames per second: give 4 to 120")
-
-
-def _check_codec(codec: str, *, size: tuple[int, int], fps: float) -> None:
-    """That one frame can be encoded and put into an mp4."""
-    try:
-        frame = np.zeros((size[1], size[0], 3), np.uint8)
-        write_frames(io.BytesIO(), [frame], fps=fps, codec=codec)
-    except (av.error.FFmpegError, ValueError, AttributeError, TypeError) as error:
-        raise UsageError(
-            f"codec {codec}: no encoder here that writes {size[0]}x{size[1]} as mp4; "
-            "give another, such as libx264"
-        ) from error

@@ -1,0 +1,109 @@
+"""Looking again: what a question points to, which moments are taken, and what an answer says of it."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from crosslmm.errors import UsageError
+from crosslmm.inference.answer import FrameUsed
+from crosslmm.inference.assistant import Assistant
+from crosslmm.inference.zoom import ZoomBudget, choose_moments
+from tests.support.tiny import tiny_model, tiny_processor
+
+
+def skimmed(*indices: int) -> list[FrameUsed]:
+    return [FrameUsed(index, index / 10) for index in indices]
+
+
+@pytest.mark.parametrize("frames", [2, 8, 16, 64])
+@pytest.mark.parametrize("tokens", [4, 9, 196])
+def test_both_looks_have_no_more_tokens_than_one_pass(frames: int, tokens: int) -> None:
+    budget = ZoomBudget.of(frames, tokens)
+    assert budget.skim + budget.look * tokens <= frames * tokens
+    assert budget.skim <= 4 * frames
+    assert (budget.skim + (budget.look + 1) * tokens) > frames * tokens
+
+
+@pytest.mark.parametrize(("frames", "tokens"), [(1, 4), (1, 9), (2, 1), (8, 1)])
+def test_a_budget_too_small_for_two_looks_is_refused(frames: int, tokens: int) -> None:
+    with pytest.raises(UsageError, match="too few"):
+        ZoomBudget.of(frames, tokens)
+
+
+def test_moments_are_where_the_scores_are_highest_and_denser_there() -> None:
+    frames = skimmed(*range(5, 100, 10))
+    scores = np.asarray([0, 0.1, 0, 0, 0.4, 0.3, 0, 0, 0.2, 0])
+    chosen = choose_moments(frames, scores, look=9, count=100)
+    assert [each.row for each in chosen] == [4, 8, 1]  # 5 lies within the moment of 4
+    assert [each.score for each in chosen] == [0.4, 0.2, 0.1]
+    assert [each.indices for each in chosen] == [(35, 45, 48), (75, 85, 88), (5, 15, 18)]
+
+
+def test_a_moment_at_the_end_stays_within_the_video() -> None:
+    frames = skimmed(*range(5, 100, 10))
+    for row in (0, 9):
+        scores = np.eye(10)[row]
+        (first, *_) = choose_moments(frames, scores, look=6, count=98)
+        assert frames[row].index in first.indices
+        assert all(0 <= index < 98 for index in first.indices)
+
+
+def test_where_every_frame_was_skimmed_neighbours_are_taken() -> None:
+    frames = skimmed(*range(12))
+    chosen = choose_moments(frames, np.eye(12)[11], look=8, count=12)
+    assert chosen[0].indices == (9, 10, 11)
+    assert all(0 <= index < 12 for each in chosen for index in each.indices)
+
+
+@pytest.mark.parametrize("gates", [True, False], ids=["cross-attention", "self-attention"])
+def test_an_answer_says_where_was_looked_again(clip: Path, gates: bool) -> None:
+    assistant = Assistant(tiny_model(gates=gates), tiny_processor(tokens_per_frame=4))
+    video = assistant.open_zoomed(clip, frames=6)
+    assert video.summary.startswith("skimmed 12 of 30 frames")
+    answer = video.ask("what?", max_new_tokens=3)
+    again = answer.looked_again
+    assert again is not None
+    assert (again.skimmed, len(answer.frames)) == (12, 3)
+    assert again.tokens == 12 + 3 * 4 <= 6 * 4
+    assert len(again.moments) == 1
+    (moment,) = again.moments
+    assert 0 <= moment.start <= answer.frames[0].time <= answer.frames[-1].time <= moment.end <= 3
+    record = answer.as_dict()["looked_again"]
+    assert record["moments"] == ({"start": moment.start, "end": moment.end, "score": moment.score},)
+    # It is what these frames answer by themselves, and a second question skims nothing.
+    named = [f"#{frame.index}" for frame in answer.frames]
+    assert assistant.ask(clip, "what?", at=named, max_new_tokens=3).text == answer.text
+    second = video.ask("what?", max_new_tokens=3)
+    assert (second.text, second.looked_again) == (answer.text, again)
+    assert second.timing.first_token < answer.timing.first_token
+    assert video.evidence(second).indices == tuple(frame.index for frame in second.frames)
+
+
+def test_a_plain_answer_says_nothing_of_looking_again(assistant: Assistant, clip: Path) -> None:
+    answer = assistant.ask(clip, "what?", frames=2, max_new_tokens=1)
+    assert answer.looked_again is None
+    assert "looked_again" not in answer.as_dict()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"fps": 2.0}, "`fps` and `zoom`"),
+        ({"at": [1.0]}, "`at` and `zoom`"),
+        ({"sampler": "scene"}, "`sampler` and `zoom`"),
+        ({"frames": 1}, "too few"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(
+    assistant: Assistant, clip: Path, options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        assistant.open_zoomed(clip, **options)
+
+
+def test_a_video_that_cannot_be_read_twice_is_refused(assistant: Assistant, clip: Path) -> None:
+    with pytest.raises(UsageError, match="path of a file"):
+        assistant.open_zoomed(io.BytesIO(clip.read_bytes()), frames=8)  # type: ignore[arg-type]
