@@ -72,6 +72,24 @@ def test_its_evidence_is_where_things_are_and_when_they_happen(
     assert top < y < bottom
 
 
+def test_its_reasoning_is_apart_from_its_answer(
+    assistant: "crosslmm.Assistant", tmp_path: Path
+) -> None:
+    video = assistant.open_video(write_sample(tmp_path), frames=8)
+    response = video.stream("What happens?")
+    said, answer = "".join(response), response.answer
+    assert answer.reasoning is not None
+    assert answer.reasoning.startswith("1: nothing at 0.38s, 2: ")
+    assert said == f"{answer.reasoning}, so {answer.text}"
+    assert answer.as_dict()["reasoning"] == answer.reasoning
+    assert video.ask("What size is the red diamond?").reasoning is None
+    assert video.ask_all(["What happens?"]) == [answer.text]
+    start, end = answer.text.index("red"), answer.text.index("red") + len("red diamond")
+    evidence = video.evidence(answer, part=(start, end))
+    assert evidence.answer == said
+    assert evidence.moments != video.evidence(answer).moments
+
+
 def test_the_sample_is_the_same_clip_every_time(tmp_path: Path) -> None:
     first, second = write_sample(tmp_path / "a"), write_sample(tmp_path / "b.mp4")
     assert first.name == "sample.mp4"
