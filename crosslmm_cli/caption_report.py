@@ -104,7 +104,8 @@ class CaptionReport:
 def result_line(result: CaptionResult) -> str:
     """A captioned video in one line: its path, what it took, and the beginning of the caption."""
     took = _duration(sum(result.timing.values()))
-    how = f"{len(result.frames):,} frames, {took}"
+    count = len(result.frames)
+    how = f"{count:,} {'frame' if count == 1 else 'frames'}, {took}"
     if result.same_as is not None:
         how = f"same as {result.same_as}"
     words = " ".join((result.caption or "").split())

@@ -199,7 +199,7 @@ class Output:
         `header`: the first row names the columns. `right`: the columns of numbers. `first_width`:
         the least width of the first column, for tables that are written row by row.
         """
-        if supports_ansi(self._stdout):
+        if self.on_terminal:
             self._rich_table(rows, header=header, right=right, first_width=first_width)
             return
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -234,7 +234,10 @@ class Output:
             )
         for row in rows[1:] if header else rows:
             table.add_row(*(Text(cell.translate(CONTROL_CODES)) for cell in row))
-        Console(file=self._stdout).print(table)
+        console = Console(file=self._stdout)
+        if not supports_ansi(self._stdout):  # laid out all the same
+            console = Console(file=self._stdout, color_system=None, force_terminal=False)
+        console.print(table)
 
     def notice(self, text: str, *, always: bool = False) -> None:
         """A line on stderr; `always`: where notices are hidden, too."""

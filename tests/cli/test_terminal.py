@@ -255,6 +255,13 @@ def test_no_color_removes_colour_not_progress(clip: Path, checkpoint: Path) -> N
         assert terminal.colours == []
 
 
+def test_a_table_without_colour_is_wrapped_within_its_columns() -> None:
+    with Terminal("models", "show", "demo", columns=60, NO_COLOR="1") as terminal:
+        assert terminal.wait() == 0
+        assert "layers,\n                          width 160\n" in terminal.screen
+        assert b"\x1b" not in terminal.raw
+
+
 @pytest.mark.parametrize(
     ("options", "environment"), [(["--no-progress"], {}), ([], {"TERM": "dumb"})]
 )
