@@ -15,6 +15,7 @@ from transformers.utils import output_capturing
 
 from crosslmm.cross_attention import CrossInputs, TokenPositions
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration, CrossLMMModel
+from crosslmm.v2v_scopes import CompleteVideo
 from tests.model.test_model import one_video
 from tests.support.tiny import open_gates, text_config, tiny_config, tiny_model, vision_config
 
@@ -224,7 +225,7 @@ def test_the_decoder_is_exported() -> None:
             base = self.model.model
             cross = CrossInputs(
                 features,
-                slice(None),
+                CompleteVideo(),
                 None,
                 TokenPositions(is_merged, count),
                 TokenPositions(~is_merged, ids.shape[1] - count),

@@ -119,6 +119,6 @@ class Answer:
         if self.looked_again is None:
             del record["looked_again"]
         record["answer"] = record.pop("text")
-        first = ("video", "question", "reasoning", "answer", "model")
+        first = ("video", "question", "answer", "model")
         rounded = {name: round(seconds, 4) for name, seconds in record["timing"].items()}
         return {name: record.pop(name) for name in first} | record | {"timing": rounded}

@@ -7,6 +7,7 @@ _SO = ", so "  # of the built-in model, which says what each frame shows, or wha
 
 def split_reasoning(runtime: Runtime, said: str) -> tuple[str | None, str]:
     """The reasoning in `said`, None where there is none, and the answer that follows it."""
-    is_builtin = runtime.footage is not None
-    reasoning, separator, answer = said.rpartition(_SO if is_builtin else "\0")
+    if runtime.footage is None:  # another model
+        return None, said
+    reasoning, separator, answer = said.rpartition(_SO)
     return (reasoning, answer) if separator and answer else (None, said)
