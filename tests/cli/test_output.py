@@ -105,6 +105,7 @@ class TestOutput:
     def test_a_table_wraps_within_its_columns_on_a_terminal(
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.setattr(Output, "on_terminal", True)
         monkeypatch.setattr("crosslmm_cli.output.supports_ansi", lambda stream: True)
         monkeypatch.setenv("COLUMNS", "40")
         Output().table([("NAME", "PATH"), ("[red]", "/" + "y" * 50 + "\x1b[2J")])
