@@ -63,6 +63,12 @@ class Scored:
     area: float | None = None  # under the ROC curve, of frames or of cells
 
 
+def conclusion_of(said: str) -> tuple[int, int] | None:
+    """The characters of it; None where a model says no more than the answer."""
+    start = said.rfind(CONCLUSION)
+    return (start + len(CONCLUSION), len(said)) if start >= 0 else None
+
+
 def main() -> None:
     options = _options()
     torch.set_num_threads(1)
@@ -118,9 +124,7 @@ def _measure(
             if not is_right(question_row(question, "", ""), answer.text):
                 continue
             counts["right"] += 1
-            start = answer.text.rfind(CONCLUSION)
-            part = (start + len(CONCLUSION), len(answer.text)) if start >= 0 else None
-            evidence = session.evidence(answer, part=part)
+            evidence = session.evidence(answer, part=conclusion_of(answer.text))
             seconds.append(evidence.seconds)
             methods = {"evidence": evidence, **_plain(assistant.model, session, answer, evidence)}
             for name, maps in methods.items():

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.evidence import ATTRIBUTES, CONCLUSION, SECONDS
+from benchmarks.evidence import ATTRIBUTES, SECONDS, conclusion_of
 from benchmarks.record import Record, say, table
 from crosslmm.evaluation.scoring import is_right
 from crosslmm.synthetic.clips import clip_questions, plan_clip, question_row, write_clips
@@ -77,9 +77,7 @@ def _measure(folder: Path, options: argparse.Namespace) -> Iterator[dict[str, fl
             answer = session.ask(question.text)
             if not is_right(question_row(question, "", ""), answer.text):
                 continue
-            start = answer.text.rfind(CONCLUSION)
-            part = (start + len(CONCLUSION), len(answer.text)) if start >= 0 else None
-            evidence = session.evidence(answer, part=part)
+            evidence = session.evidence(answer, part=conclusion_of(answer.text))
             moment = evidence.moments[0]
             frames = [[seen[0] <= time < seen[1]] for time in evidence.times]
             ends = sorted((rng.random(2) * clip.duration).tolist())

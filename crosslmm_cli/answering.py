@@ -32,7 +32,7 @@ def write_answer(
     answer = response.answer
     found = None if spans is None else spans(answer)
     if output.as_json:
-        when = {} if found is None else {"when": [_rounded(span) for span in found]}
+        when = {} if found is None else {"when": [span.as_dict() for span in found]}
         output.record(answer.as_dict() | when)
     elif found is not None:
         times = ", ".join(f"{span.start:.2f}-{span.end:.2f} s" for span in found)
@@ -42,14 +42,6 @@ def write_answer(
         tokens = "1 token" if limit == 1 else f"{limit:,} tokens"
         output.notice(f"the answer was cut after {tokens}; --max-new-tokens allows more")
     return True
-
-
-def _rounded(span: Any) -> dict[str, float]:
-    return {
-        "start": round(span.start, 3),
-        "end": round(span.end, 3),
-        "score": round(span.score, 4),
-    }
 
 
 def show_looked_again(output: Output, answer: Any) -> None:

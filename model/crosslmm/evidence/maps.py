@@ -50,6 +50,14 @@ class TimeSpan:
     end: float
     score: float
 
+    def as_dict(self) -> dict[str, float]:
+        """The JSON form."""
+        return {
+            "start": round(self.start, 3),
+            "end": round(self.end, 3),
+            "score": round(self.score, 4),
+        }
+
 
 @dataclass(frozen=True)
 class Word:
@@ -148,14 +156,7 @@ class EvidenceMaps:
                 }
                 for moment in self.moments
             ],
-            "spans": [
-                {
-                    "start": round(span.start, 3),
-                    "end": round(span.end, 3),
-                    "score": round(span.score, 4),
-                }
-                for span in self.spans
-            ],
+            "spans": [span.as_dict() for span in self.spans],
             "frames": [
                 {"index": index, "time": round(time, 3), "score": round(score, 4)}
                 for index, time, score in zip(self.indices, self.times, self.scores, strict=True)
