@@ -8,10 +8,12 @@ Finish = Literal["end", "length"]
 
 @dataclass(frozen=True)
 class FrameUsed:
-    """A frame that the answer rests on: its index in the source and its time in seconds."""
+    """A frame that the answer rests on: its index in the source and its time in seconds; video: where
+    the question is about several, the name of its own."""
 
     index: int
     time: float
+    video: str | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,8 @@ class Answer:
     - from_cache: the video had been encoded earlier, and was read from the cache.
     - looked_again: of a `ZoomedVideo`, whose `frames` are those of the second look; None otherwise, and
       then not part of the JSON form.
+    - videos: of a question about several, their names in the order of the prompt; empty otherwise, and
+      then not part of the JSON form.
     - trace: what `VideoSession.evidence` reads the answer by; not part of the JSON form.
     """
 
@@ -104,6 +108,7 @@ class Answer:
     from_cache: bool = False
     reasoning: str | None = None
     looked_again: LookedAgain | None = None
+    videos: tuple[str, ...] = ()
     trace: TokenTrace | None = field(default=None, repr=False, compare=False)
 
     def __repr__(self) -> str:
@@ -118,6 +123,11 @@ class Answer:
         del record["trace"]
         if self.looked_again is None:
             del record["looked_again"]
+        if not self.videos:
+            del record["videos"]
+            record["frames"] = [
+                {"index": frame.index, "time": frame.time} for frame in self.frames
+            ]
         record["answer"] = record.pop("text")
         first = ("video", "question", "answer", "model")
         rounded = {name: round(seconds, 4) for name, seconds in record["timing"].items()}
