@@ -21,6 +21,8 @@ SLICE_BYTES = 64 * 2**20
 ABSORBED_QUERIES = 8
 # Frames of a video when neither the user nor the checkpoint gives a number.
 DEFAULT_FRAMES = 64
+# Videos of one question, all of which are open, and decoded ahead, before the first is encoded.
+MAX_VIDEOS = 16
 # Up to this size `auto` does not quantize a model: it would save less than it costs.
 AUTO_QUANTIZED_PARAMETERS = 1_000_000_000
 

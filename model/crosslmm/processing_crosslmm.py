@@ -302,10 +302,9 @@ class CrossLMMProcessor(ProcessorMixin):
         """The checkpoint's chat template around one question about one video, or around a
         conversation that ends with one; its placeholder not yet expanded.
 
-        times: of the frames, in seconds; with `duration` they make the time line, where the model was
-        trained with one. videos: of a question about several, each with a placeholder of its own.
-        """
-        introduction = introduce(videos, with_times=self.time_line != "none") if videos else ""
+        times: of the frames, in seconds; with `duration` they make the time line of models trained with
+        one. videos: of a question about several, each with a placeholder of its own."""
+        introduction = introduce(videos, with_times=self.time_line != "none")
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
         roles = [message["role"] for message in messages]
@@ -314,8 +313,8 @@ class CrossLMMProcessor(ProcessorMixin):
         for index, message in enumerate(messages):
             line = introduction or self.time_line_of(times, duration) if index == first else ""
             shows = index == first and not text_only and not videos
-            content = line + without_slots(message["content"])
-            conversation.append(chat_turn(message["role"], content, shows=shows))
+            text = line + without_slots(message["content"])
+            conversation.append(chat_turn(message["role"], text, shows=shows))
         prompt = self.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False)
         return str(prompt).replace(SLOT, self.video_token)
 

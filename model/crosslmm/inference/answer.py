@@ -125,9 +125,7 @@ class Answer:
             del record["looked_again"]
         if not self.videos:
             del record["videos"]
-            record["frames"] = [
-                {"index": frame.index, "time": frame.time} for frame in self.frames
-            ]
+            record["frames"] = [{"index": frame.index, "time": frame.time} for frame in self.frames]
         record["answer"] = record.pop("text")
         first = ("video", "question", "answer", "model")
         rounded = {name: round(seconds, 4) for name, seconds in record["timing"].items()}

@@ -20,19 +20,20 @@ class PromptVideo:
     seconds."""
 
     name: str
-    times: tuple[float, ...]
+    times: Sequence[float]
     duration: float
 
 
 def introduce(videos: Sequence[PromptVideo], *, with_times: bool) -> str:
-    """What comes before the question: `Video 1 (a.mp4):`, the slot of the video, and so on."""
+    """What comes before the question: `Video 1 (a.mp4):`, the slot of the video, and so on; nothing
+    without videos."""
     text = ""
     for number, video in enumerate(videos, start=1):
         name = _one_line(video.name)
         text += f"Video {number}{f' ({name})' if name else ''}:\n{SLOT}\n"
         if with_times:
             text += f"{frames_line(video.times, video.duration)}\n"
-    return text + _CLOSING if with_times else text
+    return text + _CLOSING if text and with_times else text
 
 
 def without_slots(text: str) -> str:
