@@ -30,8 +30,8 @@ from crosslmm.window_merging import WindowMerger
 
 @dataclass(frozen=True)
 class VideoPart:
-    """One of the videos of a session: its name, what a prompt about several calls it, and how many tokens
-    the language model reads of it."""
+    """One of the videos of a session. label: what a prompt about several calls it; tokens: how many the
+    language model reads of it."""
 
     name: str
     label: str

@@ -18,6 +18,7 @@ from crosslmm.limits import MAX_GIVEN_BYTES
 from crosslmm.options import Sampling
 from crosslmm.prompts.inputs import read_clip
 from crosslmm.video import Frame, Frames, SourceInfo
+from crosslmm.video.image import is_image_file
 from crosslmm.video.moments import pick_frames
 from crosslmm.video.source import over_time
 
@@ -27,6 +28,18 @@ VideoLike: TypeAlias = str | os.PathLike[str] | IO[bytes] | Frames | Sequence[An
 
 _PIECE = 2**20  # bytes of a file object that are read at once
 _OF_FILES = ("sampler", "seek", "reader", "deadline", "file_timeout", "max_pixels")
+
+
+def are_several(video: Any) -> bool:
+    """Whether this is a list of videos, not of the images of one: where something in it is none."""
+    return isinstance(video, list | tuple) and any(map(_is_no_image, video))
+
+
+def _is_no_image(item: Any) -> bool:
+    if isinstance(item, str | os.PathLike):
+        return not is_image_file(os.fsdecode(item))
+    is_file = hasattr(item, "read") and not isinstance(item, Image.Image)
+    return is_file or isinstance(item, Frames | list | tuple) or getattr(item, "ndim", 0) == 4
 
 
 @dataclass(frozen=True, eq=False)

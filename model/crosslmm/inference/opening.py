@@ -31,22 +31,47 @@ from crosslmm.video import FrameStream
 STILL = ("image", "frames")  # containers of what may be a still image
 
 
-class VideoKeywords(SamplingOptions, total=False):
-    """What `Assistant.open_video` takes."""
+class VideosKeywords(SamplingOptions, total=False):
+    """What `Assistant.open_videos` takes besides."""
 
-    sampling: Sampling | None
+    tokens_per_frame: int | None
+    merge: str | None
+    keep: str | int | None
+    allow_unfamiliar: bool
+    on_progress: Progress | None
+    questions: Sequence[str]
+    streams: Sequence[FrameStream | None]
+
+
+class OneVideoKeywords(SamplingOptions, total=False):
+    """What `Assistant.open_video` takes besides."""
+
     times: Sequence[float] | None
     tokens_per_frame: int | None
     merge: str | None
     keep: str | int | None
     allow_unfamiliar: bool
     on_progress: Progress | None
+    questions: Sequence[str]
+    stream: FrameStream | None
 
 
 class ZoomKeywords(SamplingOptions, total=False):
     """What `Assistant.open_zoomed` takes besides."""
 
     questions: Sequence[str]
+    allow_unfamiliar: bool
+    on_progress: Progress | None
+
+
+class VideoKeywords(SamplingOptions, total=False):
+    """What `Assistant.stream` takes about a video."""
+
+    sampling: Sampling | None
+    times: Sequence[float] | None
+    tokens_per_frame: int | None
+    merge: str | None
+    keep: str | int | None
     allow_unfamiliar: bool
     on_progress: Progress | None
 
@@ -114,6 +139,8 @@ def open_videos(
     started = time.perf_counter()
     if not videos:
         raise UsageError("no video was given")
+    if times is not None and len(videos) > 1:
+        raise UsageError("`times` are of one video, and these are several")
     question_tokens = check_questions(runtime, questions)
     budget = runtime.choose_budget(tokens_per_frame=tokens_per_frame, merge=merge, keep=keep)
     sampling.shares(len(videos))  # raises before any work
