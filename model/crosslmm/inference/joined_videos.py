@@ -77,12 +77,12 @@ def _join(
 ) -> VisualTokens | RaggedTokens:
     ragged = [video for video in videos if isinstance(video, RaggedTokens)]
     if ragged:
-        return _join_ragged(ragged, features)
+        return join_ragged(ragged, features)
     embeds = [video.embeds for video in videos if isinstance(video, VisualTokens)]
     return VisualTokens(torch.cat(embeds, dim=1), features)
 
 
-def _join_ragged(videos: Sequence[RaggedTokens], features: torch.Tensor | None) -> RaggedTokens:
+def join_ragged(videos: Sequence[RaggedTokens], features: torch.Tensor | None) -> RaggedTokens:
     place, member = [], []
     places = tokens = 0  # of the videos so far
     for video in videos:

@@ -32,8 +32,9 @@ STILL = ("image", "frames")  # containers of what may be a still image
 
 
 class VideosKeywords(SamplingOptions, total=False):
-    """What `Assistant.open_videos` takes besides."""
+    """What `Assistant.open_videos` takes besides; `times` of one video only."""
 
+    times: Sequence[float] | None
     tokens_per_frame: int | None
     merge: str | None
     keep: str | int | None
