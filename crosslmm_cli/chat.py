@@ -1,5 +1,6 @@
 """`crosslmm chat`: a dialogue about a video."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -20,7 +21,9 @@ COMMAND = last_dialogue.DialogueCommand
 
 def chat(
     ctx: typer.Context,
-    video: Annotated[str, typer.Argument(metavar="VIDEO", help="A video or an image.")],
+    videos: Annotated[
+        list[str], typer.Argument(metavar="VIDEO", help="A video or an image, or several.")
+    ],
     model: options.ModelOption = None,
     continued: options.ContinueOption = False,
     frames: options.FramesOption = None,
@@ -48,7 +51,7 @@ def chat(
     quiet: options.QuietOption = False,
     no_progress: options.NoProgressOption = False,
 ) -> None:
-    """Talk about a video or an image.
+    """Talk about a video or an image, or about several.
 
     Each question sees those before; /help lists commands. In a terminal Alt+Enter begins a new line,
     and Ctrl-C stops an answer. Questions can also be piped in, one per line.
@@ -76,9 +79,11 @@ def chat(
         max_pixels=max_pixels,
     )
     cache = open_cache(no_cache=no_cache, cache_size=cache_size)
-    check_video(video, sampling)
+    sampling.shares(len(videos))  # raises where they do not divide
+    for video in videos:
+        check_video(video, sampling)
     origin = catalog.default_model(model).origin
-    with decode_ahead(video, sampling, model, cache) as first:
+    with decode_ahead(videos, sampling, model, cache) as first:
         assistant = load_assistant(
             output,
             model=model,
@@ -88,29 +93,23 @@ def chat(
             **merging,
             frames=sampling.most_frames,
             announce=False,
-            stream=first,
+            streams=first,
             cache=cache,
         )
 
-        def open_video(path: str) -> Any:
-            return open_session(
-                output,
-                assistant,
-                path,
-                sampling,
-                origin=origin,
-                stream=first if path == video else None,
-            )
+        def open_videos(paths: Sequence[str]) -> Any:
+            streams = first if paths == videos else ()
+            return open_session(output, assistant, paths, sampling, origin=origin, streams=streams)
 
         lines = read_lines(HELP, history=settings.home() / "chat_history")
         dialogue = Dialogue(
             output,
-            open_video,
-            video,
+            open_videos,
+            videos,
             generation,
             typed=is_typed(),
             messages=last.messages if last else (),
-            remember=lambda path, messages: last_dialogue.remember(ctx, path, messages, sampling),
+            remember=lambda paths, messages: last_dialogue.remember(ctx, paths, messages, sampling),
         )
         failed = dialogue.run(lines)
     if failed and not is_typed():

@@ -27,6 +27,28 @@ def check_video(path: str, sampling: Sampling, questions: Sequence[str] = ()) ->
     check_file(path, deadline=sampling.deadline, max_pixels=sampling.max_pixels)
 
 
+def split_arguments(
+    first: str, rest: Sequence[str], asked: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """The videos and the questions of a command line: a video and the questions about it, or, where
+    questions are `asked` by an option, videos alone. Raises UsageError for a video in place of a
+    question."""
+    if asked:
+        return [first, *rest], [*asked]
+    if not rest:
+        raise UsageError("Missing argument 'QUESTION': give it after the video, or with --question")
+    from crosslmm.captioning.sources import is_video_name
+
+    for each in rest:
+        is_name = len(each.split()) == 1 and is_video_name(each)
+        if os.path.lexists(first) and (is_name or os.path.isfile(each)):
+            raise UsageError(
+                f"{each}: a file name in the place of a question; to ask about several videos, give the "
+                "question with --question"
+            )
+    return [first], [*rest]
+
+
 def read_questions(questions: list[str]) -> list[str]:
     """The questions as text, `-` replaced by what stdin holds."""
     if questions.count("-") > 1:
