@@ -26,6 +26,7 @@ from crosslmm_cli.inputs import check_video, read_questions, split_arguments
 from crosslmm_cli.loading import decode_ahead, load_assistant, open_cache, open_session
 from crosslmm_cli.merging import choose_merging
 from crosslmm_cli.output import Output
+from crosslmm_cli.video_sources import VideoSources
 
 COMMAND = last_dialogue.DialogueCommand
 MAX: Literal["max"] = "max"
@@ -45,7 +46,9 @@ def frames_or_max(given: str) -> int | Literal["max"]:
 
 def ask(
     ctx: typer.Context,
-    video: Annotated[str, typer.Argument(metavar="VIDEO", help="A video or an image.")],
+    video: Annotated[
+        str, typer.Argument(metavar="VIDEO", help="A video or an image; - reads it from stdin.")
+    ],
     questions: Annotated[
         list[str] | None,
         typer.Argument(
@@ -103,6 +106,7 @@ def ask(
     seed: options.SeedOption = None,
     no_cache: options.NoCacheOption = False,
     cache_size: options.CacheSizeOption = None,
+    allow_network: options.AllowNetworkOption = False,
     evidence: Annotated[
         Path | None,
         typer.Option(
@@ -191,13 +195,17 @@ def ask(
         check_zoom(sampling)
     cache = open_cache(no_cache=no_cache, cache_size=cache_size)
     sampling.shares(len(videos))  # raises where they do not divide
-    for each in videos:
-        check_video(each, sampling, questions)
+    sources = ctx.with_resource(
+        VideoSources(output, sampling, allow_network=allow_network, cache=cache)
+    )
+    files = sources.resolve(videos, stdin=True)
+    for file in files:
+        check_video(file, sampling, questions)
 
     # How many frames these take, the loaded model says.
     ahead: AbstractContextManager[Any] = nullcontext([])
     if not fills_memory and not zoom:
-        ahead = decode_ahead(videos, sampling, model, cache)
+        ahead = decode_ahead(files, sampling, model, cache)
     with ahead as streams:
         assistant = load_assistant(
             output,
@@ -218,7 +226,7 @@ def ask(
         session = open_session(
             output,
             assistant,
-            videos,
+            files,
             sampling,
             origin=origin,
             zoom=zoom,
@@ -239,6 +247,6 @@ def ask(
             {"role": "user", "content": asked},
             {"role": "assistant", "content": response.answer.text},
         ]
-        last_dialogue.remember(ctx, videos, chat.messages if chat else turn, sampling)
+        last_dialogue.remember(ctx, files, chat.messages if chat else turn, sampling)
         if evidence is not None:
             save_evidence(output, session, response.answer, evidence)

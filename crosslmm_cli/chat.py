@@ -15,6 +15,7 @@ from crosslmm_cli.line_editor import is_typed, read_lines
 from crosslmm_cli.loading import decode_ahead, load_assistant, open_cache, open_session
 from crosslmm_cli.merging import choose_merging
 from crosslmm_cli.output import Output
+from crosslmm_cli.video_sources import VideoSources
 
 COMMAND = last_dialogue.DialogueCommand
 
@@ -47,6 +48,7 @@ def chat(
     seed: options.SeedOption = None,
     no_cache: options.NoCacheOption = False,
     cache_size: options.CacheSizeOption = None,
+    allow_network: options.AllowNetworkOption = False,
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,
     no_progress: options.NoProgressOption = False,
@@ -80,10 +82,14 @@ def chat(
     )
     cache = open_cache(no_cache=no_cache, cache_size=cache_size)
     sampling.shares(len(videos))  # raises where they do not divide
-    for video in videos:
-        check_video(video, sampling)
+    sources = ctx.with_resource(
+        VideoSources(output, sampling, allow_network=allow_network, cache=cache)
+    )
+    files = {tuple(videos): sources.resolve(videos)}
+    for file in files[tuple(videos)]:
+        check_video(file, sampling)
     origin = catalog.default_model(model).origin
-    with decode_ahead(videos, sampling, model, cache) as first:
+    with decode_ahead(files[tuple(videos)], sampling, model, cache) as first:
         assistant = load_assistant(
             output,
             model=model,
@@ -98,8 +104,13 @@ def chat(
         )
 
         def open_videos(paths: Sequence[str]) -> Any:
+            named = tuple(paths)
             streams = first if paths == videos else ()
-            return open_session(output, assistant, paths, sampling, origin=origin, streams=streams)
+            opened = files[named] = files.get(named) or sources.resolve(paths)
+            return open_session(output, assistant, opened, sampling, origin=origin, streams=streams)
+
+        def remember(paths: Sequence[str], messages: Sequence[Any]) -> None:
+            last_dialogue.remember(ctx, files[tuple(paths)], messages, sampling)
 
         lines = read_lines(HELP, history=settings.home() / "chat_history")
         dialogue = Dialogue(
@@ -109,7 +120,7 @@ def chat(
             generation,
             typed=is_typed(),
             messages=last.messages if last else (),
-            remember=lambda paths, messages: last_dialogue.remember(ctx, paths, messages, sampling),
+            remember=remember,
         )
         failed = dialogue.run(lines)
     if failed and not is_typed():

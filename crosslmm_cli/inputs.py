@@ -10,21 +10,28 @@ from typing import TextIO
 
 from crosslmm.errors import UsageError, VideoError
 from crosslmm.files import read_regular, read_text
+from crosslmm.inference.named_file import NamedFile
 from crosslmm.limits import MAX_LIST_BYTES, MAX_TEXT_BYTES
 from crosslmm.options import Sampling
 from crosslmm.video.file import VideoFile
 
 
-def check_video(path: str, sampling: Sampling, questions: Sequence[str] = ()) -> None:
+def check_video(video: str | NamedFile, sampling: Sampling, questions: Sequence[str] = ()) -> None:
     """Raise `VideoError` for what is no video or image, before the model is loaded.
 
     questions: about it, of which one may be the video that was meant.
     """
+    path = os.fspath(video)
     if not os.path.lexists(path) and any(map(os.path.isfile, questions)):
         raise VideoError(f"{path}: no such file; the video comes before the questions")
     from crosslmm.video.probe import check_file  # NumPy and FFmpeg, which help does not need
 
-    check_file(path, deadline=sampling.deadline, max_pixels=sampling.max_pixels)
+    try:
+        check_file(path, deadline=sampling.deadline, max_pixels=sampling.max_pixels)
+    except VideoError as error:
+        if not isinstance(video, NamedFile):
+            raise
+        raise video.renamed(error) from error
 
 
 def split_arguments(
@@ -33,8 +40,11 @@ def split_arguments(
     """The videos and the questions of a command line: a video and the questions about it, or, where
     questions are `asked` by an option, videos alone. Raises UsageError for a video in place of a
     question."""
+    videos, questions = ([first, *rest], [*asked]) if asked else ([first], [*rest])
+    if "-" in videos and "-" in questions:
+        raise UsageError("-: stdin holds the video or the question, not both")
     if asked:
-        return [first, *rest], [*asked]
+        return videos, questions
     if not rest:
         raise UsageError("Missing argument 'QUESTION': give it after the video, or with --question")
     from crosslmm.captioning.sources import is_video_name
@@ -46,7 +56,7 @@ def split_arguments(
                 f"{each}: a file name in the place of a question; to ask about several videos, give the "
                 "question with --question"
             )
-    return [first], [*rest]
+    return videos, questions
 
 
 def read_questions(questions: list[str]) -> list[str]:

@@ -141,7 +141,10 @@ def continued(ctx: Any, output: Output) -> LastDialogue | None:
 
 
 def remember(
-    ctx: Any, videos: Sequence[str], messages: Sequence["Message"], sampling: Sampling
+    ctx: Any,
+    videos: Sequence[str | os.PathLike[str]],
+    messages: Sequence["Message"],
+    sampling: Sampling,
 ) -> None:
     """Keep a dialogue about videos that were opened with the options of this command, which came to this
     `sampling`."""

@@ -1,5 +1,6 @@
 """Choosing and loading the model, the same for every command that runs one."""
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -8,6 +9,7 @@ from crosslmm.checkpoints import catalog
 from crosslmm.checkpoints.frame_settings import read_frame_settings, read_settings
 from crosslmm.errors import CheckpointError, UnfamiliarFootage, UsageError, VideoError
 from crosslmm.inference.feature_cache import FeatureCache
+from crosslmm.inference.named_file import NamedFile
 from crosslmm.merging import check_tokens_per_frame
 from crosslmm.options import Sampling, check_device
 from crosslmm_cli import options
@@ -76,7 +78,7 @@ def load_assistant(
 def open_session(
     output: Output,
     assistant: Any,
-    videos: Sequence[str],
+    videos: Sequence[str | NamedFile],
     sampling: Sampling,
     *,
     origin: catalog.Origin,
@@ -102,7 +104,8 @@ def open_session(
         else:
             session = assistant.open_videos(videos, sampling, streams=streams, **common)
     except UnfamiliarFootage:
-        raise VideoError(demo_refusal(", ".join(videos))) from None
+        names = [video.name if isinstance(video, NamedFile) else video for video in videos]
+        raise VideoError(demo_refusal(", ".join(names))) from None
     output.finish_progress()
     if origin == "built-in":  # of footage that it knows
         output.notice("answered by the built-in demo model, which knows synthetic shape clips only")
@@ -143,7 +146,10 @@ def check_model(
 
 @contextmanager
 def decode_ahead(
-    videos: Sequence[str], sampling: Sampling, model: str | None, cache: FeatureCache | None
+    videos: Sequence[str | NamedFile],
+    sampling: Sampling,
+    model: str | None,
+    cache: FeatureCache | None,
 ) -> Iterator["list[FrameStream | None]"]:
     """The frames of `videos` as the model takes them, decoding while torch is imported and the model is
     loaded; none where only the loaded model knows how it takes them, and None for those that are in the
@@ -159,7 +165,8 @@ def decode_ahead(
     shares = sampling.or_frames(settings.default_frames).shares(len(videos))
     with ExitStack() as opened:
         streams: list[FrameStream | None] = []
-        for video, share in zip(videos, shares, strict=True):
+        paths = [os.fspath(video) for video in videos]
+        for video, share in zip(paths, shares, strict=True):
             if cache is not None and cache.may_hold(video, share):
                 streams.append(None)
                 continue

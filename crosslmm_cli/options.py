@@ -223,6 +223,10 @@ CacheSizeOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object per result.")]
 NoProgressOption = Annotated[bool, typer.Option("--no-progress", help="Hide progress.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Hide notices and progress.")]
+AllowNetworkOption = Annotated[
+    bool,
+    typer.Option("--allow-network", help="Download a VIDEO that is an https address."),
+]
 ContinueOption = Annotated[
     bool,
     typer.Option(

@@ -1,19 +1,25 @@
 """An answer, and everything that is needed to reproduce and to explain it."""
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 Finish = Literal["end", "length"]
 
 
 @dataclass(frozen=True)
 class FrameUsed:
-    """A frame that the answer rests on: its index in the source and its time in seconds; video: where
-    the question is about several, the name of its own."""
+    """A frame that the answer rests on: its index in the source and its time in seconds."""
 
     index: int
     time: float
-    video: str | None = None
+    video: ClassVar[str | None] = None
+
+
+@dataclass(frozen=True)
+class FrameOfVideo(FrameUsed):
+    """Of one of several videos; video: its name."""
+
+    video: str  # type: ignore[misc]
 
 
 @dataclass(frozen=True)
@@ -125,7 +131,6 @@ class Answer:
             del record["looked_again"]
         if not self.videos:
             del record["videos"]
-            record["frames"] = [{"index": frame.index, "time": frame.time} for frame in self.frames]
         record["answer"] = record.pop("text")
         first = ("video", "question", "answer", "model")
         rounded = {name: round(seconds, 4) for name, seconds in record["timing"].items()}

@@ -284,6 +284,7 @@ class Assistant:
         - merge: a method of `crosslmm.merging.MERGERS`, which makes fewer tokens of those of all frames,
           each frame's as the checkpoint was trained; keep: how many, as a share ("10%") or a number for
           the complete video; or `tokens_per_frame`, so many for each frame in all.
+        - allow_network: True downloads a video at an https address; it is kept where `cache` was chosen.
         - allow_unfamiliar: False raises UnfamiliarFootage where the built-in model would only warn.
         - on_progress: called with a stage, what is done of it and the total.
         - stream: one of the same video that was started earlier, so that it decodes while the model is

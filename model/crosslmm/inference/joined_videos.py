@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 
 from crosslmm.errors import UsageError
+from crosslmm.inference.answer import FrameOfVideo
 from crosslmm.inference.encoding import EncodedVideo, VideoPart
 from crosslmm.merging import TokenBudget
 from crosslmm.modeling_crosslmm import VisualTokens
@@ -46,7 +47,7 @@ class VideoJoiner:
             self._has_features = True
             self._features.add(visual.features[0])
         part = VideoPart(name, label, encoded.source, encoded.frames, visual.longest)
-        frames = tuple(replace(frame, video=name) for frame in encoded.frames)
+        frames = tuple(FrameOfVideo(each.index, each.time, name) for each in encoded.frames)
         visual = replace(visual, features=None)
         self._videos.append(replace(encoded, visual=visual, frames=frames, parts=(part,)))
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from crosslmm.errors import OutOfMemory, UnfamiliarFootage, UsageError
 from crosslmm.inference.cached_video import CachedVideo
+from crosslmm.inference.downloads import download, is_address
 from crosslmm.inference.encoding import (
     EncodedVideo,
     TooManyFrames,
@@ -20,6 +21,7 @@ from crosslmm.inference.encoding import (
 )
 from crosslmm.inference.given import GivenFrames, VideoLike, readable
 from crosslmm.inference.joined_videos import VideoJoiner, share_budget
+from crosslmm.inference.named_file import NamedFile
 from crosslmm.inference.question import check_context, check_questions
 from crosslmm.inference.runtime import Progress, Runtime
 from crosslmm.inference.session import VideoSession
@@ -38,6 +40,7 @@ class VideosKeywords(SamplingOptions, total=False):
     tokens_per_frame: int | None
     merge: str | None
     keep: str | int | None
+    allow_network: bool
     allow_unfamiliar: bool
     on_progress: Progress | None
     questions: Sequence[str]
@@ -51,6 +54,7 @@ class OneVideoKeywords(SamplingOptions, total=False):
     tokens_per_frame: int | None
     merge: str | None
     keep: str | int | None
+    allow_network: bool
     allow_unfamiliar: bool
     on_progress: Progress | None
     questions: Sequence[str]
@@ -73,6 +77,7 @@ class VideoKeywords(SamplingOptions, total=False):
     tokens_per_frame: int | None
     merge: str | None
     keep: str | int | None
+    allow_network: bool
     allow_unfamiliar: bool
     on_progress: Progress | None
 
@@ -90,6 +95,7 @@ def open_video(
     tokens_per_frame: int | None = None,
     merge: str | None = None,
     keep: str | int | None = None,
+    allow_network: bool = False,
     allow_unfamiliar: bool = True,
     on_progress: Progress | None = None,
     stream: FrameStream | None = None,
@@ -99,6 +105,7 @@ def open_video(
 
     - times: of frames in memory, in seconds.
     - tokens_per_frame, merge, keep: as in `merging.choose_budget`.
+    - allow_network: whether an https address may be downloaded.
     - allow_unfamiliar: False raises UnfamiliarFootage, before anything is prefilled.
     - on_progress: called with a stage, what is done of it and the total.
     - stream: as `started` of `encode_video`.
@@ -114,6 +121,7 @@ def open_video(
         tokens_per_frame=tokens_per_frame,
         merge=merge,
         keep=keep,
+        allow_network=allow_network,
         allow_unfamiliar=allow_unfamiliar,
         on_progress=on_progress,
         streams=[stream],
@@ -130,6 +138,7 @@ def open_videos(
     tokens_per_frame: int | None = None,
     merge: str | None = None,
     keep: str | int | None = None,
+    allow_network: bool = False,
     allow_unfamiliar: bool = True,
     on_progress: Progress | None = None,
     streams: Sequence[FrameStream | None] = (),
@@ -149,11 +158,25 @@ def open_videos(
         sources = []
         given = zip(videos, streams or [None] * len(videos), strict=True)
         for number, (video, stream) in enumerate(given, start=1):
+            if is_address(video):
+                video = stack.enter_context(
+                    download(
+                        video,
+                        sampling,
+                        allow_network=allow_network,
+                        cache=runtime.cache,
+                        on_progress=on_progress,
+                        on_notice=runtime.notice,
+                    )
+                )
             source, name = stack.enter_context(readable(video, sampling, times))
-            has_name = isinstance(video, str | os.PathLike) or not name.startswith("(")
-            if len(videos) > 1 and not has_name:
-                name = f"video {number} {name}"
-            sources.append(_Source(source, name, os.path.basename(name) * has_name, stream))
+            if isinstance(video, NamedFile):
+                label = video.label
+            elif isinstance(video, str | os.PathLike) or not name.startswith("("):
+                label = os.path.basename(name)
+            else:
+                label, name = "", f"video {number} {name}" if len(videos) > 1 else name
+            sources.append(_Source(source, name, label, stream))
         return _open(
             runtime,
             sources,
@@ -178,7 +201,7 @@ def open_zoomed(
 ) -> ZoomedVideo:
     """Skim a video, to look again at what each question points to; `sampling` is of one uniform pass
     with the same number of tokens. The rest is as for `open_video`."""
-    if not isinstance(video, str | os.PathLike):
+    if not isinstance(video, str | os.PathLike) or is_address(video):
         raise UsageError("looking again reads the video a second time: give the path of a file")
     check_zoom(sampling)
     budget = runtime.choose_budget(tokens_per_frame=tokens_per_frame)
