@@ -149,7 +149,7 @@ def ask(
     last = last_dialogue.continued(ctx, output)
     videos, questions = split_arguments(video, questions or [], question or [])
     videos += last.others if last else ()
-    at = read_frame_list(frames_at, questions) or (last.at if last else None)
+    at = read_frame_list(frames_at, videos, questions) or (last.at if last else None)
     questions = read_questions(questions)
     if len(videos) > 1:
         for flag, given in (("--evidence", evidence), ("--when", when), ("--zoom", zoom)):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from crosslmm.checkpoints.settings import home
 from crosslmm.errors import UsageError, first_line
 from crosslmm.files import atomic_file, open_regular, parse_json
+from crosslmm.inference.named_file import NamedFile
 from crosslmm.limits import MAX_TEXT_BYTES
 from crosslmm.options import Sampling
 from crosslmm_cli.commands import Command
@@ -147,7 +148,10 @@ def remember(
     sampling: Sampling,
 ) -> None:
     """Keep a dialogue about videos that were opened with the options of this command, which came to this
-    `sampling`."""
+    `sampling`, unless they are gone when it ends."""
+    if any(isinstance(video, NamedFile) and not video.stays for video in videos):
+        _file().unlink(missing_ok=True)  # nor is the dialogue before this one the last
+        return
     options, at = dict(ctx.meta[_GIVEN]), sampling.at
     if sampling.frames is not None:  # as many as fitted into memory, too
         options["frames"] = str(sampling.frames)

@@ -41,8 +41,8 @@ LARGE_PIXELS = 4096 * 2304
 MAX_FRAME_BYTES = 256 * 2**20
 # Packets of a video.
 MAX_SOURCE_FRAMES = 10_000_000
-# Bytes taken of a video that is given as a file object, which is copied to a temporary file, or as an
-# iterator of frames.
+# Bytes taken of a video that is downloaded, or given as a file object or on stdin, which is copied to a
+# temporary file, or as an iterator of frames.
 MAX_GIVEN_BYTES = 4 * 2**30
 # Pixels of a side of the frames that a checkpoint asks for.
 MAX_FRAME_SIDE = 4096

@@ -94,9 +94,8 @@ def test_merged_tokens_in_parts_are_those_of_one_pass(scope: str, merge: str) ->
             visuals.append(merge_video(model.model.encode_video(pixels, 4), [count], merge))
     joined = VideoJoiner(10)
     for visual, part in zip(visuals, session.videos, strict=True):
-        frames = tuple(part.frames)
-        made = encoding.EncodedVideo(visual, frames, 1, part.source, (), 0.0, 0.0)
-        joined.add(made, name=part.name, label=part.label)
+        frames, parts = tuple(part.frames), (part,)
+        joined.add(encoding.EncodedVideo(visual, frames, 1, part.source, (), 0.0, 0.0, parts=parts))
     visual = joined.finish().visual
     with torch.inference_mode():
         expected = model(ids, visual_tokens=visual).logits[:, -1]
@@ -166,7 +165,7 @@ def test_the_prompt_numbers_and_names_them(clips: list[Path]) -> None:
     ]
     assert record["videos"] == [str(clip) for clip in clips]
     alone = assistant.ask(clips[0], "which?", frames=2, max_new_tokens=3).as_dict()
-    assert alone["frames"] == [{"index": 10, "time": 1.0}, {"index": 20, "time": 2.0}]
+    assert list(alone["frames"]) == [{"index": 10, "time": 1.0}, {"index": 20, "time": 2.0}]
     assert "videos" not in alone
 
 

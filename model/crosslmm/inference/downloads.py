@@ -72,19 +72,43 @@ def download(
             except OSError as error:
                 if on_notice:
                     on_notice(f"{url}: could not be kept ({error.strerror or error})")
+        stays = path is not None
         if path is None:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="crosslmm-"))
             path = Path(folder) / "video"
             with _writing(url), path.open("xb") as file:
                 remote.copy(file, report)
         label = os.path.basename(unquote(urlsplit(url).path))
-        yield NamedFile(str(path), url, label)
+        yield NamedFile(str(path), url, label, stays)
+
+
+def downloaded(cache: FeatureCache) -> list[int]:
+    """The sizes of what is kept."""
+    own = _folder(cache)
+    if not own.path.is_dir():
+        return []
+    with own.hold() as held:
+        return [held.stat(name).st_size for name in filter(_KEPT.fullmatch, held.names())]
+
+
+def clear_downloads(cache: FeatureCache) -> None:
+    """Remove all that is kept. Raises OSError."""
+    own = _folder(cache)
+    if own.path.is_dir():
+        with own.lock() as held:
+            for name in filter(_KEPT.fullmatch, held.names()):
+                remove_file(own.path / name, root=held)
+            remove_scratch(own.path, root=held)
+
+
+def _folder(cache: FeatureCache) -> OwnFolder:
+    return OwnFolder(cache.folder.with_name("videos"))
 
 
 def _keep(remote: RemoteFile, cache: FeatureCache, report: Callable[[int], None]) -> Path:
     """Where a video is kept, copied there unless it is. Raises OSError where it cannot be, before
     anything is read of it, and VideoError."""
-    own = OwnFolder(cache.folder.with_name("videos"))
+    own = _folder(cache)
     of_url, of_version = _hash(remote.url), _hash(remote.version)
     path = own.path / f"{of_url}-{of_version}"
     with own.lock() as held:

@@ -31,13 +31,14 @@ from crosslmm.window_merging import WindowMerger
 @dataclass(frozen=True)
 class VideoPart:
     """One of the videos of a session. label: what a prompt about several calls it; tokens: how many the
-    language model reads of it."""
+    language model reads of it; path: of its file, where that has another name."""
 
     name: str
     label: str
     source: SourceInfo
     frames: tuple[FrameUsed, ...]
     tokens: int
+    path: str | None = None
 
     @property
     def summary(self) -> str:
@@ -49,7 +50,7 @@ class VideoPart:
 class EncodedVideo:
     """The frames that were used and what the encoder made of them, with the seconds it took.
 
-    - parts: of several videos that are one here; empty for one.
+    - parts: the videos of a session, several of which are one here.
     - encoded: the frames that it was run on, each of them once where several in a row are equal.
     - from_cache: whether it had been encoded earlier; `encode_seconds` are then those of reading it.
     - prefix: what the language model had computed of it, for `restore_prefix`, where that was kept.

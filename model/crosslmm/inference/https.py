@@ -21,7 +21,6 @@ from urllib.request import (
     Request,
 )
 
-from crosslmm import __version__
 from crosslmm.errors import VideoError, first_line
 from crosslmm.limits import MAX_GIVEN_BYTES
 from crosslmm.options import Sampling
@@ -111,7 +110,7 @@ def open_url(url: str, sampling: Sampling) -> Iterator[RemoteFile]:
     while True:
         _check_address(url, address)
         opener = _opener(redirected=hops > 0)
-        request = Request(address, headers={"User-Agent": f"crosslmm/{__version__}"})  # noqa: S310
+        request = Request(address, headers={"User-Agent": "crosslmm"})  # noqa: S310
         with _errors(url, sampling):
             try:
                 response: Any = opener.open(request, timeout=sampling.deadline)

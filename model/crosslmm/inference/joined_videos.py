@@ -7,7 +7,7 @@ import torch
 
 from crosslmm.errors import UsageError
 from crosslmm.inference.answer import FrameOfVideo
-from crosslmm.inference.encoding import EncodedVideo, VideoPart
+from crosslmm.inference.encoding import EncodedVideo
 from crosslmm.merging import TokenBudget
 from crosslmm.modeling_crosslmm import VisualTokens
 from crosslmm.options import share
@@ -40,16 +40,15 @@ class VideoJoiner:
         self._videos: list[EncodedVideo] = []  # without features
 
     @torch.inference_mode()
-    def add(self, encoded: EncodedVideo, *, name: str, label: str) -> None:
-        """name: of the video; label: what the prompt calls it."""
-        visual = encoded.visual
+    def add(self, encoded: EncodedVideo) -> None:
+        """encoded: with the one part that it is."""
+        visual, (part,) = encoded.visual, encoded.parts
         if visual.features is not None:
             self._has_features = True
             self._features.add(visual.features[0])
-        part = VideoPart(name, label, encoded.source, encoded.frames, visual.longest)
-        frames = tuple(FrameOfVideo(each.index, each.time, name) for each in encoded.frames)
+        frames = tuple(FrameOfVideo(each.index, each.time, part.name) for each in encoded.frames)
         visual = replace(visual, features=None)
-        self._videos.append(replace(encoded, visual=visual, frames=frames, parts=(part,)))
+        self._videos.append(replace(encoded, visual=visual, frames=frames))
 
     @torch.inference_mode()
     def finish(self) -> EncodedVideo:

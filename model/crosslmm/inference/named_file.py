@@ -15,11 +15,13 @@ _PIECE = 2**20  # bytes of a file object that are read at once
 
 @dataclass(frozen=True)
 class NamedFile(os.PathLike[str]):
-    """name: what the user knows the file by; label: what a prompt about several videos calls it."""
+    """name: what the user knows the file by; label: what a prompt about several videos calls it; stays:
+    whether it is there when this process has ended."""
 
     path: str
     name: str
     label: str = ""
+    stays: bool = False
 
     def __fspath__(self) -> str:
         return self.path

@@ -13,6 +13,7 @@ from crosslmm.inference.downloads import download, is_address
 from crosslmm.inference.encoding import (
     EncodedVideo,
     TooManyFrames,
+    VideoPart,
     encode_video,
     open_frames,
     release_memory,
@@ -28,7 +29,7 @@ from crosslmm.inference.session import VideoSession
 from crosslmm.inference.zoom import ZoomBudget, ZoomedVideo
 from crosslmm.merging import TokenBudget
 from crosslmm.options import GenerationKeywords, Sampling, SamplingOptions, check_zoom
-from crosslmm.video import FrameStream
+from crosslmm.video import FrameStream, SourceInfo
 
 STILL = ("image", "frames")  # containers of what may be a still image
 
@@ -246,6 +247,10 @@ class _Source:
     label: str
     stream: FrameStream | None
 
+    def part(self, source: SourceInfo, made: EncodedVideo) -> VideoPart:
+        path = os.fspath(self.video) if isinstance(self.video, NamedFile) else None
+        return VideoPart(self.name, self.label, source, made.frames, made.visual.longest, path)
+
     def prepare(
         self, runtime: Runtime, sampling: Sampling, budget: TokenBudget, opened: ExitStack
     ) -> "_Video":
@@ -312,7 +317,9 @@ def _open(
             raise UnfamiliarFootage(f"{video.source.name}: {footage[0]}")
         if made.source.container in STILL and made.source.frame_count == 1:
             runtime.notice_image()
-        return replace(made, source=replace(made.source, path=video.source.name)), footage
+        source = replace(made.source, path=video.source.name)
+        part = video.source.part(source, made)
+        return replace(made, source=source, parts=(part,)), footage
 
     def attempt(tried: Sampling) -> VideoSession:
         if on_progress:
@@ -333,7 +340,7 @@ def _open(
                 done += video.count
                 warnings |= dict.fromkeys(footage)
                 if several:
-                    joiner.add(encoded, name=video.source.name, label=video.source.label)
+                    joiner.add(encoded)
                     del video, encoded
         if several:
             encoded = joiner.finish()

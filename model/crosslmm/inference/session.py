@@ -217,7 +217,7 @@ class VideoSession:
                     self.prefix,
                     self._layout,
                     answer,
-                    self.source.duration,
+                    self.videos[0],
                     self._sampling,
                     part,
                 )
