@@ -22,7 +22,7 @@ from crosslmm_cli import last_dialogue, options
 from crosslmm_cli.answering import show_looked_again, write_answer
 from crosslmm_cli.evidence import save_evidence
 from crosslmm_cli.frame_list import read_frame_list
-from crosslmm_cli.inputs import check_video, read_questions, split_arguments
+from crosslmm_cli.inputs import check_video, read_questions, read_schema, split_arguments
 from crosslmm_cli.loading import decode_ahead, load_assistant, open_cache, open_session
 from crosslmm_cli.merging import choose_merging
 from crosslmm_cli.output import Output
@@ -104,6 +104,7 @@ def ask(
     max_new_tokens: options.MaxNewTokensOption = MAX_NEW_TOKENS,
     temperature: options.TemperatureOption = 0.0,
     seed: options.SeedOption = None,
+    schema: options.SchemaOption = None,
     no_cache: options.NoCacheOption = False,
     cache_size: options.CacheSizeOption = None,
     allow_network: options.AllowNetworkOption = False,
@@ -145,7 +146,8 @@ def ask(
     generation = GenerationKeywords(
         max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
     )
-    check_generation(**generation)
+    check_generation(max_new_tokens, temperature, seed)
+    generation["schema"] = read_schema(schema)
     last = last_dialogue.continued(ctx, output)
     videos, questions = split_arguments(video, questions or [], question or [])
     videos += last.others if last else ()

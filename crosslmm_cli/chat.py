@@ -10,7 +10,7 @@ from crosslmm.limits import FILE_TIMEOUT, MAX_PIXELS
 from crosslmm.options import MAX_NEW_TOKENS, GenerationKeywords, Sampling, check_generation
 from crosslmm_cli import last_dialogue, options
 from crosslmm_cli.dialogue import HELP, Dialogue
-from crosslmm_cli.inputs import check_video
+from crosslmm_cli.inputs import check_video, read_schema
 from crosslmm_cli.line_editor import is_typed, read_lines
 from crosslmm_cli.loading import decode_ahead, load_assistant, open_cache, open_session
 from crosslmm_cli.merging import choose_merging
@@ -46,6 +46,7 @@ def chat(
     max_new_tokens: options.MaxNewTokensOption = MAX_NEW_TOKENS,
     temperature: options.TemperatureOption = 0.0,
     seed: options.SeedOption = None,
+    schema: options.SchemaOption = None,
     no_cache: options.NoCacheOption = False,
     cache_size: options.CacheSizeOption = None,
     allow_network: options.AllowNetworkOption = False,
@@ -62,7 +63,8 @@ def chat(
     generation = GenerationKeywords(
         max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
     )
-    check_generation(**generation)
+    check_generation(max_new_tokens, temperature, seed)
+    generation["schema"] = read_schema(schema)
     merging = choose_merging(
         output, model, tokens_per_frame=tokens_per_frame, merge=merge, keep=keep
     )

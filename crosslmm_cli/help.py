@@ -13,7 +13,15 @@ PANELS = {
         *("no_cache", "cache_size", "allow_network"),
     ),
     "Model": ("model", "tokens_per_frame", "merge", "keep", "quantize", "device", "dtype"),
-    "Answer": ("question", "prompt", "prompt_file", "max_new_tokens", "temperature", "seed"),
+    "Answer": (
+        "question",
+        "prompt",
+        "prompt_file",
+        "max_new_tokens",
+        "temperature",
+        "seed",
+        "schema",
+    ),
     "Run": ("batch_size", "readers", "retry_failed", "overwrite", "engine", "workers"),
     "Output": (
         *("out", "kind", "answers", "evidence", "when", "plot", "as_csv"),

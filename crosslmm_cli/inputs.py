@@ -6,11 +6,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from crosslmm.errors import UsageError, VideoError
-from crosslmm.files import read_regular, read_text
+from crosslmm.files import parse_json, read_regular, read_text
 from crosslmm.inference.named_file import NamedFile
+from crosslmm.inference.schema import grammar_of
 from crosslmm.limits import MAX_LIST_BYTES, MAX_TEXT_BYTES
 from crosslmm.options import Sampling
 from crosslmm.video.file import VideoFile
@@ -127,6 +128,23 @@ def read_prompt(prompt: str | None, file: Path | None) -> str | None:
         raise UsageError(f"{file}: {error.strerror}") from None
     except ValueError as error:
         raise UsageError(f"{file}: the prompt is {error}") from None
+
+
+def read_schema(file: Path | None) -> dict[str, Any] | None:
+    """The JSON Schema in a file; None where there is no file. Raises UsageError."""
+    if file is None:
+        return None
+    try:
+        schema = parse_json(read_text(file, longest=MAX_TEXT_BYTES).encode())
+    except OSError as error:
+        raise UsageError(f"{file}: {error.strerror}") from None
+    except ValueError as error:
+        raise UsageError(f"{file}: not JSON ({error})") from None
+    try:
+        grammar_of(schema)
+    except UsageError as error:
+        raise UsageError(f"{file}: {error}") from None
+    return dict(schema)
 
 
 @contextmanager

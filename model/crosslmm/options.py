@@ -58,6 +58,7 @@ class GenerationKeywords(TypedDict, total=False):
     max_new_tokens: int
     temperature: float
     seed: int | None
+    schema: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from crosslmm.device import device_name
 from crosslmm.errors import UsageError
 from crosslmm.inference.feature_cache import FeatureCache
 from crosslmm.inference.footage import FootageCheck, read_check
+from crosslmm.inference.schema_tokens import SchemaTokens
 from crosslmm.merging import MERGERS, TokenBudget, choose_budget
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.processing_crosslmm import CrossLMMProcessor
@@ -102,6 +103,16 @@ class Runtime:
     def footage(self) -> FootageCheck | None:
         """What tells footage that the model cannot know; only the built-in one has it."""
         return None if self.adapter else read_check(self.folder)
+
+    @cached_property
+    def schema_tokens(self) -> SchemaTokens:
+        """For answers that fit a JSON Schema. Raises UsageError."""
+        if self.footage is not None:
+            raise UsageError("`schema` needs a model that writes text; the built-in one does not")
+        stops = self.model.generation_config.eos_token_id or []
+        vocabulary = int(self.model.config.text.vocab_size)
+        listed = [*stops] if isinstance(stops, list) else [stops]
+        return SchemaTokens(self.processor.tokenizer, listed, vocabulary)
 
     @cached_property
     def versions(self) -> dict[str, str]:

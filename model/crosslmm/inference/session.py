@@ -159,21 +159,15 @@ class VideoSession:
             return self.stream(question, **options).answer
         return [response.answer for response in [self.stream(each, **options) for each in question]]
 
-    def stream(
-        self,
-        question: str,
-        *,
-        max_new_tokens: int = MAX_NEW_TOKENS,
-        temperature: float = 0.0,
-        seed: int | None = None,
-    ) -> Response:
+    def stream(self, question: str, **options: Unpack[GenerationKeywords]) -> Response:
         """The answer as an iterator of pieces of text, with the result in its `answer`.
 
         temperature 0 is greedy; above, tokens are sampled, repeatably with the same seed (one is
-        chosen and reported where none is given). Raises UsageError.
+        chosen and reported where none is given). schema: a JSON Schema that the answer fits, unless
+        `max_new_tokens` cuts it. Raises UsageError.
         """
-        options = GenerationOptions(max_new_tokens, temperature, seed)
-        return self.respond([{"role": "user", "content": question.strip()}], options)
+        chosen = GenerationOptions(**options)
+        return self.respond([{"role": "user", "content": question.strip()}], chosen)
 
     def respond(self, messages: Sequence[Message], options: GenerationOptions) -> Response:
         """The next turn of a conversation about the video, whose last message is the question.
@@ -184,6 +178,8 @@ class VideoSession:
         if not messages or messages[-1]["role"] != "user":
             raise UsageError("the last message of a conversation must be a question of the user")
         check_questions(self._runtime, [messages[-1]["content"]])
+        if options.schema is not None:
+            self._runtime.schema_tokens  # noqa: B018  raises before anything runs
         return Response(self._respond(messages, options))
 
     def chat(self, messages: Sequence[Message] = ()) -> Chat:
@@ -276,6 +272,7 @@ class VideoSession:
                     runtime.model,
                     runtime.processor.tokenizer,
                     options,
+                    None if options.schema is None else runtime.schema_tokens,
                     input_ids=ids,
                     attention_mask=torch.ones_like(ids),
                     past_key_values=cache,
@@ -333,6 +330,7 @@ class VideoSession:
                 "max_new_tokens": options.max_new_tokens,
                 "temperature": options.temperature,
                 "seed": options.seed,
+                **({} if options.schema is None else {"schema": dict(options.schema)}),
             },
             versions=runtime.versions,
             warnings=self.warnings,
