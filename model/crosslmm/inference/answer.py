@@ -56,11 +56,12 @@ class Timing:
 @dataclass(frozen=True)
 class TokenTrace:
     """Ids of tokens: of the prompt after the video, and of all that was said, its end token included;
-    `said`: as text, which the answer ends."""
+    `said`: as text, which the answer ends; `reader`: what tells who read the video, and how."""
 
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
     said: str
+    reader: str
 
 
 @dataclass(frozen=True)

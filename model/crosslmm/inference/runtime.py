@@ -1,5 +1,6 @@
 """A loaded model with its processor: what sessions, batches and the encoder run on."""
 
+import secrets
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
@@ -32,6 +33,7 @@ class Runtime:
     - load_seconds: what loading took.
     - cache: where what is encoded of videos is kept; checkpoint_state: of the files that were loaded.
     - merging: of all videos where nothing else is asked for; None for none.
+    - key: tells it from any other.
     - on_notice: called with a line of text when something is done otherwise than asked.
     """
 
@@ -47,6 +49,7 @@ class Runtime:
     checkpoint_state: str = ""
     merging: TokenBudget | None = None
     on_notice: Notice | None = None
+    key: str = field(default_factory=lambda: secrets.token_hex(8), init=False)
     _told_of_images: bool = field(default=False, init=False)
 
     @property

@@ -69,6 +69,7 @@ class VideoSession:
         # As merged: where fewer frames came than were expected, earlier windows kept what they had.
         self.visual_tokens = encoded.visual.longest
         self._layout = TokenLayout.of(encoded.visual)
+        self._reader = f"{runtime.key} {budget}"
         self._started = started
         self._prefix: VideoPrefix | None = None
         # What the first answer pays for, besides its generation.
@@ -206,6 +207,10 @@ class VideoSession:
         self._check_one("evidence")
         if answer.trace is None or (answer.video, answer.frames) != (self.video, self.frames):
             raise UsageError("the answer is not one about this video")
+        if answer.trace.reader != self._reader:
+            raise UsageError(
+                "the answer is by another model, or was read from other tokens of this video"
+            )
         try:
             with memory_errors():
                 return find_evidence(
@@ -338,7 +343,10 @@ class VideoSession:
             reasoning=reasoning,
             videos=tuple(video.name for video in self.videos) if len(self.videos) > 1 else (),
             trace=TokenTrace(
-                tuple(ids[0, len(self.prefix) :].tolist()), tuple(tokens.token_ids), said
+                tuple(ids[0, len(self.prefix) :].tolist()),
+                tuple(tokens.token_ids),
+                said,
+                self._reader,
             ),
         )
 
