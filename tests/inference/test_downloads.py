@@ -227,7 +227,7 @@ def test_addresses_of_private_networks(address: str, refused: bool) -> None:
     [
         ("http://example.org/v.mp4", "is not https, and only that is downloaded"),
         ("ftp://example.org/v.mp4", "is not https"),
-        ("file:///etc/passwd", "is not https"),
+        ("HTTP://example.org/v.mp4", "is not https"),
         ("https://", "is not an address"),
         ("https://host:0/v", "is not an address"),
         ("https://host:x/v", "is not an address"),
@@ -238,8 +238,12 @@ def test_addresses_of_private_networks(address: str, refused: bool) -> None:
     ],
 )
 def test_what_is_not_downloaded_from(url: str, message: str) -> None:
-    with pytest.raises(VideoError, match=message):
-        content(url)
+    for allowed in (True, False):
+        with (
+            pytest.raises(VideoError, match=message),
+            download(url, USUAL, allow_network=allowed),
+        ):
+            pass
 
 
 def test_what_a_server_may_say(site: Site) -> None:
@@ -259,4 +263,5 @@ def test_a_local_file_of_such_a_name(
     (Path("https:") / "clip.mp4").write_bytes(clip.read_bytes())
     assert not downloads.is_address("https://clip.mp4")
     assert downloads.is_address("https://other.mp4")
+    assert not downloads.is_address("file:///clip.mp4")
     assert not downloads.is_address(Path("https://other.mp4"))

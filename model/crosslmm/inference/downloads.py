@@ -27,14 +27,14 @@ from crosslmm.files import (
     remove_scratch,
 )
 from crosslmm.inference.feature_cache import FeatureCache
-from crosslmm.inference.https import RemoteFile, open_url
+from crosslmm.inference.https import RemoteFile, check_address, open_url
 from crosslmm.inference.named_file import NamedFile
 from crosslmm.inference.own_folder import OwnFolder
 from crosslmm.options import Sampling
 
 Report = Callable[[str, int, int], None]
 
-_ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
+_ADDRESS = re.compile(r"(?!file:)[a-zA-Z][a-zA-Z0-9+.-]*://", re.IGNORECASE)
 _KEPT = re.compile(r"[0-9a-f]{32}-[0-9a-f]{32}")
 
 
@@ -55,6 +55,7 @@ def download(
 ) -> Iterator[NamedFile]:
     """The file at an https address: kept beside the features of `cache` where there is one, else until
     this ends. Raises UsageError where the network is not allowed, and VideoError."""
+    check_address(url, url)
     if not allow_network:
         raise UsageError(f"{url}: is on the network; `allow_network` downloads it")
     with ExitStack() as stack:

@@ -108,7 +108,7 @@ def open_url(url: str, sampling: Sampling) -> Iterator[RemoteFile]:
     """The file at an address, within `deadline` and `file_timeout` of `sampling`. Raises VideoError."""
     address, hops = url, 0
     while True:
-        _check_address(url, address)
+        check_address(url, address)
         opener = _opener(redirected=hops > 0)
         request = Request(address, headers={"User-Agent": "crosslmm"})  # noqa: S310
         with _errors(url, sampling):
@@ -128,7 +128,7 @@ def open_url(url: str, sampling: Sampling) -> Iterator[RemoteFile]:
         return
 
 
-def _check_address(url: str, address: str) -> None:
+def check_address(url: str, address: str) -> None:
     """Raises VideoError for one that is not downloaded from."""
     via = "" if address == url else " redirects to what"
     try:
