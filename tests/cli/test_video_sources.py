@@ -31,10 +31,8 @@ def pipe(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
 def test_an_address_is_refused_in_one_line(run: Run, few: tuple[object, ...]) -> None:
     for command in (["ask", "https://example.org/v.mp4", "what?"], ["chat", "https://e.org/v"]):
         done = run(*command, *few)
-        assert done.code == 2
-        assert (
-            done.err == f"crosslmm: {command[1]}: is on the network; --allow-network downloads it\n"
-        )
+        assert done.code == 1
+        assert done.err == f"crosslmm: {command[1]}: this is a URL; --allow-network downloads it\n"
     for other in (
         ["caption", "https://e.org/v"],
         ["ask", "http://e.org/v", "q", "--allow-network"],

@@ -38,9 +38,7 @@ def content(url: str, cache: FeatureCache | None = None, sampling: Sampling = US
 def test_nothing_is_fetched_unasked(site: Site, assistant: Assistant, clip: Path) -> None:
     url = site.put("/clip.mp4", clip.read_bytes())
     for ask in (assistant.ask, assistant.stream):
-        with pytest.raises(
-            UsageError, match=f"{url}: is on the network; `allow_network` downloads"
-        ):
+        with pytest.raises(VideoError, match=f"{url}: this is a URL; `allow_network` downloads"):
             ask(url, "what?")
     with pytest.raises(UsageError, match="give the path of a file"):
         assistant.open_zoomed(url)

@@ -17,7 +17,7 @@ from typing import TypeGuard
 from urllib.parse import unquote, urlsplit
 
 from crosslmm.checkpoints.cache import DISK_MARGIN
-from crosslmm.errors import UsageError, VideoError
+from crosslmm.errors import VideoError
 from crosslmm.files import (
     HeldFolder,
     atomic_file,
@@ -54,10 +54,10 @@ def download(
     on_notice: Callable[[str], None] | None = None,
 ) -> Iterator[NamedFile]:
     """The file at an https address: kept beside the features of `cache` where there is one, else until
-    this ends. Raises UsageError where the network is not allowed, and VideoError."""
+    this ends. Raises VideoError, also where the network is not allowed."""
     check_address(url, url)
     if not allow_network:
-        raise UsageError(f"{url}: is on the network; `allow_network` downloads it")
+        raise VideoError(f"{url}: this is a URL; `allow_network` downloads it")
     with ExitStack() as stack:
         remote = stack.enter_context(open_url(url, sampling))
 
