@@ -21,6 +21,7 @@ from crosslmm.checkpoints.tokenizer_screening import check_backend, check_tokeni
 from crosslmm.configuration_crosslmm import CrossLMMConfig
 from crosslmm.errors import CheckpointError, first_line, last_line
 from crosslmm.files import atomic_folder
+from crosslmm.finite_values import broken_values
 from crosslmm.limits import DECODERS
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.options import ResolvedQuantization
@@ -176,7 +177,13 @@ def save_checkpoint(
     *,
     replace: bool = False,
 ) -> None:
-    """Write a checkpoint folder that is complete or absent, or as it was. Raises OSError."""
+    """Write a checkpoint folder that is complete or absent, or as it was. Raises OSError, and
+    CheckpointError for weights that are no finite numbers."""
+    if broken := list(broken_values(dict(model.named_parameters()))):
+        name = str(model.dtype).removeprefix("torch.")
+        raise CheckpointError(
+            f"{folder}: not written: its weights hold NaN or infinity (in {name}), first {broken[0]}"
+        )
     with atomic_folder(folder, replace=replace) as scratch, quiet_library():
         model.save_pretrained(scratch)
         processor.save_pretrained(scratch)
