@@ -115,6 +115,8 @@ class CachedVideo:
                 self._cache.write_entry(name, size, lambda file: _write(file, header, tensors))
         except (OSError, MemoryError) as error:
             reason = getattr(error, "strerror", None) or error
+            if (place := getattr(error, "filename", None)) is not None:
+                reason = f"{place}: {reason}"
             self._runtime.notice(
                 f"{self._path}: what was encoded of it could not be kept in the cache: {reason}"
             )
