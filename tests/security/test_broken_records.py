@@ -25,6 +25,7 @@ from crosslmm.training.trainer import CrossLMMTrainer, TrainingDiverged, read_sk
 from crosslmm.video import sample
 from tests.conftest import Finished
 from tests.support.clips import write_clip
+from tests.support.flushed import record_flushes
 from tests.support.lessons import write_lessons
 from tests.support.tiny import tiny_model, tiny_processor
 
@@ -88,6 +89,20 @@ def test_a_damaged_state_is_named_and_the_one_before_resumes(
     with pytest.raises(CheckpointError, match=r"trainer_state\.json.*move checkpoint-4 away"):
         run_training(checkpoint, lessons, stopped)
     assert last.exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="folders are not flushed on Windows")
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(
+    checkpoint: Path, lessons: Path, stopped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(stopped / "checkpoint-4")
+    seen = record_flushes(monkeypatch)
+    run_training(checkpoint, lessons, stopped)
+    named = seen.index(("name", "checkpoint-4"))
+    flushed = {what for kind, what in seen[:named] if kind == "flush"}
+    written = stopped / "checkpoint-4"
+    assert flushed >= {path.stat().st_ino for path in (written, *written.iterdir())}
+    assert seen[named + 1] == ("flush", stopped.stat().st_ino)
 
 
 def test_once_the_damaged_checkpoint_is_moved_the_run_resumes(

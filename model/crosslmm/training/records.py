@@ -314,7 +314,7 @@ def _sources(path: str, folder: Path | None, seed: int) -> Iterator[_Source]:
         for file in _files(str(mix.parent / entry["json_path"]), opened):
             strategy = str(entry.get("sampling_strategy", "all"))
             # A sample that is the same each time, and no secret.
-            chance = random.Random(f"{seed} {number} {file.path.name}")  # noqa: S311
+            chance = random.Random(f"{seed} {number} {file.path.name}")  # noqa: S311  no secret
             chosen = choose(len(file), strategy, chance)
             beside = folder or file.path.parent
             media = mix.parent / entry_folder if entry_folder else beside

@@ -152,7 +152,7 @@ class WorkerProcess:
             if self._closing.is_set():
                 raise WorkerDied("closed")
             # This interpreter and this module's own program; no shell, nothing of a user's but data.
-            self._process = subprocess.Popen(  # noqa: S603
+            self._process = subprocess.Popen(  # noqa: S603  our own program
                 [sys.executable, "-P", "-c", _BOOT, json.dumps(settings)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
