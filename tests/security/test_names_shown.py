@@ -1,4 +1,4 @@
-"""Names of files that somebody gave you, where they are shown: they are no lines, codes or marks of ours."""
+"""Names of files that somebody gave you, where they are shown: no lines, codes or marks of ours."""
 
 import sys
 from collections.abc import Callable
