@@ -247,7 +247,7 @@ def _raw_turns(record: Mapping[str, Any], refuse: Any) -> Iterator[tuple[Role, s
         speaker = turn.get("from", turn.get("role")) if isinstance(turn, Mapping) else None
         text = turn.get("value", turn.get("content")) if isinstance(turn, Mapping) else None
         if not isinstance(speaker, str) or speaker not in _ROLES:
-            raise refuse(f"has a turn from {speaker!r}; they are from human or gpt")
+            raise refuse(f"has a turn from {speaker!r:.40}; they are from human or gpt")
         if not isinstance(text, str):
             raise refuse("has a turn whose value is not text")
         yield _ROLES[speaker], text
