@@ -66,9 +66,10 @@ def load_processor(folder: Path) -> CrossLMMProcessor:
     try:
         with tokenizer_errors(f"{folder}: its tokenizer"):
             if catalog.is_llava_onevision(folder):
-                return llava_onevision.crosslmm_processor(folder)
-            read_frame_settings(folder)  # whose limits hold for what the processor reads
-            processor = CrossLMMProcessor.from_pretrained(folder, trust_remote_code=False)
+                processor = llava_onevision.crosslmm_processor(folder)
+            else:
+                read_frame_settings(folder)  # whose limits hold for what the processor reads
+                processor = CrossLMMProcessor.from_pretrained(folder, trust_remote_code=False)
         check_backend(folder, processor.tokenizer)
         check_processor_values(folder, processor)
     except CheckpointError:
