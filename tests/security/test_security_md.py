@@ -84,6 +84,10 @@ def test_the_counts_are_those_of_the_records() -> None:
     killed = json.loads((results / "kills.json").read_text("utf-8"))
     names = ("killed_while", "kills", "complete", "incomplete", "different")
     assert rows(text, 5) == [[str(row[name]) for name in names] for row in killed["rows"]]
+    tried = json.loads((results / "checkpoint_values.json").read_text("utf-8"))
+    assert f"{tried['date']}, commit `{tried['commit']}`" in text
+    names = ("form", "file", "checkpoints", "answered", "refused", "over_limit", "crashed")
+    assert rows(text, 7) == [[str(row[name]) for name in names] for row in tried["rows"]]
     large = json.loads((results / "large.json").read_text("utf-8"))
     assert f"{large['date']}, commit `{large['commit']}`" in text
     names = ("file", "ask", "caption")

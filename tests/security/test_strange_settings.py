@@ -12,6 +12,7 @@ import pytest
 import crosslmm
 from crosslmm.checkpoints import loading
 from crosslmm.checkpoints.value_screening import check_generation_values
+from crosslmm.cost.shape import ModelShape
 from crosslmm.errors import CheckpointError
 from crosslmm.fingerprint import content_identity
 from crosslmm.inference.feature_cache import FeatureCache
@@ -203,3 +204,25 @@ def test_usual_values_of_generation_pass(given: Path, clip: Path) -> None:
     assistant = crosslmm.load(given, device="cpu", dtype="float32")
     assistant.ask(clip, "what?", frames=1, max_new_tokens=2, temperature=1.0, seed=1)
     assert assistant.model.generation_config.repetition_penalty == 2.0
+
+
+PART = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 4}
+TEXT = {**PART, "num_attention_heads": 2, "vocab_size": 9, "max_position_embeddings": 99}
+VISION = {**PART, "image_size": 28, "patch_size": 14, "num_channels": 3}
+OWN = {"tokens_per_frame": 4, "cross_attention_interval": 2, "t2v_frames": 2, "v2v_scope": "video"}
+
+
+@pytest.mark.parametrize("kind", ["crosslmm", "llava_onevision"])
+@pytest.mark.parametrize("value", ["x", "\ud800", -1, 0, 1.5, 10**30, INFINITY, [], [[1]]])
+def test_no_cost_is_counted_of_a_configuration_of_no_model(kind: str, value: Any) -> None:
+    """`profile` reads config.json alone, and a model need not be there."""
+    good = {"model_type": kind, "text_config": TEXT, "vision_config": VISION}
+    good |= OWN if kind == "crosslmm" else {}
+    assert ModelShape.from_config(good).language.width == 8
+    wrong = [good | {"text_config": TEXT | {name: value}} for name in TEXT]
+    wrong += [good | {"vision_config": VISION | {name: value}} for name in VISION]
+    wrong += [good | {name: value} for name in OWN if name in good]
+    wrong += [good | {name: value or "y"} for name in ("text_config", "vision_config")]
+    for config in wrong:
+        with pytest.raises(CheckpointError, match="a configuration w"):
+            ModelShape.from_config(config)
