@@ -243,8 +243,8 @@ class CachedVideo:
 
 
 def _weights_used(model: CrossLMMForConditionalGeneration) -> dict[str, torch.Tensor]:
-    """All but those behind closed gates, which are random where a checkpoint has none, and quantized ones,
-    which are the checkpoint's as they lie there: bitsandbytes lays them out as it likes, when it likes."""
+    """All but those behind closed gates, which are random where a checkpoint has none, and quantized
+    ones, which are the checkpoint's: bitsandbytes lays them out as it likes, when it likes."""
     branches = (branch for layer in model.model.dual_layers for branch in (layer.v2v, layer.t2v))
     closed = {id(weight) for each in branches if not each.is_open for weight in each.parameters()}
     return {
