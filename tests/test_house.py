@@ -21,7 +21,7 @@ CLI = Path(crosslmm_cli.__file__).parent
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("attention_kernels", "errors", "auto", "frame_choice", "host", "limits", "norm", "precision"),
     ("options",),
-    ("files", "device", "subtitles", "versions"),
+    ("files", "finite_values", "device", "subtitles", "versions"),
     ("fingerprint", "merging", "video"),
     ("configuration_crosslmm",),
     ("cache", "evidence", "prompts", "ragged_tokens", "vision"),

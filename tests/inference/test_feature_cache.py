@@ -486,7 +486,7 @@ def test_what_is_not_a_number_is_neither_kept_nor_used(
     kept.write(encoded, prefix, 1.0)
     assert home.entries() == []
     with monkeypatch.context() as patch:
-        patch.setattr(cached_video, "_is_finite", lambda tensor: True)
+        patch.setattr(cached_video, "is_finite", lambda tensor: True)
         kept.write(encoded, prefix, 1.0)
     assert len(home.entries()) == 1
     assert home.kept(video).read() is None

@@ -20,6 +20,7 @@ from typing import IO, Any
 import torch
 
 from crosslmm.fingerprint import settings_hash, weights_fingerprint
+from crosslmm.finite_values import is_finite
 from crosslmm.inference.answer import FrameUsed
 from crosslmm.inference.encoding import EncodedVideo, TooManyFrames, memory_errors
 from crosslmm.inference.feature_cache import FeatureCache, read_description, read_header
@@ -102,7 +103,7 @@ class CachedVideo:
         computed = {_PREFIX + key: tensor for key, tensor in prefix.tensors().items()}
         if _bytes_in(computed) < prefill_seconds * _READ_RATE:
             tensors |= computed
-        if not all(map(_is_finite, tensors.values())):
+        if not all(map(is_finite, tensors.values())):
             return
         # The widest first, so that each begins where its type may.
         tensors = dict(sorted(tensors.items(), key=lambda item: -item[1].element_size()))
@@ -114,6 +115,8 @@ class CachedVideo:
                 self._cache.write_entry(name, size, lambda file: _write(file, header, tensors))
         except (OSError, MemoryError) as error:
             reason = getattr(error, "strerror", None) or error
+            if (place := getattr(error, "filename", None)) is not None:
+                reason = f"{place}: {reason}"
             self._runtime.notice(
                 f"{self._path}: what was encoded of it could not be kept in the cache: {reason}"
             )
@@ -305,7 +308,7 @@ def _read(file: IO[bytes], header: dict[str, Any]) -> dict[str, torch.Tensor]:
         if name != "__metadata__":
             first, last = (start + offset for offset in info["data_offsets"])
             tensors[name] = stored[first:last].view(_DTYPES[info["dtype"]]).view(info["shape"])
-            if not _is_finite(tensors[name]):
+            if not is_finite(tensors[name]):
                 raise ValueError(f"{name} holds a value that is not a number")
     return tensors
 
@@ -321,13 +324,6 @@ def _bytes_of(tensor: torch.Tensor) -> memoryview:
     """The memory of a tensor of uint8 on the CPU."""
     array: Any = tensor.numpy()
     return memoryview(array)
-
-
-def _is_finite(tensor: torch.Tensor) -> bool:
-    if not tensor.numel():
-        return True
-    low, high = torch.aminmax(tensor)
-    return bool(torch.isfinite(low) & torch.isfinite(high))
 
 
 def _check_members(place: torch.Tensor, mass: torch.Tensor, member: torch.Tensor) -> None:
