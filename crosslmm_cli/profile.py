@@ -29,7 +29,7 @@ from crosslmm.cost.tables import (
 from crosslmm.errors import UsageError
 from crosslmm.limits import FRAMES_PER_CHUNK
 from crosslmm.merging import MERGERS, TokenBudget, choose_budget
-from crosslmm.options import Sampling, V2VScope
+from crosslmm.options import CrossKV, Sampling, V2VScope
 from crosslmm_cli import completion, options
 from crosslmm_cli.inputs import check_video
 from crosslmm_cli.loading import check_model, load_assistant
@@ -74,6 +74,13 @@ def profile(
         int | None,
         typer.Option(
             "--interval", metavar="N", min=1, help="Cross-attention after every N decoder layers."
+        ),
+    ] = None,
+    cross_kv: Annotated[
+        CrossKV | None,
+        typer.Option(
+            "--cross-kv",
+            help="Keys and values of the features for each cross-attention layer, or shared by all.",
         ),
     ] = None,
     v2v_scope: Annotated[
@@ -163,9 +170,10 @@ def profile(
     output = Output(as_json=as_json, quiet=quiet, progress=not no_progress)
     if as_json and as_csv:
         raise UsageError("--json and --csv exclude each other: give one of them")
-    if measure and (interval or batch > 1):
+    if measure and (interval or cross_kv or batch > 1):
         raise UsageError(
-            "--measure runs the unmodified model on one video: it excludes --interval and --batch"
+            "--measure runs the unmodified model on one video: it excludes --interval, "
+            "--cross-kv and --batch"
         )
     if not measure and (video is not None or repeats is not None):
         raise UsageError("--video and --repeats need --measure")
@@ -182,7 +190,13 @@ def profile(
             "--csv prints estimates only; use --json with --measure, --fits or --compare paper"
         )
     name = catalog.default_model(model).name
-    shape = reshape(find_shape(name), interval=interval, v2v_scope=v2v_scope, t2v_cache=t2v_cache)
+    shape = reshape(
+        find_shape(name),
+        interval=interval,
+        cross_kv=cross_kv,
+        v2v_scope=v2v_scope,
+        t2v_cache=t2v_cache,
+    )
     settings = Settings(
         text_tokens=text_tokens,
         batch=batch,

@@ -17,6 +17,7 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 V2VScope = Literal["video", "past", "frame", "member"]
 ProjectorOrder = Literal["merge_first", "project_first"]
 T2VCache = Literal["projected", "features"]
+CrossKV = Literal["per_layer", "shared"]
 
 # What the merged tokens read with each of the scopes, for readers.
 SCOPES: dict[V2VScope, str] = {

@@ -15,7 +15,13 @@ from crosslmm.limits import FRAMES_PER_CHUNK
 from crosslmm.merging import MERGERS, MergedTokens, check_merging, pool_tokens
 from crosslmm.norm import RMSNorm
 from crosslmm.ragged_tokens import RaggedTokens
-from crosslmm.vision import FrameBuffer, Projector, encode_frames, scatter_frames
+from crosslmm.vision import (
+    FrameBuffer,
+    Projector,
+    SharedKeyValues,
+    encode_frames,
+    scatter_frames,
+)
 from crosslmm.visual_tokens import (
     VisualTokens,
     count_merged,
@@ -32,6 +38,7 @@ class VisualEncoderMixin:
     vision_tower: nn.Module
     multi_modal_projector: Projector
     feature_norm: RMSNorm
+    cross_attention_kv: SharedKeyValues | None
     cross_attention_layers: nn.ModuleDict
 
     frames_per_chunk = FRAMES_PER_CHUNK
@@ -61,8 +68,8 @@ class VisualEncoderMixin:
         """Encode single frames, in chunks of `frames_per_chunk`.
 
         pixel_values: (F, 3, S, S) normalised. Returns the merged and projected tokens (F, M, H) and
-        the normalised features (F, N, D), the latter None unless they are to be kept: by default
-        where something reads them.
+        what cross-attention reads of them (F, N, D), the latter None unless it is to be kept: by
+        default where something reads it.
         """
         if keep_features is None:
             keep_features = self.reads_features
@@ -74,8 +81,14 @@ class VisualEncoderMixin:
         for chunk in chunks:
             embeds.add(self.merge_features(chunk, tokens_per_frame))
             if keep_features:
-                features.add(self.feature_norm(chunk))
+                features.add(self.prepare_features(chunk))
         return embeds.joined(), features.joined() if keep_features else None
+
+    def prepare_features(self, features: torch.Tensor) -> torch.Tensor:
+        """Features (..., D) as the encoder gives them → as cross-attention reads them: normalised, or
+        their shared keys and values (..., 2 · kv_heads · head_dim)"""
+        features = self.feature_norm(features)
+        return features if self.cross_attention_kv is None else self.cross_attention_kv(features)
 
     def merge_features(self, features: torch.Tensor, tokens_per_frame: int) -> torch.Tensor:
         """Features of frames (F, N, D), not normalised → merged and projected tokens (F, M, H)"""
@@ -206,7 +219,8 @@ class VisualFeaturesMixin:
         """The merged tokens and the features of videos, (B, T, 3, S, S).
 
         - pooler_output: (B, T·M, H), the merged tokens; zeros at padding frames.
-        - last_hidden_state: (B, T, N, D), the normalised features that cross-attention reads.
+        - last_hidden_state: (B, T, N, D), the normalised features that cross-attention reads, or their
+          keys and values where all layers share them.
         - hidden_states, attentions: of the vision tower, for (B·T) frames, where asked for.
         """
         model: Any = self.base_model  # type: ignore[attr-defined]

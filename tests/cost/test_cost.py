@@ -136,6 +136,8 @@ def test_tiny_model_costs_what_the_counter_says(scope: str, frames: int, tokens:
         {"t2v_frames": 2, "t2v_cache": "projected"},
         {"projector_order": "project_first", "video_newline": True, "projector_bias": False},
         {"vision_feature_layer": -2},
+        {"cross_kv": "shared"},
+        {"cross_kv": "shared", "v2v_scope": "frame", "t2v_frames": 2},
     ],
     ids=lambda changes: ",".join(map(str, changes.values())),
 )
@@ -181,7 +183,7 @@ def test_other_language_models(kind: str) -> None:
 
 
 def test_projecting_in_slices_costs_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crosslmm.cross_attention.SLICE_BYTES", 0)
+    monkeypatch.setattr("crosslmm.gated_attention.SLICE_BYTES", 0)
     model = tiny_model()
     check(model, shape_of(model), frames=3, budget=4)
 
@@ -274,6 +276,7 @@ def test_peer_costs_what_the_counter_says() -> None:
         {"text": text_config("llama", attention_bias=True, mlp_bias=True)},
         {"vision": vision_config(vision_use_head=True), "video_newline": True},
         {"text": text_config(tie_word_embeddings=False), "projector_bias": False},
+        {"cross_kv": "shared", "text": text_config("qwen3", head_dim=32)},
     ],
 )
 def test_parameters_are_those_of_the_model(changes: dict[str, Any]) -> None:
@@ -285,13 +288,14 @@ def test_parameters_are_those_of_the_model(changes: dict[str, Any]) -> None:
         return sum(p.numel() for module in modules for p in module.parameters())
 
     newline = 0 if inner.image_newline is None else inner.image_newline.numel()
+    shared = [] if inner.cross_attention_kv is None else [inner.cross_attention_kv]
     assert parts == {
         "vision": count(inner.vision_tower),
         "projector": count(inner.multi_modal_projector) + newline,
         "decoder": count(language.layers, language.norm),
         "embeddings": count(language.embed_tokens),
         "head": 0 if model.config.tie_word_embeddings else count(model.lm_head),
-        "cross-attention": count(inner.cross_attention_layers, inner.feature_norm),
+        "cross-attention": count(inner.cross_attention_layers, inner.feature_norm, *shared),
     }
 
 
@@ -337,12 +341,12 @@ def _peak_bytes(function: Any) -> tuple[int, Any]:
 
 
 def test_limits_are_those_of_the_code_that_runs() -> None:
-    from crosslmm import cross_attention, limits
+    from crosslmm import gated_attention, limits
     from crosslmm.cost import arithmetic, memory, shape
     from crosslmm.modeling_crosslmm import CrossLMMModel
 
-    assert arithmetic.ABSORBED_QUERIES == cross_attention.ABSORBED_QUERIES
-    assert cross_attention.SLICE_BYTES == limits.SLICE_BYTES
+    assert arithmetic.ABSORBED_QUERIES == gated_attention.ABSORBED_QUERIES
+    assert gated_attention.SLICE_BYTES == limits.SLICE_BYTES
     assert CrossLMMModel.frames_per_chunk == memory.FRAMES_PER_CHUNK
     assert set(shape.LANGUAGE_DEFAULTS) == set(limits.DECODERS)
 
@@ -373,6 +377,8 @@ def test_no_limit_is_written_down_twice() -> None:
         ({}, 12, 49, 1024),
         ({"t2v_cache": "projected", "v2v_scope": "frame"}, 24, 49, 200),
         ({"v2v_scope": "member"}, 24, 9, 1024),
+        ({"cross_kv": "shared"}, 24, 9, 1024),
+        ({"cross_kv": "shared", "v2v_scope": "member"}, 24, 9, 100),
         ({"projector_order": "project_first"}, 4, 4, 1024),
     ],
 )

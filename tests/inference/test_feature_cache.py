@@ -154,6 +154,7 @@ def test_a_session_says_what_it_says_without_the_cache(home: Home, video: Path) 
         ({"gates": False}, {"embeds", "prefix"}),
         ({"t2v_cache": "projected"}, {"embeds", "features"}),
         ({"v2v_scope": "frame"}, {"embeds", "features", "prefix"}),
+        ({"cross_kv": "shared"}, {"embeds", "features", "prefix"}),
     ],
     ids=["closed", "projected", "frame"],
 )

@@ -40,7 +40,8 @@ class WeightPart:
 class Memory:
     """Bytes of one run; `total` is the peak, the sum of the others.
 
-    - features: un-pooled visual features, which cross-attention reads.
+    - features: un-pooled visual features, which cross-attention reads, or the keys and values that all
+      its layers share.
     - kv_cache: of self-attention.
     - cross_cache: T2V's keys and values; none where it reads the features themselves.
     - activations: the most that is alive beside all these at any moment.
@@ -118,7 +119,7 @@ def memory_needed(
     language = shape.language
     tokens = count_tokens(shape, frames=frames, budget=budget, text_tokens=text_tokens)
     parts = weight_parts(shape, dtype=dtype, quantization=quantization)
-    features = batch * tokens.features * shape.vision.width * size if shape.reads_features else 0
+    features = batch * tokens.features * shape.feature_width * size if shape.reads_features else 0
     kv_cache = batch * tokens.prompt * 2 * language.layers * language.kv_width * size
     cross_cache = 0
     if shape.t2v_cache == "projected":
@@ -155,7 +156,11 @@ def encoding_peak(shape: ModelShape, chunk: int, merged: int, size: int) -> int:
     pixels = chunk * vision.channels * vision.image_size**2
     normalising = pixels * 12  # three float32 copies
     layer = patches * (2 * vision.width + 2 * vision.intermediate) * size
-    norm = patches * vision.width * (2 * size + 8) if shape.reads_features else 0  # in float32
+    norm = 0
+    if shape.reads_features:
+        norm = patches * vision.width * (2 * size + 8)  # in float32
+        if shape.shares_kv:  # each projected, then both side by side
+            norm = max(norm, patches * (2 * vision.width + 2 * shape.feature_width) * size)
     projected = patches if shape.projector_order == "project_first" else chunk * merged
     projecting = patches * vision.width * size + 2 * projected * width * size
     return max(normalising, pixels * size + max(layer, norm, projecting))
@@ -177,7 +182,7 @@ def _encoding(
     working = max(merging_bytes(budget, frames=frames, width=width, size=size), merged)
     merging = merged + working + 16 * frames * budget.pooled
     if frames >= MERGED_FRAMES and batch == 1:  # merged while the chunk that fills it is alive
-        kept = shape.vision.patches * shape.vision.width if shape.reads_features else 0
+        kept = shape.vision.patches * shape.feature_width if shape.reads_features else 0
         merging += chunk * (kept + budget.pooled * width) * size
     if frames > MERGED_FRAMES:
         held += merged if batch == 1 else merged + window
@@ -192,7 +197,7 @@ def _prefill_peak(
     language = shape.language
     visual, part = tokens.merged, tokens.prompt
     masked = bool(budget.merge)
-    read = tokens.features if shape.open_v2v else 0
+    read = tokens.features if shape.open_v2v and not shape.shares_kv else 0
     if shape.chunked and in_parts:
         frame = 1 if masked else budget.pooled  # parts are of complete frames
         most = prefill_part(
@@ -232,10 +237,12 @@ def _visual_reading(shape: ModelShape, tokens: PromptTokens, visual: int, size: 
     copied = 0
     if shape.v2v_scope == "member":
         # Copies of the patches of some tokens at a time; 8 bytes say which each is.
-        copied = features * shape.vision.width * size
+        copied = features * shape.feature_width * size
         alive = min(1.0, SLICE_BYTES / copied)
         copied = int(copied * alive) + 8 * features
         features = int(features * alive)
+    if shape.shares_kv:
+        return copied
     return copied + sliced_pair_bytes(
         features, kv_heads=shape.language.kv_heads, head_dim=shape.language.head_dim, size=size
     )
@@ -293,6 +300,8 @@ def _cross_parameters(shape: ModelShape) -> int:
     if not shape.interval:
         return 0
     language = shape.language
-    branch = 2 * language.width * language.query_width
-    branch += 2 * shape.vision.width * language.kv_width + 1
-    return shape.cross_layers * (2 * branch + language.width) + shape.vision.width
+    branch = 2 * language.width * language.query_width + 1
+    pair = 2 * shape.vision.width * language.kv_width
+    pairs = 1 if shape.shares_kv else 2 * shape.cross_layers
+    layers = shape.cross_layers * (2 * branch + language.width)
+    return layers + pairs * pair + shape.vision.width

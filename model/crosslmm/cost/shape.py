@@ -15,7 +15,7 @@ from crosslmm.checkpoints.support import CROSSLMM, LLAVA_ONEVISION, MODEL_TYPES
 from crosslmm.errors import CheckpointError, UsageError
 from crosslmm.limits import DECODERS
 from crosslmm.merging import TokenBudget, check_tokens_per_frame
-from crosslmm.options import ProjectorOrder, T2VCache, V2VScope
+from crosslmm.options import CrossKV, ProjectorOrder, T2VCache, V2VScope
 
 _VISION_DEFAULTS = {
     "hidden_size": 768,
@@ -170,6 +170,7 @@ class ModelShape:
     interval: int | None
     open_v2v: int
     open_t2v: int
+    cross_kv: CrossKV = "per_layer"
     v2v_scope: V2VScope = "video"
     t2v_cache: T2VCache = "features"
     t2v_frames: int | None = None
@@ -183,6 +184,16 @@ class ModelShape:
     def cross_layers(self) -> int:
         """Dual cross-attention layers: one after decoder layers K, 2K, …"""
         return self.language.layers // self.interval if self.interval else 0
+
+    @property
+    def shares_kv(self) -> bool:
+        return self.cross_kv == "shared"
+
+    @property
+    def feature_width(self) -> int:
+        """The numbers of a patch that cross-attention reads: its feature, or its key and value where
+        all layers share them."""
+        return 2 * self.language.kv_width if self.shares_kv else self.vision.width
 
     @property
     def reads_features(self) -> bool:
@@ -244,6 +255,7 @@ class ModelShape:
             interval=interval,
             open_v2v=count,
             open_t2v=count,
+            cross_kv=config.get("cross_kv", "per_layer"),
             v2v_scope=config.get("v2v_scope", "video"),
             t2v_cache=config.get("t2v_cache", "features"),
             t2v_frames=config.get("t2v_frames"),

@@ -24,6 +24,7 @@ STAGES = {
     "merging": "merging",
     "language_linear": "language model, linear",
     "self_attention": "self-attention",
+    "shared_projection": "shared keys and values",
     "v2v_projection": "V2V projections",
     "v2v_attention": "V2V attention",
     "t2v_projection": "T2V projections",
@@ -231,7 +232,8 @@ def title(profile: Profile) -> str:
     elif shape.interval:
         reading = "merged tokens" if shape.open_v2v else "text tokens"
         scope = SCOPES[shape.v2v_scope if shape.open_v2v else "video"]
-        said.append(f"{reading} reading {scope} after every {_ordinal(shape.interval)} layer")
+        after = f"after every {_ordinal(shape.interval)} layer"
+        said.append(f"{reading} reading {scope} {after}{', keys shared' * shape.shares_kv}")
     return _wrapped(f"{profile.model}: {', '.join(said)}")
 
 
@@ -276,9 +278,9 @@ def _table(profile: Profile, rows: Sequence[Row]) -> list[str]:
     ]
     for stage, label in STAGES.items():
         values = [getattr(row.prefill, stage) for row in rows]
-        if stage == "merging" and not any(values):
-            continue
-        lines.append(_figures(f"  {label}", values, macs) + _share(values[-1], last.prefill.total))
+        if any(values) or stage not in ("merging", "shared_projection"):
+            share = _share(values[-1], last.prefill.total)
+            lines.append(_figures(f"  {label}", values, macs) + share)
     lines += [
         _figures("  total", (row.prefill.total for row in rows), macs),
         _figures(

@@ -168,7 +168,7 @@ class CachedVideo:
         features = tensors.pop("features", None)
         width = int(config.text.hidden_size)
         if features is not None:
-            whole = (1, frames, config.patches_per_frame, int(config.vision.hidden_size))
+            whole = (1, frames, config.patches_per_frame, config.feature_width)
             _check(features, whole, model.dtype)
             features = features.to(model.device)
         if (features is not None) != model.model.reads_features:
