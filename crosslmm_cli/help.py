@@ -12,7 +12,16 @@ PANELS = {
         *("file_timeout", "max_pixels"),
         *("no_cache", "cache_size"),
     ),
-    "Model": ("model", "tokens_per_frame", "merge", "keep", "quantize", "device", "dtype"),
+    "Model": (
+        "model",
+        "tokens_per_frame",
+        "merge",
+        "keep",
+        "quantize",
+        "feature_bits",
+        "device",
+        "dtype",
+    ),
     "Answer": ("prompt", "prompt_file", "max_new_tokens", "temperature", "seed"),
     "Run": ("batch_size", "readers", "retry_failed", "overwrite", "engine", "workers"),
     "Output": (

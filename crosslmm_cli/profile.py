@@ -29,7 +29,7 @@ from crosslmm.cost.tables import (
 from crosslmm.errors import UsageError
 from crosslmm.limits import FRAMES_PER_CHUNK
 from crosslmm.merging import MERGERS, TokenBudget, choose_budget
-from crosslmm.options import CrossKV, Sampling, V2VScope
+from crosslmm.options import CrossKV, Sampling, V2VScope, check_feature_bits
 from crosslmm_cli import completion, options
 from crosslmm_cli.inputs import check_video
 from crosslmm_cli.loading import check_model, load_assistant
@@ -101,6 +101,7 @@ def profile(
         Literal["none", "4bit", "8bit"],
         typer.Option("--quantize", help="Precision of the language model."),
     ] = "none",
+    feature_bits: options.FeatureBitsOption = None,
     dtype: options.DtypeOption = "auto",
     batch: Annotated[
         int, typer.Option("--batch", metavar="N", min=1, help="Videos per batch.")
@@ -203,6 +204,7 @@ def profile(
         dtype=None if dtype == "auto" else dtype,
         quantization=quantize,
         frames_per_chunk=chunk,
+        feature_bits=check_feature_bits(feature_bits),
     )
     counted = tokens_per_frame or ()
     if compute is not None and not counted and not merge and shape.chunked:
@@ -240,6 +242,7 @@ def profile(
             device=device,
             dtype=dtype,
             quantize=quantize,
+            feature_bits=feature_bits,
         )
         settings = replace(settings, dtype=assistant.settings["dtype"])
         estimates = _estimate(name, compare, shape=shape, settings=settings, **counts)

@@ -6,9 +6,11 @@ shared by all layers, instead of over every layer's own keys and values.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import nn
+from torch.nn.functional import linear
 from transformers import PreTrainedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -17,11 +19,24 @@ from crosslmm.attention_kernels import (
     read_features,
     visible_or_all,
     weigh_keys,
+    weigh_scores,
 )
 from crosslmm.limits import ABSORBED_QUERIES, SLICE_BYTES
+from crosslmm.packed_features import (
+    attend_packed,
+    is_packed,
+    map_features,
+    score_packed,
+    unpack_features,
+    unpack_pair,
+)
 
 # Of each row, how many queries that follow see how many features.
 Runs = Sequence[Sequence[tuple[int, int]]]
+
+
+def _visible(mask: torch.Tensor | None) -> torch.Tensor | None:
+    return None if mask is None else visible_or_all(mask)
 
 
 class GatedCrossAttention(nn.Module):
@@ -89,7 +104,7 @@ class GatedCrossAttention(nn.Module):
         see: Callable[[torch.Tensor], None] | None = None,
         last: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """(B, Q, H), features (B, S, D), mask (B, S) with True = attend → (B, Q, H)
+        """(B, Q, H), features (B, S, D) or packed, mask (B, S) with True = attend → (B, Q, H)
 
         - counts: of each row, how many features the mask shows, where these come first: rows are read
           one by one then, without a mask, for which many kernels would repeat the keys.
@@ -112,11 +127,17 @@ class GatedCrossAttention(nn.Module):
         if projected is not None:
             return self._output(self._attend(query, *projected, mask, runs), mask)
         assert features is not None
-        if absorb and hidden_states.shape[1] <= ABSORBED_QUERIES and self._plain_projections:
-            return self._output(self._attend_features(query, features, mask), mask)
-        pair_bytes = 2 * features.shape[0] * features.shape[1] * features.element_size()
+        packed = is_packed(features)
+        reads_pairs = self.shares_kv and packed
+        if absorb and hidden_states.shape[1] <= ABSORBED_QUERIES:
+            if self._plain_projections:
+                return self._output(self._attend_features(query, features, mask), mask)
+            if reads_pairs:
+                return self._output(self._attend_pairs(query, features, mask), mask)
+        pair_bytes = 2 * features.shape[0] * features.shape[1] * query.element_size()
         pair_bytes *= self.kv_heads * self.head_dim
-        if pair_bytes <= SLICE_BYTES or torch.is_grad_enabled() or not self._plain_projections:
+        sliceable = self._plain_projections or reads_pairs
+        if pair_bytes <= SLICE_BYTES or torch.is_grad_enabled() or not sliceable:
             return self._output(self._attend(query, *self.project(features), mask, runs), mask)
         slices = [
             self._attend(group, key, value, mask, runs)
@@ -125,14 +146,19 @@ class GatedCrossAttention(nn.Module):
         return self._output(torch.cat(slices, dim=2), mask)
 
     def project(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, S, D) → keys and values, each (B, kv_heads, S, head_dim)"""
-        value = features.chunk(2, dim=-1)[1] if self.shares_kv else self.v_proj(features)
+        """(B, S, D) or packed → keys and values, each (B, kv_heads, S, head_dim)"""
+        if self.shares_kv:
+            pair = unpack_features(features, self.q_proj.weight.dtype, scales=2)
+            key, value = pair.chunk(2, dim=-1)
+            return self._by_head(key), self._by_head(value)
+        value = map_features(self.v_proj, features, self.q_proj.weight.dtype)
         return self.project_keys(features), self._by_head(value)
 
     def project_keys(self, features: torch.Tensor) -> torch.Tensor:
-        """(B, S, D) → (B, kv_heads, S, head_dim)"""
-        key = features.chunk(2, dim=-1)[0] if self.shares_kv else self.k_proj(features)
-        return self._by_head(key)
+        """(B, S, D) or packed → (B, kv_heads, S, head_dim)"""
+        if self.shares_kv:
+            return self.project(features)[0]
+        return self._by_head(map_features(self.k_proj, features, self.q_proj.weight.dtype))
 
     def _by_head(self, projected: torch.Tensor) -> torch.Tensor:
         return projected.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
@@ -148,8 +174,14 @@ class GatedCrossAttention(nn.Module):
         query = query.unflatten(1, (-1, self.num_key_value_groups)) * self.scaling
         if key is None:
             assert features is not None
+            packed = is_packed(features)
+            if self.shares_kv and packed:
+                return weigh_scores(score_packed(query, features, scales=2), mask)
             if self._plain_projections:
-                query = query @ self.k_proj.weight.view(-1, self.head_dim, features.shape[-1])
+                query = query @ self.k_proj.weight.unflatten(0, (-1, self.head_dim))
+                if packed:
+                    query = query.flatten(1, 2)[:, None]
+                    return weigh_scores(score_packed(query, features, scales=1), mask)
                 key = features[:, None].expand(-1, query.shape[1], -1, -1)
             else:
                 key = self.project_keys(features)
@@ -166,10 +198,22 @@ class GatedCrossAttention(nn.Module):
         key_weight = self.k_proj.weight.view(self.kv_heads, self.head_dim, -1)
         value_weight = self.v_proj.weight.view(self.kv_heads, self.head_dim, -1)
         absorbed = (query * self.scaling @ key_weight).flatten(1, 2)  # (B, heads·Q, D)
-        read = read_features(absorbed, features, mask, fused=features.device.type == "cpu")
-        read = read.view(batch, self.kv_heads, -1, features.shape[-1])
+        if is_packed(features):
+            read = attend_packed(absorbed[:, None], features, _visible(mask), scales=1)
+        else:
+            read = read_features(absorbed, features, mask, fused=features.device.type == "cpu")
+        read = read.view(batch, self.kv_heads, -1, absorbed.shape[-1])
         read = (read @ value_weight.transpose(1, 2)).view(batch, self.heads, queries, self.head_dim)
         return read.transpose(1, 2)
+
+    def _attend_pairs(
+        self, query: torch.Tensor, features: torch.Tensor, mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """As `_attend_features`, over packed keys and values that all layers share."""
+        batch, heads, queries, width = query.shape
+        query = query.reshape(batch, heads // self.num_key_value_groups, -1, width) * self.scaling
+        read = attend_packed(query, features, _visible(mask), scales=2)
+        return read.view(batch, heads, queries, width).transpose(1, 2)
 
     @property
     def _plain_projections(self) -> bool:
@@ -199,9 +243,14 @@ class GatedCrossAttention(nn.Module):
         groups = self.num_key_value_groups
         for head in range(self.kv_heads):
             rows = slice(head * self.head_dim, (head + 1) * self.head_dim)
-            key = nn.functional.linear(features, self.k_proj.weight[rows])[:, None]
-            value = nn.functional.linear(features, self.v_proj.weight[rows])[:, None]
-            yield query[:, head * groups : (head + 1) * groups], key, value
+            if self.shares_kv:
+                key, value = unpack_pair(features, rows, query.dtype)
+            else:
+                key, value = (
+                    map_features(partial(linear, weight=module.weight[rows]), features, query.dtype)
+                    for module in (self.k_proj, self.v_proj)
+                )
+            yield query[:, head * groups : (head + 1) * groups], key[:, None], value[:, None]
 
     def _attend(
         self,

@@ -86,7 +86,7 @@ def test_shared_keys_and_values_of_another_configuration_are_refused(
     other = {"per_layer": "shared", "shared": "per_layer"}[stored]
     path.write_text(json.dumps(json.loads(path.read_text()) | {"cross_kv": other}))
     with pytest.raises(
-        crosslmm.CheckpointError, match="it lacks weights .*_proj.weight"
+        crosslmm.CheckpointError, match=r"it lacks weights .*_proj\.weight"
     ) as refusal:
         crosslmm.load(tmp_path / "model")
     assert str(refusal.value).count("\n") <= 1

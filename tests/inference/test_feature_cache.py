@@ -156,7 +156,7 @@ def test_a_session_says_what_it_says_without_the_cache(home: Home, video: Path) 
         ({"v2v_scope": "frame"}, {"embeds", "features", "prefix"}),
         ({"cross_kv": "shared"}, {"embeds", "features", "prefix"}),
     ],
-    ids=["closed", "projected", "frame"],
+    ids=["closed", "projected", "frame", "shared"],
 )
 def test_a_kept_video_is_asked_as_any_other(
     tmp_path: Path, video: Path, changes: dict, kept: set[str]

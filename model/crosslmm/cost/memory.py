@@ -16,11 +16,12 @@ from crosslmm.limits import (
     FRAMES_PER_CHUNK,
     MERGED_FRAMES,
     SLICE_BYTES,
+    UNPACKED_BYTES,
     prefill_part,
     sliced_pair_bytes,
 )
 from crosslmm.merging import TokenBudget
-from crosslmm.options import ResolvedQuantization
+from crosslmm.options import ResolvedQuantization, check_feature_bits
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _NF4_BLOCK, _NESTED_BLOCK = 64, 256
@@ -108,18 +109,21 @@ def memory_needed(
     dtype: str | None = None,
     quantization: ResolvedQuantization = "none",
     frames_per_chunk: int = FRAMES_PER_CHUNK,
+    feature_bits: int | None = None,
 ) -> Memory:
     """The memory of a run up to its first generated token, in bytes.
 
     `budget` is of the visual tokens, `dtype` that of everything not quantized; both are the model's own
-    unless given.
+    unless given. feature_bits: as `crosslmm.load` takes them.
     """
+    check_feature_bits(feature_bits)
     budget = shape.check_budget(budget)
     size = dtype_bytes(dtype or shape.dtype)
     language = shape.language
     tokens = count_tokens(shape, frames=frames, budget=budget, text_tokens=text_tokens)
     parts = weight_parts(shape, dtype=dtype, quantization=quantization)
-    features = batch * tokens.features * shape.feature_width * size if shape.reads_features else 0
+    patch = shape.feature_bytes(size, feature_bits)
+    features = batch * tokens.features * patch if shape.reads_features else 0
     kv_cache = batch * tokens.prompt * 2 * language.layers * language.kv_width * size
     cross_cache = 0
     if shape.t2v_cache == "projected":
@@ -132,6 +136,9 @@ def memory_needed(
     embeds = batch * tokens.merged * language.width * size
     encoding = _encoding(shape, budget, frames, chunk, size, batch=batch)
     prefill = embeds + batch * _prefill_peak(shape, tokens, budget, size, in_parts=batch == 1)
+    if feature_bits is not None and shape.reads_features:
+        # A part of the features as computed, beside what is made of it.
+        prefill += min(UNPACKED_BYTES, batch * tokens.features * shape.feature_width * size)
     return Memory(
         weights=sum(part.bytes for part in parts),
         features=features,

@@ -13,7 +13,7 @@ from typing import Any
 from crosslmm.checkpoints.headers import Gate
 from crosslmm.checkpoints.support import CROSSLMM, LLAVA_ONEVISION, MODEL_TYPES
 from crosslmm.errors import CheckpointError, UsageError
-from crosslmm.limits import DECODERS
+from crosslmm.limits import DECODERS, packed_width
 from crosslmm.merging import TokenBudget, check_tokens_per_frame
 from crosslmm.options import CrossKV, ProjectorOrder, T2VCache, V2VScope
 
@@ -194,6 +194,12 @@ class ModelShape:
         """The numbers of a patch that cross-attention reads: its feature, or its key and value where
         all layers share them."""
         return 2 * self.language.kv_width if self.shares_kv else self.vision.width
+
+    def feature_bytes(self, size: int, bits: int | None) -> int:
+        """Bytes that are kept of a patch for cross-attention; size: of a number that is not packed."""
+        if bits is None:
+            return self.feature_width * size
+        return packed_width(self.feature_width, 2 if self.shares_kv else 1)
 
     @property
     def reads_features(self) -> bool:

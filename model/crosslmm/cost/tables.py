@@ -225,8 +225,8 @@ def title(profile: Profile) -> str:
     ]
     if settings.quantization != "none":
         said.append(f"{settings.quantization} decoder")
-    if settings.batch > 1:
-        said.append(f"batch of {settings.batch}")
+    said += [f"{settings.feature_bits}-bit features"] * (settings.feature_bits is not None)
+    said += [f"batch of {settings.batch}"] * (settings.batch > 1)
     if shape.interval and not shape.open_v2v + shape.open_t2v:
         said.append("cross-attention closed")
     elif shape.interval:
@@ -396,7 +396,5 @@ def _tokens(budgets: Iterable[TokenBudget]) -> str:
 
 
 def _ordinal(number: int) -> str:
-    ending = (
-        "th" if 10 <= number % 100 <= 20 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
-    )
-    return f"{number}{ending}"
+    ending = {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{'th' if 10 <= number % 100 <= 20 else ending}"

@@ -47,6 +47,7 @@ from crosslmm.options import (
     Quantization,
     Sampling,
     SamplingOptions,
+    check_feature_bits,
     check_generation,
 )
 from crosslmm.processing_crosslmm import CrossLMMProcessor
@@ -63,6 +64,7 @@ def load(
     merge: str | None = None,
     keep: str | int | None = None,
     frames: int | None = None,
+    feature_bits: int | None = None,
     questions: Iterable[str] = (),
     cache: bool | FeatureCache = False,
     on_notice: Notice | None = None,
@@ -80,6 +82,8 @@ def load(
     - merge, keep: as in `Assistant.open_video`, of all videos where nothing else is asked for.
     - frames: how many a video will have, for the estimate of the memory that is needed, made before
       anything is loaded.
+    - feature_bits: 8 keeps the features that cross-attention reads in 8 bits each, with a scale for each
+      patch: half the memory of bfloat16; answers may differ, and `settings` says so.
     - questions: that will be asked, to say before the weights are loaded where one is empty or does not
       fit into the model's context.
     - cache: keep on disk what is encoded of video files, and use what was kept of the same file, frames
@@ -89,6 +93,7 @@ def load(
     Raises CheckpointError, UsageError, OutOfMemory.
     """
     started = time.perf_counter()
+    check_feature_bits(feature_bits)
     name = str(name_or_path) if name_or_path is not None else catalog.default_model().name
     resolved = catalog.resolve_model(name)
     folder = resolved.folder
@@ -114,6 +119,7 @@ def load(
         budget=budget,
         dtype=chosen_dtype,
         quantization=chosen_quantization,
+        feature_bits=feature_bits,
     )
     if needed is not None:
         check_memory(name, needed, chosen_device, on_notice)
@@ -135,6 +141,7 @@ def load(
             f"{name}: its weights do not fit in the memory of {chosen_device}; "
             "set `quantization` to 4bit, or use a smaller model"
         ) from error
+    model.model.feature_bits = feature_bits
     assistant = Assistant(
         model,
         processor,

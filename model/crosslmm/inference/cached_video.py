@@ -29,6 +29,7 @@ from crosslmm.inference.runtime import Runtime
 from crosslmm.merging import TokenBudget
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration, VisualTokens
 from crosslmm.options import Sampling
+from crosslmm.packed_features import is_packed, split_packed
 from crosslmm.ragged_tokens import RaggedTokens
 from crosslmm.video import SourceInfo
 
@@ -40,6 +41,7 @@ _DTYPES = {
     "BF16": torch.bfloat16,
     "F16": torch.float16,
     "I64": torch.int64,
+    "I8": torch.int8,  # packed features
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 # What comes of reading a file that may hold anything.
@@ -102,6 +104,10 @@ class CachedVideo:
         computed = {_PREFIX + key: tensor for key, tensor in prefix.tensors().items()}
         if _bytes_in(computed) < prefill_seconds * _READ_RATE:
             tensors |= computed
+        features = encoded.visual.features
+        scales = self._runtime.model.model.feature_scales
+        if features is not None and not _are_finite(features, scales):
+            return
         if not all(map(_is_finite, tensors.values())):
             return
         # The widest first, so that each begins where its type may.
@@ -168,8 +174,10 @@ class CachedVideo:
         features = tensors.pop("features", None)
         width = int(config.text.hidden_size)
         if features is not None:
-            whole = (1, frames, config.patches_per_frame, config.feature_width)
-            _check(features, whole, model.dtype)
+            kept, dtype = model.model.kept_features
+            _check(features, (1, frames, config.patches_per_frame, kept), dtype)
+            if not _are_finite(features, model.model.feature_scales):
+                raise ValueError("features hold a value that is not a number")
             features = features.to(model.device)
         if (features is not None) != model.model.reads_features:
             raise ValueError("features are missing, or not wanted")
@@ -316,6 +324,10 @@ def _bytes_of(tensor: torch.Tensor) -> memoryview:
     """The memory of a tensor of uint8 on the CPU."""
     array: Any = tensor.numpy()
     return memoryview(array)
+
+
+def _are_finite(features: torch.Tensor, scales: int) -> bool:
+    return _is_finite(split_packed(features, scales)[1] if is_packed(features) else features)
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:

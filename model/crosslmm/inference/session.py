@@ -131,6 +131,14 @@ class VideoSession:
         return f"{self._budget.merge}: {self.visual_tokens:,} of {all_tokens:,} tokens kept"
 
     @property
+    def packed(self) -> str:
+        """`features kept in 8 bits`; nothing where they are as computed, or nothing reads them."""
+        model = self._runtime.model.model
+        if model.feature_bits is None or not model.reads_features:
+            return ""
+        return f"features kept in {model.feature_bits} bits"
+
+    @property
     def timing(self) -> Timing:
         """The seconds spent on the video so far, which its first answer is charged with."""
         return self._spent
