@@ -48,7 +48,7 @@ def unpack_features(
         return features
     whole, scale = split_packed(features, scales)
     grouped = whole.to(dtype).unflatten(-1, (scales, -1))
-    return (grouped * scale[..., None].to(dtype)).flatten(-2)
+    return grouped.mul_(scale[..., None].to(dtype)).flatten(-2)
 
 
 def unpack_pair(

@@ -147,6 +147,14 @@ def test_middle_model_costs_what_the_counter_says(changes: dict[str, Any], batch
     check(model, shape_of(model), frames=6, budget=9, batch=batch)
 
 
+@pytest.mark.parametrize("kind", ["per_layer", "shared"])
+@pytest.mark.parametrize("frames", [None, 2])
+def test_packed_features_cost_the_same(kind: str, frames: int | None) -> None:
+    model = tiny_model(**MIDDLE | {"cross_kv": kind, "t2v_frames": frames})
+    model.model.feature_bits = 8
+    check(model, shape_of(model), frames=6, budget=9)
+
+
 # Of UNEVEN ones the frames have unequal numbers, which the count with two of the scopes does not know.
 UNEVEN = ("random", "tree", "pool")
 MERGINGS = [(method, "video") for method in COUNTED if method != "pool"]
@@ -379,6 +387,10 @@ def test_no_limit_is_written_down_twice() -> None:
         ({"v2v_scope": "member"}, 24, 9, 1024),
         ({"cross_kv": "shared"}, 24, 9, 1024),
         ({"cross_kv": "shared", "v2v_scope": "member"}, 24, 9, 100),
+        ({"feature_bits": 8}, 24, 9, 1024),
+        ({"feature_bits": 8, "v2v_scope": "member"}, 24, 9, 1024),
+        ({"feature_bits": 8, "cross_kv": "shared"}, 24, 9, 1024),
+        ({"feature_bits": 8, "t2v_cache": "projected", "v2v_scope": "frame"}, 24, 9, 100),
         ({"projector_order": "project_first"}, 4, 4, 1024),
     ],
 )
@@ -393,8 +405,9 @@ def test_peak_is_the_allocators(
     from crosslmm.inference.assistant import Assistant
 
     monkeypatch.setattr("crosslmm.limits.PREFILL_TOKENS", part)
-    model = tiny_model(**MIDDLE | changes)
-    model.model.frames_per_chunk = 4
+    bits = changes.get("feature_bits")
+    model = tiny_model(**MIDDLE | {key: changes[key] for key in changes.keys() - {"feature_bits"}})
+    model.model.frames_per_chunk, model.model.feature_bits = 4, bits
     processor = tiny_processor(image_size=98, tokens_per_frame=tokens)
     assistant = Assistant(model, processor)
     peak, watched = _peak_bytes(lambda: assistant.open_video(clip, frames=frames))
@@ -405,6 +418,7 @@ def test_peak_is_the_allocators(
         budget=TokenBudget(tokens),
         text_tokens=text,
         frames_per_chunk=4,
+        feature_bits=bits,
     )
     assert needed.above_weights == pytest.approx(peak, rel=0.1)
 

@@ -135,10 +135,9 @@ def memory_needed(
     chunk = min(frames_per_chunk, total_frames) if shape.chunked else total_frames
     embeds = batch * tokens.merged * language.width * size
     encoding = _encoding(shape, budget, frames, chunk, size, batch=batch)
-    prefill = embeds + batch * _prefill_peak(shape, tokens, budget, size, in_parts=batch == 1)
-    if feature_bits is not None and shape.reads_features:
-        # A part of the features as computed, beside what is made of it.
-        prefill += min(UNPACKED_BYTES, batch * tokens.features * shape.feature_width * size)
+    prefill = embeds + batch * _prefill_peak(
+        shape, tokens, budget, size, in_parts=batch == 1, feature_bits=feature_bits
+    )
     return Memory(
         weights=sum(part.bytes for part in parts),
         features=features,
@@ -197,7 +196,13 @@ def _encoding(
 
 
 def _prefill_peak(
-    shape: ModelShape, tokens: PromptTokens, budget: TokenBudget, size: int, *, in_parts: bool
+    shape: ModelShape,
+    tokens: PromptTokens,
+    budget: TokenBudget,
+    size: int,
+    *,
+    in_parts: bool,
+    feature_bits: int | None,
 ) -> int:
     """Alive at once for one video inside a decoder layer's feed-forward, or inside V2V. Of several
     videos the prompts are not split (`batch.py`)."""
@@ -230,11 +235,13 @@ def _prefill_peak(
     if shape.open_v2v:
         queries = visual * size
         reading = 2 * stream + queries * (2 * language.width + 3 * language.query_width)
-        reading += _visual_reading(shape, tokens, visual, size)
+        reading += _visual_reading(shape, tokens, visual, size, feature_bits)
     return max(feed_forward, attention, reading, language.vocabulary * size)
 
 
-def _visual_reading(shape: ModelShape, tokens: PromptTokens, visual: int, size: int) -> int:
+def _visual_reading(
+    shape: ModelShape, tokens: PromptTokens, visual: int, size: int, feature_bits: int | None
+) -> int:
     """What V2V makes of the features for so many of the merged tokens."""
     patches, features = shape.vision.patches, tokens.features
     if features == 0:
@@ -244,12 +251,13 @@ def _visual_reading(shape: ModelShape, tokens: PromptTokens, visual: int, size: 
     copied = 0
     if shape.v2v_scope == "member":
         # Copies of the patches of some tokens at a time; 8 bytes say which each is.
-        copied = features * shape.feature_width * size
-        alive = min(1.0, SLICE_BYTES / copied)
-        copied = int(copied * alive) + 8 * features
+        alive = min(1.0, SLICE_BYTES / (features * shape.feature_width * size))
+        copied = int(features * shape.feature_bytes(size, feature_bits) * alive) + 8 * features
         features = int(features * alive)
-    if shape.shares_kv:
+    if shape.shares_kv and feature_bits is None:
         return copied
+    if feature_bits is not None and not shape.shares_kv:  # unpacked a part at a time
+        copied += min(UNPACKED_BYTES, features * shape.feature_width * size)
     return copied + sliced_pair_bytes(
         features, kv_heads=shape.language.kv_heads, head_dim=shape.language.head_dim, size=size
     )

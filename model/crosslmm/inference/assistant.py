@@ -1,10 +1,7 @@
 """`load` a checkpoint, then `ask`: the library's front door.
 
-    assistant = crosslmm.load("demo")
-    answer = assistant.ask("movie.mp4", "what happens?", frames=64)
-
-Frames flow from the file through the encoder in chunks; only what the language model needs is kept.
-When memory runs out the chunk is halved, then the number of frames, with a notice.
+assistant = crosslmm.load("demo")
+answer = assistant.ask("movie.mp4", "what happens?", frames=64)
 """
 
 import os
@@ -93,7 +90,6 @@ def load(
     Raises CheckpointError, UsageError, OutOfMemory.
     """
     started = time.perf_counter()
-    check_feature_bits(feature_bits)
     name = str(name_or_path) if name_or_path is not None else catalog.default_model().name
     resolved = catalog.resolve_model(name)
     folder = resolved.folder
@@ -119,7 +115,7 @@ def load(
         budget=budget,
         dtype=chosen_dtype,
         quantization=chosen_quantization,
-        feature_bits=feature_bits,
+        feature_bits=check_feature_bits(feature_bits),
     )
     if needed is not None:
         check_memory(name, needed, chosen_device, on_notice)
