@@ -62,7 +62,7 @@ def test_attention_is_that_over_unpacked_features(
     monkeypatch: pytest.MonkeyPatch, scales: int, heads: int, masked: bool, most: int
 ) -> None:
     """In parts of one feature, of a few, and in one."""
-    monkeypatch.setattr("crosslmm.packed_features.UNPACKED_BYTES", most * 4 * 36)
+    monkeypatch.setattr("crosslmm.packed_features.UNPACKED_BYTES", most * 8 * 4 * 2 * 36)
     packed = pack_features(features(2, 11, 32) / 100, scales)
     whole = unpack_features(packed, torch.float64, scales)
     width = 32 // scales // heads
@@ -96,7 +96,7 @@ def test_a_model_reads_what_was_packed(
 ) -> None:
     """As one that reads the same numbers unpacked, by all of its ways: slices by head, absorbed and
     shared queries, chosen frames, batches."""
-    monkeypatch.setattr("crosslmm.packed_features.UNPACKED_BYTES", 4000)
+    monkeypatch.setattr("crosslmm.packed_features.UNPACKED_BYTES", 8 * 4000)
     monkeypatch.setattr("crosslmm.gated_attention.SLICE_BYTES", 5000)
     model = tiny_model(v2v_scope=scope, **changes)
     scales = model.model.feature_scales

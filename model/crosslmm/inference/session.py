@@ -134,9 +134,9 @@ class VideoSession:
     def packed(self) -> str:
         """`features kept in 8 bits`; nothing where they are as computed, or nothing reads them."""
         model = self._runtime.model.model
-        if model.feature_bits is None or not model.reads_features:
-            return ""
-        return f"features kept in {model.feature_bits} bits"
+        with torch.inference_mode():  # elsewhere a closed gate counts as open
+            kept = model.reads_features and model.feature_bits is not None
+        return f"features kept in {model.feature_bits} bits" if kept else ""
 
     @property
     def timing(self) -> Timing:
