@@ -5,7 +5,8 @@ from contextlib import suppress
 
 from crosslmm.errors import CrossLMMError
 
-_BUILT_IN = ("demo", "demo-teacher")
+# Of the built-in model; they need no training data.
+DEMO_RECIPES = ("demo", "demo-teacher")
 
 
 def model_names(incomplete: str) -> list[str]:
@@ -58,8 +59,8 @@ def training_recipes(incomplete: str) -> list[str]:
     with suppress(ImportError):  # the train extra
         from crosslmm.training.recipe import shipped_recipes
 
-        return _matching([*_BUILT_IN, *shipped_recipes()], incomplete)
-    return _matching(_BUILT_IN, incomplete)
+        return _matching([*DEMO_RECIPES, *shipped_recipes()], incomplete)
+    return _matching(DEMO_RECIPES, incomplete)
 
 
 def _matching(names: Iterable[str], incomplete: str) -> list[str]:

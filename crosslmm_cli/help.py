@@ -30,6 +30,7 @@ PANELS = {
         "help",
     ),
 }
+_PLAIN = ("synth",)  # whose frames per second and seed are neither a video's nor an answer's
 _MANY = 10
 _LONG = 26  # columns that a choice may take
 
@@ -45,7 +46,7 @@ def humanize(command: Any) -> None:
             _show_argument(parameter)
         else:
             _show_option(parameter)
-    if len(command.params) > _MANY:
+    if len(command.params) > _MANY and command.name not in _PLAIN:
         for parameter in command.params:
             if parameter.param_type_name == "option":
                 parameter.rich_help_panel = _PANEL_OF.get(parameter.name)

@@ -1,6 +1,7 @@
 """`crosslmm train`: train a model by a recipe."""
 
 from contextlib import ExitStack
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -107,7 +108,7 @@ def train(
 ) -> None:
     """Train a model with the paper's two stages or your own recipe."""
     output = Output(as_json=as_json, quiet=quiet, progress=not no_progress)
-    if recipe in ("demo", "demo-teacher"):
+    if recipe in completion.DEMO_RECIPES:
         if model or data or eval_data or video_folder or dry_run or teacher or videos or prompts:
             raise UsageError(
                 f"{recipe}: trains on generated data; besides --out it takes only --set"
@@ -116,6 +117,10 @@ def train(
         return
     from crosslmm.training.recipe import load_recipe
 
+    if not Path(recipe).is_file() and recipe not in (names := completion.training_recipes("")):
+        close = get_close_matches(recipe, names, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(names)}"
+        raise UsageError(f"{recipe}: neither a file nor a recipe; {hint}")
     chosen = load_recipe(recipe, changes or [])
     if chosen.stage == "distill":
         if data or video_folder:

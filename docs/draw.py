@@ -22,6 +22,7 @@ ROOT = DOCS.parent
 sys.path[:0] = [str(ROOT), str(DOCS)]
 
 import draw_architecture  # noqa: E402
+import draw_evidence  # noqa: E402
 import draw_terminal  # noqa: E402
 
 from benchmarks import plot  # noqa: E402
@@ -120,6 +121,10 @@ def _terminal() -> str:
 PICTURES = (
     Picture("architecture.svg", lambda: _source(draw_architecture), _draw_architecture),
     Picture("terminal.svg", _terminal, lambda path: path.write_text(_terminal(), "utf-8")),
+    Picture("evidence.png", draw_evidence.source, lambda path: draw_evidence.draw("light", path)),
+    Picture(
+        "evidence-dark.png", draw_evidence.source, lambda path: draw_evidence.draw("dark", path)
+    ),
     Picture(
         "cost.png",
         lambda: _source(chart, [each.as_dict() for each in _cost_profiles()]),

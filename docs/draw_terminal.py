@@ -35,8 +35,13 @@ SVG = """<svg class="rich-terminal" viewBox="0 0 {width} {height}" xmlns="http:/
 
 def run() -> str:
     """What the command writes to a terminal, stdout and stderr in their order."""
-    environment = os.environ | {"COLUMNS": str(COLUMNS), "PYTHONUTF8": "1"}
     with tempfile.TemporaryDirectory() as folder:
+        # A cache of its own: what was asked before shows in the output.
+        environment = os.environ | {
+            "COLUMNS": str(COLUMNS),
+            "PYTHONUTF8": "1",
+            "CROSSLMM_CACHE": f"{folder}/cache",
+        }
         demo = [sys.executable, "-m", "crosslmm_cli", "demo", "--out", "sample.mp4", "--quiet"]
         subprocess.run(demo, cwd=folder, env=environment, check=True, capture_output=True)
         done = subprocess.run(

@@ -59,6 +59,7 @@ class CrossLMMPreTrainedModel(VisualFeaturesMixin, PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["DualCrossAttentionLayer"]  # noqa: RUF012
     _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    _can_compile_fullgraph = True
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +30,13 @@ class TestPull:
         return folder
 
     def pull(self, hub: Path, address: str, name: str, **environment: str) -> tuple[int, str, str]:
+        return self.run(hub, address, "models", "pull", name, **environment)
+
+    def run(
+        self, hub: Path, address: str, *arguments: str, **environment: str
+    ) -> tuple[int, str, str]:
         finished = subprocess.run(
-            [sys.executable, "-m", "crosslmm_cli", "models", "pull", name],
+            [sys.executable, "-m", "crosslmm_cli", *arguments],
             env={
                 **os.environ,
                 "HF_ENDPOINT": address,
@@ -96,6 +102,21 @@ class TestPull:
             assert "Traceback" not in err
             assert len(err.splitlines()) <= 3, err
         assert err.endswith("\ntry again when the network is back\n")  # nothing was downloaded
+
+    def test_a_profile_of_what_has_no_config_or_no_network(
+        self, home: Path, tmp_path: Path, published: Path
+    ) -> None:
+        hub, profile = tmp_path / "hub", ("profile", "--model", "org/model")
+        (published / "config.json").unlink()
+        with fake_hub({"org/model": published}) as address:
+            code, out, err = self.run(hub, address, *profile)
+        message = "crosslmm: org/model: the repository has no config.json\n"
+        assert (code, out, err) == (1, "", message)
+        begun = time.monotonic()
+        code, out, err = self.run(hub, "http://127.0.0.1:9", *profile)
+        assert (code, out) == (1, "")
+        assert "cannot be reached" in err
+        assert time.monotonic() - begun < 10, "not tried again and again"
 
     def test_what_cannot_be_loaded_is_refused_before_its_weights_come(
         self, home: Path, tmp_path: Path

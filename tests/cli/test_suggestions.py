@@ -37,3 +37,12 @@ def test_the_command_that_was_meant(run: Callable[..., Any], line: str, meant: s
 @pytest.mark.parametrize("line", ["zzz", "models zzz", "cache pull"])
 def test_nothing_is_suggested_for_what_is_like_nothing(run: Callable[..., Any], line: str) -> None:
     assert "Did you mean" not in run(*line.split()).err
+
+
+def test_the_recipe_that_was_meant(run: Callable[..., Any]) -> None:
+    done = run("train", "demo-teache", "--out", "run")
+    assert (done.code, done.err) == (
+        2,
+        "crosslmm: demo-teache: neither a file nor a recipe; did you mean demo-teacher?\n",
+    )
+    assert "there are demo, demo-teacher, align-2b" in run("train", "zzz", "--out", "run").err

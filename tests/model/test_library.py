@@ -210,6 +210,14 @@ def test_a_compiled_model_decodes_as_an_eager_one() -> None:
             assert token.tolist() == expected[:, -3].tolist()
 
 
+def test_a_static_cache_gives_the_tokens_of_one_that_grows() -> None:
+    model = tiny_model()
+    settings = {"max_new_tokens": 4, "do_sample": False}
+    expected = model.generate(**one_video(), **settings)
+    static = model.generate(**one_video(), **settings, cache_implementation="static")
+    assert torch.equal(static, expected)
+
+
 def test_the_decoder_is_exported() -> None:
     model = tiny_model()
     ids = one_video()["input_ids"]

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from tests.conftest import Finished
 from tests.support.tiny import text_config, tiny_model, tiny_processor
 
 Run = Callable[..., Finished]  # the fixture `run`
-NO_NUMBER = r"NaN or infinity \(in float32\)"
+NO_NUMBER = r"NaN or infinity \(in (float32|bfloat16)\)"  # by the CPU
 
 
 def save(folder: Path, weight: str, value: float) -> Path:
@@ -57,7 +58,7 @@ def test_asking_says_that_the_model_is_broken(
     done = run("ask", clip, "what?", "-m", folder, "--frames", 2, "--temperature", temperature)
     assert done.code == 1
     assert done.out == ""
-    assert "NaN or infinity (in float32): its weights may be damaged" in done.err
+    assert re.search(f"{NO_NUMBER}: its weights may be damaged", done.err)
 
 
 def test_captions_of_a_broken_model_are_failed_rows(tmp_path: Path, clip: Path, run: Run) -> None:

@@ -85,13 +85,19 @@ def fetch_config(name: str, *, cache: Path | None = None) -> Path:
 
     Raises DownloadError, UsageError for a name of another form.
     """
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import snapshot_download
 
     repository, revision = split_revision(name)
     if not is_hub_id(repository):
         raise UsageError(f"{name}: not a Hub id; it has the form org/name or org/name@revision")
     with _explained(name):
-        return Path(hf_hub_download(repository, "config.json", revision=revision, cache_dir=cache))
+        # Without a network it fails at once, where the download of a single file tries for 20 s.
+        folder = snapshot_download(
+            repository, revision=revision, cache_dir=cache, allow_patterns="config.json"
+        )
+    if not (config := Path(folder) / "config.json").exists():
+        raise DownloadError(f"{name}: the repository has no config.json")
+    return config
 
 
 def _check_supported(name: str, files: set[str], on_notice: Callable[[str], None] | None) -> None:

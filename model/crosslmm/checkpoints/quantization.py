@@ -81,3 +81,12 @@ def check_quantized(model: nn.Module, quantization: ResolvedQuantization) -> Non
             f"{quantization} quantization missed or overran {len(wrong)} modules, first {wrong[0]}; "
             "please report this as a bug, with the version of bitsandbytes"
         )
+
+
+def keep_gradients(model: nn.Module) -> None:
+    """Let gradients pass through weights in 4 bits after a pass without them. On a CPU with AVX512-BF16
+    bitsandbytes lays the weights out for a faster product at that pass, for good; that product has no
+    backward."""
+    for module in model.modules():
+        if type(module).__name__ in _CLASSES["4bit"]:
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]

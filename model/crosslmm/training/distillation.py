@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from crosslmm.checkpoints import catalog, loading
 from crosslmm.checkpoints.headers import part_of
+from crosslmm.checkpoints.quantization import keep_gradients
 from crosslmm.configuration_crosslmm import CrossLMMConfig
 from crosslmm.cost.distillation import distill_memory
 from crosslmm.cost.shape import ModelShape
@@ -104,6 +105,8 @@ class Distillation:
             self._teacher = loading.load_model(self._teacher_folder, **load)
             share_weights(self._teacher, model)
         self._teacher.requires_grad_(False)
+        for either in (self._teacher, model):
+            keep_gradients(either)
         freeze(model, recipe.stage)
         network: Any = model
         if recipe.lora is not None:

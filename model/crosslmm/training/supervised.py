@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from crosslmm.checkpoints import loading
+from crosslmm.checkpoints.quantization import keep_gradients
 from crosslmm.errors import UsageError
 from crosslmm.merging import check_tokens_per_frame
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
@@ -47,6 +48,7 @@ class Supervised:
             quantization=recipe.quantization,
             config=config,
         )
+        keep_gradients(model)
         notes = []
         if recipe.stage == "align" and any(gate_values(model)["t2v"]):
             notes.append("T2V is open in this checkpoint; align leaves it as it is")
