@@ -210,6 +210,27 @@ def test_a_compiled_model_decodes_as_an_eager_one() -> None:
             assert token.tolist() == expected[:, -3].tolist()
 
 
+def test_one_dynamic_graph_decodes_at_every_length() -> None:
+    model, inputs = tiny_model(text=text_config(num_hidden_layers=2)), one_video()
+    graphs: list[Any] = []
+
+    def backend(graph: Any, examples: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    with torch.no_grad():
+        expected = model.generate(**inputs, max_new_tokens=6, do_sample=False)
+        cache = model(**inputs).past_key_values
+        torch.compiler.reset()
+        compiled = torch.compile(model, dynamic=True, backend=backend)
+        said, length = [], inputs["input_ids"].shape[1]
+        for index in range(length, length + 5):
+            step = compiled(input_ids=expected[:, index, None], past_key_values=cache)
+            said.append(int(step.logits[0, -1].argmax()))
+    assert said == expected[0, length + 1 :].tolist()
+    assert len(graphs) <= 2  # the first may know the length
+
+
 def test_a_static_cache_gives_the_tokens_of_one_that_grows() -> None:
     model = tiny_model()
     settings = {"max_new_tokens": 4, "do_sample": False}
