@@ -219,15 +219,14 @@ def test_one_dynamic_graph_decodes_at_every_length() -> None:
         return graph.forward
 
     with torch.no_grad():
-        expected = model.generate(**inputs, max_new_tokens=6, do_sample=False)
-        cache = model(**inputs).past_key_values
+        eager, cache = (model(**inputs).past_key_values for _ in range(2))
         torch.compiler.reset()
         compiled = torch.compile(model, dynamic=True, backend=backend)
-        said, length = [], inputs["input_ids"].shape[1]
-        for index in range(length, length + 5):
-            step = compiled(input_ids=expected[:, index, None], past_key_values=cache)
-            said.append(int(step.logits[0, -1].argmax()))
-    assert said == expected[0, length + 1 :].tolist()
+        for token in (20, 30, 40, 50):
+            ids = torch.tensor([[token]])
+            expected = model(input_ids=ids, past_key_values=eager).logits
+            logits = compiled(input_ids=ids, past_key_values=cache).logits
+            torch.testing.assert_close(logits, expected, rtol=0, atol=2e-5)
     assert len(graphs) <= 2  # the first may know the length
 
 
