@@ -22,7 +22,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("attention_kernels", "errors", "auto", "frame_choice", "host", "limits", "norm", "precision"),
     ("options", "packed_features"),
     ("gated_attention",),
-    ("files", "device", "subtitles", "versions"),
+    ("files", "finite_values", "device", "subtitles", "versions"),
     ("fingerprint", "merging", "video"),
     ("configuration_crosslmm",),
     ("cache", "evidence", "prompts", "ragged_tokens", "vision"),

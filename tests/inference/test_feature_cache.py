@@ -198,6 +198,21 @@ def test_weights_behind_closed_gates_are_of_no_account(tmp_path: Path, video: Pa
     assert kept == [False, True]
 
 
+def test_a_quantized_model_finds_what_it_kept_in_its_next_process(
+    checkpoint: Path, tmp_path: Path, video: Path
+) -> None:
+    """A forward pass may change how bitsandbytes lays the weights out."""
+    cache = FeatureCache(tmp_path / "cache", least_seconds=0)
+    from_cache = []
+    for _ in range(2):
+        assistant = crosslmm.load(
+            checkpoint, device="cpu", dtype="bfloat16", quantization="4bit", cache=cache
+        )
+        answer = assistant.ask(video, "what?", frames=3, max_new_tokens=2)
+        from_cache.append(answer.from_cache)
+    assert from_cache == [False, True]
+
+
 def test_another_chat_template_is_prefilled(
     home: Home, video: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -477,7 +492,7 @@ def test_what_is_not_a_number_is_neither_kept_nor_used(
     kept.write(encoded, prefix, 1.0)
     assert home.entries() == []
     with monkeypatch.context() as patch:
-        patch.setattr(cached_video, "_is_finite", lambda tensor: True)
+        patch.setattr(cached_video, "is_finite", lambda tensor: True)
         kept.write(encoded, prefix, 1.0)
     assert len(home.entries()) == 1
     assert home.kept(video).read() is None

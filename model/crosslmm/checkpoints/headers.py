@@ -51,6 +51,7 @@ INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _HEADER_LIMIT = 100_000_000  # bytes; the format's own bound
+_MOST_FILES = 10_000  # of weights; the largest models have hundreds
 _SCALARS = {"F64": "<d", "F32": "<f", "F16": "<e"}
 _BITS = {
     **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
@@ -105,6 +106,10 @@ def weight_files(folder: Path) -> list[Path]:
             named = sorted(set(read_json(index)["weight_map"].values()))
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
             raise CheckpointError(f"{index}: not a readable index of weights") from error
+        if len(named) > _MOST_FILES:
+            raise CheckpointError(
+                f"{index}: names {len(named):,} files; no checkpoint has that many"
+            )
         if outside := [name for name in named if Path(str(name)).name != name]:
             raise CheckpointError(f"{index}: names a file outside its folder, {outside[0]!r}")
     else:
@@ -120,7 +125,7 @@ def weight_files(folder: Path) -> list[Path]:
             )
         if not named:
             raise IncompleteCheckpoint(f"{folder}: no weights (no *.safetensors file)")
-    absent = [name for name in named if not (folder / name).exists()]
+    absent = [name for name in named if not os.path.exists(folder / name)]
     if absent:
         raise IncompleteCheckpoint(
             f"{folder}: half-downloaded: {len(absent)} of {len(named)} weight files are missing "

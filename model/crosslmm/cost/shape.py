@@ -8,7 +8,7 @@ with transformers' own in a test.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import isqrt
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from crosslmm.checkpoints.headers import Gate
 from crosslmm.checkpoints.support import CROSSLMM, LLAVA_ONEVISION, MODEL_TYPES
@@ -17,6 +17,7 @@ from crosslmm.limits import DECODERS, packed_width
 from crosslmm.merging import TokenBudget, check_tokens_per_frame
 from crosslmm.options import CrossKV, ProjectorOrder, T2VCache, V2VScope
 
+_MOST = 1 << 40  # of any number of a configuration
 _VISION_DEFAULTS = {
     "hidden_size": 768,
     "intermediate_size": 3072,
@@ -243,9 +244,12 @@ class ModelShape:
                 f"model_type {kind!r}: the cost of {' and '.join(MODEL_TYPES)} can be counted"
             )
         try:
-            return cls._from_crosslmm(config) if kind == CROSSLMM else cls._from_llava(config)
-        except (KeyError, TypeError, ValueError) as error:
+            shape = cls._from_crosslmm(config) if kind == CROSSLMM else cls._from_llava(config)
+        except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"a configuration without a usable {error}") from error
+        for part in (shape.vision, shape.language, shape):
+            _check_kinds(part)
+        return shape
 
     @classmethod
     def _from_crosslmm(cls, config: Mapping[str, Any]) -> "ModelShape":
@@ -289,6 +293,24 @@ class ModelShape:
             newline=True,
             dtype=_dtype(config),
         )
+
+
+def _check_kinds(part: Any) -> None:
+    """CheckpointError for a value of another kind than its field, or a number that no model has."""
+    for name, hint in get_type_hints(type(part)).items():
+        value = getattr(part, name)
+        choices = get_args(hint) if get_origin(hint) is Literal else ()
+        if value is None and type(None) in get_args(hint):
+            continue
+        least = 0 if name.startswith("open_") else 1
+        if choices:
+            is_right = isinstance(value, str) and value in choices
+        elif hint in (int, int | None):
+            is_right = type(value) is int and least <= value <= _MOST
+        else:
+            is_right = isinstance(value, hint)
+        if not is_right:
+            raise CheckpointError(f"a configuration whose {name} is {str(value)[:40]!r}")
 
 
 def _dtype(config: Mapping[str, Any]) -> str:

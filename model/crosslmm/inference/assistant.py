@@ -100,7 +100,7 @@ def load(
     chosen_quantization = resolve_quantization(quantization, chosen_device, parameters)
     config = load_config(folder)
     processor = load_processor(folder)
-    check_tokens(folder, config, processor.video_token_id)
+    check_tokens(folder, config, processor)
     usual = TokenBudget(processor.tokens_per_frame)
     budget = budget_for(config, usual, tokens_per_frame=tokens_per_frame, merge=merge, keep=keep)
     if budget.merge is None:
