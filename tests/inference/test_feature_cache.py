@@ -161,14 +161,20 @@ def test_a_session_says_what_it_says_without_the_cache(home: Home, video: Path) 
         ({"gates": False}, {"embeds", "prefix"}),
         ({"t2v_cache": "projected"}, {"embeds", "features"}),
         ({"v2v_scope": "frame"}, {"embeds", "features", "prefix"}),
+        ({"cross_kv": "shared"}, {"embeds", "features", "prefix"}),
+        ({"cross_kv": "shared", "feature_bits": 8}, {"embeds", "features", "prefix"}),
+        ({"feature_bits": 8}, {"embeds", "features", "prefix"}),
     ],
-    ids=["closed", "projected", "frame"],
+    ids=["closed", "projected", "frame", "shared", "shared-8", "8"],
 )
 def test_a_kept_video_is_asked_as_any_other(
     tmp_path: Path, video: Path, changes: dict, kept: set[str]
 ) -> None:
     cache = FeatureCache(tmp_path / "cache", least_seconds=0)
+    bits = changes.get("feature_bits")
+    changes = {name: value for name, value in changes.items() if name != "feature_bits"}
     assistant = Assistant(tiny_model(**changes), tiny_processor())
+    assistant.model.model.feature_bits = bits
     assistant.runtime.cache, assistant.runtime.checkpoint_state = cache, "made here"
     said = []
     for expected in (False, True):

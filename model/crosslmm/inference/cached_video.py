@@ -30,6 +30,7 @@ from crosslmm.inference.runtime import Runtime
 from crosslmm.merging import TokenBudget
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration, VisualTokens
 from crosslmm.options import Sampling
+from crosslmm.packed_features import is_packed, split_packed
 from crosslmm.ragged_tokens import RaggedTokens
 from crosslmm.video import SourceInfo
 
@@ -41,6 +42,7 @@ _DTYPES = {
     "BF16": torch.bfloat16,
     "F16": torch.float16,
     "I64": torch.int64,
+    "I8": torch.int8,  # packed features
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 # What comes of reading a file that may hold anything.
@@ -107,6 +109,10 @@ class CachedVideo:
         computed = {_PREFIX + key: tensor for key, tensor in kept.items()}
         if _bytes_in(computed) < prefill_seconds * _READ_RATE:
             tensors |= computed
+        features = encoded.visual.features
+        scales = self._runtime.model.model.feature_scales
+        if features is not None and not _are_finite(features, scales):
+            return
         if not all(map(is_finite, tensors.values())):
             return
         # The widest first, so that each begins where its type may.
@@ -175,8 +181,10 @@ class CachedVideo:
         features = tensors.pop("features", None)
         width = int(config.text.hidden_size)
         if features is not None:
-            whole = (1, frames, config.patches_per_frame, int(config.vision.hidden_size))
-            _check(features, whole, model.dtype)
+            kept, dtype = model.model.kept_features
+            _check(features, (1, frames, config.patches_per_frame, kept), dtype)
+            if not _are_finite(features, model.model.feature_scales):
+                raise ValueError("features hold a value that is not a number")
             features = features.to(model.device)
         if (features is not None) != model.model.reads_features:
             raise ValueError("features are missing, or not wanted")
@@ -328,6 +336,10 @@ def _bytes_of(tensor: torch.Tensor) -> memoryview:
     """The memory of a tensor of uint8 on the CPU."""
     array: Any = tensor.numpy()
     return memoryview(array)
+
+
+def _are_finite(features: torch.Tensor, scales: int) -> bool:
+    return is_finite(split_packed(features, scales)[1] if is_packed(features) else features)
 
 
 def _check_members(place: torch.Tensor, mass: torch.Tensor, member: torch.Tensor) -> None:

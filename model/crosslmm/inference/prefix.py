@@ -144,7 +144,8 @@ def _part_tokens(
     """Positions of the prefix (1, P) that go through the model together."""
     branches = [layer.v2v for layer in model.model.dual_layers]
     features, text = 0, model.config.text
-    if visual.features is not None and model.config.v2v_scope in ("video", "past"):
+    projects = model.config.cross_kv == "per_layer" and model.config.v2v_scope in ("video", "past")
+    if visual.features is not None and projects:
         features = any(branch.is_open for branch in branches) * visual.features.shape[:3].numel()
     return prefill_part(
         prefix.shape[1],
