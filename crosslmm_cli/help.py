@@ -10,10 +10,16 @@ PANELS = {
         *("frames", "fps", "max_frames", "start", "end", "seek", "reader", "deadline"),
         *("frames_at", "sampler", "fit", "zoom", "segments", "scenes"),
         *("file_timeout", "max_pixels"),
-        *("no_cache", "cache_size"),
+        *("no_cache", "cache_size", "allow_network"),
     ),
-    "Model": ("model", "tokens_per_frame", "merge", "keep", "quantize", "device", "dtype"),
-    "Answer": ("prompt", "prompt_file", "max_new_tokens", "temperature", "seed"),
+    "Model": (
+        *("model", "tokens_per_frame", "merge", "keep"),
+        *("quantize", "feature_bits", "device", "dtype"),
+    ),
+    "Answer": (
+        *("question", "prompt", "prompt_file"),
+        *("max_new_tokens", "temperature", "seed", "schema"),
+    ),
     "Run": ("batch_size", "readers", "retry_failed", "overwrite", "engine", "workers"),
     "Output": (
         *("out", "kind", "answers", "evidence", "when", "plot", "as_csv"),

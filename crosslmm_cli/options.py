@@ -2,6 +2,7 @@
 
 import math
 import re
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -182,6 +183,15 @@ QuantizeOption = Annotated[
         help="Precision of the language model; auto: 4bit on a GPU for models over 1B parameters.",
     ),
 ]
+FeatureBitsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--feature-bits",
+        metavar="8",
+        help="Keep the features that cross-attention reads in 8 bits, half the memory of bfloat16.",
+        show_default="as computed",
+    ),
+]
 DeviceOption = Annotated[
     str | None,
     typer.Option(
@@ -223,6 +233,16 @@ CacheSizeOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object per result.")]
 NoProgressOption = Annotated[bool, typer.Option("--no-progress", help="Hide progress.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Hide notices and progress.")]
+SchemaOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--schema", metavar="FILE", help="A JSON Schema that answers fit (extra `schema`)."
+    ),
+]
+AllowNetworkOption = Annotated[
+    bool,
+    typer.Option("--allow-network", help="Download a VIDEO that is an https address."),
+]
 ContinueOption = Annotated[
     bool,
     typer.Option(

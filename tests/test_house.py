@@ -20,7 +20,8 @@ CLI = Path(crosslmm_cli.__file__).parent
 # From the ground up: a room imports only rooms of lines above its own.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("attention_kernels", "errors", "auto", "frame_choice", "host", "limits", "norm", "precision"),
-    ("options",),
+    ("options", "packed_features"),
+    ("gated_attention",),
     ("files", "finite_values", "device", "subtitles", "versions"),
     ("fingerprint", "merging", "video"),
     ("configuration_crosslmm",),

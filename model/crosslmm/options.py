@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypedDict, get_args
 
 from crosslmm.errors import UsageError
-from crosslmm.limits import DEADLINE, FILE_TIMEOUT, MAX_PIXELS
+from crosslmm.limits import DEADLINE, FILE_TIMEOUT, MAX_PIXELS, MAX_VIDEOS
 
 Seek = Literal["exact", "keyframe", "auto"]
 Sampler = Literal["uniform", "scene", "diverse"]
@@ -17,6 +17,8 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 V2VScope = Literal["video", "past", "frame", "member"]
 ProjectorOrder = Literal["merge_first", "project_first"]
 T2VCache = Literal["projected", "features"]
+CrossKV = Literal["per_layer", "shared"]
+FEATURE_BITS = (8,)  # of features that are kept in fewer bits than they are computed in
 
 # What the merged tokens read with each of the scopes, for readers.
 SCOPES: dict[V2VScope, str] = {
@@ -58,6 +60,7 @@ class GenerationKeywords(TypedDict, total=False):
     max_new_tokens: int
     temperature: float
     seed: int | None
+    schema: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +166,30 @@ class Sampling:
         unsaid = self.frames is None and self.fps is None and self.at is None
         return replace(self, frames=count) if unsaid else self
 
+    def shares(self, videos: int) -> list["Sampling"]:
+        """That of each of several videos, which share `frames` and `max_frames` evenly.
+
+        Raises UsageError where one would have none, and for frames that are named."""
+        if videos == 1:
+            return [self]
+        if videos > MAX_VIDEOS:
+            raise UsageError(
+                f"{videos} videos are more than the {MAX_VIDEOS} that one question takes"
+            )
+        if self.at is not None:
+            raise UsageError("`at` names frames of one video, and the question is about several")
+        for name in ("frames", "max_frames"):
+            if (count := getattr(self, name) or videos) < videos:
+                raise UsageError(
+                    f"`{name}` is for all videos together: {count} are too few for {videos} videos"
+                )
+        frames = [None] * videos if self.frames is None else share(self.frames, videos)
+        most = [None] * videos if self.max_frames is None else share(self.max_frames, videos)
+        return [
+            replace(self, frames=each, max_frames=limit)
+            for each, limit in zip(frames, most, strict=True)
+        ]
+
     @property
     def settings(self) -> dict[str, Any]:
         """What the choice of frames depends on, ready for JSON."""
@@ -178,6 +205,11 @@ class Sampling:
         named = None if self.at is None else len(set(self.at))
         counts = [count for count in (self.frames, self.max_frames, named) if count is not None]
         return min(counts, default=None)
+
+
+def share(count: int, parts: int) -> list[int]:
+    """As evenly as it goes, the first ones one more where it does not divide."""
+    return [count // parts + (number < count % parts) for number in range(parts)]
 
 
 def check_zoom(sampling: Sampling) -> None:
@@ -204,6 +236,14 @@ def check_generation(max_new_tokens: int, temperature: float, seed: int | None) 
         )
     if seed is not None and not (_is_whole(seed) and -(2**63) <= seed < 2**64):
         raise UsageError(f"`seed` must be a whole number of 64 bits, not {seed!r}")
+
+
+def check_feature_bits(bits: int | None) -> int | None:
+    """`bits` itself where features can be kept in so many, None where that is not asked for; raises
+    `UsageError`."""
+    if bits is not None and (not _is_whole(bits) or bits not in FEATURE_BITS):
+        raise UsageError(f"`feature_bits` must be {FEATURE_BITS[0]}, or not be given, not {bits!r}")
+    return bits
 
 
 def check_device(name: str) -> str:

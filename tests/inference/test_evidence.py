@@ -1,5 +1,6 @@
 """What an answer was read from, by the attention of its words."""
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,7 @@ def test_what_text_to_visual_reads_follows_from_what_is_seen(clip: Path) -> None
         ({"gates": False}, {"merge": "folder", "keep": 3}, "self-attention", 2),
         ({"gates": False}, {"tokens_per_frame": 1}, "self-attention", 1),
         ({"text": text_config("qwen3")}, {}, "cross-attention", 5),
+        ({"cross_kv": "shared"}, {}, "cross-attention", 5),
     ],
 )
 def test_evidence_of_an_answer(
@@ -141,6 +143,13 @@ def test_evidence_needs_an_answer_about_the_video(clip: Path) -> None:
     answer = one.ask("what?", max_new_tokens=4)
     with pytest.raises(UsageError, match="not one about this video"):
         other.evidence(answer)
+    for stranger in (
+        Assistant(tiny_model(seed=1), assistant.processor).open_video(clip, frames=2),
+        assistant.open_video(clip, frames=2, tokens_per_frame=1),
+    ):
+        with pytest.raises(UsageError, match="by another model, or was read from other tokens"):
+            stranger.evidence(answer)
+    assert assistant.open_video(clip, frames=2).evidence(deepcopy(answer)).answer == answer.text
     with pytest.raises(UsageError, match="no words there"):
         one.evidence(answer, part=(0, 0))
 

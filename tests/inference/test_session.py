@@ -10,7 +10,7 @@ from transformers.cache_utils import EncoderDecoderCache
 import crosslmm
 from crosslmm.inference import encoding
 from crosslmm.inference.assistant import Assistant
-from crosslmm.inference.encoding import encode_video
+from crosslmm.inference.encoding import encode_video, open_frames
 from crosslmm.inference.generation import GenerationOptions
 from crosslmm.inference.prefix import VideoPrefix
 from crosslmm.inference.session import VideoSession
@@ -57,7 +57,9 @@ def test_a_response_that_did_not_end_has_no_answer(
             _ = response.answer
 
 
-@pytest.mark.parametrize("changes", [{}, {"t2v_cache": "projected"}, {"v2v_scope": "frame"}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"t2v_cache": "projected"}, {"v2v_scope": "frame"}, {"cross_kv": "shared"}]
+)
 def test_later_questions_reuse_the_video_and_answer_alike(clip: Path, changes: dict) -> None:
     assistant = Assistant(tiny_model(**changes), tiny_processor())
     video = assistant.open_video(clip, frames=4)
@@ -73,7 +75,9 @@ def test_later_questions_reuse_the_video_and_answer_alike(clip: Path, changes: d
     assert together[0].timing.first_token > together[0].timing.encode
 
 
-@pytest.mark.parametrize("changes", [{}, {"t2v_cache": "projected"}, {"v2v_scope": "frame"}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"t2v_cache": "projected"}, {"v2v_scope": "frame"}, {"cross_kv": "shared"}]
+)
 @pytest.mark.parametrize("newline", [False, True])
 def test_a_prompt_prefilled_in_chunks_answers_alike(
     clip: Path, changes: dict, newline: bool, monkeypatch: pytest.MonkeyPatch
@@ -161,7 +165,8 @@ def test_a_conversation_goes_on_after_the_same_video(assistant: Assistant, clip:
 
 
 def test_nothing_is_asked_before_the_video_is_prefilled(assistant: Assistant, clip: Path) -> None:
-    encoded = encode_video(assistant.runtime, clip, Sampling(frames=2), budget=TokenBudget(4))
+    with open_frames(assistant.runtime, clip, Sampling(frames=2)) as stream:
+        encoded = encode_video(assistant.runtime, stream, budget=TokenBudget(4))
     video = VideoSession(
         assistant.runtime, "v", encoded, sampling=Sampling(frames=2),
         budget=TokenBudget(4), started=0.0,

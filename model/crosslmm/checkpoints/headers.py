@@ -26,6 +26,7 @@ PartName = Literal[
     "projector",
     "V2V cross-attention",
     "T2V cross-attention",
+    "shared keys and values",
     "cross-attention norms",
     "language model",
     "other",
@@ -39,6 +40,7 @@ _PARTS: tuple[tuple[PartName, re.Pattern[str]], ...] = (
     ("projector", re.compile(r"\bmulti_modal_projector\.|\bimage_newline\b")),
     ("V2V cross-attention", re.compile(r"\bcross_attention_layers\..*\bv2v\.")),
     ("T2V cross-attention", re.compile(r"\bcross_attention_layers\..*\bt2v\.")),
+    ("shared keys and values", re.compile(r"\bcross_attention_kv\.")),
     ("cross-attention norms", re.compile(r"\bcross_attention_layers\.|\bfeature_norm\.")),
     ("language model", re.compile(r"\b(language_model|lm_head|model)\b")),
 )

@@ -13,9 +13,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from crosslmm.checkpoints.headers import Gate
 from crosslmm.checkpoints.support import CROSSLMM, LLAVA_ONEVISION, MODEL_TYPES
 from crosslmm.errors import CheckpointError, UsageError
-from crosslmm.limits import DECODERS
+from crosslmm.limits import DECODERS, packed_width
 from crosslmm.merging import TokenBudget, check_tokens_per_frame
-from crosslmm.options import ProjectorOrder, T2VCache, V2VScope
+from crosslmm.options import CrossKV, ProjectorOrder, T2VCache, V2VScope
 
 _MOST = 1 << 40  # of any number of a configuration
 _VISION_DEFAULTS = {
@@ -171,6 +171,7 @@ class ModelShape:
     interval: int | None
     open_v2v: int
     open_t2v: int
+    cross_kv: CrossKV = "per_layer"
     v2v_scope: V2VScope = "video"
     t2v_cache: T2VCache = "features"
     t2v_frames: int | None = None
@@ -184,6 +185,22 @@ class ModelShape:
     def cross_layers(self) -> int:
         """Dual cross-attention layers: one after decoder layers K, 2K, …"""
         return self.language.layers // self.interval if self.interval else 0
+
+    @property
+    def shares_kv(self) -> bool:
+        return self.cross_kv == "shared"
+
+    @property
+    def feature_width(self) -> int:
+        """The numbers of a patch that cross-attention reads: its feature, or its key and value where
+        all layers share them."""
+        return 2 * self.language.kv_width if self.shares_kv else self.vision.width
+
+    def feature_bytes(self, size: int, bits: int | None) -> int:
+        """Bytes that are kept of a patch for cross-attention; size: of a number that is not packed."""
+        if bits is None:
+            return self.feature_width * size
+        return packed_width(self.feature_width, 2 if self.shares_kv else 1)
 
     @property
     def reads_features(self) -> bool:
@@ -248,6 +265,7 @@ class ModelShape:
             interval=interval,
             open_v2v=count,
             open_t2v=count,
+            cross_kv=config.get("cross_kv", "per_layer"),
             v2v_scope=config.get("v2v_scope", "video"),
             t2v_cache=config.get("t2v_cache", "features"),
             t2v_frames=config.get("t2v_frames"),

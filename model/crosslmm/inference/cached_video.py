@@ -30,6 +30,7 @@ from crosslmm.inference.runtime import Runtime
 from crosslmm.merging import TokenBudget
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration, VisualTokens
 from crosslmm.options import Sampling
+from crosslmm.packed_features import is_packed, split_packed
 from crosslmm.ragged_tokens import RaggedTokens
 from crosslmm.video import SourceInfo
 
@@ -41,6 +42,7 @@ _DTYPES = {
     "BF16": torch.bfloat16,
     "F16": torch.float16,
     "I64": torch.int64,
+    "I8": torch.int8,  # packed features
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 # What comes of reading a file that may hold anything.
@@ -85,8 +87,11 @@ class CachedVideo:
         return None
 
     @torch.inference_mode()
-    def write(self, encoded: EncodedVideo, prefix: VideoPrefix, prefill_seconds: float) -> None:
-        """Keep what was encoded after `read` gave nothing, and prefilled, if that is worth it.
+    def write(
+        self, encoded: EncodedVideo, prefix: VideoPrefix | None = None, prefill_seconds: float = 0.0
+    ) -> None:
+        """Keep what was encoded after `read` gave nothing, and prefilled, if that is worth it. No prefix
+        is kept of one among several videos.
 
         Nothing is kept of a video that took no time, or was read with a warning, nor of one that takes
         longer to hash than it took to encode.
@@ -100,9 +105,14 @@ class CachedVideo:
         tensors = _tensors_of(encoded.visual)
         if _bytes_in(tensors) > spent * _READ_RATE:
             return
-        computed = {_PREFIX + key: tensor for key, tensor in prefix.tensors().items()}
+        kept = {} if prefix is None else prefix.tensors()
+        computed = {_PREFIX + key: tensor for key, tensor in kept.items()}
         if _bytes_in(computed) < prefill_seconds * _READ_RATE:
             tensors |= computed
+        features = encoded.visual.features
+        scales = self._runtime.model.model.feature_scales
+        if features is not None and not _are_finite(features, scales):
+            return
         if not all(map(is_finite, tensors.values())):
             return
         # The widest first, so that each begins where its type may.
@@ -171,8 +181,10 @@ class CachedVideo:
         features = tensors.pop("features", None)
         width = int(config.text.hidden_size)
         if features is not None:
-            whole = (1, frames, config.patches_per_frame, int(config.vision.hidden_size))
-            _check(features, whole, model.dtype)
+            kept, dtype = model.model.kept_features
+            _check(features, (1, frames, config.patches_per_frame, kept), dtype)
+            if not _are_finite(features, model.model.feature_scales):
+                raise ValueError("features hold a value that is not a number")
             features = features.to(model.device)
         if (features is not None) != model.model.reads_features:
             raise ValueError("features are missing, or not wanted")
@@ -246,10 +258,15 @@ class CachedVideo:
 
 
 def _weights_used(model: CrossLMMForConditionalGeneration) -> dict[str, torch.Tensor]:
-    """All but those behind closed gates, which are random where a checkpoint has none."""
+    """All but those behind closed gates, which are random where a checkpoint has none, and quantized
+    ones, which are the checkpoint's: bitsandbytes lays them out as it likes, when it likes."""
     branches = (branch for layer in model.model.dual_layers for branch in (layer.v2v, layer.t2v))
     closed = {id(weight) for each in branches if not each.is_open for weight in each.parameters()}
-    return {name: each for name, each in model.named_parameters() if id(each) not in closed}
+    return {
+        name: each
+        for name, each in model.named_parameters()
+        if each.is_floating_point() and id(each) not in closed
+    }
 
 
 def _tensors_of(visual: VisualTokens | RaggedTokens) -> dict[str, torch.Tensor]:
@@ -319,6 +336,10 @@ def _bytes_of(tensor: torch.Tensor) -> memoryview:
     """The memory of a tensor of uint8 on the CPU."""
     array: Any = tensor.numpy()
     return memoryview(array)
+
+
+def _are_finite(features: torch.Tensor, scales: int) -> bool:
+    return is_finite(split_packed(features, scales)[1] if is_packed(features) else features)
 
 
 def _check_members(place: torch.Tensor, mass: torch.Tensor, member: torch.Tensor) -> None:
