@@ -516,7 +516,7 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("arguments", "words"),
         [
-            (("tune-3b",), "neither a file nor a shipped recipe"),
+            (("tune-3b",), "neither a file nor a recipe"),
             (("tune-2b", "--set", "frmes=3"), "unknown option 'frmes'"),
             (("tune-2b", "--set", "batch_size=7", "--set", "device_batch_size=2"), "no multiple"),
             (
