@@ -218,7 +218,7 @@ def caption(path: str, sampling: Any) -> int:
     from crosslmm.captioning.reading import read_clips, read_request
     from crosslmm.errors import VideoError
     from crosslmm.limits import READER_MEMORY
-    from crosslmm.video.worker import limit_memory, out_of_memory
+    from crosslmm.video.memory_limit import limit_memory, out_of_memory
 
     options = CaptionOptions(segments=0.1, sampling=sampling)
     request = read_request(path, options, size=SIZE, resample=3, default_frames=FRAMES)

@@ -90,6 +90,7 @@ def ask(
     merge: options.MergeOption = None,
     keep: options.KeepOption = None,
     quantize: options.QuantizeOption = "auto",
+    feature_bits: options.FeatureBitsOption = None,
     device: options.DeviceOption = None,
     dtype: options.DtypeOption = "auto",
     question: Annotated[
@@ -215,6 +216,7 @@ def ask(
             device=device,
             dtype=dtype,
             quantize=quantize,
+            feature_bits=feature_bits,
             **merging,
             frames=sampling.most_frames,
             announce=False,

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 
 from crosslmm.captioning import CaptionResult, Summary
-from crosslmm_cli.output import Output
+from crosslmm_cli.output import Output, one_line
 
 _CAPTION = 120  # characters shown of a caption
 _LINE_EVERY = 10.0  # seconds between lines of progress without a terminal
@@ -71,11 +71,11 @@ class CaptionReport:
         """Called for each result of the run."""
         self._warnings.add(result)
         if result.error is not None:
-            self._output.notice(f"failed: {result.error}")
+            self._output.notice(one_line(f"failed: {result.error}"))
         elif self._verbose:
-            self._output.notice(result_line(result))
+            self._output.notice(one_line(result_line(result)))
             for warning in result.warnings:
-                self._output.notice(f"warning: {result.path}: {warning}")
+                self._output.notice(one_line(f"warning: {result.path}: {warning}"))
         summary = self._summary
         if self._output.draws_progress:
             self.draw()
@@ -92,7 +92,7 @@ class CaptionReport:
     def end(self) -> None:
         self._output.finish_progress()
         for line in [*self._warnings.lines(), *summary_lines(self._summary)]:
-            self._output.notice(line)
+            self._output.notice(one_line(line))
 
     def _exceptions(self) -> list[str]:
         summary = self._summary

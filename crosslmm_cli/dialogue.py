@@ -16,7 +16,7 @@ from crosslmm.options import GenerationKeywords
 from crosslmm_cli.answering import write_answer
 from crosslmm_cli.evidence import save_evidence
 from crosslmm_cli.interrupt import defer_first_interrupt, requested
-from crosslmm_cli.output import Output
+from crosslmm_cli.output import Output, one_line
 
 HELP = {
     "/frames": "Show the times of the frames.",
@@ -182,7 +182,7 @@ def _unquoted(name: str) -> str:
 
 
 def _markdown(record: dict[str, Any]) -> str:
-    parts = [f"# {record['video']}"]
+    parts = [f"# {one_line(record['video'])}"]
     for message in record["messages"]:
         text = message["content"]
         parts.append("> " + text.replace("\n", "\n> ") if message["role"] == "user" else text)

@@ -61,6 +61,7 @@ def evaluate(
     merge: options.MergersOption = None,
     keep: options.SharesOption = None,
     quantize: options.QuantizeOption = "auto",
+    feature_bits: options.FeatureBitsOption = None,
     device: options.DeviceOption = None,
     dtype: options.DtypeOption = "auto",
     answers: Annotated[
@@ -97,6 +98,7 @@ def evaluate(
         device=device,
         dtype=dtype,
         quantize=quantize,
+        feature_bits=feature_bits,
         **one,
     )
     if table:

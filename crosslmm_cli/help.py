@@ -12,15 +12,13 @@ PANELS = {
         *("file_timeout", "max_pixels"),
         *("no_cache", "cache_size", "allow_network"),
     ),
-    "Model": ("model", "tokens_per_frame", "merge", "keep", "quantize", "device", "dtype"),
+    "Model": (
+        *("model", "tokens_per_frame", "merge", "keep"),
+        *("quantize", "feature_bits", "device", "dtype"),
+    ),
     "Answer": (
-        "question",
-        "prompt",
-        "prompt_file",
-        "max_new_tokens",
-        "temperature",
-        "seed",
-        "schema",
+        *("question", "prompt", "prompt_file"),
+        *("max_new_tokens", "temperature", "seed", "schema"),
     ),
     "Run": ("batch_size", "readers", "retry_failed", "overwrite", "engine", "workers"),
     "Output": (

@@ -11,7 +11,7 @@ from crosslmm.errors import CheckpointError, UnfamiliarFootage, UsageError, Vide
 from crosslmm.inference.feature_cache import FeatureCache
 from crosslmm.inference.named_file import NamedFile
 from crosslmm.merging import check_tokens_per_frame
-from crosslmm.options import Sampling, check_device
+from crosslmm.options import Sampling, check_device, check_feature_bits
 from crosslmm_cli import options
 from crosslmm_cli.merging import recommend_for
 from crosslmm_cli.output import Output
@@ -31,6 +31,7 @@ def load_assistant(
     device: str | None,
     dtype: options.Dtype,
     quantize: options.Quantization,
+    feature_bits: int | None = None,
     tokens_per_frame: int | None = None,
     merge: str | None = None,
     keep: str | int | None = None,
@@ -48,6 +49,7 @@ def load_assistant(
     """
     # With `merge` it need not be a square.
     square = None if merge else tokens_per_frame
+    check_feature_bits(feature_bits)
     choice = check_model(model, device=device, tokens_per_frame=square)
     output.progress("load", 0, 0)
     from crosslmm.inference.assistant import load  # torch, which takes seconds
@@ -64,6 +66,7 @@ def load_assistant(
         merge=merge,
         keep=keep,
         frames=frames,
+        feature_bits=feature_bits,
         questions=questions,
         cache=cache or False,
         on_notice=output.notice,
@@ -119,6 +122,8 @@ def open_session(
         output.notice(session.reused)
     if session.merged:
         output.notice(session.merged)
+    if session.packed:
+        output.notice(session.packed)
     recommend_for(output, assistant.name, session)
     for warning in session.warnings:
         output.notice(f"warning: {warning}")

@@ -9,7 +9,7 @@ from crosslmm.checkpoints import catalog
 from crosslmm.checkpoints.settings import write_merging
 from crosslmm.errors import CheckpointError, UsageError, first_line
 from crosslmm.files import check_empty
-from crosslmm.options import V2VScope
+from crosslmm.options import CrossKV, V2VScope
 from crosslmm_cli import completion, options
 from crosslmm_cli.commands import Command, Group
 from crosslmm_cli.download import download
@@ -126,6 +126,7 @@ def _settings(config: dict[str, Any]) -> list[tuple[str, Any]]:
         ("frame size", vision.get("image_size")),
         ("tokens per frame", config.get("tokens_per_frame")),
         ("cross-attention interval", config.get("cross_attention_interval")),
+        ("cross-attention keys and values", config.get("cross_kv")),
         ("V2V scope", config.get("v2v_scope")),
         ("T2V frames", config.get("t2v_frames")),
         ("base", config.get("base_model_name_or_path")),
@@ -232,6 +233,13 @@ def init(
             "--interval", metavar="N", min=1, help="Cross-attention after every N decoder layers."
         ),
     ] = 4,
+    cross_kv: Annotated[
+        CrossKV,
+        typer.Option(
+            "--cross-kv",
+            help="Keys and values of the features for each cross-attention layer, or shared by all.",
+        ),
+    ] = "per_layer",
     v2v_scope: Annotated[
         V2VScope,
         typer.Option(
@@ -273,6 +281,7 @@ def init(
         cross_attention_interval=interval,
         tokens_per_frame=tokens_per_frame,
         v2v_scope=v2v_scope,
+        cross_kv=cross_kv,
     )
     output.text(str(folder))
     output.notice("untrained: the projector is random and all gates are closed; train it first")

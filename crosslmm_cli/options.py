@@ -183,6 +183,15 @@ QuantizeOption = Annotated[
         help="Precision of the language model; auto: 4bit on a GPU for models over 1B parameters.",
     ),
 ]
+FeatureBitsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--feature-bits",
+        metavar="8",
+        help="Keep the features that cross-attention reads in 8 bits, half the memory of bfloat16.",
+        show_default="as computed",
+    ),
+]
 DeviceOption = Annotated[
     str | None,
     typer.Option(

@@ -47,6 +47,11 @@ STAGES = {
 }
 
 
+def one_line(text: str) -> str:
+    """A name of a file may hold line breaks, and what follows would look like a line of ours."""
+    return " ".join(text.splitlines())
+
+
 def supports_ansi(stream: TextIO) -> bool:
     """Whether colours and moving displays may be written to `stream`."""
     plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
@@ -199,6 +204,7 @@ class Output:
         `header`: the first row names the columns. `right`: the columns of numbers. `first_width`:
         the least width of the first column, for tables that are written row by row.
         """
+        rows = [[one_line(cell) for cell in row] for row in rows]
         if self.on_terminal:
             self._rich_table(rows, header=header, right=right, first_width=first_width)
             return

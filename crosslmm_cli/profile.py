@@ -29,7 +29,7 @@ from crosslmm.cost.tables import (
 from crosslmm.errors import UsageError
 from crosslmm.limits import FRAMES_PER_CHUNK
 from crosslmm.merging import MERGERS, TokenBudget, choose_budget
-from crosslmm.options import Sampling, V2VScope
+from crosslmm.options import CrossKV, Sampling, V2VScope, check_feature_bits
 from crosslmm_cli import completion, options
 from crosslmm_cli.inputs import check_video
 from crosslmm_cli.loading import check_model, load_assistant
@@ -76,6 +76,13 @@ def profile(
             "--interval", metavar="N", min=1, help="Cross-attention after every N decoder layers."
         ),
     ] = None,
+    cross_kv: Annotated[
+        CrossKV | None,
+        typer.Option(
+            "--cross-kv",
+            help="Keys and values of the features for each cross-attention layer, or shared by all.",
+        ),
+    ] = None,
     v2v_scope: Annotated[
         V2VScope | None,
         typer.Option(
@@ -94,6 +101,7 @@ def profile(
         Literal["none", "4bit", "8bit"],
         typer.Option("--quantize", help="Precision of the language model."),
     ] = "none",
+    feature_bits: options.FeatureBitsOption = None,
     dtype: options.DtypeOption = "auto",
     batch: Annotated[
         int, typer.Option("--batch", metavar="N", min=1, help="Videos per batch.")
@@ -163,9 +171,10 @@ def profile(
     output = Output(as_json=as_json, quiet=quiet, progress=not no_progress)
     if as_json and as_csv:
         raise UsageError("--json and --csv exclude each other: give one of them")
-    if measure and (interval or batch > 1):
+    if measure and (interval or cross_kv or batch > 1):
         raise UsageError(
-            "--measure runs the unmodified model on one video: it excludes --interval and --batch"
+            "--measure runs the unmodified model on one video: it excludes --interval, "
+            "--cross-kv and --batch"
         )
     if not measure and (video is not None or repeats is not None):
         raise UsageError("--video and --repeats need --measure")
@@ -182,13 +191,20 @@ def profile(
             "--csv prints estimates only; use --json with --measure, --fits or --compare paper"
         )
     name = catalog.default_model(model).name
-    shape = reshape(find_shape(name), interval=interval, v2v_scope=v2v_scope, t2v_cache=t2v_cache)
+    shape = reshape(
+        find_shape(name),
+        interval=interval,
+        cross_kv=cross_kv,
+        v2v_scope=v2v_scope,
+        t2v_cache=t2v_cache,
+    )
     settings = Settings(
         text_tokens=text_tokens,
         batch=batch,
         dtype=None if dtype == "auto" else dtype,
         quantization=quantize,
         frames_per_chunk=chunk,
+        feature_bits=check_feature_bits(feature_bits),
     )
     counted = tokens_per_frame or ()
     if compute is not None and not counted and not merge and shape.chunked:
@@ -226,6 +242,7 @@ def profile(
             device=device,
             dtype=dtype,
             quantize=quantize,
+            feature_bits=feature_bits,
         )
         settings = replace(settings, dtype=assistant.settings["dtype"])
         estimates = _estimate(name, compare, shape=shape, settings=settings, **counts)

@@ -215,5 +215,17 @@ def test_a_folder_is_removed_and_a_links_target_stays(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_link_that_takes_a_folder_s_place_while_it_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "victim" / "mine").touch()
+    (tmp_path / "model").symlink_to(tmp_path / "victim")
+    monkeypatch.setattr(Path, "is_symlink", lambda path: False)  # as it was a moment ago
+    with pytest.raises(OSError, match="symbolic link"):
+        remove_folder(tmp_path / "model")
+    assert (tmp_path / "victim" / "mine").exists()
+
+
 def test_sizes_for_a_reader() -> None:
     assert gigabytes(1.66e9) == "1.7 GB"

@@ -20,8 +20,9 @@ CLI = Path(crosslmm_cli.__file__).parent
 # From the ground up: a room imports only rooms of lines above its own.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("attention_kernels", "errors", "auto", "frame_choice", "host", "limits", "norm", "precision"),
-    ("options",),
-    ("files", "device", "subtitles", "versions"),
+    ("options", "packed_features"),
+    ("gated_attention",),
+    ("files", "finite_values", "device", "subtitles", "versions"),
     ("fingerprint", "merging", "video"),
     ("configuration_crosslmm",),
     ("cache", "evidence", "prompts", "ragged_tokens", "vision"),

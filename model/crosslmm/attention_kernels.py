@@ -78,7 +78,12 @@ def weigh_keys(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None
     total = torch.zeros(key.shape[0], key.shape[2], device=key.device)
     for head in range(key.shape[1]):  # one by one: over long videos the weights are many
         scores = (key[:, head] @ query[:, head].transpose(1, 2)).float()  # (B, S, R)
-        if mask is not None:
-            scores = scores.masked_fill(~visible_or_all(mask)[..., None], -torch.inf)
-        total += scores.softmax(dim=1).sum(dim=-1)
+        total += weigh_scores(scores.transpose(1, 2)[:, None], mask)
     return total
+
+
+def weigh_scores(scores: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """As `weigh_keys`, of scores (B, heads, R, S) in float32."""
+    if mask is not None:
+        scores = scores.masked_fill(~visible_or_all(mask)[:, None, None], -torch.inf)
+    return scores.softmax(dim=-1).sum(dim=(1, 2))

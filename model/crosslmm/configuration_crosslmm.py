@@ -13,7 +13,7 @@ from transformers.configuration_utils import SubConfigSpec
 from crosslmm.auto import register_config
 from crosslmm.limits import DEFAULT_FRAMES
 from crosslmm.merging import POOLINGS, check_tokens_per_frame
-from crosslmm.options import ProjectorOrder, T2VCache, V2VScope
+from crosslmm.options import CrossKV, ProjectorOrder, T2VCache, V2VScope
 
 
 @strict
@@ -29,11 +29,14 @@ class CrossLMMConfig(PreTrainedConfig):
     - `vision_feature_layer`: which encoder output is read, negative, -1 the last layer's.
     - `video_newline`: one learned embedding stands after the last merged token (LLaVA-OneVision).
     - `cross_attention_interval`: K; a dual cross-attention layer follows layers K, 2K, …
+    - `cross_kv`: keys and values of the features are projected by each branch of each layer
+      (`per_layer`, the paper), or once for all of them (`shared`).
     - `v2v_scope`: merged tokens read the features (un-pooled visual features) of the whole `video`
       (the paper), of the frames up to their own (`past`), of their own `frame`, or of the patches that
       they stand for (`member`); the last two are linear in the number of frames.
     - `t2v_cache`: for decoding keep the one shared copy of the `features`, or each layer's
-      keys and values `projected` from it (several times the memory, less arithmetic per token).
+      keys and values `projected` from it (several times the memory, less arithmetic per token). Shared
+      keys and values are kept in place of the features, with no copy for each layer.
     - `t2v_frames`: for each token that is decoded T2V reads only so many frames, those that the end of
       the prompt attends to most; None for all.
     - `default_frames`: frames of a video when no number is given.
@@ -81,6 +84,7 @@ class CrossLMMConfig(PreTrainedConfig):
     vision_feature_layer: int = -1
     video_newline: bool = False
     cross_attention_interval: int = 4
+    cross_kv: CrossKV = "per_layer"
     v2v_scope: V2VScope = "video"
     t2v_cache: T2VCache = "features"
     t2v_frames: int | None = None
@@ -119,6 +123,16 @@ class CrossLMMConfig(PreTrainedConfig):
         return self.patch_grid**2
 
     @property
+    def feature_width(self) -> int:
+        """The numbers of a patch that cross-attention reads: those of its feature, or of its key and
+        value where these are shared."""
+        if self.cross_kv == "per_layer":
+            return int(self.vision.hidden_size)
+        text = self.text
+        head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        return 2 * int(text.num_key_value_heads) * int(head_dim)
+
+    @property
     def vision_layers(self) -> int:
         """Encoder layers that are computed, after `vision_feature_layer`."""
         return int(self.vision.num_hidden_layers) + 1 + self.vision_feature_layer
@@ -142,6 +156,11 @@ class CrossLMMConfig(PreTrainedConfig):
             raise ValueError(f"merge_mode={self.merge_mode!r} is not one of {', '.join(POOLINGS)}")
         if self.t2v_frames is not None and self.t2v_frames < 1:
             raise ValueError(f"t2v_frames={self.t2v_frames} is not a number of frames from 1")
+        if self.cross_kv == "shared" and self.t2v_cache != "features":
+            raise ValueError(
+                f"t2v_cache={self.t2v_cache!r} keeps keys and values of each layer, and with "
+                "cross_kv='shared' all layers have the same: it must be 'features'"
+            )
         layers = int(self.text.num_hidden_layers)
         if not 1 <= self.cross_attention_interval <= layers:
             raise ValueError(

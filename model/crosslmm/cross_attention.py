@@ -1,259 +1,23 @@
-"""Gated cross-attention from the language model's stream to the features (un-pooled visual features).
-
-One class serves both branches of the paper's dual cross-attention layer: visual-to-visual (V2V),
-whose queries are the merged tokens, and text-to-visual (T2V), whose queries are the text.
-Keys and values have no position and no norm of their own, which allows the surprising choice here:
-since q·(W_k x) = (W_kᵀ q)·x, a decoding step can attend over the features themselves, one copy
-shared by all layers, instead of over every layer's own keys and values.
+"""The paper's dual cross-attention layer: visual-to-visual (V2V), whose queries are the merged tokens,
+and text-to-visual (T2V), whose queries are the text. Both are gated cross-attention to the features.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import cast
 
 import torch
-from torch import nn
 from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache, DynamicLayer
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from crosslmm.attention_kernels import (
-    eager_attention,
-    read_features,
-    visible_or_all,
-    weigh_keys,
-)
 from crosslmm.cache import CrossCache
 from crosslmm.frame_choice import FrameChoice
-from crosslmm.limits import ABSORBED_QUERIES, SLICE_BYTES
+from crosslmm.gated_attention import GatedCrossAttention
 from crosslmm.norm import RMSNorm
 from crosslmm.v2v_scopes import CompleteVideo, VisualScope
 from crosslmm.visual_tokens import TokenPositions
-
-# Of each row, how many queries that follow see how many features.
-Runs = Sequence[Sequence[tuple[int, int]]]
-
-
-class GatedCrossAttention(nn.Module):
-    """Attention from a stream of width H to visual features of width D, behind a tanh gate.
-
-    Returns tanh(g) · W_o Attn(W_q h, W_k V, W_v V), the addend of the paper's V2V and T2V
-    equations, with the language model's number of query heads and of (fewer) key/value heads. The
-    gate starts at zero: a fresh branch adds exactly nothing.
-    """
-
-    is_causal = False  # read by the sdpa and flash interfaces; their default is True
-
-    def __init__(self, text_config: PreTrainedConfig, feature_width: int) -> None:
-        super().__init__()
-        self.config = text_config
-        self.heads = int(text_config.num_attention_heads)
-        self.kv_heads = int(text_config.num_key_value_heads)
-        width = int(text_config.hidden_size)
-        self.head_dim = int(getattr(text_config, "head_dim", None) or width // self.heads)
-        self.num_key_value_groups = self.heads // self.kv_heads
-        self.scaling = self.head_dim**-0.5
-        self.q_proj = nn.Linear(width, self.heads * self.head_dim, bias=False)
-        self.k_proj = nn.Linear(feature_width, self.kv_heads * self.head_dim, bias=False)
-        self.v_proj = nn.Linear(feature_width, self.kv_heads * self.head_dim, bias=False)
-        self.o_proj = nn.Linear(self.heads * self.head_dim, width, bias=False)
-        self.gate = nn.Parameter(torch.zeros(1))
-        self._gate_seen: tuple[int, int, bool] | None = None
-
-    @property
-    def is_open(self) -> bool:
-        """False where the gate is exactly zero and cannot be asked for a gradient: nothing to do.
-
-        Reading a gate waits for a GPU, so its answer is kept until the gate is written to; of what is
-        written to `gate.data` it learns by `train` or `eval`.
-        """
-        if self.gate.is_meta or (torch.is_grad_enabled() and self.gate.requires_grad):
-            return True
-        if torch.compiler.is_compiling():
-            return True  # a graph has both cases in it: what a closed gate lets through is zero
-        if self.gate.is_cpu or self.gate.is_inference():
-            return bool(self.gate.item() != 0)
-        seen = self._gate_seen
-        if seen is None or seen[:2] != (self.gate.data_ptr(), self.gate._version):
-            opened = bool(self.gate.detach().item() != 0)
-            seen = self._gate_seen = (self.gate.data_ptr(), self.gate._version, opened)
-        return seen[2]
-
-    def train(self, mode: bool = True) -> "GatedCrossAttention":
-        self._gate_seen = None  # a fused optimizer writes to the gate and does not count it
-        return super().train(mode)
-
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        features: torch.Tensor | None = None,
-        mask: torch.Tensor | None = None,
-        *,
-        counts: Sequence[int] | None = None,
-        runs: Runs | None = None,
-        projected: tuple[torch.Tensor, torch.Tensor] | None = None,
-        absorb: bool = False,
-        see: Callable[[torch.Tensor], None] | None = None,
-        last: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """(B, Q, H), features (B, S, D), mask (B, S) with True = attend → (B, Q, H)
-
-        - counts: of each row, how many features the mask shows, where these come first: rows are read
-          one by one then, without a mask, for which many kernels would repeat the keys.
-        - runs: of each row, how many queries that follow see how many features, the first; no mask then.
-        - projected: the keys and values that `project` made of the features, in place of them.
-        - absorb: with few queries never form keys and values; both projections move to the query's
-          side.
-        - see: is given what one query of each row attends to, (B, S), summed over heads: the one at the
-          index `last`, (B,), or the last.
-        """
-        # The only way in: what loads weights when they are needed wraps the call of a module.
-        query = self._queries(hidden_states)
-        if runs is None and mask is not None and counts is not None:
-            runs = [[(query.shape[2], count)] for count in counts]
-        if see is not None:
-            key = projected[0] if projected is not None else None
-            index = query.new_full((len(query),), -1, dtype=torch.long) if last is None else last
-            rows = torch.arange(len(query), device=query.device)
-            see(self._weigh(query[rows, :, index.to(query.device)], features, key, mask))
-        if projected is not None:
-            return self._output(self._attend(query, *projected, mask, runs), mask)
-        assert features is not None
-        if absorb and hidden_states.shape[1] <= ABSORBED_QUERIES and self._plain_projections:
-            return self._output(self._attend_features(query, features, mask), mask)
-        pair_bytes = 2 * features.shape[0] * features.shape[1] * features.element_size()
-        pair_bytes *= self.kv_heads * self.head_dim
-        if pair_bytes <= SLICE_BYTES or torch.is_grad_enabled() or not self._plain_projections:
-            return self._output(self._attend(query, *self.project(features), mask, runs), mask)
-        slices = [
-            self._attend(group, key, value, mask, runs)
-            for group, key, value in self._head_slices(query, features)
-        ]
-        return self._output(torch.cat(slices, dim=2), mask)
-
-    def project(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, S, D) → keys and values, each (B, kv_heads, S, head_dim)"""
-        shape = (*features.shape[:-1], -1, self.head_dim)
-        return (
-            self.k_proj(features).view(shape).transpose(1, 2),
-            self.v_proj(features).view(shape).transpose(1, 2),
-        )
-
-    def _weigh(
-        self,
-        query: torch.Tensor,
-        features: torch.Tensor | None,
-        key: torch.Tensor | None,
-        mask: torch.Tensor | None,
-    ) -> torch.Tensor:
-        """(B, heads, head_dim) → (B, S), summed over heads"""
-        query = query.unflatten(1, (-1, self.num_key_value_groups)) * self.scaling
-        if key is None:
-            assert features is not None
-            if self._plain_projections:
-                query = query @ self.k_proj.weight.view(-1, self.head_dim, features.shape[-1])
-                key = features[:, None].expand(-1, query.shape[1], -1, -1)
-            else:
-                key = self.project(features)[0]
-        return weigh_keys(query, key, mask)
-
-    def _attend_features(
-        self, query: torch.Tensor, features: torch.Tensor, mask: torch.Tensor | None
-    ) -> torch.Tensor:
-        """→ (B, Q, heads, head_dim)"""
-        batch, _, queries, _ = query.shape
-        query = query.reshape(
-            batch, self.kv_heads, self.num_key_value_groups * queries, self.head_dim
-        )
-        key_weight = self.k_proj.weight.view(self.kv_heads, self.head_dim, -1)
-        value_weight = self.v_proj.weight.view(self.kv_heads, self.head_dim, -1)
-        absorbed = (query * self.scaling @ key_weight).flatten(1, 2)  # (B, heads·Q, D)
-        read = read_features(absorbed, features, mask, fused=features.device.type == "cpu")
-        read = read.view(batch, self.kv_heads, -1, features.shape[-1])
-        read = (read @ value_weight.transpose(1, 2)).view(batch, self.heads, queries, self.head_dim)
-        return read.transpose(1, 2)
-
-    @property
-    def _plain_projections(self) -> bool:
-        # An adapter around a projection (PEFT), a weight that is elsewhere until it is needed
-        # (accelerate's offload) or in parts (tensor parallelism) must be called, not read.
-        pair = (self.k_proj, self.v_proj)
-        return all(
-            type(module) is nn.Linear
-            and type(module.weight.data) is torch.Tensor
-            and not module.weight.is_meta
-            for module in pair
-        )
-
-    def _queries(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        batch, queries, _ = hidden_states.shape
-        query = self.q_proj(hidden_states)
-        # As many heads as this device has: tensor parallelism splits them.
-        query = query.view(batch, queries, query.shape[-1] // self.head_dim, self.head_dim)
-        return query.transpose(1, 2)  # (B, heads, Q, head_dim)
-
-    def _head_slices(
-        self, query: torch.Tensor, features: torch.Tensor
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """Each key/value head with its query heads, projected when its turn comes."""
-        groups = self.num_key_value_groups
-        for head in range(self.kv_heads):
-            rows = slice(head * self.head_dim, (head + 1) * self.head_dim)
-            key = nn.functional.linear(features, self.k_proj.weight[rows])[:, None]
-            value = nn.functional.linear(features, self.v_proj.weight[rows])[:, None]
-            yield query[:, head * groups : (head + 1) * groups], key, value
-
-    def _attend(
-        self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        mask: torch.Tensor | None,
-        runs: Runs | None = None,
-    ) -> torch.Tensor:
-        """→ (B, Q, heads, head_dim)"""
-        if runs is not None:
-            rows = zip(query.split(1), key.split(1), value.split(1), runs, strict=True)
-            return torch.cat([self._attend_runs(*row) for row in rows])
-        name = self.config._attn_implementation
-        if mask is not None and "flash" in name:
-            name = "sdpa"  # flash would take the keys' mask for the queries'
-        interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention)
-        interface_mask = None
-        if mask is not None:
-            visible = visible_or_all(mask)
-            interface_mask = visible[:, None, None, :].expand(-1, -1, query.shape[2], -1)
-        attended, _ = interface(
-            self, query, key, value, interface_mask, scaling=self.scaling, dropout=0.0
-        )
-        return attended
-
-    def _attend_runs(
-        self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        runs: Sequence[tuple[int, int]],
-    ) -> torch.Tensor:
-        """Of one row. → (1, Q, heads, head_dim), zeros where nothing is seen"""
-        parts: list[torch.Tensor] = []
-        for part, (_, seen) in zip(
-            query.split([queries for queries, _ in runs], dim=2), runs, strict=True
-        ):
-            if seen and part.shape[2]:
-                parts.append(self._attend(part, key[:, :, :seen], value[:, :, :seen], None))
-            else:
-                parts.append(torch.zeros_like(part).transpose(1, 2))
-        return torch.cat(parts, dim=1)
-
-    def _output(self, attended: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        addend = torch.tanh(self.gate) * self.o_proj(attended.flatten(2))
-        if mask is not None:
-            # A row without any visible frame reads nothing, whatever the attention kernel returned.
-            addend = addend.masked_fill(~mask.any(dim=1)[:, None, None], 0.0)
-        return addend
 
 
 @dataclass(frozen=True)
@@ -276,7 +40,9 @@ class CrossInputs:
 class DualCrossAttentionLayer(GradientCheckpointingLayer):
     """One dual cross-attention layer: V2V for the merged tokens, T2V for the text."""
 
-    def __init__(self, text_config: PreTrainedConfig, feature_width: int, index: int) -> None:
+    def __init__(
+        self, text_config: PreTrainedConfig, feature_width: int | None, index: int
+    ) -> None:
         super().__init__()
         self.index = index
         self.norm = RMSNorm(int(text_config.hidden_size), float(text_config.rms_norm_eps))

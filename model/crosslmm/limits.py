@@ -17,6 +17,9 @@ MERGED_FRAMES = 256
 VIDEO_CONTEXT = 7 / 8
 # Above this size keys and values are projected one key/value head at a time and then dropped.
 SLICE_BYTES = 64 * 2**20
+# Features in 8 bits are unpacked in parts of about this size.
+UNPACKED_BYTES = 16 * 2**20
+SCALE_BYTES = 4
 # Up to so many queries, attending over the features costs less than projecting them again.
 ABSORBED_QUERIES = 8
 # Frames of a video when neither the user nor the checkpoint gives a number.
@@ -69,6 +72,11 @@ MAX_LIST_BYTES = 256 * 2**20
 def quantizes_by_default(device_type: str, parameters: int) -> bool:
     """Whether `auto` is 4bit: on a GPU, for models over `AUTO_QUANTIZED_PARAMETERS`."""
     return device_type == "cuda" and parameters > AUTO_QUANTIZED_PARAMETERS
+
+
+def packed_width(width: int, scales: int) -> int:
+    """Bytes of a feature of so many numbers in 8 bits, with its scales."""
+    return width + scales * SCALE_BYTES
 
 
 def sliced_pair_bytes(features: int, *, kv_heads: int, head_dim: int, size: int) -> int:

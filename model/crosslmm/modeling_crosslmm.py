@@ -6,7 +6,8 @@ and a dual cross-attention layer follows every K-th. Names of weights are LLaVA-
 both models have the part, so that its checkpoints load as they are.
 
 Legend: B batch, T frames, N patches per frame (un-pooled), M merged tokens per frame, L sequence
-length, D vision width, H language-model width, K interval.
+length, D vision width, H language-model width, K interval. With shared keys and values D is their
+common width wherever cross-attention reads features.
 """
 
 from typing import Any, Unpack, cast
@@ -30,19 +31,16 @@ from transformers.utils.output_capturing import capture_outputs
 from crosslmm.auto import register_models
 from crosslmm.cache import CrossCache, as_dual_cache, keep_features
 from crosslmm.configuration_crosslmm import CrossLMMConfig
-from crosslmm.cross_attention import (
-    CrossInputs,
-    DualCrossAttentionLayer,
-    GatedCrossAttention,
-)
+from crosslmm.cross_attention import CrossInputs, DualCrossAttentionLayer
 from crosslmm.frame_choice import FrameChoice
+from crosslmm.gated_attention import GatedCrossAttention
 from crosslmm.norm import RMSNorm
 from crosslmm.positions import shift_positions
 from crosslmm.precision import skip_all_but_decoder
 from crosslmm.ragged_tokens import RaggedTokens
 from crosslmm.token_mass import join_mass, log_mass, make_masks
 from crosslmm.v2v_scopes import CompleteVideo, VisualScope, make_scope
-from crosslmm.vision import Projector
+from crosslmm.vision import Projector, SharedKeyValues
 from crosslmm.visual_encoding import VisualEncoderMixin, VisualFeaturesMixin
 from crosslmm.visual_tokens import (
     TokenPositions,
@@ -111,13 +109,19 @@ class CrossLMMModel(CrossLMMPreTrainedModel, VisualEncoderMixin):
         self.language_model = AutoModel.from_config(config.text)
         width = int(config.vision.hidden_size)
         self.feature_norm = RMSNorm(width)
+        shared = config.cross_kv == "shared"
+        self.cross_attention_kv = SharedKeyValues(config) if shared else None
+        read_width = None if shared else width
         self.cross_attention_layers = nn.ModuleDict(
             {
-                str(decoder_layer): DualCrossAttentionLayer(config.text, width, index)
+                str(decoder_layer): DualCrossAttentionLayer(config.text, read_width, index)
                 for index, decoder_layer in enumerate(config.cross_attention_layers)
             }
         )
         self.post_init()
+        for branch in ("v2v", "t2v") if shared else ():  # which then has no such projections
+            for name in ("k_proj", "v_proj"):
+                self._tp_plan.pop(f"cross_attention_layers.*.{branch}.{name}")
 
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()

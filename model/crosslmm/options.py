@@ -17,6 +17,8 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 V2VScope = Literal["video", "past", "frame", "member"]
 ProjectorOrder = Literal["merge_first", "project_first"]
 T2VCache = Literal["projected", "features"]
+CrossKV = Literal["per_layer", "shared"]
+FEATURE_BITS = (8,)  # of features that are kept in fewer bits than they are computed in
 
 # What the merged tokens read with each of the scopes, for readers.
 SCOPES: dict[V2VScope, str] = {
@@ -234,6 +236,14 @@ def check_generation(max_new_tokens: int, temperature: float, seed: int | None) 
         )
     if seed is not None and not (_is_whole(seed) and -(2**63) <= seed < 2**64):
         raise UsageError(f"`seed` must be a whole number of 64 bits, not {seed!r}")
+
+
+def check_feature_bits(bits: int | None) -> int | None:
+    """`bits` itself where features can be kept in so many, None where that is not asked for; raises
+    `UsageError`."""
+    if bits is not None and (not _is_whole(bits) or bits not in FEATURE_BITS):
+        raise UsageError(f"`feature_bits` must be {FEATURE_BITS[0]}, or not be given, not {bits!r}")
+    return bits
 
 
 def check_device(name: str) -> str:

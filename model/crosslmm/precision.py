@@ -7,7 +7,7 @@ from typing import Any
 UNQUANTIZED_MODULES = (
     r"(model\.)?vision_tower",
     r"(model\.)?multi_modal_projector",
-    r"(model\.)?cross_attention_layers",
+    r"(model\.)?cross_attention_(layers|kv)",
     "lm_head",
 )
 _SKIP_LISTS = ("llm_int8_skip_modules", "modules_to_not_convert")  # bitsandbytes; most others

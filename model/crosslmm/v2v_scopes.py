@@ -181,7 +181,7 @@ class MemberPatches:
     ) -> torch.Tensor:
         flat, queries = features.flatten(0, 2), query.flatten(0, 1)
         tokens, parts = [], []
-        for group, patches in self._parts(flat[:1].nbytes):
+        for group, patches in self._parts(flat.shape[1] * query.element_size()):
             group, patches = group.to(query.device), patches.to(flat.device)
             tokens.append(group)
             parts.append(v2v(queries[group][:, None], flat[patches])[:, 0])

@@ -1,4 +1,4 @@
-"""From frames to features and merged tokens: the chunked encoder, the projector, their buffers.
+"""From frames to features and merged tokens: the chunked encoder, the projections, their buffers.
 
 The encoder sees one frame at a time by design of the paper, so frames go through it in chunks of
 any size with the same result, and no hidden state but the last is ever kept.
@@ -43,6 +43,22 @@ class Projector(nn.Module):
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """(..., D) → (..., H)"""
         return self.linear_2(self.act(self.linear_1(features)))
+
+
+class SharedKeyValues(nn.Module):
+    """The keys and values of features that all cross-attention reads, where it shares them."""
+
+    _tp_plan = {"k_proj": "colwise", "v_proj": "colwise"}  # noqa: RUF012
+
+    def __init__(self, config: CrossLMMConfig) -> None:
+        super().__init__()
+        width = int(config.vision.hidden_size)
+        self.k_proj = nn.Linear(width, config.feature_width // 2, bias=False)
+        self.v_proj = nn.Linear(width, config.feature_width // 2, bias=False)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Normalised features (..., D) → their keys, then their values (..., 2 · kv_heads · head_dim)"""
+        return torch.cat([self.k_proj(features), self.v_proj(features)], dim=-1)
 
 
 class FrameBuffer:

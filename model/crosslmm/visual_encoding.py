@@ -11,11 +11,18 @@ from transformers.utils import can_return_tuple
 
 from crosslmm.configuration_crosslmm import CrossLMMConfig
 from crosslmm.cross_attention import DualCrossAttentionLayer
-from crosslmm.limits import FRAMES_PER_CHUNK
+from crosslmm.limits import FRAMES_PER_CHUNK, packed_width
 from crosslmm.merging import MERGERS, MergedTokens, check_merging, pool_tokens
 from crosslmm.norm import RMSNorm
+from crosslmm.packed_features import pack_features
 from crosslmm.ragged_tokens import RaggedTokens
-from crosslmm.vision import FrameBuffer, Projector, encode_frames, scatter_frames
+from crosslmm.vision import (
+    FrameBuffer,
+    Projector,
+    SharedKeyValues,
+    encode_frames,
+    scatter_frames,
+)
 from crosslmm.visual_tokens import (
     VisualTokens,
     count_merged,
@@ -32,9 +39,12 @@ class VisualEncoderMixin:
     vision_tower: nn.Module
     multi_modal_projector: Projector
     feature_norm: RMSNorm
+    cross_attention_kv: SharedKeyValues | None
     cross_attention_layers: nn.ModuleDict
 
     frames_per_chunk = FRAMES_PER_CHUNK
+    # 8 packs what cross-attention reads as soon as a chunk is encoded; nothing is trained through that.
+    feature_bits: int | None = None
 
     @property
     def dual_layers(self) -> Iterable[DualCrossAttentionLayer]:
@@ -61,8 +71,8 @@ class VisualEncoderMixin:
         """Encode single frames, in chunks of `frames_per_chunk`.
 
         pixel_values: (F, 3, S, S) normalised. Returns the merged and projected tokens (F, M, H) and
-        the normalised features (F, N, D), the latter None unless they are to be kept: by default
-        where something reads them.
+        what cross-attention reads of them (F, N, D), the latter None unless it is to be kept: by
+        default where something reads it.
         """
         if keep_features is None:
             keep_features = self.reads_features
@@ -74,8 +84,33 @@ class VisualEncoderMixin:
         for chunk in chunks:
             embeds.add(self.merge_features(chunk, tokens_per_frame))
             if keep_features:
-                features.add(self.feature_norm(chunk))
+                features.add(self.pack(self.prepare_features(chunk)))
         return embeds.joined(), features.joined() if keep_features else None
+
+    def prepare_features(self, features: torch.Tensor) -> torch.Tensor:
+        """Features (..., D) as the encoder gives them → as cross-attention reads them: normalised, or
+        their shared keys and values (..., 2 · kv_heads · head_dim)"""
+        features = self.feature_norm(features)
+        return features if self.cross_attention_kv is None else self.cross_attention_kv(features)
+
+    def pack(self, features: torch.Tensor) -> torch.Tensor:
+        """Features (..., D) as they are kept: packed (..., P) where `feature_bits` says so."""
+        if self.feature_bits is None:
+            return features
+        return pack_features(features, self.feature_scales)
+
+    @property
+    def kept_features(self) -> tuple[int, torch.dtype]:
+        """The numbers that are kept of a patch for cross-attention, and their type."""
+        width = self.config.feature_width
+        if self.feature_bits is None:
+            return width, self.feature_norm.weight.dtype
+        return packed_width(width, self.feature_scales), torch.int8
+
+    @property
+    def feature_scales(self) -> int:
+        """Of a packed feature: one, or those of its key and value."""
+        return 1 if self.cross_attention_kv is None else 2
 
     def merge_features(self, features: torch.Tensor, tokens_per_frame: int) -> torch.Tensor:
         """Features of frames (F, N, D), not normalised → merged and projected tokens (F, M, H)"""
@@ -206,7 +241,8 @@ class VisualFeaturesMixin:
         """The merged tokens and the features of videos, (B, T, 3, S, S).
 
         - pooler_output: (B, T·M, H), the merged tokens; zeros at padding frames.
-        - last_hidden_state: (B, T, N, D), the normalised features that cross-attention reads.
+        - last_hidden_state: (B, T, N, D), the normalised features that cross-attention reads, or their
+          keys and values where all layers share them.
         - hidden_states, attentions: of the vision tower, for (B·T) frames, where asked for.
         """
         model: Any = self.base_model  # type: ignore[attr-defined]

@@ -49,6 +49,7 @@ def test_contenders_differ_as_named(folder: Path) -> None:
             assert model.model.reads_features == contender.gates
         assert model.config.t2v_cache == contender.t2v_cache
         assert model.config.v2v_scope == contender.v2v_scope
+        assert model.model.feature_bits == contender.feature_bits
 
 
 def test_rows_hold_the_ratios() -> None:

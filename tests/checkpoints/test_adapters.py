@@ -17,6 +17,7 @@ import crosslmm
 from crosslmm.captioning.engines.local import start as start_engine
 from crosslmm.captioning.options import CaptionOptions, RunOptions
 from crosslmm.checkpoints import catalog, loading
+from crosslmm.checkpoints.adapters import read_adapter
 from crosslmm.errors import CheckpointError, ModelError, UsageError
 from tests.conftest import Finished
 from tests.model.test_model import one_video
@@ -174,9 +175,19 @@ def test_captions_of_an_adapter_are_not_those_of_its_base(
         ({"target_modules": ["q_proj", "k_proj", "v_proj"]}, "it lacks weights, "),
         ({"target_modules": r"model\.language_model\..*\.q_proj"}, "it has unknown weights, "),
         ({"target_modules": ["nothing"]}, "does not fit its base"),
-        ({"target_modules": r"(([a-z_0-9]+)+\.?)+!"}, "its target_modules is no list of names"),
-        ({"target_modules": r"a*a*a*a*b"}, "its target_modules is no list of names"),
-        ({"target_modules": "("}, "does not fit its base"),
+        ({"target_modules": r"(([a-z_0-9]+)+\.?)+!"}, "its target_modules is a pattern that may"),
+        ({"target_modules": r"a*a*a*a*b"}, "its target_modules is a pattern that may"),
+        ({"target_modules": "(.|.)" * 50 + "!"}, "its target_modules is a pattern that may"),
+        ({"target_modules": "("}, "its target_modules is a pattern that may"),
+        ({"target_modules": ["a." * 600]}, "its target_modules is no list of names"),
+        ({"target_modules": ["a"] * 20_000}, "its target_modules has over 10,000 entries"),
+        ({"layers_to_transform": [1] * 20_000}, "its layers_to_transform has over 10,000 entries"),
+        ({"target_modules": ["a"], "note": "a" * 2**20}, "longer than 1,048,576 bytes"),
+        ({"modules_to_save": ["model"]}, "its modules_to_save have "),
+        ({"modules_to_save": ["layers", "0", "mlp", "up_proj"]}, "its modules_to_save have "),
+        ({"modules_to_save": "model"}, "its modules_to_save is no list of names"),
+        ({"modules_to_save": [["model"]]}, "its modules_to_save is no list of names"),
+        ({"modules_to_save": {"model": {}}}, "its modules_to_save is no list of names"),
         ({"exclude_modules": ["(a+)+!"]}, "its exclude_modules is no list of names"),
         ({"rank_pattern": {"(a+)+!": 3}}, "its rank_pattern is no table"),
         ({"alpha_pattern": 5}, "its alpha_pattern is no table"),
@@ -192,6 +203,48 @@ def test_what_does_not_fit_is_refused(adapter: Path, changes: dict[str, Any], wo
     with pytest.raises(CheckpointError) as caught:
         crosslmm.load(adapter, device="cpu")
     assert words in str(caught.value)
+
+
+QUICK = (
+    *(r".*\.(q_proj|v_proj)$", r"^(model\.(a|b))$", "q_proj|k_proj", "all-linear", r"(?:a|b)\.\d+"),
+    r"model\.layers\.\d+\.(self_attn|mlp)\.[a-z_]+_proj",
+)
+SLOW = (
+    *("(a|a)" * 40, "(a|ab)x", "(?=.*)x", "(a.*|b)", "((a|b)c|(a|d)c)", r"[(]a|a)", "((a|b))*"),
+    *(r"(.*\.)(.*\.).*", r"(?P<a>x)(?P=a)", r"(\w|\w)x", r"\(a|a\)"),
+)
+
+
+@pytest.mark.parametrize("pattern", [*QUICK, *SLOW])
+def test_patterns_that_cannot_take_long_are_let_through(adapter: Path, pattern: str) -> None:
+    change(adapter, target_modules=pattern)
+    if pattern in QUICK:
+        assert read_adapter(adapter).config["target_modules"] == pattern
+    else:
+        with pytest.raises(CheckpointError, match="a pattern that may take very long"):
+            read_adapter(adapter)
+
+
+def test_weights_that_an_adapter_only_claims_take_no_memory(
+    adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rank that one weight has, for modules that have none."""
+    weights = load_file(adapter / "adapter_model.safetensors")
+    weights["base_model.model.zz.lora_A.weight"] = torch.zeros(1024, 1)
+    save_file(weights, adapter / "adapter_model.safetensors")
+    change(adapter, r=1024, rank_pattern={})
+    made = []
+    original = torch.nn.Linear.__init__
+
+    def init(self: Any, *sizes: Any, **options: Any) -> None:
+        original(self, *sizes, **options)
+        if 1024 in sizes:
+            made.append(self.weight.device.type)
+
+    monkeypatch.setattr(torch.nn.Linear, "__init__", init)
+    with pytest.raises(CheckpointError, match="it has unknown weights"):
+        crosslmm.load(adapter, device="cpu")
+    assert set(made) == {"meta"}
 
 
 def test_a_rank_of_no_weight_is_refused_before_memory_is_allocated(adapter: Path) -> None:
@@ -216,7 +269,7 @@ def test_weights_of_another_shape_are_refused(adapter: Path) -> None:
     weights = load_file(path)
     name = next(name for name in weights if "lora_B" in name)
     save_file({**weights, name: weights[name][:-1].clone()}, path)
-    with pytest.raises(CheckpointError, match="does not fit its base"):
+    with pytest.raises(CheckpointError, match="it has mis-shaped weights"):
         crosslmm.load(adapter, device="cpu")
 
 

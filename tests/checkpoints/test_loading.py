@@ -78,6 +78,20 @@ def test_an_invalid_configuration_is_one_clear_line(
     assert str(refusal.value).count("\n") <= 1
 
 
+@pytest.mark.parametrize("stored", ["per_layer", "shared"])
+def test_shared_keys_and_values_of_another_configuration_are_refused(
+    tmp_path: Path, stored: str
+) -> None:
+    path = tiny_checkpoint(tmp_path / "model", cross_kv=stored) / "config.json"
+    other = {"per_layer": "shared", "shared": "per_layer"}[stored]
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"cross_kv": other}))
+    with pytest.raises(
+        crosslmm.CheckpointError, match=r"it lacks weights .*_proj\.weight"
+    ) as refusal:
+        crosslmm.load(tmp_path / "model")
+    assert str(refusal.value).count("\n") <= 1
+
+
 def test_a_missing_tokenizer_is_refused(tmp_path: Path) -> None:
     folder = tiny_checkpoint(tmp_path / "model")
     (folder / "tokenizer.json").unlink()
@@ -180,10 +194,14 @@ def test_assembled_from_local_parts(tmp_path: Path, kind: str, tied: bool, whole
         out=tmp_path / "out" / "model",
         cross_attention_interval=2,
         v2v_scope="frame",
+        cross_kv="per_layer" if tied else "shared",
     )
     model = load_model(out, device=CPU, dtype=torch.float32)
     assert model.config.vision.num_hidden_layers == 1, "the last of two encoder layers is dropped"
     assert model.config.v2v_scope == "frame"
+    assert model.config.cross_kv == ("per_layer" if tied else "shared")
+    if not tied:
+        assert model.model.cross_attention_kv.v_proj.weight.std() > 0
     ids = torch.tensor([[5, 6, 7, 8]])
     with torch.no_grad():
         torch.testing.assert_close(model(input_ids=ids).logits, language(input_ids=ids).logits)

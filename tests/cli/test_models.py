@@ -78,12 +78,14 @@ class TestModels:
         parts = ("--vision", tmp_path / "vision", "--language", tmp_path / "language")
         out = tmp_path / "new"
         finished = run(
-            "models", "init", *parts, "--out", out, "--interval", 2, "--v2v-scope", "frame"
-        )
+            "models", "init", *parts, "--out", out, "--interval", 2, "--v2v-scope", "frame",
+            "--cross-kv", "shared",
+        )  # fmt: skip
         assert (finished.code, finished.out) == (0, f"{out}\n")
         assert "untrained" in finished.err
         shown = run("models", "show", out).out
         assert "closed" in shown
+        assert "cross-attention keys and values  shared" in shown
         assert "open" not in shown
         again = run("models", "init", *parts, "--out", out)
         assert again.code == 2

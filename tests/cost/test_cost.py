@@ -136,6 +136,8 @@ def test_tiny_model_costs_what_the_counter_says(scope: str, frames: int, tokens:
         {"t2v_frames": 2, "t2v_cache": "projected"},
         {"projector_order": "project_first", "video_newline": True, "projector_bias": False},
         {"vision_feature_layer": -2},
+        {"cross_kv": "shared"},
+        {"cross_kv": "shared", "v2v_scope": "frame", "t2v_frames": 2},
     ],
     ids=lambda changes: ",".join(map(str, changes.values())),
 )
@@ -143,6 +145,14 @@ def test_tiny_model_costs_what_the_counter_says(scope: str, frames: int, tokens:
 def test_middle_model_costs_what_the_counter_says(changes: dict[str, Any], batch: int) -> None:
     model = tiny_model(**MIDDLE | changes)
     check(model, shape_of(model), frames=6, budget=9, batch=batch)
+
+
+@pytest.mark.parametrize("kind", ["per_layer", "shared"])
+@pytest.mark.parametrize("frames", [None, 2])
+def test_packed_features_cost_the_same(kind: str, frames: int | None) -> None:
+    model = tiny_model(**MIDDLE | {"cross_kv": kind, "t2v_frames": frames})
+    model.model.feature_bits = 8
+    check(model, shape_of(model), frames=6, budget=9)
 
 
 # Of UNEVEN ones the frames have unequal numbers, which the count with two of the scopes does not know.
@@ -181,7 +191,7 @@ def test_other_language_models(kind: str) -> None:
 
 
 def test_projecting_in_slices_costs_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crosslmm.cross_attention.SLICE_BYTES", 0)
+    monkeypatch.setattr("crosslmm.gated_attention.SLICE_BYTES", 0)
     model = tiny_model()
     check(model, shape_of(model), frames=3, budget=4)
 
@@ -274,6 +284,7 @@ def test_peer_costs_what_the_counter_says() -> None:
         {"text": text_config("llama", attention_bias=True, mlp_bias=True)},
         {"vision": vision_config(vision_use_head=True), "video_newline": True},
         {"text": text_config(tie_word_embeddings=False), "projector_bias": False},
+        {"cross_kv": "shared", "text": text_config("qwen3", head_dim=32)},
     ],
 )
 def test_parameters_are_those_of_the_model(changes: dict[str, Any]) -> None:
@@ -285,13 +296,14 @@ def test_parameters_are_those_of_the_model(changes: dict[str, Any]) -> None:
         return sum(p.numel() for module in modules for p in module.parameters())
 
     newline = 0 if inner.image_newline is None else inner.image_newline.numel()
+    shared = [] if inner.cross_attention_kv is None else [inner.cross_attention_kv]
     assert parts == {
         "vision": count(inner.vision_tower),
         "projector": count(inner.multi_modal_projector) + newline,
         "decoder": count(language.layers, language.norm),
         "embeddings": count(language.embed_tokens),
         "head": 0 if model.config.tie_word_embeddings else count(model.lm_head),
-        "cross-attention": count(inner.cross_attention_layers, inner.feature_norm),
+        "cross-attention": count(inner.cross_attention_layers, inner.feature_norm, *shared),
     }
 
 
@@ -337,12 +349,12 @@ def _peak_bytes(function: Any) -> tuple[int, Any]:
 
 
 def test_limits_are_those_of_the_code_that_runs() -> None:
-    from crosslmm import cross_attention, limits
+    from crosslmm import gated_attention, limits
     from crosslmm.cost import arithmetic, memory, shape
     from crosslmm.modeling_crosslmm import CrossLMMModel
 
-    assert arithmetic.ABSORBED_QUERIES == cross_attention.ABSORBED_QUERIES
-    assert cross_attention.SLICE_BYTES == limits.SLICE_BYTES
+    assert arithmetic.ABSORBED_QUERIES == gated_attention.ABSORBED_QUERIES
+    assert gated_attention.SLICE_BYTES == limits.SLICE_BYTES
     assert CrossLMMModel.frames_per_chunk == memory.FRAMES_PER_CHUNK
     assert set(shape.LANGUAGE_DEFAULTS) == set(limits.DECODERS)
 
@@ -373,6 +385,12 @@ def test_no_limit_is_written_down_twice() -> None:
         ({}, 12, 49, 1024),
         ({"t2v_cache": "projected", "v2v_scope": "frame"}, 24, 49, 200),
         ({"v2v_scope": "member"}, 24, 9, 1024),
+        ({"cross_kv": "shared"}, 24, 9, 1024),
+        ({"cross_kv": "shared", "v2v_scope": "member"}, 24, 9, 100),
+        ({"feature_bits": 8}, 24, 9, 1024),
+        ({"feature_bits": 8, "v2v_scope": "member"}, 24, 9, 1024),
+        ({"feature_bits": 8, "cross_kv": "shared"}, 24, 9, 1024),
+        ({"feature_bits": 8, "t2v_cache": "projected", "v2v_scope": "frame"}, 24, 9, 100),
         ({"projector_order": "project_first"}, 4, 4, 1024),
     ],
 )
@@ -387,8 +405,9 @@ def test_peak_is_the_allocators(
     from crosslmm.inference.assistant import Assistant
 
     monkeypatch.setattr("crosslmm.limits.PREFILL_TOKENS", part)
-    model = tiny_model(**MIDDLE | changes)
-    model.model.frames_per_chunk = 4
+    bits = changes.get("feature_bits")
+    model = tiny_model(**MIDDLE | {key: changes[key] for key in changes.keys() - {"feature_bits"}})
+    model.model.frames_per_chunk, model.model.feature_bits = 4, bits
     processor = tiny_processor(image_size=98, tokens_per_frame=tokens)
     assistant = Assistant(model, processor)
     peak, watched = _peak_bytes(lambda: assistant.open_video(clip, frames=frames))
@@ -399,6 +418,7 @@ def test_peak_is_the_allocators(
         budget=TokenBudget(tokens),
         text_tokens=text,
         frames_per_chunk=4,
+        feature_bits=bits,
     )
     assert needed.above_weights == pytest.approx(peak, rel=0.1)
 

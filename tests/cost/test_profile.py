@@ -26,6 +26,7 @@ MACS = {
     "merging",
     "language_linear",
     "self_attention",
+    "shared_projection",
     "v2v_projection",
     "v2v_attention",
     "t2v_projection",
@@ -250,6 +251,13 @@ def test_options_change_the_shape() -> None:
     projected = profile("x", shape=reshape(shape, t2v_cache="projected"), frames=[64]).rows[0]
     assert projected.memory.cross_cache > 0 == whole.memory.cross_cache
     assert projected.token.total < whole.token.total
+    shared = profile("x", shape=reshape(shape, cross_kv="shared"), frames=[64])
+    assert shared.rows[0].memory.features * 1152 == whole.memory.features * 512
+    assert "shared keys and values" in text(shared)
+    assert "shared keys" not in text(member)
+    assert shared.as_dict()["settings"]["cross_kv"] == "shared"
+    with pytest.raises(UsageError, match="`t2v_cache` features"):
+        reshape(shape, cross_kv="shared", t2v_cache="projected")
 
 
 @pytest.mark.parametrize("quantization", ["none", "4bit"])
@@ -296,7 +304,7 @@ def test_sizes(given: str, size: float) -> None:
         (["--json", "--csv"], 2, "--json and --csv exclude each other"),
         (["--plot", "bars.gif"], 2, "needs a file ending in .png, .svg, .pdf"),
         (["--plot", "nowhere/bars.png"], 2, "there is no folder"),
-        (["--measure", "--interval", "2"], 2, "it excludes --interval and --batch"),
+        (["--measure", "--interval", "2"], 2, "it excludes --interval, --cross-kv"),
         (["-m", "crosslmm-9b"], 1, "recipes need no weights: crosslmm-2b"),
         (["-m", "some/model"], 1, "HF_HUB_OFFLINE"),
         (["-m", "llava-onevision-7b", "--tokens-per-frame", "9"], 2, "always takes 196 tokens"),

@@ -99,6 +99,7 @@ def test_what_text_to_visual_reads_follows_from_what_is_seen(clip: Path) -> None
         ({"gates": False}, {"merge": "folder", "keep": 3}, "self-attention", 2),
         ({"gates": False}, {"tokens_per_frame": 1}, "self-attention", 1),
         ({"text": text_config("qwen3")}, {}, "cross-attention", 5),
+        ({"cross_kv": "shared"}, {}, "cross-attention", 5),
     ],
 )
 def test_evidence_of_an_answer(

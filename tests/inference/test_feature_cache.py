@@ -161,14 +161,20 @@ def test_a_session_says_what_it_says_without_the_cache(home: Home, video: Path) 
         ({"gates": False}, {"embeds", "prefix"}),
         ({"t2v_cache": "projected"}, {"embeds", "features"}),
         ({"v2v_scope": "frame"}, {"embeds", "features", "prefix"}),
+        ({"cross_kv": "shared"}, {"embeds", "features", "prefix"}),
+        ({"cross_kv": "shared", "feature_bits": 8}, {"embeds", "features", "prefix"}),
+        ({"feature_bits": 8}, {"embeds", "features", "prefix"}),
     ],
-    ids=["closed", "projected", "frame"],
+    ids=["closed", "projected", "frame", "shared", "shared-8", "8"],
 )
 def test_a_kept_video_is_asked_as_any_other(
     tmp_path: Path, video: Path, changes: dict, kept: set[str]
 ) -> None:
     cache = FeatureCache(tmp_path / "cache", least_seconds=0)
+    bits = changes.get("feature_bits")
+    changes = {name: value for name, value in changes.items() if name != "feature_bits"}
     assistant = Assistant(tiny_model(**changes), tiny_processor())
+    assistant.model.model.feature_bits = bits
     assistant.runtime.cache, assistant.runtime.checkpoint_state = cache, "made here"
     said = []
     for expected in (False, True):
@@ -197,6 +203,21 @@ def test_weights_behind_closed_gates_are_of_no_account(tmp_path: Path, video: Pa
         runtime.checkpoint_state = "made here"
         kept.append(assistant.open_video(video, frames=3).from_cache)
     assert kept == [False, True]
+
+
+def test_a_quantized_model_finds_what_it_kept_in_its_next_process(
+    checkpoint: Path, tmp_path: Path, video: Path
+) -> None:
+    """A forward pass may change how bitsandbytes lays the weights out."""
+    cache = FeatureCache(tmp_path / "cache", least_seconds=0)
+    from_cache = []
+    for _ in range(2):
+        assistant = crosslmm.load(
+            checkpoint, device="cpu", dtype="bfloat16", quantization="4bit", cache=cache
+        )
+        answer = assistant.ask(video, "what?", frames=3, max_new_tokens=2)
+        from_cache.append(answer.from_cache)
+    assert from_cache == [False, True]
 
 
 def test_another_chat_template_is_prefilled(
@@ -478,7 +499,7 @@ def test_what_is_not_a_number_is_neither_kept_nor_used(
     kept.write(encoded, prefix, 1.0)
     assert home.entries() == []
     with monkeypatch.context() as patch:
-        patch.setattr(cached_video, "_is_finite", lambda tensor: True)
+        patch.setattr(cached_video, "is_finite", lambda tensor: True)
         kept.write(encoded, prefix, 1.0)
     assert len(home.entries()) == 1
     assert home.kept(video).read() is None

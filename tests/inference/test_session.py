@@ -57,7 +57,9 @@ def test_a_response_that_did_not_end_has_no_answer(
             _ = response.answer
 
 
-@pytest.mark.parametrize("changes", [{}, {"t2v_cache": "projected"}, {"v2v_scope": "frame"}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"t2v_cache": "projected"}, {"v2v_scope": "frame"}, {"cross_kv": "shared"}]
+)
 def test_later_questions_reuse_the_video_and_answer_alike(clip: Path, changes: dict) -> None:
     assistant = Assistant(tiny_model(**changes), tiny_processor())
     video = assistant.open_video(clip, frames=4)
@@ -73,7 +75,9 @@ def test_later_questions_reuse_the_video_and_answer_alike(clip: Path, changes: d
     assert together[0].timing.first_token > together[0].timing.encode
 
 
-@pytest.mark.parametrize("changes", [{}, {"t2v_cache": "projected"}, {"v2v_scope": "frame"}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"t2v_cache": "projected"}, {"v2v_scope": "frame"}, {"cross_kv": "shared"}]
+)
 @pytest.mark.parametrize("newline", [False, True])
 def test_a_prompt_prefilled_in_chunks_answers_alike(
     clip: Path, changes: dict, newline: bool, monkeypatch: pytest.MonkeyPatch

@@ -81,7 +81,7 @@ def test_there_is_no_video_processor_and_nothing_in_its_place(checkpoint: Path) 
     assert type(images).__name__.startswith("SiglipImageProcessor")
     with pytest.raises(
         (ImportError, OSError, ValueError),
-        match="requires the Torchvision library|Can't load video processor",
+        match=r"requires the Torchvision library|Can't load video processor",
     ):
         AutoVideoProcessor.from_pretrained(checkpoint)
 

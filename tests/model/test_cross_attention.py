@@ -5,7 +5,7 @@ import torch
 
 from crosslmm.attention_kernels import read_features
 from crosslmm.configuration_crosslmm import CrossLMMConfig
-from crosslmm.cross_attention import GatedCrossAttention
+from crosslmm.gated_attention import GatedCrossAttention
 from crosslmm.inference.measurement import peak_memory
 from tests.support.tiny import tiny_config, tiny_model
 

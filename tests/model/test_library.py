@@ -210,6 +210,26 @@ def test_a_compiled_model_decodes_as_an_eager_one() -> None:
             assert token.tolist() == expected[:, -3].tolist()
 
 
+def test_one_dynamic_graph_decodes_at_every_length() -> None:
+    model, inputs = tiny_model(text=text_config(num_hidden_layers=2)), one_video()
+    graphs: list[Any] = []
+
+    def backend(graph: Any, examples: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    with torch.no_grad():
+        eager, cache = (model(**inputs).past_key_values for _ in range(2))
+        torch.compiler.reset()
+        compiled = torch.compile(model, dynamic=True, backend=backend)
+        for token in (20, 30, 40, 50):
+            ids = torch.tensor([[token]])
+            expected = model(input_ids=ids, past_key_values=eager).logits
+            logits = compiled(input_ids=ids, past_key_values=cache).logits
+            torch.testing.assert_close(logits, expected, rtol=0, atol=2e-5)
+    assert len(graphs) <= 2  # the first may know the length
+
+
 def test_a_static_cache_gives_the_tokens_of_one_that_grows() -> None:
     model = tiny_model()
     settings = {"max_new_tokens": 4, "do_sample": False}

@@ -12,7 +12,7 @@ from transformers import AttentionInterface, AutoModelForCausalLM
 from transformers.cache_utils import DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from crosslmm import cross_attention
+from crosslmm import cross_attention, gated_attention
 from crosslmm.modeling_crosslmm import (
     CrossLMMForConditionalGeneration,
     VisualTokens,
@@ -237,7 +237,7 @@ def test_slicing_by_heads_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> No
     batch, _ = unequal_batch()
     model = tiny_model(t2v_cache="features")
     expected = model(**batch).logits
-    monkeypatch.setattr(cross_attention, "SLICE_BYTES", 0)
+    monkeypatch.setattr(gated_attention, "SLICE_BYTES", 0)
     torch.testing.assert_close(model(**batch).logits, expected, rtol=0, atol=2e-5)
 
 
@@ -311,7 +311,7 @@ def test_frozen_closed_branches_cost_nothing(monkeypatch: pytest.MonkeyPatch) ->
     def unexpected(*_: object, **__: object) -> torch.Tensor:
         raise AssertionError("a closed branch was computed")
 
-    monkeypatch.setattr(cross_attention.GatedCrossAttention, "forward", unexpected)
+    monkeypatch.setattr(gated_attention.GatedCrossAttention, "forward", unexpected)
     assert model.model.encode_video(one_video()["pixel_values_videos"], 4).features is None
     assert model(**one_video()).logits.isfinite().all()
 
@@ -473,6 +473,8 @@ def test_hidden_states_and_attentions_are_the_decoders_own() -> None:
         {"vision_feature_layer": -3},
         {"v2v_scope": "clip"},
         {"t2v_frames": 0},
+        {"cross_kv": "mine"},
+        {"cross_kv": "shared", "t2v_cache": "projected"},
         {"merge_mode": "nearest"},
         {"vision": vision_config(), "video_token_id": "x"},
     ],

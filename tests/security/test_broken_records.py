@@ -1,6 +1,7 @@
 """Our own records, damaged: a line that names the file and what to do, and nothing lost."""
 
 import json
+import math
 import pickle
 import shutil
 import subprocess
@@ -10,18 +11,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
+from crosslmm.checkpoints.loading import save_checkpoint
 from crosslmm.errors import CheckpointError, CrossLMMError, UsageError
 from crosslmm.evaluation.tasks.questions import read_questions
 from crosslmm.training.checkpoints import latest_checkpoint, list_checkpoints
 from crosslmm.training.recipe import Recipe, load_recipe
 from crosslmm.training.records import Records
 from crosslmm.training.run import train
-from crosslmm.training.trainer import read_skipped
+from crosslmm.training.trainer import CrossLMMTrainer, TrainingDiverged, read_skipped
 from crosslmm.video import sample
 from tests.conftest import Finished
 from tests.support.clips import write_clip
+from tests.support.flushed import record_flushes
 from tests.support.lessons import write_lessons
+from tests.support.tiny import tiny_model, tiny_processor
 
 Run = Callable[..., Finished]  # the fixture `run`
 DEEP = "[" * 200_000
@@ -69,7 +75,11 @@ def test_a_damaged_run_file_is_named(
     assert len(list_checkpoints(stopped)) == 2, "nothing lost"
 
 
-@pytest.mark.parametrize("text", ["", '{"global_step": 4, "log_', DEEP, "[]", '{"global_step": 4}'])
+@pytest.mark.parametrize(
+    "text", ["", '{"global_step": 4, "log_', DEEP, "[]", '{"global_step": 4}',
+             '{"global_step": 4, "log_history": [{"loss": NaN}]}',
+             '{"global_step": 4, "log_history": [3]}'],
+)  # fmt: skip
 def test_a_damaged_state_is_named_and_the_one_before_resumes(
     checkpoint: Path, lessons: Path, stopped: Path, text: str
 ) -> None:
@@ -79,6 +89,20 @@ def test_a_damaged_state_is_named_and_the_one_before_resumes(
     with pytest.raises(CheckpointError, match=r"trainer_state\.json.*move checkpoint-4 away"):
         run_training(checkpoint, lessons, stopped)
     assert last.exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="folders are not flushed on Windows")
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(
+    checkpoint: Path, lessons: Path, stopped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(stopped / "checkpoint-4")
+    seen = record_flushes(monkeypatch)
+    run_training(checkpoint, lessons, stopped)
+    named = seen.index(("name", "checkpoint-4"))
+    flushed = {what for kind, what in seen[:named] if kind == "flush"}
+    written = stopped / "checkpoint-4"
+    assert flushed >= {path.stat().st_ino for path in (written, *written.iterdir())}
+    assert seen[named + 1] == ("flush", stopped.stat().st_ino)
 
 
 def test_once_the_damaged_checkpoint_is_moved_the_run_resumes(
@@ -100,6 +124,78 @@ def test_a_damaged_file_of_a_checkpoint_is_told_and_never_loaded_as_a_pickle(
     (stopped / "checkpoint-2" / name).write_bytes(pickle.dumps(Planted()))
     with pytest.raises(CheckpointError, match=r"checkpoint-2: is damaged .*move checkpoint-2 away"):
         run_training(checkpoint, lessons, stopped)
+
+
+def break_weights(checkpoint: Path) -> None:
+    path = checkpoint / "model.safetensors"
+    weights = load_file(path)
+    next(iter(weights.values())).flatten()[0] = math.nan
+    save_file(weights, path, {"format": "pt"})
+
+
+def break_optimizer(checkpoint: Path) -> None:
+    state = torch.load(checkpoint / "optimizer.pt", weights_only=True)
+    state["state"][0]["exp_avg_sq"].flatten()[0] = math.inf
+    torch.save(state, checkpoint / "optimizer.pt")
+
+
+def break_schedule(checkpoint: Path) -> None:
+    state = torch.load(checkpoint / "scheduler.pt", weights_only=True)
+    state["base_lrs"][0] = math.nan
+    torch.save(state, checkpoint / "scheduler.pt")
+
+
+@pytest.mark.parametrize("damage", [break_weights, break_optimizer, break_schedule])
+def test_a_run_does_not_go_on_from_what_is_not_a_number(
+    checkpoint: Path, lessons: Path, stopped: Path, damage: Callable[[Path], None]
+) -> None:
+    shutil.rmtree(stopped / "checkpoint-4")
+    damage(stopped / "checkpoint-2")
+    with pytest.raises(
+        CheckpointError, match=r"checkpoint-2: holds NaN or infinity.*move checkpoint-2 "
+    ):
+        run_training(checkpoint, lessons, stopped)
+    assert not (stopped / "model").exists()
+
+
+def test_a_finished_run_whose_weights_are_not_numbers_exports_nothing(
+    checkpoint: Path, lessons: Path, stopped: Path
+) -> None:
+    before = sorted(stopped.iterdir())
+    break_weights(stopped / "checkpoint-4")
+    with pytest.raises(CheckpointError, match="checkpoint-4: holds NaN or infinity"):
+        run_training(checkpoint, lessons, stopped)
+    assert sorted(stopped.iterdir()) == before
+
+
+def test_weights_that_are_not_numbers_are_not_saved_between_entries_of_the_log(
+    checkpoint: Path, lessons: Path, stopped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is logged at the step, so that no loss tells it."""
+    shutil.rmtree(stopped / "checkpoint-4")
+    monkeypatch.setattr(CrossLMMTrainer, "log", lambda *arguments: None)
+    original = CrossLMMTrainer.training_step
+
+    def training_step(self: Any, *arguments: Any, **options: Any) -> Any:
+        loss = original(self, *arguments, **options)
+        next(iter(self.network.parameters())).data.fill_(math.nan)
+        return loss
+
+    monkeypatch.setattr(CrossLMMTrainer, "training_step", training_step)
+    with pytest.raises(
+        TrainingDiverged, match=r"of step 4 is not a finite number.*\n.*checkpoint-2"
+    ):
+        run_training(checkpoint, lessons, stopped)
+    assert [path.name for path in list_checkpoints(stopped)] == ["checkpoint-2"]
+    assert not (stopped / "model").exists()
+
+
+def test_no_checkpoint_is_written_with_what_is_not_a_number(tmp_path: Path) -> None:
+    model = tiny_model()
+    model.lm_head.weight.data[0, 0] = 1e6
+    with pytest.raises(CheckpointError, match=r"NaN or infinity \(in float16\), first "):
+        save_checkpoint(tmp_path / "new", model.half(), tiny_processor())
+    assert list(tmp_path.iterdir()) == []
 
 
 class Planted:

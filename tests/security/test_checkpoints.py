@@ -320,3 +320,20 @@ def test_a_deep_file_takes_no_time(tmp_path: Path) -> None:
     started = time.perf_counter()
     assert catalog.validate(tmp_path).problem is not None
     assert time.perf_counter() - started < 5
+
+
+@pytest.mark.parametrize("name", [1, None, ["a"], "", ".", "..", "a\0b", "x" * 5000, "\ud800"])
+def test_an_index_of_names_that_are_none(given: Path, name: Any) -> None:
+    (given / "model.safetensors").unlink()
+    index = {"weight_map": {"lm_head.weight": name}}
+    (given / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match=str(given)):
+        catalog.resolve(given)
+
+
+def test_an_index_of_very_many_files(given: Path) -> None:
+    (given / "model.safetensors").unlink()
+    index = {"weight_map": {f"w{number}": f"{number}.safetensors" for number in range(20_000)}}
+    (given / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match="names 20,000 files; no checkpoint has that many"):
+        catalog.resolve(given)

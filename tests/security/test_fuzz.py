@@ -1,8 +1,9 @@
-"""Damaged files, and runs that are killed: the short form of `benchmarks.robustness` and `.kills`."""
+"""Damaged files, runs that are killed, strange values: the short form of the benchmarks of them."""
 
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import large
+from benchmarks import checkpoint_values, large
 from benchmarks.containers import CONTAINERS, Original
 from benchmarks.mutations import KINDS, mutate
 from benchmarks.robustness import damaged
@@ -46,6 +47,16 @@ def test_every_damaged_file_is_answered_or_refused_in_words(tmp_path: Path) -> N
 def test_small_files_that_promise_large_ones(name: str) -> None:
     (row,) = large.run((name,)).rows
     assert (row["ask"], row["caption"]) == ("refused", "refused")
+
+
+def test_values_that_no_checkpoint_has(checkpoint: Path, clip: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(checkpoint, tmp_path / "given"))
+    name, most = "processor_config.json", 4
+    before = (folder / name).read_text()
+    counts = checkpoint_values.try_file(folder, name, clip, most=most)
+    assert counts["checkpoints"] == counts["answered"] + counts["refused"] == most
+    assert (counts["over_limit"], counts["crashed"]) == (0, 0)
+    assert (folder / name).read_text() == before
 
 
 def test_killed_runs_leave_nothing_half_written(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import gc
 import subprocess
 import sys
+import time
 import weakref
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -22,8 +23,9 @@ from crosslmm.errors import CrossLMMError, ReadingOutOfMemory, VideoError
 from crosslmm.options import Sampling
 from crosslmm.video import open_stream, stream
 from crosslmm.video.file import VideoFile
+from crosslmm.video.memory_limit import limit_memory, memory_left, out_of_memory, watch_memory
 from crosslmm.video.source import _probing_codecs, open_container
-from crosslmm.video.worker import JobFailed, WorkerProcess, out_of_memory
+from crosslmm.video.worker import JobFailed, WorkerDied, WorkerProcess
 from tests.support.clips import numbers_of, write_clip
 from tests.support.refusals import refusal
 
@@ -45,6 +47,38 @@ def test_a_reading_process_has_a_limit_of_memory() -> None:
         assert [reply.head for reply in worker.run({"size": 100 << 20})] == [100 << 20]
     finally:
         worker.close()
+
+
+def watched(job: dict[str, Any]) -> Iterator[tuple[Any, bytes]]:
+    """What a worker does here, as on a system without such limits: take so many bytes, and wait."""
+    watch_memory(job["limit"])
+    taken = bytearray(job["size"])
+    for _ in range(4):
+        time.sleep(0.05)
+        yield len(taken), b""
+
+
+def test_where_no_limit_is_kept_a_reading_process_is_watched() -> None:
+    worker = WorkerProcess(f"{__name__}:watched", timeout=60.0)
+    worker.start()
+    try:
+        enough = {"limit": 1 << 30, "size": 100 << 20}
+        assert [reply.head for reply in worker.run(enough)] == [100 << 20] * 4
+        with pytest.raises(WorkerDied, match="the process died \\(out of memory\\)"):
+            list(worker.run({"limit": 200 << 20, "size": 1200 << 20}))
+    finally:
+        worker.close()
+
+
+def test_elsewhere_the_limit_is_a_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr("crosslmm.video.memory_limit.sys.platform", "darwin")
+    monkeypatch.setattr("crosslmm.video.memory_limit.watch_memory", asked.append)
+    monkeypatch.setattr("crosslmm.video.memory_limit._memory_limit", None)
+    assert memory_left() == float("inf")
+    limit_memory(1 << 40)
+    assert asked == [1 << 40]
+    assert 0 < memory_left() < 1 << 40
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="kept on Linux")
@@ -264,7 +298,7 @@ def test_an_array_that_the_decoder_left_no_memory_for(
         return empty(shape, *arguments, **options)
 
     monkeypatch.setattr(np, "empty", refuse)
-    monkeypatch.setattr("crosslmm.video.worker._memory_limit", 1 << 30 if limited else None)
+    monkeypatch.setattr("crosslmm.video.memory_limit._memory_limit", 1 << 30 if limited else None)
     words = "a reader may take 1,024 MiB" if limited else "3 frames of 64x64 need 0.0 GiB"
     with pytest.raises(CrossLMMError, match=words):
         crosslmm.sample(tmp_path / "a.mp4", frames=3)

@@ -56,6 +56,20 @@ def test_the_options_change_these_limits(stated: list[tuple[str, float, str]]) -
         assert getattr(Sampling(), option.replace("-", "_")) == getattr(limits, name)
 
 
+def test_the_tests_that_are_named_exist() -> None:
+    text = (ROOT / "docs" / "security.md").read_text("utf-8").split("## Where each attack")[1]
+    named = 0
+    for cell in (cells[1] for cells in rows(text, 2)):
+        for part in cell.split("; "):
+            file, *names = re.findall(r"`([^`]+)`", part)
+            path = ROOT / file if "/" in file else ROOT / "tests" / "security" / file
+            source = path.read_text("utf-8")
+            for name in names:
+                assert f"def test_{name}(" in source, (file, name)
+                named += 1
+    assert named > 60
+
+
 def test_the_counts_are_those_of_the_records() -> None:
     text = (ROOT / "docs" / "security.md").read_text("utf-8")
     results = ROOT / "benchmarks" / "results"
@@ -70,6 +84,10 @@ def test_the_counts_are_those_of_the_records() -> None:
     killed = json.loads((results / "kills.json").read_text("utf-8"))
     names = ("killed_while", "kills", "complete", "incomplete", "different")
     assert rows(text, 5) == [[str(row[name]) for name in names] for row in killed["rows"]]
+    tried = json.loads((results / "checkpoint_values.json").read_text("utf-8"))
+    assert f"{tried['date']}, commit `{tried['commit']}`" in text
+    names = ("form", "file", "checkpoints", "answered", "refused", "over_limit", "crashed")
+    assert rows(text, 7) == [[str(row[name]) for name in names] for row in tried["rows"]]
     large = json.loads((results / "large.json").read_text("utf-8"))
     assert f"{large['date']}, commit `{large['commit']}`" in text
     names = ("file", "ask", "caption")

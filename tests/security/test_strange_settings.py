@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 
 import crosslmm
+from crosslmm.checkpoints import loading
+from crosslmm.checkpoints.value_screening import check_generation_values
+from crosslmm.cost.shape import ModelShape
 from crosslmm.errors import CheckpointError
 from crosslmm.fingerprint import content_identity
 from crosslmm.inference.feature_cache import FeatureCache
@@ -101,3 +104,125 @@ def test_a_cached_video_that_became_endless_changes_no_answer(
     assert (answer.text, len(answer.frames)) == (expected.text, 4)
     assert not notices
     assert entry.stat().st_size < 1 << 30  # it was replaced
+
+
+WRONG_GENERATION: dict[str, tuple[Any, ...]] = {
+    "temperature": (-1, "x", 1e999),
+    "top_k": (-1, 1.5, "x"),
+    "top_p": (1.5, [1]),
+    "top_h": (0, {}),
+    "min_p": (2, "x"),
+    "typical_p": (-1, [0.5]),
+    "epsilon_cutoff": (1.5, "x"),
+    "eta_cutoff": (1.5, []),
+    "repetition_penalty": (0, "x", {}),
+    "no_repeat_ngram_size": (1.5, "x"),
+    "eos_token_id": ("x", [], ["x"], 10**30, {}),
+    "bos_token_id": ("x", 1.5),
+    "pad_token_id": ("x", [1]),
+    "suppress_tokens": (5, ["x"], [[1]]),
+    "begin_suppress_tokens": (True, [1.5]),
+    "do_sample": ("x", []),
+}
+WRONG = {
+    "processor_config.json": {
+        "tokens_per_frame": ("x", None, 1.5, 0, -1, 8, 10**30),
+        "video_newline": ("x", None, -1, 10**9),
+        "time_line": ("x", [], 3),
+        "chat_template": (7, {}, {"a": "b"}, "\ud800"),
+        "image_mean": ("x", [], [1, 2], [[1]], 1e999),
+        "image_std": (0, [1, 1, 0], ["x"]),
+        "rescale_factor": ("x", [], 10**30),
+        "height": (True, 1.5, "x"),
+    },
+    "tokenizer_config.json": {"model_max_length": ("x", [], {})},
+}
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "value"),
+    [
+        pytest.param(file, name, value, id=f"{name}-{number}")
+        for file, names in WRONG.items()
+        for name, values in names.items()
+        for number, value in enumerate(values)
+    ],
+)
+def test_values_of_wrong_kinds_and_sizes_are_refused_when_a_checkpoint_is_loaded(
+    given: Path, file: str, name: str, value: Any
+) -> None:
+    if not (given / file).exists():
+        (given / file).write_text("{}")
+
+    def edit(content: dict[str, Any]) -> None:
+        frames = content.get("image_processor", {})
+        place = frames if name in frames else frames.get("size", {})
+        (place if name in place else content)[name] = value
+
+    change(given, file, edit)
+    wanted = r"(its|the) .*(is|size of its frames|cannot be read)"
+    with pytest.raises(CheckpointError, match=wanted):
+        loading.load_processor(given)
+
+
+@pytest.mark.parametrize("name", WRONG_GENERATION)
+def test_values_that_no_token_can_be_drawn_by(tmp_path: Path, name: str) -> None:
+    for value in WRONG_GENERATION[name]:
+        with pytest.raises(CheckpointError, match=f"its {name} is .*, not "):
+            check_generation_values(tmp_path, {name: value})
+
+
+@pytest.mark.parametrize("value", [{"suppress_tokens": 5}, {"eta_cutoff": 1.5}])
+def test_a_model_is_not_loaded_with_them(given: Path, value: dict[str, Any]) -> None:
+    (given / "generation_config.json").write_text(json.dumps(value))
+    with pytest.raises(CheckpointError, match="given: its "):
+        crosslmm.load(given, device="cpu", dtype="float32")
+
+
+def test_a_newline_after_the_video_in_one_file_alone_is_refused(given: Path) -> None:
+    change(given, "processor_config.json", lambda content: content.update(video_newline=True))
+    with pytest.raises(
+        CheckpointError, match=r"video_newline is False in config\.json, and True in"
+    ):
+        crosslmm.load(given, device="cpu")
+
+
+def test_a_template_that_leaves_out_the_video(given: Path, clip: Path) -> None:
+    (given / "chat_template.jinja").write_text("hello")
+    with pytest.raises(CheckpointError, match="chat template leaves out the video"):
+        crosslmm.load(given, device="cpu").ask(clip, "what?", frames=1)
+
+
+def test_usual_values_of_generation_pass(given: Path, clip: Path) -> None:
+    """Of published checkpoints, with whole numbers where there may be fractions."""
+    usual = {
+        "bos_token_id": 1, "eos_token_id": [2, 3], "pad_token_id": -1, "do_sample": True,
+        "temperature": 1, "top_k": 20, "top_p": 0.8, "repetition_penalty": 2, "typical_p": 1.0,
+        "epsilon_cutoff": 0.0, "suppress_tokens": None, "no_repeat_ngram_size": 0,
+    }  # fmt: skip
+    (given / "generation_config.json").write_text(json.dumps(usual))
+    assistant = crosslmm.load(given, device="cpu", dtype="float32")
+    assistant.ask(clip, "what?", frames=1, max_new_tokens=2, temperature=1.0, seed=1)
+    assert assistant.model.generation_config.repetition_penalty == 2.0
+
+
+PART = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 4}
+TEXT = {**PART, "num_attention_heads": 2, "vocab_size": 9, "max_position_embeddings": 99}
+VISION = {**PART, "image_size": 28, "patch_size": 14, "num_channels": 3}
+OWN = {"tokens_per_frame": 4, "cross_attention_interval": 2, "t2v_frames": 2, "v2v_scope": "video"}
+
+
+@pytest.mark.parametrize("kind", ["crosslmm", "llava_onevision"])
+@pytest.mark.parametrize("value", ["x", "\ud800", -1, 0, 1.5, 10**30, INFINITY, [], [[1]]])
+def test_no_cost_is_counted_of_a_configuration_of_no_model(kind: str, value: Any) -> None:
+    """`profile` reads config.json alone, and a model need not be there."""
+    good = {"model_type": kind, "text_config": TEXT, "vision_config": VISION}
+    good |= OWN if kind == "crosslmm" else {}
+    assert ModelShape.from_config(good).language.width == 8
+    wrong = [good | {"text_config": TEXT | {name: value}} for name in TEXT]
+    wrong += [good | {"vision_config": VISION | {name: value}} for name in VISION]
+    wrong += [good | {name: value} for name in OWN if name in good]
+    wrong += [good | {name: value or "y"} for name in ("text_config", "vision_config")]
+    for config in wrong:
+        with pytest.raises(CheckpointError, match="a configuration w"):
+            ModelShape.from_config(config)

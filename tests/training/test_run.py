@@ -100,6 +100,18 @@ class TestStages:
         assert last == 0, "nothing reads the visual positions after the last decoder layer"
         assert seen[-1].gates["t2v"] == [0, 0]
 
+    def test_shared_keys_and_values_are_trained_with_v2v(
+        self, lessons: Path, tmp_path: Path
+    ) -> None:
+        start = tiny_checkpoint(tmp_path / "start", gates=False, cross_kv="shared")
+        trained, _ = run_training(start, lessons, tmp_path / "run", stage="align", steps=3)
+        changed = changed_parts(weights(start), weights(trained.folder))
+        assert [part for part, is_changed in changed.items() if not is_changed] == [
+            "T2V cross-attention", "language model", "vision encoder",
+        ]  # fmt: skip
+        assert changed["shared keys and values"]
+        assert json.loads((trained.folder / "config.json").read_text())["cross_kv"] == "shared"
+
     def test_tune_trains_everything_and_both_gates_open(
         self, start: Path, lessons: Path, tmp_path: Path
     ) -> None:
@@ -504,7 +516,7 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("arguments", "words"),
         [
-            (("tune-3b",), "neither a file nor a shipped recipe"),
+            (("tune-3b",), "neither a file nor a recipe"),
             (("tune-2b", "--set", "frmes=3"), "unknown option 'frmes'"),
             (("tune-2b", "--set", "batch_size=7", "--set", "device_batch_size=2"), "no multiple"),
             (

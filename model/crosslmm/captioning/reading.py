@@ -14,9 +14,10 @@ from crosslmm.captioning.segments import Span, equal_spans, scene_size, scene_sp
 from crosslmm.errors import CrossLMMError, ReadingOutOfMemory, VideoError
 from crosslmm.options import Sampling
 from crosslmm.video import Frames, open_stream, sample
+from crosslmm.video.memory_limit import out_of_memory
 from crosslmm.video.plan import ReadPlan
 from crosslmm.video.source import SourceInfo, over_time
-from crosslmm.video.worker import Payload, out_of_memory
+from crosslmm.video.worker import Payload
 
 _BILINEAR = 2
 

@@ -19,7 +19,7 @@ from crosslmm.errors import UsageError
 from crosslmm.files import open_readable
 from crosslmm.fingerprint import content_identity
 
-_HASHING_THREADS = 8
+_HASHING_THREADS, _WAITING = 8, 1024
 _HEAD = 4096  # bytes read of what may be text
 
 _EXTENSIONS = (
@@ -122,12 +122,17 @@ def explain_linked(folders: Sequence[str]) -> str:
 
 def identify(sources: Sequence[Source]) -> list[Source]:
     """The sources with the identities of their contents."""
+    identified = []
     with ThreadPoolExecutor(_HASHING_THREADS) as threads:
-        contents = threads.map(content_identity, [source.path for source in sources])
-        return [
-            replace(source, content=content)
-            for source, content in zip(sources, contents, strict=True)
-        ]
+        # Of a million files, those that wait would take a gigabyte.
+        for start in range(0, len(sources), _WAITING):
+            part = sources[start : start + _WAITING]
+            contents = threads.map(content_identity, [source.path for source in part])
+            identified += [
+                replace(source, content=content)
+                for source, content in zip(part, contents, strict=True)
+            ]
+    return identified
 
 
 def looks_like_video(path: str) -> bool:

@@ -8,8 +8,9 @@ leave weights that are missing at their initial values; here such an adapter is 
 import os
 import re
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from crosslmm.checkpoints.headers import TensorInfo, read_header
 from crosslmm.checkpoints.screening import check_text_sizes
 from crosslmm.errors import CheckpointError, UsageError, first_line, last_line
 from crosslmm.files import read_json
+from crosslmm.limits import MAX_TEXT_BYTES
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -26,6 +28,9 @@ _UNSUPPORTED = (
     "trainable_token_indices",
 )
 _MOST_RANK = 1024
+_MOST_NAMES, _NAME = 10_000, r"[\w.]{1,1000}"  # PEFT compares each with each, and all their endings
+_GROUP = re.compile(r"\((?:\?:)?((?!\?)[^()]*)\)")  # without one in it
+_STRANGE = re.compile(r"\)[*+?{]|\\[()]|\[[^]]*[()|]")  # repeated groups, brackets that are none
 _INITIALISATIONS = (None, True, False, "gaussian")  # others change the base's weights
 
 
@@ -48,7 +53,7 @@ def read_adapter(folder: Path) -> Adapter:
     check_text_sizes(folder)
     path = folder / CONFIG
     try:
-        config = read_json(path)
+        config = read_json(path, longest=MAX_TEXT_BYTES)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or first_line(error)
         raise CheckpointError(f"{path}: not readable as JSON ({reason})") from error
@@ -77,10 +82,20 @@ def read_adapter(folder: Path) -> Adapter:
 def _check_names(path: Path, config: dict[str, Any]) -> None:
     """PEFT takes these for regular expressions, which can run for ever: names are let through, and
     patterns that cannot."""
+    for key, given in config.items():
+        if isinstance(given, list | dict) and len(given) > _MOST_NAMES:
+            raise CheckpointError(f"{path}: its {key} has over {_MOST_NAMES:,} entries")
     for key in ("target_modules", "exclude_modules", "layers_pattern", "modules_to_save"):
         given = config.get(key)
-        if given is None or (isinstance(given, str) and _is_quick(given)):
+        if given is None:
             continue
+        if isinstance(given, str) and key != "modules_to_save":
+            if _is_quick(given):
+                continue
+            raise CheckpointError(
+                f"{path}: its {key} is a pattern that may take very long to match; write out the names "
+                "of the modules"
+            )
         if not isinstance(given, list) or not all(map(_is_name, given)):
             raise CheckpointError(f"{path}: its {key} is no list of names of modules")
     for key in ("rank_pattern", "alpha_pattern"):
@@ -90,13 +105,30 @@ def _check_names(path: Path, config: dict[str, Any]) -> None:
 
 
 def _is_name(name: Any) -> bool:
-    return isinstance(name, str) and re.fullmatch(r"[\w.]+", name) is not None
+    return isinstance(name, str) and re.fullmatch(_NAME, name) is not None
 
 
 def _is_quick(pattern: str) -> bool:
-    """Whether matching takes time that is quadratic at most: no repeated group, at most two repeats."""
+    """Whether matching takes time that is quadratic at most: no repeated group, at most two repeats, and
+    of the words of a group at most one that fits."""
+    if len(pattern) >= 1000 or _STRANGE.search(pattern):
+        return False
+    while group := _GROUP.search(pattern):
+        words = group[1].split("|")
+        if len(words) > 1 and not _exclude_each_other(words):
+            return False
+        inner = "_" if len(words) > 1 else group[1]
+        pattern = pattern[: group.start()] + inner + pattern[group.end() :]
     repeats = re.findall(r"(?<!\\)[*+?{]", pattern)
-    return len(pattern) < 1000 and len(repeats) <= 2 and not re.search(r"\)[*+?{]", pattern)
+    return len(repeats) <= 2 and "(" not in pattern
+
+
+def _exclude_each_other(words: list[str]) -> bool:
+    """Whether these are names, of which none is the beginning of another."""
+    if not all(re.fullmatch(r"(\w|\\\.)+", word) for word in words):
+        return False
+    ordered = sorted(words)
+    return not any(after.startswith(word) for word, after in pairwise(ordered))
 
 
 def _check_ranks(folder: Path, config: dict[str, Any]) -> None:
@@ -131,7 +163,8 @@ def apply_adapter(model: Any, folder: Path, *, merge: bool) -> Any:
     peft = import_peft("an adapter")
     from safetensors.torch import load_file
 
-    adapter = read_adapter(folder)
+    adapter, stored = read_adapter(folder), read_adapter_header(folder)
+    _check_copies(model, adapter, stored)
     dtype = model.dtype
     try:
         config = peft.LoraConfig.from_pretrained(str(adapter.folder))
@@ -140,12 +173,16 @@ def apply_adapter(model: Any, folder: Path, *, merge: bool) -> Any:
         with warnings.catch_warnings():
             # PEFT asks transformers for what is called otherwise now.
             warnings.simplefilter("ignore", FutureWarning)
-            adapted = peft.get_peft_model(model, config)
-        stored = load_file(folder / WEIGHTS)
+            # Without memory for the weights, of which the configuration may ask for any number.
+            adapted = peft.get_peft_model(model, config, low_cpu_mem_usage=True)
         known = peft.get_peft_model_state_dict(adapted, save_embedding_layers=False)
         _refuse(folder, "lacks", known.keys() - stored.keys())
         _refuse(folder, "has unknown", stored.keys() - known.keys())
-        peft.set_peft_model_state_dict(adapted, stored)
+        shapes = {name: tuple(known[name].shape) for name in known}
+        wrong = [name for name, shape in shapes.items() if shape != stored[name].shape]
+        _refuse(folder, "has mis-shaped", wrong)
+        weights = load_file(folder / WEIGHTS, device=str(model.device))
+        peft.set_peft_model_state_dict(adapted, weights, low_cpu_mem_usage=True)
     except CheckpointError:
         raise
     except Exception as error:  # of whatever kind PEFT's own checks are
@@ -155,6 +192,23 @@ def apply_adapter(model: Any, folder: Path, *, merge: bool) -> Any:
     if merge:
         return adapted.merge_and_unload().to(dtype=dtype).eval()
     return adapted.get_base_model().eval()
+
+
+def _check_copies(model: Any, adapter: Adapter, stored: Mapping[str, TensorInfo]) -> None:
+    """CheckpointError where the modules of which an adapter has weights of its own are more than its
+    file holds: PEFT copies them first, one in another twice."""
+    ends = tuple(adapter.config.get("modules_to_save") or ())
+    copied = sum(
+        weight.numel()
+        for name, module in model.named_modules()
+        if ends and name.endswith(ends)
+        for weight in module.parameters()
+    )
+    held = sum(tensor.count for tensor in stored.values())
+    if copied > held:
+        raise CheckpointError(
+            f"{adapter.folder}: its modules_to_save have {copied:,} weights, and {held:,} are stored"
+        )
 
 
 def import_peft(what: str) -> Any:

@@ -27,7 +27,7 @@ from crosslmm.errors import CheckpointError, UsageError, first_line, last_line
 from crosslmm.files import check_empty
 from crosslmm.limits import DECODERS
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
-from crosslmm.options import V2VScope
+from crosslmm.options import CrossKV, V2VScope
 from crosslmm.processing_crosslmm import CrossLMMProcessor
 from crosslmm.prompts.tokenization import tokenizer_errors
 
@@ -61,6 +61,7 @@ def assemble(
     cross_attention_interval: int = 4,
     tokens_per_frame: int = 9,
     v2v_scope: V2VScope = "video",
+    cross_kv: CrossKV = "per_layer",
     dtype: torch.dtype | None = None,
     seed: int = 0,
 ) -> Path:
@@ -78,6 +79,7 @@ def assemble(
         "tokens_per_frame": tokens_per_frame,
         "cross_attention_interval": cross_attention_interval,
         "v2v_scope": v2v_scope,
+        "cross_kv": cross_kv,
     }
     encoder = _tower_config(vision_folder)
     _check_parts(encoder, language_folder, options)  # before gigabytes are loaded
@@ -95,6 +97,8 @@ def assemble(
         model = CrossLMMForConditionalGeneration(config)
     fresh = [model.model.multi_modal_projector, model.model.feature_norm]
     fresh += list(model.model.cross_attention_layers.values())
+    if model.model.cross_attention_kv is not None:
+        fresh.append(model.model.cross_attention_kv)
     for part in fresh:
         part.to_empty(device="cpu").to(decoder.dtype)
         for module in reversed(list(part.modules())):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from crosslmm.checkpoints import catalog
+from crosslmm.checkpoints.value_screening import check_frame_values
 from crosslmm.errors import CheckpointError
 from crosslmm.files import read_json
 from crosslmm.limits import DEFAULT_FRAMES, MAX_FRAME_SIDE
@@ -31,6 +32,7 @@ def read_frame_settings(folder: Path) -> FrameSettings:
     frames = catalog.read_config(folder).get("default_frames", DEFAULT_FRAMES)
     if type(resample) is not int or type(frames) is not int:
         raise CheckpointError(f"{folder}: its resample or default_frames is no whole number")
+    check_frame_values(folder, values)
     return FrameSettings(
         size=_size(values["size"], folder), resample=resample, default_frames=frames, values=values
     )
@@ -58,7 +60,7 @@ def _size(given: Any, folder: Path) -> tuple[int, int]:
     if isinstance(given, dict):
         side = given.get("shortest_edge")
         height, width = given.get("height", side), given.get("width", side)
-        if isinstance(height, int) and isinstance(width, int) and min(height, width) > 0:
+        if type(height) is int and type(width) is int and min(height, width) > 0:
             if max(height, width) > MAX_FRAME_SIDE:
                 raise CheckpointError(
                     f"{folder}: its frames are {width}x{height}; the limit is {MAX_FRAME_SIDE} a side"

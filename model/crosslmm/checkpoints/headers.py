@@ -26,6 +26,7 @@ PartName = Literal[
     "projector",
     "V2V cross-attention",
     "T2V cross-attention",
+    "shared keys and values",
     "cross-attention norms",
     "language model",
     "other",
@@ -39,6 +40,7 @@ _PARTS: tuple[tuple[PartName, re.Pattern[str]], ...] = (
     ("projector", re.compile(r"\bmulti_modal_projector\.|\bimage_newline\b")),
     ("V2V cross-attention", re.compile(r"\bcross_attention_layers\..*\bv2v\.")),
     ("T2V cross-attention", re.compile(r"\bcross_attention_layers\..*\bt2v\.")),
+    ("shared keys and values", re.compile(r"\bcross_attention_kv\.")),
     ("cross-attention norms", re.compile(r"\bcross_attention_layers\.|\bfeature_norm\.")),
     ("language model", re.compile(r"\b(language_model|lm_head|model)\b")),
 )
@@ -49,6 +51,7 @@ INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _HEADER_LIMIT = 100_000_000  # bytes; the format's own bound
+_MOST_FILES = 10_000  # of weights; the largest models have hundreds
 _SCALARS = {"F64": "<d", "F32": "<f", "F16": "<e"}
 _BITS = {
     **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
@@ -103,6 +106,10 @@ def weight_files(folder: Path) -> list[Path]:
             named = sorted(set(read_json(index)["weight_map"].values()))
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
             raise CheckpointError(f"{index}: not a readable index of weights") from error
+        if len(named) > _MOST_FILES:
+            raise CheckpointError(
+                f"{index}: names {len(named):,} files; no checkpoint has that many"
+            )
         if outside := [name for name in named if Path(str(name)).name != name]:
             raise CheckpointError(f"{index}: names a file outside its folder, {outside[0]!r}")
     else:
@@ -118,7 +125,7 @@ def weight_files(folder: Path) -> list[Path]:
             )
         if not named:
             raise IncompleteCheckpoint(f"{folder}: no weights (no *.safetensors file)")
-    absent = [name for name in named if not (folder / name).exists()]
+    absent = [name for name in named if not os.path.exists(folder / name)]
     if absent:
         raise IncompleteCheckpoint(
             f"{folder}: half-downloaded: {len(absent)} of {len(named)} weight files are missing "

@@ -12,15 +12,17 @@ from transformers import GenerationConfig
 
 from crosslmm.checkpoints import catalog, llava_onevision
 from crosslmm.checkpoints.adapters import apply_adapter
-from crosslmm.checkpoints.frame_settings import read_frame_settings
+from crosslmm.checkpoints.frame_settings import read_frame_settings, read_settings
 from crosslmm.checkpoints.headers import TensorInfo, read_headers
 from crosslmm.checkpoints.quantization import check_quantized, quantization_config
 from crosslmm.checkpoints.quiet import quiet_library
 from crosslmm.checkpoints.screening import check_attention, check_sizes, offline
 from crosslmm.checkpoints.tokenizer_screening import check_backend, check_tokenizer
+from crosslmm.checkpoints.value_screening import check_generation_values, check_processor_values
 from crosslmm.configuration_crosslmm import CrossLMMConfig
 from crosslmm.errors import CheckpointError, first_line, last_line
 from crosslmm.files import atomic_folder
+from crosslmm.finite_values import broken_values
 from crosslmm.limits import DECODERS
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.options import ResolvedQuantization
@@ -64,10 +66,12 @@ def load_processor(folder: Path) -> CrossLMMProcessor:
     try:
         with tokenizer_errors(f"{folder}: its tokenizer"):
             if catalog.is_llava_onevision(folder):
-                return llava_onevision.crosslmm_processor(folder)
-            read_frame_settings(folder)  # whose limits hold for what the processor reads
-            processor = CrossLMMProcessor.from_pretrained(folder, trust_remote_code=False)
+                processor = llava_onevision.crosslmm_processor(folder)
+            else:
+                read_frame_settings(folder)  # whose limits hold for what the processor reads
+                processor = CrossLMMProcessor.from_pretrained(folder, trust_remote_code=False)
         check_backend(folder, processor.tokenizer)
+        check_processor_values(folder, processor)
     except CheckpointError:
         raise
     except Exception as error:  # of tokenizers' own kinds too
@@ -106,6 +110,7 @@ def load_model(
         fresh=llava_onevision.FRESH_WEIGHTS if is_llava else (),
     )
     try:
+        check_generation_values(folder, read_settings(folder / "generation_config.json"))
         with quiet_library():
             loaded: Any = CrossLMMForConditionalGeneration.from_pretrained(
                 folder,
@@ -132,7 +137,9 @@ def load_model(
         raise CheckpointError(f"{folder}: cannot be loaded: {report['error_msgs'][0]}")
     check_quantized(model, quantization)
     settings = model.generation_config.to_dict()
+    check_generation_values(folder, settings)
     kept = {name: settings[name] for name in _GENERATION if name in settings}
+    kept["repetition_penalty"] = float(kept.get("repetition_penalty") or 1.0)
     model.generation_config = GenerationConfig(**kept)
     # The library would rename weights back when saving; what we save has our names.
     model._weight_conversions = []
@@ -176,7 +183,13 @@ def save_checkpoint(
     *,
     replace: bool = False,
 ) -> None:
-    """Write a checkpoint folder that is complete or absent, or as it was. Raises OSError."""
+    """Write a checkpoint folder that is complete or absent, or as it was. Raises OSError, and
+    CheckpointError for weights that are no finite numbers."""
+    if broken := list(broken_values(dict(model.named_parameters()))):
+        name = str(model.dtype).removeprefix("torch.")
+        raise CheckpointError(
+            f"{folder}: not written: its weights hold NaN or infinity (in {name}), first {broken[0]}"
+        )
     with atomic_folder(folder, replace=replace) as scratch, quiet_library():
         model.save_pretrained(scratch)
         processor.save_pretrained(scratch)

@@ -16,6 +16,7 @@ from crosslmm.errors import CheckpointError
 
 if TYPE_CHECKING:
     from crosslmm.configuration_crosslmm import CrossLMMConfig
+    from crosslmm.processing_crosslmm import CrossLMMProcessor
 
 _ATTENTION = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", None)
 _ATTENTION_KEYS = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
@@ -44,6 +45,9 @@ def check_config(folder: Path, config: Mapping[str, Any]) -> None:
             raise CheckpointError(
                 f"{path}: its sliding_window is {window}; give at least 1, or null"
             )
+        heads = table.get("num_attention_heads")
+        if isinstance(heads, int) and heads < 1:
+            raise CheckpointError(f"{path}: its num_attention_heads is {heads}; give at least 1")
         layers = table.get("num_hidden_layers")
         if isinstance(layers, int) and not 0 < layers <= _MOST_LAYERS:
             raise CheckpointError(f"{path}: its num_hidden_layers is {layers:,}; no model has that")
@@ -77,12 +81,17 @@ def check_text_sizes(folder: Path) -> None:
                 raise CheckpointError(f"{entry.path}: {size:,} bytes are too many for such a file")
 
 
-def check_tokens(folder: Path, config: "CrossLMMConfig", video_token_id: int) -> None:
-    """CheckpointError where the tokenizer's token for videos is not the model's."""
-    if config.video_token_id != video_token_id:
+def check_tokens(folder: Path, config: "CrossLMMConfig", processor: "CrossLMMProcessor") -> None:
+    """CheckpointError where prompts lack the model's token for videos, or one of them."""
+    if config.video_token_id != processor.video_token_id:
         raise CheckpointError(
             f"{folder}: the token for videos is {config.video_token_id} in config.json, and "
-            f"{video_token_id} in the tokenizer"
+            f"{processor.video_token_id} in the tokenizer"
+        )
+    if config.video_newline != processor.video_newline:
+        raise CheckpointError(
+            f"{folder}: video_newline is {config.video_newline} in config.json, and "
+            f"{processor.video_newline} in processor_config.json"
         )
 
 

@@ -23,6 +23,7 @@ class Macs:
     merging: int = 0
     language_linear: int = 0
     self_attention: int = 0
+    shared_projection: int = 0
     v2v_projection: int = 0
     v2v_attention: int = 0
     t2v_projection: int = 0
@@ -83,7 +84,8 @@ def prefill_macs(
     merged = tokens.merged
     readers = tokens.prompt - merged  # the newline reads as text does
     queries, pairs, projected = _visual_reading(shape, frames, tokens)
-    v2v_pairs = shape.open_v2v * _pair_projection(shape, projected)
+    v2v_pairs = 0 if shape.shares_kv else shape.open_v2v * _pair_projection(shape, projected)
+    shared = _pair_projection(shape, tokens.features) if shape.shares_kv else 0
     t2v_projection, t2v_attention = _text_reading(shape, readers, tokens.features, prefill=True)
     return Macs(
         vision=batch * frames * frame_macs(shape),
@@ -91,6 +93,7 @@ def prefill_macs(
         merging=batch * merging_macs(budget, frames=frames, width=language.width),
         language_linear=batch * tokens.prompt * linear_macs(shape),
         self_attention=batch * language.layers * _attention(shape, tokens.prompt, tokens.prompt),
+        shared_projection=batch * shape.reads_features * shared,
         v2v_projection=batch * (shape.open_v2v * _query_output(shape, queries) + v2v_pairs),
         v2v_attention=batch * shape.open_v2v * _attention(shape, 1, pairs),
         t2v_projection=batch * t2v_projection,
@@ -180,21 +183,22 @@ def _visual_reading(shape: ModelShape, frames: int, tokens: PromptTokens) -> tup
 def _text_reading(
     shape: ModelShape, queries: int, features: int, *, prefill: bool
 ) -> tuple[int, int]:
-    """T2V of all layers: projections and attention, with keys and values cached or absorbed."""
+    """T2V of all layers: projections and attention, with keys and values cached, absorbed or shared."""
     if features == 0:
         return 0, 0
     language = shape.language
     projection, attention = _query_output(shape, queries), _attention(shape, queries, features)
-    if shape.t2v_cache == "features" and queries <= ABSORBED_QUERIES:
+    absorbs = shape.t2v_cache == "features" and not shape.shares_kv
+    if absorbs and queries <= ABSORBED_QUERIES:
         projection += 2 * queries * language.query_width * shape.vision.width
         attention = 2 * queries * language.heads * shape.vision.width * features
-    elif prefill:
+    elif prefill and not shape.shares_kv:
         projection += _pair_projection(shape, features)
     frames = shape.t2v_frames
     if prefill and frames is not None and features > frames * shape.vision.patches:
         # What the last token attends to, by which frames are chosen.
         width = language.head_dim
-        if shape.t2v_cache == "features":
+        if absorbs:
             width = shape.vision.width
             projection += language.query_width * width
         attention += language.heads * width * features

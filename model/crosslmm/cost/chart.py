@@ -17,6 +17,7 @@ STAGE_COLOURS = {
     "merging": "#2f3f5f",
     "language_linear": "#dd8452",
     "self_attention": "#a3521f",
+    "shared_projection": "#e3c567",
     "v2v_projection": "#a6d8a8",
     "v2v_attention": "#3f8f4f",
     "t2v_projection": "#d3b5e0",

@@ -16,11 +16,12 @@ from crosslmm.limits import (
     FRAMES_PER_CHUNK,
     MERGED_FRAMES,
     SLICE_BYTES,
+    UNPACKED_BYTES,
     prefill_part,
     sliced_pair_bytes,
 )
 from crosslmm.merging import TokenBudget
-from crosslmm.options import ResolvedQuantization
+from crosslmm.options import ResolvedQuantization, check_feature_bits
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _NF4_BLOCK, _NESTED_BLOCK = 64, 256
@@ -40,7 +41,8 @@ class WeightPart:
 class Memory:
     """Bytes of one run; `total` is the peak, the sum of the others.
 
-    - features: un-pooled visual features, which cross-attention reads.
+    - features: un-pooled visual features, which cross-attention reads, or the keys and values that all
+      its layers share.
     - kv_cache: of self-attention.
     - cross_cache: T2V's keys and values; none where it reads the features themselves.
     - activations: the most that is alive beside all these at any moment.
@@ -107,18 +109,21 @@ def memory_needed(
     dtype: str | None = None,
     quantization: ResolvedQuantization = "none",
     frames_per_chunk: int = FRAMES_PER_CHUNK,
+    feature_bits: int | None = None,
 ) -> Memory:
     """The memory of a run up to its first generated token, in bytes.
 
     `budget` is of the visual tokens, `dtype` that of everything not quantized; both are the model's own
-    unless given.
+    unless given. feature_bits: as `crosslmm.load` takes them.
     """
+    check_feature_bits(feature_bits)
     budget = shape.check_budget(budget)
     size = dtype_bytes(dtype or shape.dtype)
     language = shape.language
     tokens = count_tokens(shape, frames=frames, budget=budget, text_tokens=text_tokens)
     parts = weight_parts(shape, dtype=dtype, quantization=quantization)
-    features = batch * tokens.features * shape.vision.width * size if shape.reads_features else 0
+    patch = shape.feature_bytes(size, feature_bits)
+    features = batch * tokens.features * patch if shape.reads_features else 0
     kv_cache = batch * tokens.prompt * 2 * language.layers * language.kv_width * size
     cross_cache = 0
     if shape.t2v_cache == "projected":
@@ -130,7 +135,9 @@ def memory_needed(
     chunk = min(frames_per_chunk, total_frames) if shape.chunked else total_frames
     embeds = batch * tokens.merged * language.width * size
     encoding = _encoding(shape, budget, frames, chunk, size, batch=batch)
-    prefill = embeds + batch * _prefill_peak(shape, tokens, budget, size, in_parts=batch == 1)
+    prefill = embeds + batch * _prefill_peak(
+        shape, tokens, budget, size, in_parts=batch == 1, feature_bits=feature_bits
+    )
     return Memory(
         weights=sum(part.bytes for part in parts),
         features=features,
@@ -155,7 +162,11 @@ def encoding_peak(shape: ModelShape, chunk: int, merged: int, size: int) -> int:
     pixels = chunk * vision.channels * vision.image_size**2
     normalising = pixels * 12  # three float32 copies
     layer = patches * (2 * vision.width + 2 * vision.intermediate) * size
-    norm = patches * vision.width * (2 * size + 8) if shape.reads_features else 0  # in float32
+    norm = 0
+    if shape.reads_features:
+        norm = patches * vision.width * (2 * size + 8)  # in float32
+        if shape.shares_kv:  # each projected, then both side by side
+            norm = max(norm, patches * (2 * vision.width + 2 * shape.feature_width) * size)
     projected = patches if shape.projector_order == "project_first" else chunk * merged
     projecting = patches * vision.width * size + 2 * projected * width * size
     return max(normalising, pixels * size + max(layer, norm, projecting))
@@ -177,7 +188,7 @@ def _encoding(
     working = max(merging_bytes(budget, frames=frames, width=width, size=size), merged)
     merging = merged + working + 16 * frames * budget.pooled
     if frames >= MERGED_FRAMES and batch == 1:  # merged while the chunk that fills it is alive
-        kept = shape.vision.patches * shape.vision.width if shape.reads_features else 0
+        kept = shape.vision.patches * shape.feature_width if shape.reads_features else 0
         merging += chunk * (kept + budget.pooled * width) * size
     if frames > MERGED_FRAMES:
         held += merged if batch == 1 else merged + window
@@ -185,14 +196,20 @@ def _encoding(
 
 
 def _prefill_peak(
-    shape: ModelShape, tokens: PromptTokens, budget: TokenBudget, size: int, *, in_parts: bool
+    shape: ModelShape,
+    tokens: PromptTokens,
+    budget: TokenBudget,
+    size: int,
+    *,
+    in_parts: bool,
+    feature_bits: int | None,
 ) -> int:
     """Alive at once for one video inside a decoder layer's feed-forward, or inside V2V. Of several
     videos the prompts are not split (`batch.py`)."""
     language = shape.language
     visual, part = tokens.merged, tokens.prompt
     masked = bool(budget.merge)
-    read = tokens.features if shape.open_v2v else 0
+    read = tokens.features if shape.open_v2v and not shape.shares_kv else 0
     if shape.chunked and in_parts:
         frame = 1 if masked else budget.pooled  # parts are of complete frames
         most = prefill_part(
@@ -218,11 +235,13 @@ def _prefill_peak(
     if shape.open_v2v:
         queries = visual * size
         reading = 2 * stream + queries * (2 * language.width + 3 * language.query_width)
-        reading += _visual_reading(shape, tokens, visual, size)
+        reading += _visual_reading(shape, tokens, visual, size, feature_bits)
     return max(feed_forward, attention, reading, language.vocabulary * size)
 
 
-def _visual_reading(shape: ModelShape, tokens: PromptTokens, visual: int, size: int) -> int:
+def _visual_reading(
+    shape: ModelShape, tokens: PromptTokens, visual: int, size: int, feature_bits: int | None
+) -> int:
     """What V2V makes of the features for so many of the merged tokens."""
     patches, features = shape.vision.patches, tokens.features
     if features == 0:
@@ -232,10 +251,13 @@ def _visual_reading(shape: ModelShape, tokens: PromptTokens, visual: int, size: 
     copied = 0
     if shape.v2v_scope == "member":
         # Copies of the patches of some tokens at a time; 8 bytes say which each is.
-        copied = features * shape.vision.width * size
-        alive = min(1.0, SLICE_BYTES / copied)
-        copied = int(copied * alive) + 8 * features
+        alive = min(1.0, SLICE_BYTES / (features * shape.feature_width * size))
+        copied = int(features * shape.feature_bytes(size, feature_bits) * alive) + 8 * features
         features = int(features * alive)
+    if shape.shares_kv and feature_bits is None:
+        return copied
+    if feature_bits is not None and not shape.shares_kv:  # unpacked a part at a time
+        copied += min(UNPACKED_BYTES, features * shape.feature_width * size)
     return copied + sliced_pair_bytes(
         features, kv_heads=shape.language.kv_heads, head_dim=shape.language.head_dim, size=size
     )
@@ -293,6 +315,8 @@ def _cross_parameters(shape: ModelShape) -> int:
     if not shape.interval:
         return 0
     language = shape.language
-    branch = 2 * language.width * language.query_width
-    branch += 2 * shape.vision.width * language.kv_width + 1
-    return shape.cross_layers * (2 * branch + language.width) + shape.vision.width
+    branch = 2 * language.width * language.query_width + 1
+    pair = 2 * shape.vision.width * language.kv_width
+    pairs = 1 if shape.shares_kv else 2 * shape.cross_layers
+    layers = shape.cross_layers * (2 * branch + language.width)
+    return layers + pairs * pair + shape.vision.width

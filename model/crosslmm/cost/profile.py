@@ -25,7 +25,7 @@ from crosslmm.cost.settings import MOST_FRAMES, Settings
 from crosslmm.cost.shape import PUBLISHED, RECIPES, ModelShape
 from crosslmm.errors import CheckpointError, UsageError
 from crosslmm.merging import TokenBudget, check_count
-from crosslmm.options import T2VCache, V2VScope
+from crosslmm.options import CrossKV, T2VCache, V2VScope
 
 FRAMES = (32, 64, 128, 256)
 
@@ -104,6 +104,7 @@ class Profile:
                 **asdict(settings),
                 "dtype": settings.dtype or shape.dtype,
                 "interval": shape.interval,
+                "cross_kv": shape.cross_kv,
                 "v2v_scope": shape.v2v_scope,
                 "t2v_cache": shape.t2v_cache,
                 "t2v_frames": shape.t2v_frames,
@@ -185,15 +186,26 @@ def reshape(
     shape: ModelShape,
     *,
     interval: int | None = None,
+    cross_kv: CrossKV | None = None,
     v2v_scope: V2VScope | None = None,
     t2v_cache: T2VCache | None = None,
 ) -> ModelShape:
-    """The shape with the given settings instead of the model's own."""
+    """The shape with the given settings instead of the model's own. Raises UsageError where they exclude
+    each other."""
     if interval is not None:
         shape = shape.with_interval(interval)
-    return replace(
-        shape, v2v_scope=v2v_scope or shape.v2v_scope, t2v_cache=t2v_cache or shape.t2v_cache
+    shape = replace(
+        shape,
+        cross_kv=cross_kv or shape.cross_kv,
+        v2v_scope=v2v_scope or shape.v2v_scope,
+        t2v_cache=t2v_cache or shape.t2v_cache,
     )
+    if shape.shares_kv and shape.t2v_cache == "projected":
+        raise UsageError(
+            "`t2v_cache` projected keeps keys and values of each layer, and with `cross_kv` shared all "
+            "layers have the same: give `t2v_cache` features"
+        )
+    return shape
 
 
 def _row(shape: ModelShape, frames: int, budget: TokenBudget, settings: Settings) -> Row:

@@ -18,3 +18,4 @@ class Settings:
     dtype: str | None = None
     quantization: ResolvedQuantization = "none"
     frames_per_chunk: int = FRAMES_PER_CHUNK
+    feature_bits: int | None = None

@@ -8,15 +8,16 @@ with transformers' own in a test.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import isqrt
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from crosslmm.checkpoints.headers import Gate
 from crosslmm.checkpoints.support import CROSSLMM, LLAVA_ONEVISION, MODEL_TYPES
 from crosslmm.errors import CheckpointError, UsageError
-from crosslmm.limits import DECODERS
+from crosslmm.limits import DECODERS, packed_width
 from crosslmm.merging import TokenBudget, check_tokens_per_frame
-from crosslmm.options import ProjectorOrder, T2VCache, V2VScope
+from crosslmm.options import CrossKV, ProjectorOrder, T2VCache, V2VScope
 
+_MOST = 1 << 40  # of any number of a configuration
 _VISION_DEFAULTS = {
     "hidden_size": 768,
     "intermediate_size": 3072,
@@ -170,6 +171,7 @@ class ModelShape:
     interval: int | None
     open_v2v: int
     open_t2v: int
+    cross_kv: CrossKV = "per_layer"
     v2v_scope: V2VScope = "video"
     t2v_cache: T2VCache = "features"
     t2v_frames: int | None = None
@@ -183,6 +185,22 @@ class ModelShape:
     def cross_layers(self) -> int:
         """Dual cross-attention layers: one after decoder layers K, 2K, …"""
         return self.language.layers // self.interval if self.interval else 0
+
+    @property
+    def shares_kv(self) -> bool:
+        return self.cross_kv == "shared"
+
+    @property
+    def feature_width(self) -> int:
+        """The numbers of a patch that cross-attention reads: its feature, or its key and value where
+        all layers share them."""
+        return 2 * self.language.kv_width if self.shares_kv else self.vision.width
+
+    def feature_bytes(self, size: int, bits: int | None) -> int:
+        """Bytes that are kept of a patch for cross-attention; size: of a number that is not packed."""
+        if bits is None:
+            return self.feature_width * size
+        return packed_width(self.feature_width, 2 if self.shares_kv else 1)
 
     @property
     def reads_features(self) -> bool:
@@ -226,9 +244,12 @@ class ModelShape:
                 f"model_type {kind!r}: the cost of {' and '.join(MODEL_TYPES)} can be counted"
             )
         try:
-            return cls._from_crosslmm(config) if kind == CROSSLMM else cls._from_llava(config)
-        except (KeyError, TypeError, ValueError) as error:
+            shape = cls._from_crosslmm(config) if kind == CROSSLMM else cls._from_llava(config)
+        except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"a configuration without a usable {error}") from error
+        for part in (shape.vision, shape.language, shape):
+            _check_kinds(part)
+        return shape
 
     @classmethod
     def _from_crosslmm(cls, config: Mapping[str, Any]) -> "ModelShape":
@@ -244,6 +265,7 @@ class ModelShape:
             interval=interval,
             open_v2v=count,
             open_t2v=count,
+            cross_kv=config.get("cross_kv", "per_layer"),
             v2v_scope=config.get("v2v_scope", "video"),
             t2v_cache=config.get("t2v_cache", "features"),
             t2v_frames=config.get("t2v_frames"),
@@ -271,6 +293,24 @@ class ModelShape:
             newline=True,
             dtype=_dtype(config),
         )
+
+
+def _check_kinds(part: Any) -> None:
+    """CheckpointError for a value of another kind than its field, or a number that no model has."""
+    for name, hint in get_type_hints(type(part)).items():
+        value = getattr(part, name)
+        choices = get_args(hint) if get_origin(hint) is Literal else ()
+        if value is None and type(None) in get_args(hint):
+            continue
+        least = 0 if name.startswith("open_") else 1
+        if choices:
+            is_right = isinstance(value, str) and value in choices
+        elif hint in (int, int | None):
+            is_right = type(value) is int and least <= value <= _MOST
+        else:
+            is_right = isinstance(value, hint)
+        if not is_right:
+            raise CheckpointError(f"a configuration whose {name} is {str(value)[:40]!r}")
 
 
 def _dtype(config: Mapping[str, Any]) -> str:

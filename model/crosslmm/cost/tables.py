@@ -24,6 +24,7 @@ STAGES = {
     "merging": "merging",
     "language_linear": "language model, linear",
     "self_attention": "self-attention",
+    "shared_projection": "shared keys and values",
     "v2v_projection": "V2V projections",
     "v2v_attention": "V2V attention",
     "t2v_projection": "T2V projections",
@@ -224,14 +225,15 @@ def title(profile: Profile) -> str:
     ]
     if settings.quantization != "none":
         said.append(f"{settings.quantization} decoder")
-    if settings.batch > 1:
-        said.append(f"batch of {settings.batch}")
+    said += [f"{settings.feature_bits}-bit features"] * (settings.feature_bits is not None)
+    said += [f"batch of {settings.batch}"] * (settings.batch > 1)
     if shape.interval and not shape.open_v2v + shape.open_t2v:
         said.append("cross-attention closed")
     elif shape.interval:
         reading = "merged tokens" if shape.open_v2v else "text tokens"
         scope = SCOPES[shape.v2v_scope if shape.open_v2v else "video"]
-        said.append(f"{reading} reading {scope} after every {_ordinal(shape.interval)} layer")
+        after = f"after every {_ordinal(shape.interval)} layer"
+        said.append(f"{reading} reading {scope} {after}{', keys shared' * shape.shares_kv}")
     return _wrapped(f"{profile.model}: {', '.join(said)}")
 
 
@@ -276,9 +278,9 @@ def _table(profile: Profile, rows: Sequence[Row]) -> list[str]:
     ]
     for stage, label in STAGES.items():
         values = [getattr(row.prefill, stage) for row in rows]
-        if stage == "merging" and not any(values):
-            continue
-        lines.append(_figures(f"  {label}", values, macs) + _share(values[-1], last.prefill.total))
+        if any(values) or stage not in ("merging", "shared_projection"):
+            share = _share(values[-1], last.prefill.total)
+            lines.append(_figures(f"  {label}", values, macs) + share)
     lines += [
         _figures("  total", (row.prefill.total for row in rows), macs),
         _figures(
@@ -394,7 +396,5 @@ def _tokens(budgets: Iterable[TokenBudget]) -> str:
 
 
 def _ordinal(number: int) -> str:
-    ending = (
-        "th" if 10 <= number % 100 <= 20 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
-    )
-    return f"{number}{ending}"
+    ending = {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{'th' if 10 <= number % 100 <= 20 else ending}"

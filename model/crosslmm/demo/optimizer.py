@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from crosslmm.cross_attention import GatedCrossAttention
+from crosslmm.gated_attention import GatedCrossAttention
 
 
 class OutputHead(nn.Linear):

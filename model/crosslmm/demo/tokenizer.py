@@ -51,7 +51,7 @@ def demo_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",  # noqa: S106  a token of text
-        eos_token="<|im_end|>",  # noqa: S106
+        eos_token="<|im_end|>",  # noqa: S106  a token of text
         padding_side="left",
         clean_up_tokenization_spaces=False,
         model_max_length=32768,

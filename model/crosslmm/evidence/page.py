@@ -55,8 +55,8 @@ def draw_page(evidence: EvidenceMaps, path: Path) -> bytes:
     page = template.render(
         evidence=evidence,
         policy=policy,
-        style=Markup(style),  # noqa: S704  # files of this package
-        script=Markup(script),  # noqa: S704
+        style=Markup(style),  # noqa: S704  a file of this package
+        script=Markup(script),  # noqa: S704  a file of this package
         pictures=pictures,
         shown={picture["frame"] for picture in pictures},
         pieces=_pieces(evidence),

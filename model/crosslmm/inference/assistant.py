@@ -1,10 +1,7 @@
 """`load` a checkpoint, then `ask`: the library's front door.
 
-    assistant = crosslmm.load("demo")
-    answer = assistant.ask("movie.mp4", "what happens?", frames=64)
-
-Frames flow from the file through the encoder in chunks; only what the language model needs is kept.
-When memory runs out the chunk is halved, then the number of frames, with a notice.
+assistant = crosslmm.load("demo")
+answer = assistant.ask("movie.mp4", "what happens?", frames=64)
 """
 
 import os
@@ -47,6 +44,7 @@ from crosslmm.options import (
     Quantization,
     Sampling,
     SamplingOptions,
+    check_feature_bits,
 )
 from crosslmm.processing_crosslmm import CrossLMMProcessor
 from crosslmm.video import Frames
@@ -62,6 +60,7 @@ def load(
     merge: str | None = None,
     keep: str | int | None = None,
     frames: int | None = None,
+    feature_bits: int | None = None,
     questions: Iterable[str] = (),
     cache: bool | FeatureCache = False,
     on_notice: Notice | None = None,
@@ -79,6 +78,8 @@ def load(
     - merge, keep: as in `Assistant.open_video`, of all videos where nothing else is asked for.
     - frames: how many a video will have, for the estimate of the memory that is needed, made before
       anything is loaded.
+    - feature_bits: 8 keeps the features that cross-attention reads in 8 bits each, with a scale for each
+      patch: half the memory of bfloat16; answers may differ, and `settings` says so.
     - questions: that will be asked, to say before the weights are loaded where one is empty or does not
       fit into the model's context.
     - cache: keep on disk what is encoded of video files, and use what was kept of the same file, frames
@@ -98,7 +99,7 @@ def load(
     chosen_quantization = resolve_quantization(quantization, chosen_device, parameters)
     config = load_config(folder)
     processor = load_processor(folder)
-    check_tokens(folder, config, processor.video_token_id)
+    check_tokens(folder, config, processor)
     usual = TokenBudget(processor.tokens_per_frame)
     budget = budget_for(config, usual, tokens_per_frame=tokens_per_frame, merge=merge, keep=keep)
     if budget.merge is None:
@@ -113,6 +114,7 @@ def load(
         budget=budget,
         dtype=chosen_dtype,
         quantization=chosen_quantization,
+        feature_bits=check_feature_bits(feature_bits),
     )
     if needed is not None:
         check_memory(name, needed, chosen_device, on_notice)
@@ -134,6 +136,7 @@ def load(
             f"{name}: its weights do not fit in the memory of {chosen_device}; "
             "set `quantization` to 4bit, or use a smaller model"
         ) from error
+    model.model.feature_bits = feature_bits
     assistant = Assistant(
         model,
         processor,

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from crosslmm.cross_attention import GatedCrossAttention
+from crosslmm.gated_attention import GatedCrossAttention
 from crosslmm.limits import SLICE_BYTES
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 
@@ -87,8 +87,7 @@ def _of_t2v(
     projected = kwargs.get("projected")
     if projected is not None:
         return query, projected[0][0], module.scaling
-    key = module.k_proj(args[1][0]).unflatten(-1, (-1, module.head_dim)).transpose(0, 1)
-    return query, key, module.scaling
+    return query, module.project_keys(args[1][:1])[0], module.scaling
 
 
 class _FusedCalls(TorchFunctionMode):

@@ -20,6 +20,7 @@ from typing import IO, Any
 import torch
 
 from crosslmm.fingerprint import settings_hash, weights_fingerprint
+from crosslmm.finite_values import is_finite
 from crosslmm.inference.answer import FrameUsed
 from crosslmm.inference.encoding import EncodedVideo, TooManyFrames, memory_errors
 from crosslmm.inference.feature_cache import FeatureCache, read_description, read_header
@@ -29,6 +30,7 @@ from crosslmm.inference.runtime import Runtime
 from crosslmm.merging import TokenBudget
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration, VisualTokens
 from crosslmm.options import Sampling
+from crosslmm.packed_features import is_packed, split_packed
 from crosslmm.ragged_tokens import RaggedTokens
 from crosslmm.video import SourceInfo
 
@@ -40,6 +42,7 @@ _DTYPES = {
     "BF16": torch.bfloat16,
     "F16": torch.float16,
     "I64": torch.int64,
+    "I8": torch.int8,  # packed features
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 # What comes of reading a file that may hold anything.
@@ -106,7 +109,11 @@ class CachedVideo:
         computed = {_PREFIX + key: tensor for key, tensor in kept.items()}
         if _bytes_in(computed) < prefill_seconds * _READ_RATE:
             tensors |= computed
-        if not all(map(_is_finite, tensors.values())):
+        features = encoded.visual.features
+        scales = self._runtime.model.model.feature_scales
+        if features is not None and not _are_finite(features, scales):
+            return
+        if not all(map(is_finite, tensors.values())):
             return
         # The widest first, so that each begins where its type may.
         tensors = dict(sorted(tensors.items(), key=lambda item: -item[1].element_size()))
@@ -118,6 +125,8 @@ class CachedVideo:
                 self._cache.write_entry(name, size, lambda file: _write(file, header, tensors))
         except (OSError, MemoryError) as error:
             reason = getattr(error, "strerror", None) or error
+            if (place := getattr(error, "filename", None)) is not None:
+                reason = f"{place}: {reason}"
             self._runtime.notice(
                 f"{self._path}: what was encoded of it could not be kept in the cache: {reason}"
             )
@@ -172,8 +181,10 @@ class CachedVideo:
         features = tensors.pop("features", None)
         width = int(config.text.hidden_size)
         if features is not None:
-            whole = (1, frames, config.patches_per_frame, int(config.vision.hidden_size))
-            _check(features, whole, model.dtype)
+            kept, dtype = model.model.kept_features
+            _check(features, (1, frames, config.patches_per_frame, kept), dtype)
+            if not _are_finite(features, model.model.feature_scales):
+                raise ValueError("features hold a value that is not a number")
             features = features.to(model.device)
         if (features is not None) != model.model.reads_features:
             raise ValueError("features are missing, or not wanted")
@@ -247,10 +258,15 @@ class CachedVideo:
 
 
 def _weights_used(model: CrossLMMForConditionalGeneration) -> dict[str, torch.Tensor]:
-    """All but those behind closed gates, which are random where a checkpoint has none."""
+    """All but those behind closed gates, which are random where a checkpoint has none, and quantized
+    ones, which are the checkpoint's: bitsandbytes lays them out as it likes, when it likes."""
     branches = (branch for layer in model.model.dual_layers for branch in (layer.v2v, layer.t2v))
     closed = {id(weight) for each in branches if not each.is_open for weight in each.parameters()}
-    return {name: each for name, each in model.named_parameters() if id(each) not in closed}
+    return {
+        name: each
+        for name, each in model.named_parameters()
+        if each.is_floating_point() and id(each) not in closed
+    }
 
 
 def _tensors_of(visual: VisualTokens | RaggedTokens) -> dict[str, torch.Tensor]:
@@ -304,7 +320,7 @@ def _read(file: IO[bytes], header: dict[str, Any]) -> dict[str, torch.Tensor]:
         if name != "__metadata__":
             first, last = (start + offset for offset in info["data_offsets"])
             tensors[name] = stored[first:last].view(_DTYPES[info["dtype"]]).view(info["shape"])
-            if not _is_finite(tensors[name]):
+            if not is_finite(tensors[name]):
                 raise ValueError(f"{name} holds a value that is not a number")
     return tensors
 
@@ -322,11 +338,8 @@ def _bytes_of(tensor: torch.Tensor) -> memoryview:
     return memoryview(array)
 
 
-def _is_finite(tensor: torch.Tensor) -> bool:
-    if not tensor.numel():
-        return True
-    low, high = torch.aminmax(tensor)
-    return bool(torch.isfinite(low) & torch.isfinite(high))
+def _are_finite(features: torch.Tensor, scales: int) -> bool:
+    return is_finite(split_packed(features, scales)[1] if is_packed(features) else features)
 
 
 def _check_members(place: torch.Tensor, mass: torch.Tensor, member: torch.Tensor) -> None:

@@ -124,11 +124,15 @@ class FeatureCache:
         return f"{_content_name(content)}-{sampling_key(sampling)}-{model}.safetensors"
 
     def open_entry(self, name: str) -> IO[bytes] | None:
-        """The file of an entry, which becomes the most recently used; None where there is none."""
+        """The file of an entry, which becomes the most recently used; None where there is none, or one
+        that is larger than the whole cache may be."""
         try:
             with self._own.hold() as held:
                 file = open_regular(self.folder / name, os.O_RDONLY, own=True, root=held)
         except OSError:
+            return None
+        if os.fstat(file.fileno()).st_size > self.size:
+            file.close()
             return None
         if os.utime in os.supports_fd:
             with suppress(OSError):
@@ -169,7 +173,8 @@ class FeatureCache:
         with self._own.lock() as held:
             removed = self._entries(held)
             for name in held.names():
-                if _ENTRY.fullmatch(name) or _RECORD.fullmatch(name):
+                is_ours = _ENTRY.fullmatch(name) or _RECORD.fullmatch(name)
+                if is_ours and not stat.S_ISDIR(held.stat(name).st_mode):
                     remove_file(self.folder / name, root=held)
             remove_scratch(self.folder, root=held)
         return removed
@@ -199,7 +204,8 @@ class FeatureCache:
         for name in filter(_ENTRY.fullmatch, held.names()):
             with suppress(OSError):
                 status = held.stat(name)
-                found.append(CacheEntry(name, status.st_size, status.st_mtime))
+                if not stat.S_ISDIR(status.st_mode):
+                    found.append(CacheEntry(name, status.st_size, status.st_mtime))
         return sorted(found, key=lambda entry: (entry.used, entry.name))
 
     def _described(self, held: HeldFolder, entry: CacheEntry) -> CacheEntry:
@@ -227,12 +233,21 @@ class FeatureCache:
                 remove_file(self.folder / record[0], root=held)
 
     def _known(self, state: str | None, size: int) -> str | None:
-        """The hash of a file in this state, where there is a record of it."""
+        """The hash of a file in this state, where there is a record of it that is ours."""
         for record in filter(None, map(_RECORD.fullmatch, self._names())):
             length, _, found = record[2].partition(".")
-            if record[1] == state and length == f"{size:x}":
+            if record[1] == state and length == f"{size:x}" and self._is_own(record[0]):
                 return found
         return None
+
+    def _is_own(self, name: str) -> bool:
+        with (
+            suppress(OSError),
+            self._own.hold() as held,
+            open_regular(self.folder / name, os.O_RDONLY, own=True, root=held),
+        ):
+            return True
+        return False
 
     def _record(self, content: FileContent) -> None:
         name = f"{content.state}-{_content_name(content)}.known"

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from crosslmm.checkpoints import catalog
+from crosslmm.packed_features import unpack_features
 
 UNFAMILIAR = (
     "this footage is unlike the synthetic clips that the built-in model was trained on: "
@@ -40,7 +41,7 @@ class FootageCheck:
 def describe(features: torch.Tensor) -> torch.Tensor:
     """features: (N, D), of the patches of a frame → (4 · D,): their mean, spread, and tenth and
     ninetieth percentile."""
-    values = features.float().cpu()
+    values = unpack_features(features).float().cpu()
     low, high = values.quantile(torch.tensor([0.1, 0.9]), dim=0)
     return torch.cat([values.mean(0), values.std(0), low, high])
 

@@ -24,7 +24,7 @@ from crosslmm.errors import UsageError, VideoError
 from crosslmm.inference.answer import Answer
 from crosslmm.inference.assistant import Assistant
 from crosslmm.merging import TokenBudget
-from crosslmm.video.worker import process_status
+from crosslmm.video.memory_limit import process_status
 
 if TYPE_CHECKING:
     import torch

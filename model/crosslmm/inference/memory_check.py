@@ -30,6 +30,7 @@ def estimate_memory(
     budget: TokenBudget,
     dtype: torch.dtype,
     quantization: Literal["4bit", "8bit", "none"],
+    feature_bits: int | None = None,
 ) -> Memory | None:
     """What a run will take at its peak; None for a model or a merging whose cost is unknown."""
     try:
@@ -39,6 +40,7 @@ def estimate_memory(
             budget=budget,
             dtype=str(dtype).removeprefix("torch."),
             quantization=quantization,
+            feature_bits=feature_bits,
         )
     except (CheckpointError, UsageError):
         return None
@@ -83,6 +85,7 @@ def frames_that_fit(
         text_tokens=_TEXT_TOKENS,
         dtype=str(model.dtype).removeprefix("torch."),
         quantization=cast(ResolvedQuantization, runtime.quantization),
+        feature_bits=model.model.feature_bits,
     )
     if memory is None:
         weights = memory_needed(

@@ -14,6 +14,7 @@ import torch
 from transformers.cache_utils import DynamicLayer, EncoderDecoderCache
 
 from crosslmm.cache import CrossCache, as_dual_cache, expand_cache, keep_features
+from crosslmm.errors import CheckpointError
 from crosslmm.limits import prefill_part
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration, VisualTokens
 from crosslmm.ragged_tokens import RaggedTokens
@@ -120,7 +121,10 @@ def prefill_video(
     together, as `prefill_part` has it unless given.
     """
     video_token_id = model.config.video_token_id
-    last = int((prompt_ids[0] == video_token_id).nonzero().max())
+    places = (prompt_ids[0] == video_token_id).nonzero()
+    if not len(places):
+        raise CheckpointError("the checkpoint's chat template leaves out the video")
+    last = int(places.max())
     prefix = prompt_ids[:, : last + 1]
     cache = as_dual_cache(None, model.config)
     with torch.inference_mode():
@@ -140,7 +144,8 @@ def _part_tokens(
     """Positions of the prefix (1, P) that go through the model together."""
     branches = [layer.v2v for layer in model.model.dual_layers]
     features, text = 0, model.config.text
-    if visual.features is not None and model.config.v2v_scope in ("video", "past"):
+    projects = model.config.cross_kv == "per_layer" and model.config.v2v_scope in ("video", "past")
+    if visual.features is not None and projects:
         features = any(branch.is_open for branch in branches) * visual.features.shape[:3].numel()
     return prefill_part(
         prefix.shape[1],

@@ -93,14 +93,15 @@ class Runtime:
 
     @cached_property
     def settings(self) -> dict[str, str]:
-        """How the model runs: device, dtype, quantization, attention."""
+        """How the model runs: device, dtype, quantization, attention, and features if packed."""
+        bits = self.model.model.feature_bits
         return {
             "device": str(self.device),
             "device_name": device_name(self.device),
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "quantization": self.quantization,
             "attention": str(self.model.config.text._attn_implementation),
-        }
+        } | ({} if bits is None else {"features": f"{bits}bit"})
 
     @cached_property
     def footage(self) -> FootageCheck | None:

@@ -140,6 +140,14 @@ class VideoSession:
         return f"{self._budget.merge}: {self.visual_tokens:,} of {all_tokens:,} tokens kept"
 
     @property
+    def packed(self) -> str:
+        """`features kept in 8 bits`; nothing where they are as computed, or nothing reads them."""
+        model = self._runtime.model.model
+        with torch.inference_mode():  # elsewhere a closed gate counts as open
+            kept = model.reads_features and model.feature_bits is not None
+        return f"features kept in {model.feature_bits} bits" if kept else ""
+
+    @property
     def timing(self) -> Timing:
         """The seconds spent on the video so far, which its first answer is charged with."""
         return self._spent

@@ -74,7 +74,7 @@ class AnsweredVideos:
         self.items: list[VideoPrompt] = []
         for source in found:
             # The same each time, and no secret.
-            chance = random.Random(f"{seed} {source.relative}")  # noqa: S311
+            chance = random.Random(f"{seed} {source.relative}")  # noqa: S311  no secret
             for prompt in chance.sample(prompts, min(per_video, len(prompts))):
                 self.items.append(VideoPrompt(Path(source.path), prompt))
         self.forms: set[Form] = {form_of(_turns(self.items[0]))}

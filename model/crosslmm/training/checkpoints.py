@@ -6,6 +6,7 @@ the last rank has finished; before deletion they are renamed back into it.
 """
 
 import errno
+import math
 import os
 import re
 import shutil
@@ -22,6 +23,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from crosslmm.errors import CheckpointError, CrossLMMError, first_line
 from crosslmm.files import read_json, sync_entry, sync_folder
+from crosslmm.finite_values import broken_values
 
 # How torch reports a full disk, by its writer of archives.
 _UNWRITTEN = re.compile("PytorchStreamWriter|inline_container|iostream error")
@@ -62,9 +64,12 @@ def check_state(checkpoint: Path) -> None:
         state = read_json(path)
         known = isinstance(state["global_step"], int) and isinstance(state["log_history"], list)
         reason = None if known else "not a trainer's state"
+        losses = [entry.get("loss", 0.0) for entry in state["log_history"]]
+        if not all(map(math.isfinite, losses)):
+            reason = "its loss is NaN or infinite"
     except OSError as error:
         reason = error.strerror
-    except (LookupError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         reason = str(error) if type(error) is ValueError else "not a trainer's state"
     if reason is not None:
         raise CheckpointError(
@@ -104,6 +109,17 @@ def explain_unread(checkpoint: str | None) -> Iterator[None]:
             f"{checkpoint}: is damaged ({type(error).__name__}); move {name} away, and the run resumes "
             "from the checkpoint before it, or from its beginning"
         ) from error
+
+
+def check_finite(checkpoint: str | None, state: Any) -> None:
+    """CheckpointError where what was loaded of a checkpoint holds NaN or infinity: every step from it
+    would, too."""
+    if broken := list(broken_values(state)):
+        raise CheckpointError(
+            f"{checkpoint}: holds NaN or infinity, first in {broken[0]}; move "
+            f"{Path(checkpoint or '').name} away, and the run resumes from the checkpoint before it, or "
+            "from its beginning"
+        )
 
 
 def check_loaded(model: nn.Module, missing: Iterable[str], unexpected: Iterable[str]) -> None:
@@ -158,10 +174,13 @@ class AtomicCheckpoints(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         with explain_unread(resume_from_checkpoint):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
+            check_finite(resume_from_checkpoint, self.training_state()["weights"])
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with explain_unread(checkpoint):
             super()._load_optimizer_and_scheduler(checkpoint)
+            if checkpoint is not None:
+                check_finite(checkpoint, self.training_state())
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         with explain_unread(checkpoint):
@@ -171,6 +190,16 @@ class AtomicCheckpoints(Trainer):
         """Raises where transformers would only warn of weights that a checkpoint lacks."""
         model: Any = self.model
         check_loaded(model, load_result.missing_keys, load_result.unexpected_keys)
+
+    def training_state(self) -> dict[str, Any]:
+        """What a checkpoint keeps: weights, and the states of optimizer and schedule where there are
+        such."""
+        model: Any = self.model
+        state = {"weights": dict(model.named_parameters())}
+        for name, part in (("optimizer", self.optimizer), ("schedule", self.lr_scheduler)):
+            if part is not None:
+                state[name] = part.state_dict()
+        return state
 
     def finish_checkpoint(self, folder: Path) -> None:
         """Add to a checkpoint before it appears; called on the process that saves."""

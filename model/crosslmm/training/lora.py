@@ -29,6 +29,8 @@ def add_adapters(
     """
     peft = import_peft("lora")
     full = ["model.feature_norm"]
+    if model.model.cross_attention_kv is not None:
+        full.append("model.cross_attention_kv")
     if stage != "distill":
         full.append("model.multi_modal_projector")
     full += [f"model.cross_attention_layers.{name}" for name in model.model.cross_attention_layers]

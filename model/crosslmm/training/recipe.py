@@ -21,6 +21,7 @@ from crosslmm.files import read_text
 from crosslmm.limits import MAX_TEXT_BYTES
 from crosslmm.merging import MERGERS, check_merging
 from crosslmm.options import ResolvedQuantization
+from crosslmm.training.yaml_text import parse_yaml
 
 Stage = Literal["align", "tune", "distill"]
 Precision = Literal["auto", "bf16", "fp32"]
@@ -259,10 +260,9 @@ def _override(values: dict[str, Any], override: str) -> None:
 
 def _parse_yaml(text: str, where: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(f"{where}: not YAML: {reason}") from error
+        return parse_yaml(text)
+    except ValueError as error:
+        raise UsageError(f"{where}: not YAML: {error}") from error
 
 
 def _build(kind: Any, values: Mapping[str, Any], where: str) -> Any:

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
-import yaml
 
 from crosslmm.errors import UsageError
 from crosslmm.files import LONGEST_LINE, open_readable, parse_json, read_json, read_lines, read_text
 from crosslmm.limits import MAX_TEXT_BYTES
+from crosslmm.training.yaml_text import parse_yaml
 
 Role = Literal["system", "user", "assistant"]
 
@@ -33,7 +33,6 @@ _ROLES: dict[str, Role] = {
     "system": "system",
 }
 _STRATEGY = re.compile(r"(first|end|random):(\d+(?:\.\d+)?)(%?)")
-_YAML_ERRORS = (yaml.YAMLError, RecursionError)
 _LONGEST_FILE = 16 << 30  # bytes; of a list, which is held in memory
 _MOST_FILES = 10_000  # that a pattern may name
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -248,7 +247,7 @@ def _raw_turns(record: Mapping[str, Any], refuse: Any) -> Iterator[tuple[Role, s
         speaker = turn.get("from", turn.get("role")) if isinstance(turn, Mapping) else None
         text = turn.get("value", turn.get("content")) if isinstance(turn, Mapping) else None
         if not isinstance(speaker, str) or speaker not in _ROLES:
-            raise refuse(f"has a turn from {speaker!r}; they are from human or gpt")
+            raise refuse(f"has a turn from {speaker!r:.40}; they are from human or gpt")
         if not isinstance(text, str):
             raise refuse("has a turn whose value is not text")
         yield _ROLES[speaker], text
@@ -291,13 +290,13 @@ def _sources(path: str, folder: Path | None, seed: int) -> Iterator[_Source]:
     if not mix.is_file():
         raise UsageError(f"{mix}: no such file")
     try:
-        content = yaml.safe_load(read_text(mix, longest=MAX_TEXT_BYTES))
+        content = parse_yaml(read_text(mix, longest=MAX_TEXT_BYTES))
         entries = content["datasets"] or []
         for entry in entries:
             paths = entry.get("json_path", ""), entry.get("media_folder") or ""
             if not all(isinstance(value, str) for value in (*paths, *entry)):
                 raise TypeError("no text")
-    except (*_YAML_ERRORS, ValueError, AttributeError, KeyError, TypeError) as error:
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise UsageError(
             f"{mix}: a mix of data is YAML in UTF-8, a list `datasets:` of mappings, each with the "
             "path of a file as json_path"
@@ -314,7 +313,7 @@ def _sources(path: str, folder: Path | None, seed: int) -> Iterator[_Source]:
         for file in _files(str(mix.parent / entry["json_path"]), opened):
             strategy = str(entry.get("sampling_strategy", "all"))
             # A sample that is the same each time, and no secret.
-            chance = random.Random(f"{seed} {number} {file.path.name}")  # noqa: S311
+            chance = random.Random(f"{seed} {number} {file.path.name}")  # noqa: S311  no secret
             chosen = choose(len(file), strategy, chance)
             beside = folder or file.path.parent
             media = mix.parent / entry_folder if entry_folder else beside

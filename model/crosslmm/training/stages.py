@@ -1,9 +1,10 @@
 """The trainable parameters of the paper's two stages, and their learning rates.
 
 `align`: the projector and V2V. `tune`: everything, T2V included. Of what the two branches share,
-the norm before both and the norm of the features, the paper says nothing; they are trained in
-`align` too, since V2V reads through them there and T2V is still closed; except the last layer's norm,
-as below. `distill`, which is not the paper's: the cross-attention alone, T2V included.
+the norm before both, the norm of the features and, with `cross_kv="shared"`, the keys and values, the
+paper says nothing; they are trained in `align` too, since V2V reads through them there and T2V is still
+closed; except the last layer's norm, as below. `distill`, which is not the paper's: the cross-attention
+alone, T2V included.
 
 Weights without influence on the loss are frozen in both: the encoder's layers above the one that is
 read, and V2V after the *last* decoder layer (the seventh in the paper's models), as nothing reads
@@ -25,7 +26,7 @@ from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.training.recipe import Recipe, Stage
 
 _ALIGNED: frozenset[PartName] = frozenset(
-    {"projector", "cross-attention norms", "V2V cross-attention"}
+    {"projector", "shared keys and values", "cross-attention norms", "V2V cross-attention"}
 )
 
 

@@ -65,7 +65,7 @@ def read_video(
     looked at where a gate is open."""
     features = visual.features
     if features is not None:
-        features = model.feature_norm(features) if model.reads_features else None
+        features = model.prepare_features(features) if model.reads_features else None
     outputs = model(
         input_ids=rows.input_ids,
         attention_mask=rows.attention_mask,

@@ -20,6 +20,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainerState, Trainin
 
 from crosslmm.errors import CheckpointError, CrossLMMError, UsageError, VideoError
 from crosslmm.files import atomic_write, open_regular, parse_json, read_lines
+from crosslmm.finite_values import broken_values
 from crosslmm.limits import MAX_LIST_BYTES
 from crosslmm.processing_crosslmm import CrossLMMProcessor
 from crosslmm.training.checkpoints import STATE, AtomicCheckpoints, latest_checkpoint
@@ -33,7 +34,7 @@ SKIPPED = "skipped.jsonl"
 
 
 class TrainingDiverged(CrossLMMError):
-    """The loss or its gradient is not a finite number; later checkpoints would be useless."""
+    """The loss, its gradient or a weight is not a finite number; later checkpoints would be useless."""
 
 
 @dataclass(frozen=True)
@@ -214,12 +215,22 @@ class CrossLMMTrainer(AtomicCheckpoints):
     def _stop_if_diverged(self, logs: dict[str, float]) -> None:
         broken = [name for name in ("loss", "grad_norm") if not math.isfinite(logs.get(name, 0.0))]
         if broken:
-            last = latest_checkpoint(self._folder)
-            raise TrainingDiverged(
-                f"the {broken[0]} of step {self.state.global_step} is not a finite number: "
-                "lower `learning_rate`, or give `precision`=fp32\n"
-                f"the last checkpoint before is {last or 'none'}"
-            )
+            raise self._diverged(f"the {broken[0]}")
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Raises TrainingDiverged rather than keep what no run can go on from: the loss is looked at
+        only where it is logged."""
+        if broken := gather_object(list(broken_values(self.training_state()))):
+            raise self._diverged(broken[0])
+        super()._save_checkpoint(model, trial)
+
+    def _diverged(self, what: str) -> TrainingDiverged:
+        last = latest_checkpoint(self._folder)
+        return TrainingDiverged(
+            f"{what} of step {self.state.global_step} is not a finite number: "
+            "lower `learning_rate`, or give `precision`=fp32\n"
+            f"the last checkpoint before is {last or 'none'}"
+        )
 
     def take_skipped(self) -> None:
         """Gather the skipped samples of every process; the same on all of them afterwards."""

@@ -100,7 +100,7 @@ def sample(
     """
     import numpy as np
 
-    from crosslmm.video.worker import memory_is_limited, out_of_memory
+    from crosslmm.video.memory_limit import memory_is_limited, out_of_memory
 
     with open_stream(path, sampling, size=size, resample=resample, plan=plan, **options) as stream:
         shape = (stream.count, *(size or stream.source.size), 3)

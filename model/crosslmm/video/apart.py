@@ -15,13 +15,14 @@ from crosslmm.limits import READER_MEMORY
 from crosslmm.options import Sampling
 from crosslmm.video.frames import Frame
 from crosslmm.video.index import PacketIndex
+from crosslmm.video.memory_limit import out_of_memory
 from crosslmm.video.plan import ReadPlan
 from crosslmm.video.prefetch import Heartbeat
 from crosslmm.video.probe import VideoProbe
 from crosslmm.video.readers.process import working
 from crosslmm.video.sampling import Target
 from crosslmm.video.source import SourceInfo
-from crosslmm.video.worker import Reply, WorkerDied, WorkerProcess, out_of_memory
+from crosslmm.video.worker import Reply, WorkerDied, WorkerProcess
 
 _HANDLER = "crosslmm.video.apart_job:read"
 

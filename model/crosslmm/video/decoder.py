@@ -13,8 +13,8 @@ from typing import Any
 from crosslmm.limits import LARGE_PIXELS, MAX_PIXELS
 from crosslmm.video.file import VideoFile
 from crosslmm.video.image import check_size, square
+from crosslmm.video.memory_limit import memory_is_limited, memory_left
 from crosslmm.video.source import open_container, video_stream
-from crosslmm.video.worker import memory_is_limited, memory_left
 
 # More threads than this were slower on two cores; fewer cost a third of the speed.
 _THREADS = 2

@@ -20,13 +20,13 @@ from crosslmm.options import Sampling
 from crosslmm.video.apart import ApartReader
 from crosslmm.video.decoder import LargeFrames
 from crosslmm.video.frames import Frame
+from crosslmm.video.memory_limit import out_of_memory
 from crosslmm.video.plan import ReadPlan, plan_reading
 from crosslmm.video.prefetch import Heartbeat, OverTime, Prefetch, Stalled
 from crosslmm.video.probe import probe_file
 from crosslmm.video.readers import Reader, candidates, make_reader
 from crosslmm.video.samplers import candidate_plan, choose_by_content
 from crosslmm.video.source import SourceInfo, over_time
-from crosslmm.video.worker import out_of_memory
 
 # Bytes of frames decoded ahead: enough to keep an encoder fed, and to go on while a model is being
 # loaded. One frame only at full size.

@@ -47,6 +47,7 @@ from typing import IO, Any, TypeVar
 import numpy as np
 
 from crosslmm.errors import CrossLMMError
+from crosslmm.video.memory_limit import OUT_OF_MEMORY, limit_memory
 
 # Seconds between heartbeats of a worker whose parent keeps a timeout.
 HEARTBEAT = 1.0
@@ -61,8 +62,6 @@ _BOOT = (
 # A timekeeper that wakes so many seconds late did not run, as after Ctrl-Z; no silence is counted then.
 STOPPED = 2.0
 _PR_SET_PDEATHSIG = 1
-
-_memory_limit: int | None = None
 
 Payload = bytes | bytearray | memoryview
 Handler = Callable[[dict[str, Any]], Iterator[tuple[Any, Payload]]]
@@ -104,7 +103,7 @@ class WorkerProcess:
       killed; None where somebody else watches it. `start_timeout` replaces a shorter one until the
       first message.
     - `heartbeats`: False where `timeout` is the time of a job, and not of silence.
-    - `memory`: bytes that the process may allocate for its jobs, None for no limit; kept on Linux.
+    - `memory`: bytes that the process may hold, None for no limit; see `limit_memory`.
     - `jobs`: how many it was given.
 
     `run` and `start` belong to one thread, which must live as long as the process; `kill` and `close`
@@ -152,7 +151,7 @@ class WorkerProcess:
             if self._closing.is_set():
                 raise WorkerDied("closed")
             # This interpreter and this module's own program; no shell, nothing of a user's but data.
-            self._process = subprocess.Popen(  # noqa: S603
+            self._process = subprocess.Popen(  # noqa: S603  our own program
                 [sys.executable, "-P", "-c", _BOOT, json.dumps(settings)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -257,6 +256,7 @@ class WorkerProcess:
             self.kill()
             code = self._process.wait()
         cause = f"signal {-code}" if code < 0 else f"exit code {code}"
+        cause = "out of memory" if code == OUT_OF_MEMORY else cause
         if self._timed_out and self.timeout is not None:
             return WorkerTimeout(cause, self.timeout)
         return WorkerDied(cause)
@@ -330,62 +330,6 @@ def main(handler: str, heartbeat: float | None, parent: int, memory: int | None)
     if memory is not None:
         limit_memory(memory)
     serve(work, channel, heartbeat=heartbeat)
-
-
-def memory_is_limited() -> bool:
-    """Whether this is a worker that was given a limit."""
-    return _memory_limit is not None
-
-
-def out_of_memory(limit: int | None = None) -> str:
-    """What to say of a file for which memory ran out: here, or in a worker with that limit."""
-    limit = limit or _memory_limit
-    most = "" if limit is None else f"; a reader may take {limit >> 20:,} MiB"
-    return f"out of memory while reading it{most}"
-
-
-def limit_memory(size: int) -> None:
-    """Let this process hold so many bytes in all, with what it holds by now (on Linux).
-
-    The limit is one of data and not of addresses, since a library such as torch maps many gigabytes of
-    files that it hardly reads.
-    """
-    global _memory_limit
-    _memory_limit = size
-    if sys.platform != "linux":
-        return
-    import resource
-
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    room = max(0, size - (process_status("VmRSS") or 0))
-    wanted = min(_memory_taken() + room, 1 << 60)
-    limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
-
-
-def memory_left() -> float:
-    """Bytes that this process may still allocate; infinity where there is no limit."""
-    if _memory_limit is None or sys.platform != "linux":
-        return float("inf")
-    import resource
-
-    return resource.getrlimit(resource.RLIMIT_DATA)[0] - _memory_taken()
-
-
-def _memory_taken() -> int:
-    return process_status("VmData") or 0
-
-
-def process_status(field: str) -> int | None:
-    """A size from the kernel's status of this process, in bytes; None where it does not tell."""
-    with (
-        contextlib.suppress(OSError),
-        open("/proc/self/status", encoding="ascii", errors="replace") as status,
-    ):
-        for line in status:
-            if line.startswith(field + ":"):
-                return int(line.split()[1]) << 10
-    return None
 
 
 def die_with_parent(parent: int) -> None:

@@ -30,7 +30,7 @@ from crosslmm.files import (
 )
 from crosslmm.subtitles import Cue, format_srt, format_vtt
 
-_LONGEST = 64 << 20  # bytes read of a sidecar
+_LONGEST = 64 << 20  # bytes of a sidecar
 _BATCH = 1000  # records of other shards that are taken over at once
 
 
@@ -182,10 +182,12 @@ class SidecarOutput(CaptionOutput):
                     yield record
 
     def _digest_of(self, name: str) -> str:
-        """Of the content of a file below the home; empty where it is not a regular file, or cannot be
-        read."""
+        """Of the content of a file below the home; empty where it is not a regular file, cannot be read
+        or is longer than any that is written."""
         try:
             with open_regular(self._home / name, os.O_RDONLY, root=self._root) as file:
+                if os.fstat(file.fileno()).st_size > _LONGEST:
+                    return ""
                 return _digest(file.read(_LONGEST))
         except OSError:
             return ""
