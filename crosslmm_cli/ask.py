@@ -1,6 +1,6 @@
 """`crosslmm ask`: questions about a video, answered as they are generated."""
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,10 +22,11 @@ from crosslmm_cli import last_dialogue, options
 from crosslmm_cli.answering import show_looked_again, write_answer
 from crosslmm_cli.evidence import save_evidence
 from crosslmm_cli.frame_list import read_frame_list
-from crosslmm_cli.inputs import check_video, read_questions
+from crosslmm_cli.inputs import check_video, read_questions, read_schema, split_arguments
 from crosslmm_cli.loading import decode_ahead, load_assistant, open_cache, open_session
 from crosslmm_cli.merging import choose_merging
 from crosslmm_cli.output import Output
+from crosslmm_cli.video_sources import VideoSources
 
 COMMAND = last_dialogue.DialogueCommand
 MAX: Literal["max"] = "max"
@@ -45,11 +46,16 @@ def frames_or_max(given: str) -> int | Literal["max"]:
 
 def ask(
     ctx: typer.Context,
-    video: Annotated[str, typer.Argument(metavar="VIDEO", help="A video or an image.")],
-    questions: Annotated[
-        list[str],
-        typer.Argument(metavar="QUESTION", help="One or more; - reads one from stdin."),
+    video: Annotated[
+        str, typer.Argument(metavar="VIDEO", help="A video or an image; - reads it from stdin.")
     ],
+    questions: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="QUESTION",
+            help="One or more; - reads one from stdin. With --question, more videos.",
+        ),
+    ] = None,
     model: options.ModelOption = None,
     continued: options.ContinueOption = False,
     frames: Annotated[
@@ -87,11 +93,22 @@ def ask(
     feature_bits: options.FeatureBitsOption = None,
     device: options.DeviceOption = None,
     dtype: options.DtypeOption = "auto",
+    question: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--question",
+            "-Q",
+            metavar="TEXT",
+            help="A question, repeatable: all arguments are then videos that it is about.",
+        ),
+    ] = None,
     max_new_tokens: options.MaxNewTokensOption = MAX_NEW_TOKENS,
     temperature: options.TemperatureOption = 0.0,
     seed: options.SeedOption = None,
+    schema: options.SchemaOption = None,
     no_cache: options.NoCacheOption = False,
     cache_size: options.CacheSizeOption = None,
+    allow_network: options.AllowNetworkOption = False,
     evidence: Annotated[
         Path | None,
         typer.Option(
@@ -123,16 +140,24 @@ def ask(
 
     The answer is streamed to stdout; progress and notices go to stderr. The video is decoded and
     encoded once for all questions, and kept for later ones in a cache on disk. With --continue the
-    last video is asked on, and what was said before is part of the question.
+    last video is asked on, and what was said before is part of the question. With --question several
+    videos are asked about together; they share --frames.
     """
     output = Output(as_json=as_json, quiet=quiet, progress=not no_progress)
     generation = GenerationKeywords(
         max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
     )
-    check_generation(**generation)
+    check_generation(max_new_tokens, temperature, seed)
+    generation["schema"] = read_schema(schema)
     last = last_dialogue.continued(ctx, output)
-    at = read_frame_list(frames_at, questions) or (last.at if last else None)
+    videos, questions = split_arguments(video, questions or [], question or [])
+    videos += last.others if last else ()
+    at = read_frame_list(frames_at, videos, questions) or (last.at if last else None)
     questions = read_questions(questions)
+    if len(videos) > 1:
+        for flag, given in (("--evidence", evidence), ("--when", when), ("--zoom", zoom)):
+            if given:
+                raise UsageError(f"{flag} is for a question about one video, and these are several")
     if evidence is not None:
         check_evidence_path(evidence, video)
         if len(questions) > 1:
@@ -172,11 +197,19 @@ def ask(
     if zoom:
         check_zoom(sampling)
     cache = open_cache(no_cache=no_cache, cache_size=cache_size)
-    check_video(video, sampling, questions)
+    sampling.shares(len(videos))  # raises where they do not divide
+    sources = ctx.with_resource(
+        VideoSources(output, sampling, allow_network=allow_network, cache=cache)
+    )
+    files = sources.resolve(videos, stdin=True)
+    for file in files:
+        check_video(file, sampling, questions)
 
     # How many frames these take, the loaded model says.
-    ahead = nullcontext() if fills_memory or zoom else decode_ahead(video, sampling, model, cache)
-    with ahead as stream:
+    ahead: AbstractContextManager[Any] = nullcontext([])
+    if not fills_memory and not zoom:
+        ahead = decode_ahead(files, sampling, model, cache)
+    with ahead as streams:
         assistant = load_assistant(
             output,
             model=model,
@@ -187,7 +220,7 @@ def ask(
             **merging,
             frames=sampling.most_frames,
             announce=False,
-            stream=stream,
+            streams=streams,
             questions=questions,
             cache=cache,
         )
@@ -197,27 +230,27 @@ def ask(
         session = open_session(
             output,
             assistant,
-            video,
+            files,
             sampling,
             origin=origin,
             zoom=zoom,
+            streams=streams,
             questions=questions,
-            **({} if stream is None else {"stream": stream}),
         )
 
     chat = None if last is None else session.chat(last.messages)
-    for number, question in enumerate(questions):
+    for number, asked in enumerate(questions):
         if len(questions) > 1 and output.on_terminal and not as_json:
-            output.notice(f"{chr(10) if number else ''}> {question}")
-        response = (chat or session).stream(question, **generation)
+            output.notice(f"{chr(10) if number else ''}> {asked}")
+        response = (chat or session).stream(asked, **generation)
         spans = (lambda answer: session.evidence(answer).spans) if when else None
         write_answer(output, response, spans=spans)
         if zoom:
             show_looked_again(output, response.answer)
         turn: Any = [
-            {"role": "user", "content": question},
+            {"role": "user", "content": asked},
             {"role": "assistant", "content": response.answer.text},
         ]
-        last_dialogue.remember(ctx, video, chat.messages if chat else turn, sampling)
+        last_dialogue.remember(ctx, files, chat.messages if chat else turn, sampling)
         if evidence is not None:
             save_evidence(output, session, response.answer, evidence)

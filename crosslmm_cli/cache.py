@@ -4,6 +4,7 @@ from datetime import datetime
 
 import typer
 
+from crosslmm.inference.downloads import clear_downloads, downloaded
 from crosslmm.inference.feature_cache import FeatureCache
 from crosslmm_cli import options
 from crosslmm_cli.commands import Command, Group
@@ -23,10 +24,14 @@ def info(as_json: options.JsonOption = False) -> None:
     cache = FeatureCache()
     entries = cache.entries()
     size = sum(entry.size for entry in entries)
+    downloads = downloaded(cache)
     if as_json:
         names = ("video", "frames", "size", "used")
         listed = [{name: getattr(entry, name) for name in names} for entry in entries]
-        output.record({"folder": str(cache.folder), "size": size, "entries": listed})
+        kept = {"videos": len(downloads), "size": sum(downloads)}
+        output.record(
+            {"folder": str(cache.folder), "size": size, "entries": listed, "downloads": kept}
+        )
         return
     if entries:
         rows = [("video", "frames", "size", "last used")]
@@ -37,15 +42,24 @@ def info(as_json: options.JsonOption = False) -> None:
             )
         output.table(rows, right=(1, 2))
     output.notice(f"{_count(len(entries))}, {size_text(size)}, in {cache.folder}")
+    if downloads:
+        output.notice(f"downloaded: {_videos(downloads)}")
 
 
 @app.command(cls=Command)
 def clear(quiet: options.QuietOption = False) -> None:
     """Delete everything in the cache."""
     output = Output(quiet=quiet)
-    removed = FeatureCache().clear()
+    cache = FeatureCache()
+    removed, downloads = cache.clear(), downloaded(cache)
+    clear_downloads(cache)
     size = sum(entry.size for entry in removed)
-    output.notice(f"deleted {_count(len(removed))}, {size_text(size)}")
+    also = f", and of downloads {_videos(downloads)}" if downloads else ""
+    output.notice(f"deleted {_count(len(removed))}, {size_text(size)}{also}")
+
+
+def _videos(sizes: list[int]) -> str:
+    return f"{len(sizes):,} video{'s' * (len(sizes) != 1)}, {size_text(sum(sizes))}"
 
 
 def _count(number: int) -> str:

@@ -1,5 +1,6 @@
 """`crosslmm chat`: a dialogue about a video."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -9,18 +10,21 @@ from crosslmm.limits import FILE_TIMEOUT, MAX_PIXELS
 from crosslmm.options import MAX_NEW_TOKENS, GenerationKeywords, Sampling, check_generation
 from crosslmm_cli import last_dialogue, options
 from crosslmm_cli.dialogue import HELP, Dialogue
-from crosslmm_cli.inputs import check_video
+from crosslmm_cli.inputs import check_video, read_schema
 from crosslmm_cli.line_editor import is_typed, read_lines
 from crosslmm_cli.loading import decode_ahead, load_assistant, open_cache, open_session
 from crosslmm_cli.merging import choose_merging
 from crosslmm_cli.output import Output
+from crosslmm_cli.video_sources import VideoSources
 
 COMMAND = last_dialogue.DialogueCommand
 
 
 def chat(
     ctx: typer.Context,
-    video: Annotated[str, typer.Argument(metavar="VIDEO", help="A video or an image.")],
+    videos: Annotated[
+        list[str], typer.Argument(metavar="VIDEO", help="A video or an image, or several.")
+    ],
     model: options.ModelOption = None,
     continued: options.ContinueOption = False,
     frames: options.FramesOption = None,
@@ -43,13 +47,15 @@ def chat(
     max_new_tokens: options.MaxNewTokensOption = MAX_NEW_TOKENS,
     temperature: options.TemperatureOption = 0.0,
     seed: options.SeedOption = None,
+    schema: options.SchemaOption = None,
     no_cache: options.NoCacheOption = False,
     cache_size: options.CacheSizeOption = None,
+    allow_network: options.AllowNetworkOption = False,
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,
     no_progress: options.NoProgressOption = False,
 ) -> None:
-    """Talk about a video or an image.
+    """Talk about a video or an image, or about several.
 
     Each question sees those before; /help lists commands. In a terminal Alt+Enter begins a new line,
     and Ctrl-C stops an answer. Questions can also be piped in, one per line.
@@ -58,7 +64,8 @@ def chat(
     generation = GenerationKeywords(
         max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
     )
-    check_generation(**generation)
+    check_generation(max_new_tokens, temperature, seed)
+    generation["schema"] = read_schema(schema)
     merging = choose_merging(
         output, model, tokens_per_frame=tokens_per_frame, merge=merge, keep=keep
     )
@@ -77,9 +84,15 @@ def chat(
         max_pixels=max_pixels,
     )
     cache = open_cache(no_cache=no_cache, cache_size=cache_size)
-    check_video(video, sampling)
+    sampling.shares(len(videos))  # raises where they do not divide
+    sources = ctx.with_resource(
+        VideoSources(output, sampling, allow_network=allow_network, cache=cache)
+    )
+    files = {tuple(videos): sources.resolve(videos)}
+    for file in files[tuple(videos)]:
+        check_video(file, sampling)
     origin = catalog.default_model(model).origin
-    with decode_ahead(video, sampling, model, cache) as first:
+    with decode_ahead(files[tuple(videos)], sampling, model, cache) as first:
         assistant = load_assistant(
             output,
             model=model,
@@ -90,29 +103,28 @@ def chat(
             **merging,
             frames=sampling.most_frames,
             announce=False,
-            stream=first,
+            streams=first,
             cache=cache,
         )
 
-        def open_video(path: str) -> Any:
-            return open_session(
-                output,
-                assistant,
-                path,
-                sampling,
-                origin=origin,
-                stream=first if path == video else None,
-            )
+        def open_videos(paths: Sequence[str]) -> Any:
+            named = tuple(paths)
+            streams = first if paths == videos else ()
+            opened = files[named] = files.get(named) or sources.resolve(paths)
+            return open_session(output, assistant, opened, sampling, origin=origin, streams=streams)
+
+        def remember(paths: Sequence[str], messages: Sequence[Any]) -> None:
+            last_dialogue.remember(ctx, files[tuple(paths)], messages, sampling)
 
         lines = read_lines(HELP, history=settings.home() / "chat_history")
         dialogue = Dialogue(
             output,
-            open_video,
-            video,
+            open_videos,
+            videos,
             generation,
             typed=is_typed(),
             messages=last.messages if last else (),
-            remember=lambda path, messages: last_dialogue.remember(ctx, path, messages, sampling),
+            remember=remember,
         )
         failed = dialogue.run(lines)
     if failed and not is_typed():

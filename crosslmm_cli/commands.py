@@ -38,6 +38,7 @@ COMMANDS: Mapping[str, CommandInfo] = {
             'crosslmm ask movie.mp4 "what happens?" --frames 128 --json | jq -r .answer',
             "crosslmm ask image.jpg - < question.txt",
             'crosslmm ask --continue "and after that?"',
+            'crosslmm ask a.mp4 b.mp4 --question "which one shows a dog?"',
         ),
     ),
     "chat": CommandInfo(

@@ -31,24 +31,24 @@ _TAKES_FILE = {usage.split()[0]: "FILE" in usage for usage in HELP}
 
 
 class Dialogue:
-    """A dialogue about a video, and later about others. `open_video`: from a path to a session.
+    """A dialogue about videos, and later about others. `open_videos`: from paths to a session.
     `typed`: by a person, so that Ctrl-C stops an answer and not the dialogue. `messages`: of earlier
-    turns about the first video. `remember`: called after each answer with the video and the turns."""
+    turns about the first videos. `remember`: called after each answer with the videos and the turns."""
 
     def __init__(
         self,
         output: Output,
-        open_video: Callable[[str], Any],
-        video: str,
+        open_videos: Callable[[Sequence[str]], Any],
+        videos: Sequence[str],
         generation: GenerationKeywords,
         *,
         typed: bool,
         messages: Sequence[Any] = (),
-        remember: Callable[[str, Sequence[Any]], None] = lambda video, messages: None,
+        remember: Callable[[Sequence[str], Sequence[Any]], None] = lambda videos, messages: None,
     ) -> None:
         self._output = output
-        self._open_video = open_video
-        self._video = video
+        self._open_videos = open_videos
+        self._videos = videos
         self._generation = generation
         self._typed = typed
         self._earlier = messages
@@ -60,7 +60,7 @@ class Dialogue:
     def run(self, lines: Iterator[str]) -> int:
         """Answer line after line; returns the exit code, 1 where one had no answer. Raises what opening
         the video raises."""
-        self._open(self._video, self._earlier)
+        self._open(self._videos, self._earlier)
         if self._typed:
             self._output.notice("/help lists commands; Ctrl-D leaves")
         failed = False
@@ -80,9 +80,9 @@ class Dialogue:
                 failed = True
         return int(failed)
 
-    def _open(self, video: str, messages: Sequence[Any] = ()) -> None:
-        session = self._open_video(video)
-        self._video, self._session, self._chat = video, session, session.chat(messages)
+    def _open(self, videos: Sequence[str], messages: Sequence[Any] = ()) -> None:
+        session = self._open_videos(videos)
+        self._videos, self._session, self._chat = videos, session, session.chat(messages)
         self._answer = None
 
     def _open_another(self, video: str) -> None:
@@ -92,16 +92,16 @@ class Dialogue:
             raise KeyboardInterrupt
 
         if not self._typed:
-            self._open(video)
+            self._open([video])
             return
         try:
             with defer_first_interrupt(stop):
-                self._open(video)
+                self._open([video])
         except KeyboardInterrupt:
             if requested():
                 raise
             self._output.finish_progress()
-            self._output.notice(f"stopped; still about {self._video}", always=True)
+            self._output.notice(f"stopped; still about {', '.join(self._videos)}", always=True)
 
     def _ask(self, question: str) -> None:
         output, stop = self._output, threading.Event()
@@ -110,7 +110,7 @@ class Dialogue:
             finished = write_answer(output, response, stop=stop)
         if finished:
             self._answer = response.answer
-            self._remember(self._video, self._chat.messages)
+            self._remember(self._videos, self._chat.messages)
         else:
             output.notice("stopped; the question is not part of the dialogue", always=True)
 
@@ -144,7 +144,8 @@ class Dialogue:
                 self._output.notice(f"{usage:<14}  {what}", always=True)
 
     def _save_evidence(self, path: Path) -> None:
-        check_evidence_path(path, self._video)
+        for video in self._videos:
+            check_evidence_path(path, video)
         _check_new(path)
         if self._answer is None:
             raise UsageError("there is no answer yet that evidence could be shown for")
@@ -154,7 +155,7 @@ class Dialogue:
         if path.suffix not in (".md", ".json"):
             raise UsageError(f"{path}: give a file that ends in .md or .json")
         _check_new(path)
-        record = {"video": self._video, **self._chat.as_dict()}
+        record = {"video": ", ".join(self._videos), **self._chat.as_dict()}
         if path.suffix == ".json":
             text = json.dumps(record, ensure_ascii=False, indent=2) + "\n"
         else:

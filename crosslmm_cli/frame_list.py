@@ -14,16 +14,19 @@ from crosslmm_cli.options import seconds
 _MOST_DIGITS = 18
 
 
-def read_frame_list(file: str | None, questions: list[str]) -> tuple[float | str, ...] | None:
+def read_frame_list(
+    file: str | None, videos: list[str], questions: list[str]
+) -> tuple[float | str, ...] | None:
     """What `file` names, `-` being stdin, as `Sampling` takes it in `at`; None where there is no file.
 
-    questions: as given, one of which may read stdin, too.
+    videos, questions: as given, one of which may read stdin, too.
     """
     if file is None:
         return None
     if file == "-":
-        if "-" in questions:
-            raise UsageError("-: stdin holds the question or the frames, not both")
+        for what, given in (("video", videos), ("question", questions)):
+            if "-" in given:
+                raise UsageError(f"-: stdin holds the {what} or the frames, not both")
         data = sys.stdin.buffer.read(MAX_TEXT_BYTES + 1)
         if len(data) > MAX_TEXT_BYTES:
             raise UsageError(f"-: stdin holds over {MAX_TEXT_BYTES >> 20} MiB of frames")

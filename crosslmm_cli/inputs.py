@@ -6,25 +6,58 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from crosslmm.errors import UsageError, VideoError
-from crosslmm.files import read_regular, read_text
+from crosslmm.files import parse_json, read_regular, read_text
+from crosslmm.inference.named_file import NamedFile
+from crosslmm.inference.schema import grammar_of
 from crosslmm.limits import MAX_LIST_BYTES, MAX_TEXT_BYTES
 from crosslmm.options import Sampling
 from crosslmm.video.file import VideoFile
 
 
-def check_video(path: str, sampling: Sampling, questions: Sequence[str] = ()) -> None:
+def check_video(video: str | NamedFile, sampling: Sampling, questions: Sequence[str] = ()) -> None:
     """Raise `VideoError` for what is no video or image, before the model is loaded.
 
     questions: about it, of which one may be the video that was meant.
     """
+    path = os.fspath(video)
     if not os.path.lexists(path) and any(map(os.path.isfile, questions)):
         raise VideoError(f"{path}: no such file; the video comes before the questions")
     from crosslmm.video.probe import check_file  # NumPy and FFmpeg, which help does not need
 
-    check_file(path, deadline=sampling.deadline, max_pixels=sampling.max_pixels)
+    try:
+        check_file(path, deadline=sampling.deadline, max_pixels=sampling.max_pixels)
+    except VideoError as error:
+        if not isinstance(video, NamedFile):
+            raise
+        raise video.renamed(error) from error
+
+
+def split_arguments(
+    first: str, rest: Sequence[str], asked: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """The videos and the questions of a command line: a video and the questions about it, or, where
+    questions are `asked` by an option, videos alone. Raises UsageError for a video in place of a
+    question."""
+    videos, questions = ([first, *rest], [*asked]) if asked else ([first], [*rest])
+    if "-" in videos and "-" in questions:
+        raise UsageError("-: stdin holds the video or the question, not both")
+    if asked:
+        return videos, questions
+    if not rest:
+        raise UsageError("Missing argument 'QUESTION': give it after the video, or with --question")
+    from crosslmm.captioning.sources import is_video_name
+
+    for each in rest:
+        is_name = len(each.split()) == 1 and is_video_name(each)
+        if os.path.lexists(first) and (is_name or os.path.isfile(each)):
+            raise UsageError(
+                f"{each}: a file name in the place of a question; to ask about several videos, give the "
+                "question with --question"
+            )
+    return videos, questions
 
 
 def read_questions(questions: list[str]) -> list[str]:
@@ -95,6 +128,23 @@ def read_prompt(prompt: str | None, file: Path | None) -> str | None:
         raise UsageError(f"{file}: {error.strerror}") from None
     except ValueError as error:
         raise UsageError(f"{file}: the prompt is {error}") from None
+
+
+def read_schema(file: Path | None) -> dict[str, Any] | None:
+    """The JSON Schema in a file; None where there is no file. Raises UsageError."""
+    if file is None:
+        return None
+    try:
+        schema = parse_json(read_text(file, longest=MAX_TEXT_BYTES).encode())
+    except OSError as error:
+        raise UsageError(f"{file}: {error.strerror}") from None
+    except ValueError as error:
+        raise UsageError(f"{file}: not JSON ({error})") from None
+    try:
+        grammar_of(schema)
+    except UsageError as error:
+        raise UsageError(f"{file}: {error}") from None
+    return dict(schema)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from crosslmm.checkpoints.settings import home
 from crosslmm.errors import UsageError, first_line
 from crosslmm.files import atomic_file, open_regular, parse_json
+from crosslmm.inference.named_file import NamedFile
 from crosslmm.limits import MAX_TEXT_BYTES
 from crosslmm.options import Sampling
 from crosslmm_cli.commands import Command
@@ -36,8 +37,8 @@ _GIVEN, _LAST, _SHOWN = "crosslmm.given", "crosslmm.last", "crosslmm.shown"
 
 @dataclass(frozen=True)
 class LastDialogue:
-    """- video: its absolute path; options: by parameter, as they were written.
-    - at: what `--frames-at` named.
+    """- video: its absolute path; others: of those that the questions are about, too.
+    - options: by parameter, as they were written; at: what `--frames-at` named.
     - messages: the turns.
     """
 
@@ -45,6 +46,7 @@ class LastDialogue:
     options: dict[str, str]
     messages: list["Message"]
     at: list[float | str] | None = None
+    others: Sequence[str] = ()
 
     @classmethod
     def read(cls) -> "LastDialogue":
@@ -75,7 +77,8 @@ class LastDialogue:
             raise ValueError("unknown turns")
         for message in self.messages:
             message["content"].encode()  # half a surrogate pair is no text for a tokenizer
-        if not os.path.isabs(self.video):  # such as one that would be taken for a flag
+        # A name that is not absolute might be taken for a flag.
+        if not all(map(os.path.isabs, [self.video, *self.others])):
             raise ValueError("unknown video")
         if not all(isinstance(frame, str | int | float) for frame in self.at or ()):
             raise ValueError("unknown frames")
@@ -102,8 +105,8 @@ class DialogueCommand(Command):
         # Help, and a shell that completes a line, need no dialogue.
         if "continued" in given and "help" not in given and not ctx.resilient_parsing:
             last = LastDialogue.read()
-            first = given.get("video")
-            if first is not None and ("questions" not in given or os.path.isfile(first)):
+            first = next(iter(given.get("videos") or ()), given.get("video"))
+            if first is not None and ("videos" in given or os.path.isfile(first)):
                 raise UsageError(
                     f"--continue goes on with {last.video}; leave out either --continue or {first}"
                 )
@@ -113,7 +116,8 @@ class DialogueCommand(Command):
             kept = [f"{flags[name]}={last.options[name]}" for name in missing]
             ctx.meta[_SHOWN] = kept
             ctx.meta[_LAST] = replace(last, at=None if "frames" in dropped else last.at)
-            args = [*kept, last.video, *args]
+            others = last.others if "videos" in given else ()  # `ask` adds them itself
+            args = [*kept, last.video, *others, *args]
             given = self._written(ctx, args)
         options = {name: str(value) for name, value in given.items() if name in _KEPT}
         if os.path.exists(options.get("model", "")):
@@ -132,19 +136,27 @@ def continued(ctx: Any, output: Output) -> LastDialogue | None:
     if last is not None:
         asked = len(last.messages) // 2
         questions = "1 question" if asked == 1 else f"{asked:,} questions"
-        output.notice(" ".join([f"going on after {questions} with", last.video, *ctx.meta[_SHOWN]]))
+        videos = [last.video, *last.others]
+        output.notice(" ".join([f"going on after {questions} with", *videos, *ctx.meta[_SHOWN]]))
     return last
 
 
-def remember(ctx: Any, video: str, messages: Sequence["Message"], sampling: Sampling) -> None:
-    """Keep a dialogue about a video that was opened with the options of this command, which came to
-    this `sampling`."""
+def remember(
+    ctx: Any,
+    videos: Sequence[str | os.PathLike[str]],
+    messages: Sequence["Message"],
+    sampling: Sampling,
+) -> None:
+    """Keep a dialogue about videos that were opened with the options of this command, which came to this
+    `sampling`, unless they are gone when it ends."""
+    if any(isinstance(video, NamedFile) and not video.stays for video in videos):
+        _file().unlink(missing_ok=True)  # nor is the dialogue before this one the last
+        return
     options, at = dict(ctx.meta[_GIVEN]), sampling.at
     if sampling.frames is not None:  # as many as fitted into memory, too
         options["frames"] = str(sampling.frames)
-    LastDialogue(
-        os.path.abspath(video), options, [*messages], None if at is None else [*at]
-    ).write()
+    video, *others = map(os.path.abspath, videos)
+    LastDialogue(video, options, [*messages], None if at is None else [*at], others).write()
 
 
 def _file() -> Path:

@@ -1,13 +1,15 @@
 """Choosing and loading the model, the same for every command that runs one."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from crosslmm.checkpoints import catalog
 from crosslmm.checkpoints.frame_settings import read_frame_settings, read_settings
 from crosslmm.errors import CheckpointError, UnfamiliarFootage, UsageError, VideoError
 from crosslmm.inference.feature_cache import FeatureCache
+from crosslmm.inference.named_file import NamedFile
 from crosslmm.merging import check_tokens_per_frame
 from crosslmm.options import Sampling, check_device, check_feature_bits
 from crosslmm_cli import options
@@ -35,15 +37,15 @@ def load_assistant(
     keep: str | int | None = None,
     frames: int | None = None,
     announce: bool = True,
-    stream: "FrameStream | None" = None,
+    streams: "Sequence[FrameStream | None]" = (),
     questions: Iterable[str] = (),
     cache: FeatureCache | None = None,
 ) -> Any:
     """The chosen model, found before the heavy imports begin and loaded with its notices shown.
 
-    `announce`: say so where nobody chose the built-in one. `stream`: of the video to be asked about,
-    which is opened, and an error in it raised, before the weights are read. `questions`: that will be
-    asked, and are checked as early.
+    `announce`: say so where nobody chose the built-in one. `streams`: of the videos to be asked about,
+    which are opened, and an error in one raised, before the weights are read. `questions`: that will
+    be asked, and are checked as early.
     """
     # With `merge` it need not be a square.
     square = None if merge else tokens_per_frame
@@ -52,8 +54,9 @@ def load_assistant(
     output.progress("load", 0, 0)
     from crosslmm.inference.assistant import load  # torch, which takes seconds
 
-    if stream is not None:
-        stream.open()
+    for stream in streams:
+        if stream is not None:
+            stream.open()
 
     chosen = model_options(
         device=device, dtype=dtype, quantize=quantize, tokens_per_frame=tokens_per_frame
@@ -78,33 +81,43 @@ def load_assistant(
 def open_session(
     output: Output,
     assistant: Any,
-    video: str,
+    videos: Sequence[str | NamedFile],
     sampling: Sampling,
     *,
     origin: catalog.Origin,
     zoom: bool = False,
-    **keywords: Any,
+    streams: "Sequence[FrameStream | None]" = (),
+    questions: Sequence[str] = (),
 ) -> Any:
-    """The video decoded, encoded and prefilled, with what there is to say of it.
+    """The videos decoded, encoded and prefilled, with what there is to say of them.
 
-    zoom: skimmed, to look again at what each question points to. keywords: as in `Assistant.open_video`.
-    Raises VideoError for footage that the built-in model cannot know where nobody chose it.
+    zoom: one is skimmed, to look again at what each question points to. The rest is as in
+    `Assistant.open_videos`. Raises VideoError for footage that the built-in model cannot know where
+    nobody chose it.
     """
+    common: Any = {
+        "allow_unfamiliar": origin != "built-in",
+        "on_progress": output.progress,
+        "questions": questions,
+    }
     try:
-        opens = assistant.open_zoomed if zoom else assistant.open_video
-        session = opens(
-            video,
-            sampling,
-            allow_unfamiliar=origin != "built-in",
-            on_progress=output.progress,
-            **keywords,
-        )
+        if zoom:
+            (video,) = videos
+            session = assistant.open_zoomed(video, sampling, **common)
+        else:
+            session = assistant.open_videos(videos, sampling, streams=streams, **common)
     except UnfamiliarFootage:
-        raise VideoError(demo_refusal(video)) from None
+        names = [video.name if isinstance(video, NamedFile) else video for video in videos]
+        raise VideoError(demo_refusal(", ".join(names))) from None
     output.finish_progress()
     if origin == "built-in":  # of footage that it knows
         output.notice("answered by the built-in demo model, which knows synthetic shape clips only")
-    output.notice(f"{session.summary}{', from the cache' if session.from_cache else ''}")
+    source = ", from the cache" if session.from_cache else ""
+    if len(videos) == 1:
+        output.notice(f"{session.summary}{source}")
+    else:
+        for number, part in enumerate(session.videos, start=1):
+            output.notice(f"video {number}, {part.label}: {part.summary}{source}")
     if session.reused:
         output.notice(session.reused)
     if session.merged:
@@ -138,30 +151,34 @@ def check_model(
 
 @contextmanager
 def decode_ahead(
-    video: str, sampling: Sampling, model: str | None, cache: FeatureCache | None
-) -> Iterator["FrameStream | None"]:
-    """The frames of `video` as the model takes them, decoding while torch is imported and the model is
-    loaded; None where only the loaded model knows how it takes them, and where they are in the cache."""
+    videos: Sequence[str | NamedFile],
+    sampling: Sampling,
+    model: str | None,
+    cache: FeatureCache | None,
+) -> Iterator["list[FrameStream | None]"]:
+    """The frames of `videos` as the model takes them, decoding while torch is imported and the model is
+    loaded; none where only the loaded model knows how it takes them, and None for those that are in the
+    cache."""
     from crosslmm.video.stream import FrameStream  # NumPy and FFmpeg, which help does not need
 
     folder = catalog.resolve_model(catalog.default_model(model).name).folder
     try:
         settings = read_frame_settings(folder)
     except (CheckpointError, OSError, ValueError):
-        yield None
+        yield []
         return
-    sampling = sampling.or_frames(settings.default_frames)
-    if cache is not None and cache.may_hold(video, sampling):
-        yield None
-        return
-    with FrameStream(
-        video,
-        sampling,
-        size=settings.size,
-        resample=settings.resample,
-    ) as stream:
-        stream.start()
-        yield stream
+    shares = sampling.or_frames(settings.default_frames).shares(len(videos))
+    with ExitStack() as opened:
+        streams: list[FrameStream | None] = []
+        paths = [os.fspath(video) for video in videos]
+        for video, share in zip(paths, shares, strict=True):
+            if cache is not None and cache.may_hold(video, share):
+                streams.append(None)
+                continue
+            stream = FrameStream(video, share, size=settings.size, resample=settings.resample)
+            streams.append(opened.enter_context(stream))
+            stream.start()
+        yield streams
 
 
 def open_cache(*, no_cache: bool, cache_size: str | None) -> FeatureCache | None:

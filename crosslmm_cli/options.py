@@ -2,6 +2,7 @@
 
 import math
 import re
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -232,6 +233,16 @@ CacheSizeOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object per result.")]
 NoProgressOption = Annotated[bool, typer.Option("--no-progress", help="Hide progress.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Hide notices and progress.")]
+SchemaOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--schema", metavar="FILE", help="A JSON Schema that answers fit (extra `schema`)."
+    ),
+]
+AllowNetworkOption = Annotated[
+    bool,
+    typer.Option("--allow-network", help="Download a VIDEO that is an https address."),
+]
 ContinueOption = Annotated[
     bool,
     typer.Option(

@@ -5,11 +5,15 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.support.site import Site
 
 # Started in the background of a script, Ctrl-C is ignored, and so it would be in what tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -98,3 +102,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("CROSSLMM_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     return tmp_path / "home"
+
+
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch) -> Iterator["Site"]:
+    """A server of this machine, which may be downloaded from by http."""
+    from tests.support.site import open_site
+
+    with open_site(monkeypatch) as site:
+        yield site

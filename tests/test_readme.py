@@ -129,7 +129,9 @@ def test_commands_run_one_after_another(
             command = command.replace(long, short)
         arguments, read, write = arguments_of(command)
         if read:
-            monkeypatch.setattr("sys.stdin", io.StringIO((workplace / read).read_text()))
+            monkeypatch.setattr(
+                "sys.stdin", io.TextIOWrapper(io.BytesIO((workplace / read).read_bytes()))
+            )
         finished = run(*arguments)
         assert finished.code == 0, f"{command}: {finished.err}"
         assert write or finished.out or finished.err, command

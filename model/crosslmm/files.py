@@ -60,6 +60,12 @@ class HeldFolder:
         """What is in it, sorted. Raises OSError."""
         return sorted(os.listdir(self.path if self.descriptor is None else self.descriptor))
 
+    def stat(self, name: str) -> os.stat_result:
+        """Of a file in it, or of the link in its place. Raises OSError."""
+        if self.descriptor is None:
+            return os.stat(self.path / name, follow_symlinks=False)
+        return os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
+
 
 Root = Path | HeldFolder
 

@@ -24,6 +24,8 @@ SCALE_BYTES = 4
 ABSORBED_QUERIES = 8
 # Frames of a video when neither the user nor the checkpoint gives a number.
 DEFAULT_FRAMES = 64
+# Videos of one question, all of which are open, and decoded ahead, before the first is encoded.
+MAX_VIDEOS = 16
 # Up to this size `auto` does not quantize a model: it would save less than it costs.
 AUTO_QUANTIZED_PARAMETERS = 1_000_000_000
 
@@ -42,8 +44,8 @@ LARGE_PIXELS = 4096 * 2304
 MAX_FRAME_BYTES = 256 * 2**20
 # Packets of a video.
 MAX_SOURCE_FRAMES = 10_000_000
-# Bytes taken of a video that is given as a file object, which is copied to a temporary file, or as an
-# iterator of frames.
+# Bytes taken of a video that is downloaded, or given as a file object or on stdin, which is copied to a
+# temporary file, or as an iterator of frames.
 MAX_GIVEN_BYTES = 4 * 2**30
 # Pixels of a side of the frames that a checkpoint asks for.
 MAX_FRAME_SIDE = 4096

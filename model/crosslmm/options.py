@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypedDict, get_args
 
 from crosslmm.errors import UsageError
-from crosslmm.limits import DEADLINE, FILE_TIMEOUT, MAX_PIXELS
+from crosslmm.limits import DEADLINE, FILE_TIMEOUT, MAX_PIXELS, MAX_VIDEOS
 
 Seek = Literal["exact", "keyframe", "auto"]
 Sampler = Literal["uniform", "scene", "diverse"]
@@ -60,6 +60,7 @@ class GenerationKeywords(TypedDict, total=False):
     max_new_tokens: int
     temperature: float
     seed: int | None
+    schema: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +166,30 @@ class Sampling:
         unsaid = self.frames is None and self.fps is None and self.at is None
         return replace(self, frames=count) if unsaid else self
 
+    def shares(self, videos: int) -> list["Sampling"]:
+        """That of each of several videos, which share `frames` and `max_frames` evenly.
+
+        Raises UsageError where one would have none, and for frames that are named."""
+        if videos == 1:
+            return [self]
+        if videos > MAX_VIDEOS:
+            raise UsageError(
+                f"{videos} videos are more than the {MAX_VIDEOS} that one question takes"
+            )
+        if self.at is not None:
+            raise UsageError("`at` names frames of one video, and the question is about several")
+        for name in ("frames", "max_frames"):
+            if (count := getattr(self, name) or videos) < videos:
+                raise UsageError(
+                    f"`{name}` is for all videos together: {count} are too few for {videos} videos"
+                )
+        frames = [None] * videos if self.frames is None else share(self.frames, videos)
+        most = [None] * videos if self.max_frames is None else share(self.max_frames, videos)
+        return [
+            replace(self, frames=each, max_frames=limit)
+            for each, limit in zip(frames, most, strict=True)
+        ]
+
     @property
     def settings(self) -> dict[str, Any]:
         """What the choice of frames depends on, ready for JSON."""
@@ -180,6 +205,11 @@ class Sampling:
         named = None if self.at is None else len(set(self.at))
         counts = [count for count in (self.frames, self.max_frames, named) if count is not None]
         return min(counts, default=None)
+
+
+def share(count: int, parts: int) -> list[int]:
+    """As evenly as it goes, the first ones one more where it does not divide."""
+    return [count // parts + (number < count % parts) for number in range(parts)]
 
 
 def check_zoom(sampling: Sampling) -> None:

@@ -66,7 +66,8 @@ def shift_positions(
 def _shift_ragged(
     config: CrossLMMConfig, visual: RaggedTokens, is_merged: torch.Tensor
 ) -> PositionShift | None:
-    """As `shift_positions`: each token stands at its own place of the trained grids."""
+    """As `shift_positions`: each token stands at its own place of the trained grids, and text after a
+    video where that ends."""
     ends, kept = visual.all_places, visual.all_counts
     if kept == ends:
         return None
@@ -74,17 +75,16 @@ def _shift_ragged(
     merged = is_merged.cumsum(dim=1)  # (B, L), up to here, in this pass
     index = (merged - 1).clamp(min=0)
     place = visual.padded_places().to(device).gather(1, index)
+    text = visual.padded_stood().to(device).gather(1, merged)  # in trained cells, so far
     count = torch.tensor(kept, device=device)[:, None]
     end = torch.tensor(ends, device=device)[:, None]
     room = _room(config)
     if max(ends) > room:
         scale = (room / end.clamp(min=1)).clamp(max=1.0)
-        place, end = place * scale, (end * scale).ceil()
-    following = end - count
-    # Words are before the video, or after all of it.
-    text = torch.where(merged + visual.first == count, following, torch.zeros_like(following))
-    shift = torch.where(is_merged, place - (index + visual.first), text)
-    return PositionShift(tokens=shift, following=following)
+        place, text, end = place * scale, (text * scale).ceil(), (end * scale).ceil()
+    before = merged + visual.first
+    shift = torch.where(is_merged, place - (index + visual.first), text - before)
+    return PositionShift(tokens=shift, following=end - count)
 
 
 def _room(config: CrossLMMConfig) -> int:

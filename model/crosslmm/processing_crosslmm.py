@@ -32,6 +32,7 @@ from crosslmm.prompts.options import (
     template_arguments,
     without_sampling,
 )
+from crosslmm.prompts.several import SLOT, PromptVideo, introduce, without_slots
 from crosslmm.prompts.templates import RENDERED_TEMPLATE, chat_turn, render
 from crosslmm.prompts.time_line import llava_video_time_line
 from crosslmm.prompts.visuals import PromptVisuals
@@ -296,25 +297,26 @@ class CrossLMMProcessor(ProcessorMixin):
         times: Sequence[float] | None = None,
         duration: float | None = None,
         text_only: bool = False,
+        videos: Sequence[PromptVideo] = (),
     ) -> str:
         """The checkpoint's chat template around one question about one video, or around a
         conversation that ends with one; its placeholder not yet expanded.
 
-        times: of the frames, in seconds; with `duration` they make the time line, where the model was
-        trained with one.
-        """
+        times: of the frames, in seconds; with `duration` they make the time line of models trained with
+        one. videos: of a question about several, each with a placeholder of its own."""
+        introduction = introduce(videos, with_times=self.time_line != "none")
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
         roles = [message["role"] for message in messages]
         first = roles.index("user") if "user" in roles else None
         conversation: list[Any] = []
         for index, message in enumerate(messages):
-            line = self.time_line_of(times, duration) if index == first else ""
-            shows = index == first and not text_only
-            conversation.append(chat_turn(message["role"], line + message["content"], shows=shows))
-        return str(
-            self.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False)
-        )
+            line = introduction or self.time_line_of(times, duration) if index == first else ""
+            shows = index == first and not text_only and not videos
+            text = line + without_slots(message["content"])
+            conversation.append(chat_turn(message["role"], text, shows=shows))
+        prompt = self.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False)
+        return str(prompt).replace(SLOT, self.video_token)
 
     def escape(self, text: str) -> str:
         """The text with its special tokens and placeholders as text: only the chat template's count."""
@@ -331,17 +333,17 @@ class CrossLMMProcessor(ProcessorMixin):
         prompts: Sequence[str],
         frames: Sequence[int],
         *,
-        merged: Sequence[int] | None = None,
+        merged: Sequence[int | Sequence[int]] | None = None,
         **kwargs: Any,
     ) -> dict[str, torch.Tensor]:
         """input_ids and attention_mask (B, L) of prompts, padded on the left.
 
         frames: of each prompt's video; its placeholder is repeated for all of their merged tokens, or
-        for `merged` of them in all. kwargs: of the tokenizer.
+        for `merged` of them in all: a number for each of several videos. kwargs: of the tokenizer.
         """
         counts = merged or [count * self.tokens_per_frame for count in frames]
         expanded = [
-            self._fill(prompt, count + self.video_newline) if count else prompt
+            self._fill(prompt, count) if count else prompt
             for prompt, count in zip(prompts, counts, strict=True)
         ]
         defaults = {"padding": len(expanded) > 1, "return_tensors": "pt"}
@@ -358,11 +360,15 @@ class CrossLMMProcessor(ProcessorMixin):
 
     def expand(self, prompt: str, frames: int, *, tokens_per_frame: int | None = None) -> str:
         """The prompt with its one placeholder repeated for every merged token of so many frames."""
-        tokens = tokens_per_frame or self.tokens_per_frame
-        return self._fill(prompt, self._places(frames, TokenBudget(tokens)))
+        check_tokens_per_frame(tokens := tokens_per_frame or self.tokens_per_frame)
+        return self._fill(prompt, frames * tokens)
 
-    def _fill(self, prompt: str, places: int) -> str:
-        return prompt.replace(self.video_token, self.video_token * places)
+    def _fill(self, prompt: str, counts: int | Sequence[int]) -> str:
+        """Each of a prompt's placeholders repeated for so many merged tokens."""
+        counts = [counts] if isinstance(counts, int) else counts
+        start, *rest = prompt.split(self.video_token)
+        places = [self.video_token * (count + self.video_newline) for count in counts]
+        return start + "".join(map("".join, zip(places, rest, strict=True)))
 
     def _places(self, frames: int, budget: TokenBudget | None = None) -> int:
         budget = budget or TokenBudget(self.tokens_per_frame)

@@ -4,7 +4,7 @@ Legend: K merged tokens of a video, M tokens of a frame before merging; others a
 `modeling_crosslmm.py`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -25,7 +25,7 @@ class RaggedTokens:
     - member: on the CPU, the merged token of its video that each token went into: (T·M,), of each
       complete video, one after another.
     - first, total: of a part of one video, which merged token comes first, and how many there are in
-      all; None where videos are complete.
+      all; None where videos are complete. stood: how many tokens those before it stand for.
     """
 
     tokens: torch.Tensor
@@ -38,6 +38,7 @@ class RaggedTokens:
     frame_mask: torch.Tensor | None = None
     first: int = 0
     total: int | None = None
+    stood: int = 0
     member: torch.Tensor | None = None
 
     @classmethod
@@ -94,25 +95,29 @@ class RaggedTokens:
         """(B, 1), how many of each row."""
         return torch.tensor(self.counts, device=device)[:, None]
 
-    def parts(self, most: int) -> Iterator[tuple[int, int, "RaggedTokens"]]:
-        """Of one video, runs of at most so many tokens, with the features of all: first, last
-        (excluded) and the tokens between them."""
+    def step(self, most: int) -> int:
+        """So many tokens: no two belong together."""
+        return most
+
+    def between(self, first: int, last: int) -> "RaggedTokens":
+        """Of one row, tokens first to last (excluded), with the features of all."""
         (count,) = self.counts
-        for first in range(0, count, most):
-            last = min(first + most, count)
-            yield (
-                first,
-                last,
-                replace(
-                    self,
-                    tokens=self.tokens[first:last],
-                    counts=(last - first,),
-                    mass=self.mass[first:last],
-                    place=self.place[first:last],
-                    first=first,
-                    total=count,
-                ),
-            )
+        return replace(
+            self,
+            tokens=self.tokens[first:last],
+            counts=(last - first,),
+            mass=self.mass[first:last],
+            place=self.place[first:last],
+            first=first,
+            total=count,
+            stood=int(self.mass[:first].sum()),
+        )
+
+    def padded_stood(self) -> torch.Tensor:
+        """(B, Q + 1), how many tokens of its video the first so many of each row stand for."""
+        rows = [each.long().cumsum(0) for each in self.mass.split(self.counts)]
+        padded = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        return nn.functional.pad(padded, (1, 0)) + self.stood
 
     def padded_places(self) -> torch.Tensor:
         """(B, Q), `place` of each row, zero after shorter ones."""

@@ -1,6 +1,5 @@
 """The visual tokens of a batch of videos, and how merged tokens replace the placeholders of a prompt."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -55,14 +54,15 @@ class VisualTokens:
             return torch.full((len(self.embeds), 1), self.longest, device=device)
         return self.frame_mask.sum(dim=1, keepdim=True) * self.embeds.shape[2]
 
-    def parts(self, most: int) -> Iterator[tuple[int, int, "VisualTokens"]]:
-        """Runs of complete frames of about so many tokens, with the features of all: first token, last
-        (excluded) and the tokens between them."""
-        frames, tokens = self.embeds.shape[1:3]
-        step = max(1, most // tokens)
-        for first in range(0, frames, step):
-            last = min(first + step, frames)
-            yield first * tokens, last * tokens, self.part(first, last)
+    def step(self, most: int) -> int:
+        """About so many tokens, of complete frames."""
+        tokens = self.embeds.shape[2]
+        return max(1, most // tokens) * tokens
+
+    def between(self, first: int, last: int) -> "VisualTokens":
+        """Of one row, tokens first to last (excluded) of complete frames, with the features of all."""
+        tokens = self.embeds.shape[2]
+        return self.part(first // tokens, last // tokens)
 
     def part(self, first: int, last: int) -> "VisualTokens":
         """Merged tokens of frames first to last (excluded), with the features of all; no padding."""

@@ -1,7 +1,7 @@
 """Answers as they are streamed: wrapped between words on a terminal, and told where they are cut."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -98,15 +98,15 @@ def test_ctrl_c_while_another_video_is_opened(
 
     asked = []
 
-    def open_video(path: str) -> Any:
-        if path == "new.mp4":
+    def open_videos(paths: Sequence[str]) -> Any:
+        if paths == ["new.mp4"]:
             interrupt._handle(2, None)
         chat = SimpleNamespace(
-            stream=lambda question: asked.append((path, question)) or Said("a"), messages=[]
+            stream=lambda question: asked.append((paths[0], question)) or Said("a"), messages=[]
         )
         return SimpleNamespace(chat=lambda messages: chat)
 
-    dialogue = Dialogue(Output(), open_video, "old.mp4", {}, typed=True)  # type: ignore[typeddict-item]
+    dialogue = Dialogue(Output(), open_videos, ["old.mp4"], {}, typed=True)  # type: ignore[typeddict-item]
     assert dialogue.run(iter(["/open new.mp4", "who?"])) == 0
     assert asked == [("old.mp4", "who?")]
     assert "stopped; still about old.mp4\n" in capsys.readouterr().err

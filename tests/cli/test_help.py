@@ -76,7 +76,7 @@ def test_panels_by_theme_on_a_terminal(run: Run, monkeypatch: pytest.MonkeyPatch
     video = shown[shown.index("─ Video") : shown.index("─ Answer")]
     assert "--start" in video
     assert "--model" not in video
-    assert "Usage: crosslmm ask [OPTIONS] VIDEO QUESTION..." in shown
+    assert "Usage: crosslmm ask [OPTIONS] VIDEO [QUESTION...]" in shown
 
 
 @pytest.mark.parametrize(

@@ -188,7 +188,8 @@ def test_a_page_is_bounded_and_shows_words(clip: Path, tmp_path: Path) -> None:
     assert len([attrs for attrs in page.of("rect") if "data-height" in attrs]) == 30
     (word,) = [attrs for attrs in page.of("span") if attrs.get("class") == "word"]
     assert word["tabindex"] == "0"
-    assert (word["data-scores"] or "").split()[:2] == ["1.00", "0.00"]
+    scores = [int(digit, 36) / 35 for digit in word["data-scores"] or ""]
+    assert scores == [1.0] + [0.0] * 29
     assert (tmp_path / "e.html").stat().st_size < 500_000
 
 

@@ -1,5 +1,6 @@
 """What an answer was read from, by the attention of its words."""
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,13 @@ def test_evidence_needs_an_answer_about_the_video(clip: Path) -> None:
     answer = one.ask("what?", max_new_tokens=4)
     with pytest.raises(UsageError, match="not one about this video"):
         other.evidence(answer)
+    for stranger in (
+        Assistant(tiny_model(seed=1), assistant.processor).open_video(clip, frames=2),
+        assistant.open_video(clip, frames=2, tokens_per_frame=1),
+    ):
+        with pytest.raises(UsageError, match="by another model, or was read from other tokens"):
+            stranger.evidence(answer)
+    assert assistant.open_video(clip, frames=2).evidence(deepcopy(answer)).answer == answer.text
     with pytest.raises(UsageError, match="no words there"):
         one.evidence(answer, part=(0, 0))
 

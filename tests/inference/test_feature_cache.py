@@ -19,7 +19,14 @@ from safetensors.torch import load_file
 import crosslmm
 from crosslmm.errors import UsageError
 from crosslmm.files import HeldFolder
-from crosslmm.inference import cached_video, feature_cache, file_content, opening, session
+from crosslmm.inference import (
+    cached_video,
+    feature_cache,
+    file_content,
+    opening,
+    own_folder,
+    session,
+)
 from crosslmm.inference.answer import Answer
 from crosslmm.inference.assistant import Assistant
 from crosslmm.inference.cached_video import CachedVideo
@@ -585,7 +592,7 @@ def held_by_another(home: Home, patch: pytest.MonkeyPatch) -> None:
     from filelock import lock_descriptor
 
     home.features.mkdir(parents=True, mode=0o700)
-    patch.setattr(feature_cache, "_LOCK_SECONDS", 0.1)
+    patch.setattr(own_folder, "_LOCK_SECONDS", 0.1)
     file = home.locks.enter_context((home.features / "lock").open("wb"))
     assert lock_descriptor(file.fileno(), blocking=False)
 

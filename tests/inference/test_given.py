@@ -15,7 +15,7 @@ from PIL import Image
 
 import crosslmm
 from crosslmm.errors import UsageError, VideoError
-from crosslmm.inference import given
+from crosslmm.inference import named_file
 from crosslmm.inference.assistant import Assistant
 from crosslmm.prompts import inputs
 from tests.checkpoints.test_llava_onevision import write_checkpoint
@@ -79,7 +79,7 @@ def test_an_endless_file_object_is_not_copied_for_ever(
     assistant: Assistant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(given, "MAX_GIVEN_BYTES", 2**22)
+    monkeypatch.setattr(named_file, "MAX_GIVEN_BYTES", 2**22)
     with pytest.raises(VideoError, match=r"^\(file object\): holds over 0.\d+ GiB, the most that"):
         assistant.open_video(Endless())
     assert not list(tmp_path.iterdir())

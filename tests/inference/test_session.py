@@ -10,7 +10,7 @@ from transformers.cache_utils import EncoderDecoderCache
 import crosslmm
 from crosslmm.inference import encoding
 from crosslmm.inference.assistant import Assistant
-from crosslmm.inference.encoding import encode_video
+from crosslmm.inference.encoding import encode_video, open_frames
 from crosslmm.inference.generation import GenerationOptions
 from crosslmm.inference.prefix import VideoPrefix
 from crosslmm.inference.session import VideoSession
@@ -165,7 +165,8 @@ def test_a_conversation_goes_on_after_the_same_video(assistant: Assistant, clip:
 
 
 def test_nothing_is_asked_before_the_video_is_prefilled(assistant: Assistant, clip: Path) -> None:
-    encoded = encode_video(assistant.runtime, clip, Sampling(frames=2), budget=TokenBudget(4))
+    with open_frames(assistant.runtime, clip, Sampling(frames=2)) as stream:
+        encoded = encode_video(assistant.runtime, stream, budget=TokenBudget(4))
     video = VideoSession(
         assistant.runtime, "v", encoded, sampling=Sampling(frames=2),
         budget=TokenBudget(4), started=0.0,

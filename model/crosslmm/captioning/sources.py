@@ -30,6 +30,11 @@ _EXTENSIONS = (
 _MAGIC = (b"\x1aE\xdf\xa3", b"FLV\x01", b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3", b"YUV4MPEG")
 
 
+def is_video_name(name: str) -> bool:
+    """Whether this ends as files of videos do."""
+    return name.lower().endswith(_EXTENSIONS)
+
+
 @dataclass(frozen=True)
 class Source:
     """A file to caption.
@@ -132,7 +137,7 @@ def identify(sources: Sequence[Source]) -> list[Source]:
 
 def looks_like_video(path: str) -> bool:
     """Whether a file that could not be read was probably meant to be a video."""
-    if path.lower().endswith(_EXTENSIONS):
+    if is_video_name(path):
         return True
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):

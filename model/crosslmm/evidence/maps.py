@@ -80,6 +80,7 @@ class EvidenceMaps:
       `self-attention`; the moments are always from the latter.
     - seconds: what computing it took.
     - sampling: how the video was read; its limits and reader are those of what reads it again.
+    - file: where the video is, if that is not `video`.
     """
 
     video: str
@@ -94,6 +95,7 @@ class EvidenceMaps:
     source: str
     seconds: float
     sampling: Sampling = field(default=Sampling(), repr=False)
+    file: str | None = field(default=None, repr=False)
 
     @cached_property
     def scores(self) -> tuple[float, ...]:

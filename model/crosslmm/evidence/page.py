@@ -9,6 +9,7 @@ import base64
 import hashlib
 import os
 from pathlib import Path
+from string import ascii_lowercase, digits
 from typing import Any
 from urllib.parse import quote
 
@@ -20,6 +21,7 @@ from crosslmm.evidence.pictures import best_frames, encode, read_pictures
 
 _MOST_FRAMES = 12
 _WIDTH = 480  # of a frame
+_DIGITS = digits + ascii_lowercase
 _FILES = Path(__file__).parent / "web"
 
 
@@ -75,9 +77,10 @@ def _pieces(evidence: EvidenceMaps) -> list[tuple[str, str | None]]:
 
 
 def _scores(word: Word) -> str:
-    """Relative to the highest, in the order of the frames."""
+    """Relative to the highest, in the order of the frames: a digit of base 36 for each, because a page
+    has as many as words times frames."""
     highest = max(word.scores, default=0.0) or 1.0
-    return " ".join(f"{score / highest:.2f}" for score in word.scores)
+    return "".join(_DIGITS[round(35 * score / highest)] for score in word.scores)
 
 
 def _bars(evidence: EvidenceMaps) -> list[dict[str, Any]]:

@@ -51,7 +51,7 @@ def read_pictures(
     )
     highest = float(evidence.heat.max(initial=0.0)) or 1.0
     try:
-        with open_stream(evidence.video, wanted) as stream:
+        with open_stream(evidence.file or evidence.video, wanted) as stream:
             for frame, shown in zip(frames, stream, strict=True):
                 image = ImageOps.contain(Image.fromarray(shown.pixels), (width, width))
                 yield Picture(frame, image, _heat_map(evidence.heat[frame] / highest))

@@ -1,7 +1,7 @@
 """An answer, and everything that is needed to reproduce and to explain it."""
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 Finish = Literal["end", "length"]
 
@@ -12,6 +12,14 @@ class FrameUsed:
 
     index: int
     time: float
+    video: ClassVar[str | None] = None
+
+
+@dataclass(frozen=True)
+class FrameOfVideo(FrameUsed):
+    """Of one of several videos; video: its name."""
+
+    video: str  # type: ignore[misc]
 
 
 @dataclass(frozen=True)
@@ -48,11 +56,12 @@ class Timing:
 @dataclass(frozen=True)
 class TokenTrace:
     """Ids of tokens: of the prompt after the video, and of all that was said, its end token included;
-    `said`: as text, which the answer ends."""
+    `said`: as text, which the answer ends; `reader`: what tells who read the video, and how."""
 
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
     said: str
+    reader: str
 
 
 @dataclass(frozen=True)
@@ -85,6 +94,8 @@ class Answer:
     - from_cache: the video had been encoded earlier, and was read from the cache.
     - looked_again: of a `ZoomedVideo`, whose `frames` are those of the second look; None otherwise, and
       then not part of the JSON form.
+    - videos: of a question about several, their names in the order of the prompt; empty otherwise, and
+      then not part of the JSON form.
     - trace: what `VideoSession.evidence` reads the answer by; not part of the JSON form.
     """
 
@@ -104,6 +115,7 @@ class Answer:
     from_cache: bool = False
     reasoning: str | None = None
     looked_again: LookedAgain | None = None
+    videos: tuple[str, ...] = ()
     trace: TokenTrace | None = field(default=None, repr=False, compare=False)
 
     def __repr__(self) -> str:
@@ -118,6 +130,8 @@ class Answer:
         del record["trace"]
         if self.looked_again is None:
             del record["looked_again"]
+        if not self.videos:
+            del record["videos"]
         record["answer"] = record.pop("text")
         first = ("video", "question", "answer", "model")
         rounded = {name: round(seconds, 4) for name, seconds in record["timing"].items()}

@@ -20,7 +20,7 @@ from crosslmm.checkpoints.loading import load_config, load_model, load_processor
 from crosslmm.checkpoints.quantization import resolve_quantization
 from crosslmm.checkpoints.screening import check_tokens
 from crosslmm.device import resolve_device, resolve_dtype
-from crosslmm.errors import OutOfMemory
+from crosslmm.errors import OutOfMemory, UsageError
 from crosslmm.fingerprint import checkpoint_state
 from crosslmm.inference import batch, opening
 from crosslmm.inference.answer import Answer
@@ -28,12 +28,12 @@ from crosslmm.inference.encoding import memory_errors
 from crosslmm.inference.feature_cache import FeatureCache
 from crosslmm.inference.footage import UNFAMILIAR
 from crosslmm.inference.generation import GenerationOptions
-from crosslmm.inference.given import VideoLike
+from crosslmm.inference.given import VideoLike, are_several
 from crosslmm.inference.memory_check import check_memory, estimate_memory, frames_that_fit
-from crosslmm.inference.opening import AskKeywords, VideoKeywords, ZoomKeywords
+from crosslmm.inference.opening import AskKeywords, OneVideoKeywords, VideosKeywords, ZoomKeywords
 from crosslmm.inference.question import check_questions, check_texts
 from crosslmm.inference.response import Response
-from crosslmm.inference.runtime import Notice, Progress, Runtime, budget_for
+from crosslmm.inference.runtime import Notice, Runtime, budget_for
 from crosslmm.inference.session import VideoSession
 from crosslmm.inference.zoom import ZoomedVideo
 from crosslmm.merging import TokenBudget
@@ -45,10 +45,9 @@ from crosslmm.options import (
     Sampling,
     SamplingOptions,
     check_feature_bits,
-    check_generation,
 )
 from crosslmm.processing_crosslmm import CrossLMMProcessor
-from crosslmm.video import Frames, FrameStream
+from crosslmm.video import Frames
 
 
 def load(
@@ -243,52 +242,38 @@ class Assistant:
     ) -> Answer | list[Answer]:
         """Answer a question about a video, or each of a list of questions, the video encoded once.
 
-        Options as in `open_video` and `VideoSession.stream`; an unknown one raises TypeError. Footage
+        A list of videos is asked about together, as by `open_videos`; one of images is one video. Other
+        options as in `open_video` and `VideoSession.stream`; an unknown one raises TypeError. Footage
         that the built-in model does not know is also warned of by Python's `warnings`. For one
         question about each of several videos see `answer_batch`.
         """
-        of_answers = GenerationKeywords.__annotations__.keys() & options.keys()
-        of_video = options.keys() - of_answers
-        GenerationOptions(**_some(options, of_answers))  # raises before any work
         questions = [question] if isinstance(question, str) else question
-        session = self.open_video(video, questions=questions, **_some(options, of_video))
-        if UNFAMILIAR in session.warnings:
-            warnings.warn(f"{session.video}: {UNFAMILIAR}", stacklevel=2)
-        return session.ask(question, **_some(options, of_answers))
+        session, of_answers = self._open(video, questions, options)
+        return session.ask(question, **of_answers)
 
-    def stream(
-        self,
-        video: VideoLike,
-        question: str,
-        *,
-        max_new_tokens: int = MAX_NEW_TOKENS,
-        temperature: float = 0.0,
-        seed: int | None = None,
-        **options: Unpack[VideoKeywords],
-    ) -> Response:
+    def stream(self, video: VideoLike, question: str, **options: Unpack[AskKeywords]) -> Response:
         """As `ask`, as an iterator of pieces of text, with the result in its `answer`."""
-        check_generation(max_new_tokens, temperature, seed)  # before any work
-        session = self.open_video(video, questions=[question], **options)
-        if UNFAMILIAR in session.warnings:
-            warnings.warn(f"{session.video}: {UNFAMILIAR}", stacklevel=2)
-        return session.stream(
-            question, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
-        )
+        session, of_answers = self._open(video, [question], options)
+        return session.stream(question, **of_answers)
+
+    def _open(
+        self, video: VideoLike, questions: Sequence[str], options: Mapping[str, Any]
+    ) -> tuple[VideoSession, dict[str, Any]]:
+        """A session, and those of the options that are of its answers."""
+        of_answers = _some(options, GenerationKeywords.__annotations__.keys())
+        GenerationOptions(**of_answers)  # raises before any work
+        of_video = _some(options, options.keys() - of_answers.keys())
+        opens: Any = self.open_videos if are_several(video) else self.open_video
+        session = opens(video, questions=questions, **of_video)
+        if any(UNFAMILIAR in warning for warning in session.warnings):
+            warnings.warn(f"{session.video}: {UNFAMILIAR}", stacklevel=3)
+        return session, of_answers
 
     def open_video(
         self,
         video: VideoLike,
         sampling: Sampling | None = None,
-        *,
-        times: Sequence[float] | None = None,
-        tokens_per_frame: int | None = None,
-        merge: str | None = None,
-        keep: str | int | None = None,
-        allow_unfamiliar: bool = True,
-        on_progress: Progress | None = None,
-        stream: FrameStream | None = None,
-        questions: Sequence[str] = (),
-        **options: Unpack[SamplingOptions],
+        **options: Unpack[OneVideoKeywords],
     ) -> VideoSession:
         """Decode, encode and prefill a video once, for any number of questions.
 
@@ -302,6 +287,7 @@ class Assistant:
         - merge: a method of `crosslmm.merging.MERGERS`, which makes fewer tokens of those of all frames,
           each frame's as the checkpoint was trained; keep: how many, as a share ("10%") or a number for
           the complete video; or `tokens_per_frame`, so many for each frame in all.
+        - allow_network: True downloads a video at an https address; it is kept where `cache` was chosen.
         - allow_unfamiliar: False raises UnfamiliarFootage where the built-in model would only warn.
         - on_progress: called with a stage, what is done of it and the total.
         - stream: one of the same video that was started earlier, so that it decodes while the model is
@@ -311,19 +297,25 @@ class Assistant:
 
         Raises VideoError, UsageError, OutOfMemory.
         """
-        return opening.open_video(
-            self.runtime,
-            video,
-            Sampling.of(sampling, options),
-            times=times,
-            tokens_per_frame=tokens_per_frame,
-            merge=merge,
-            keep=keep,
-            allow_unfamiliar=allow_unfamiliar,
-            on_progress=on_progress,
-            stream=stream,
-            questions=questions,
-        )
+        if are_several(video):
+            raise UsageError("a list of videos is for `open_videos`, and for `ask`")
+        sampling, rest = _split(sampling, options, OneVideoKeywords)
+        return opening.open_video(self.runtime, video, sampling, **rest)
+
+    def open_videos(
+        self,
+        videos: Sequence[VideoLike],
+        sampling: Sampling | None = None,
+        **options: Unpack[VideosKeywords],
+    ) -> VideoSession:
+        """Open several videos for questions about all of them: "which of them shows a dog?".
+
+        They share `frames`, `max_frames` and `keep` evenly; `start`, `end` and `fps` hold for each. The
+        prompt numbers and names them, and the `frames` of an answer name their video. The rest is as for
+        `open_video`; `evidence` is of one video only.
+        """
+        sampling, rest = _split(sampling, options, VideosKeywords)
+        return opening.open_videos(self.runtime, videos, sampling, **rest)
 
     def open_zoomed(
         self,
@@ -340,13 +332,9 @@ class Assistant:
         together have no more tokens. The rest is as for `open_video`; merging, `fps`, `at` and
         `sampler` raise UsageError.
         """
-        of_opening = ("questions", "allow_unfamiliar", "on_progress")
+        sampling, rest = _split(sampling, options, ZoomKeywords)
         return opening.open_zoomed(
-            self.runtime,
-            video,
-            Sampling.of(sampling, _some(options, options.keys() - {*of_opening})),
-            tokens_per_frame=tokens_per_frame,
-            **_some(options, {*of_opening}),
+            self.runtime, video, sampling, tokens_per_frame=tokens_per_frame, **rest
         )
 
     def most_frames(
@@ -394,6 +382,14 @@ class Assistant:
         if any(UNFAMILIAR in answer.warnings for answer in done.answers):
             warnings.warn(UNFAMILIAR, stacklevel=2)
         return [answer.text for answer in done.answers]
+
+
+def _split(
+    sampling: Sampling | None, options: Mapping[str, Any], kind: type
+) -> tuple[Sampling, dict[str, Any]]:
+    """Arguments of this `kind` of TypedDict: those of sampling, and the rest. Raises TypeError."""
+    names = kind.__annotations__.keys() - SamplingOptions.__annotations__.keys()
+    return Sampling.of(sampling, _some(options, options.keys() - names)), _some(options, names)
 
 
 def _some(options: Mapping[str, Any], names: Set[str]) -> dict[str, Any]:

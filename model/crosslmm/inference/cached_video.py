@@ -87,8 +87,11 @@ class CachedVideo:
         return None
 
     @torch.inference_mode()
-    def write(self, encoded: EncodedVideo, prefix: VideoPrefix, prefill_seconds: float) -> None:
-        """Keep what was encoded after `read` gave nothing, and prefilled, if that is worth it.
+    def write(
+        self, encoded: EncodedVideo, prefix: VideoPrefix | None = None, prefill_seconds: float = 0.0
+    ) -> None:
+        """Keep what was encoded after `read` gave nothing, and prefilled, if that is worth it. No prefix
+        is kept of one among several videos.
 
         Nothing is kept of a video that took no time, or was read with a warning, nor of one that takes
         longer to hash than it took to encode.
@@ -102,7 +105,8 @@ class CachedVideo:
         tensors = _tensors_of(encoded.visual)
         if _bytes_in(tensors) > spent * _READ_RATE:
             return
-        computed = {_PREFIX + key: tensor for key, tensor in prefix.tensors().items()}
+        kept = {} if prefix is None else prefix.tensors()
+        computed = {_PREFIX + key: tensor for key, tensor in kept.items()}
         if _bytes_in(computed) < prefill_seconds * _READ_RATE:
             tensors |= computed
         features = encoded.visual.features

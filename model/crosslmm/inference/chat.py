@@ -7,7 +7,7 @@ from crosslmm.errors import UsageError
 from crosslmm.inference.answer import Answer
 from crosslmm.inference.generation import GenerationOptions
 from crosslmm.inference.response import Response
-from crosslmm.options import MAX_NEW_TOKENS, GenerationKeywords
+from crosslmm.options import GenerationKeywords
 from crosslmm.processing_crosslmm import Message
 
 Respond = Callable[[Sequence[Message], GenerationOptions], Response]
@@ -42,19 +42,12 @@ class Chat:
         """The complete answer; options as in `stream`."""
         return self.stream(question, **options).answer
 
-    def stream(
-        self,
-        question: str,
-        *,
-        max_new_tokens: int = MAX_NEW_TOKENS,
-        temperature: float = 0.0,
-        seed: int | None = None,
-    ) -> Response:
+    def stream(self, question: str, **options: Unpack[GenerationKeywords]) -> Response:
         """The next turn, as in `VideoSession.stream`; one at a time. Raises UsageError."""
         if not question.strip():
             raise UsageError("the question is empty")
-        options = GenerationOptions(max_new_tokens, temperature, seed)
-        return Response(self._run({"role": "user", "content": question.strip()}, options))
+        chosen = GenerationOptions(**options)
+        return Response(self._run({"role": "user", "content": question.strip()}, chosen))
 
     def undo(self) -> str | None:
         """Drop the last turn; returns its question, None where there is none."""

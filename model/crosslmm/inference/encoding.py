@@ -10,29 +10,47 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from crosslmm.errors import UnfamiliarFootage, UsageError, VideoError
+from crosslmm.errors import UsageError, VideoError
 from crosslmm.inference.answer import FrameUsed
 from crosslmm.inference.given import GivenFrames
-from crosslmm.inference.question import check_context
 from crosslmm.inference.runtime import Progress, Runtime
 from crosslmm.merging import TokenBudget, check_count
 from crosslmm.modeling_crosslmm import VisualTokens
 from crosslmm.options import Sampling
 from crosslmm.ragged_tokens import RaggedTokens
-from crosslmm.video import FrameStream, SourceInfo, open_stream
+from crosslmm.video import FrameStream, SourceInfo, open_stream, summary
 from crosslmm.vision import FrameBuffer
 from crosslmm.window_merging import WindowMerger
+
+
+@dataclass(frozen=True)
+class VideoPart:
+    """One of the videos of a session. label: what a prompt about several calls it; tokens: how many the
+    language model reads of it; path: of its file, where that has another name."""
+
+    name: str
+    label: str
+    source: SourceInfo
+    frames: tuple[FrameUsed, ...]
+    tokens: int
+    path: str | None = None
+
+    @property
+    def summary(self) -> str:
+        """`64 of 5,340 frames, one per 2.8 s`"""
+        return summary(tuple(frame.time for frame in self.frames), self.source)
 
 
 @dataclass(frozen=True, eq=False)
 class EncodedVideo:
     """The frames that were used and what the encoder made of them, with the seconds it took.
 
+    - parts: the videos of a session, several of which are one here.
     - encoded: the frames that it was run on, each of them once where several in a row are equal.
     - from_cache: whether it had been encoded earlier; `encode_seconds` are then those of reading it.
     - prefix: what the language model had computed of it, for `restore_prefix`, where that was kept.
@@ -47,6 +65,7 @@ class EncodedVideo:
     encode_seconds: float
     from_cache: bool = False
     prefix: dict[str, torch.Tensor] | None = None
+    parts: tuple[VideoPart, ...] = ()
 
 
 _OUT_OF_MEMORY = (
@@ -207,27 +226,19 @@ def _repeated(rows: torch.Tensor, copies: Sequence[int]) -> Iterator[torch.Tenso
         yield row.expand(count, *row.shape)
 
 
-def encode_video(
+@contextmanager
+def open_frames(
     runtime: Runtime,
     video: str | os.PathLike[str] | GivenFrames,
     sampling: Sampling,
     *,
-    budget: TokenBudget,
-    on_progress: Progress | None = None,
     started: FrameStream | None = None,
-    question_tokens: int = 0,
-) -> EncodedVideo:
-    """Decode and encode a video, or encode frames that are given.
+) -> Iterator[FrameStream | GivenFrames]:
+    """The frames of a video as the model takes them, their number known.
 
-    - budget: how many tokens the language model will read of it.
-    - question_tokens: what must fit into the model's context with the frames.
-    - started: a stream of the video that may already be decoding; it is closed here, and used where its
-      frames are those that the model takes.
-
-    Raises VideoError, UsageError, TooManyFrames.
+    started: a stream of the video that may already be decoding; it is closed here, and used where its
+    frames are those that the model takes. Raises VideoError, UsageError.
     """
-    if on_progress:
-        on_progress("decode", 0, 0)
     size = runtime.processor.frame_size
     resample = int(runtime.processor.image_processor.resample)
     if started is not None and not started.gives(video, sampling, size=size, resample=resample):
@@ -241,62 +252,68 @@ def encode_video(
     with opened as stream:
         if isinstance(stream, FrameStream):
             stream.open()
-        check_context(
-            runtime,
-            frames=stream.count,
-            budget=budget,
-            prompt_tokens=question_tokens,
-        )
-        check_count(budget, stream.count, error=UsageError)
-        encoder = FrameEncoder(runtime, frames=stream.count, budget=budget)
-        try:
-            used = _encode_stream(stream, encoder, on_progress)
-        except MemoryError:
-            raise TooManyFrames(stream.count) from None
-        if not used:
-            raise VideoError(f"{stream.source.path}: no frames were decoded")
-        try:
-            visual = encoder.finish()
-        except MemoryError:
-            raise TooManyFrames(stream.count) from None
-        if on_progress:
-            on_progress("encode", len(used), len(used))
-        return EncodedVideo(
-            visual=visual,
-            frames=tuple(used),
-            encoded=encoder.encoded,
-            source=stream.source,
-            warnings=tuple(stream.warnings),
-            decode_seconds=stream.seconds,
-            encode_seconds=encoder.seconds,
-        )
+        yield stream
 
 
-def check_footage(
-    runtime: Runtime, encoded: EncodedVideo, *, allow_unfamiliar: bool
+def encode_video(
+    runtime: Runtime,
+    stream: FrameStream | GivenFrames,
+    *,
+    budget: TokenBudget,
+    on_progress: Progress | None = None,
 ) -> EncodedVideo:
-    """The same with what there is to warn of for the built-in model.
+    """Encode what `open_frames` gave, while it decodes. budget: how many tokens the language model will
+    read of it.
 
-    allow_unfamiliar: False raises UnfamiliarFootage where it would be warned of.
+    Raises VideoError, UsageError, TooManyFrames.
     """
-    check, features = runtime.footage, encoded.visual.features
-    if check is None:
-        return encoded
-    unfamiliar = () if features is None else check.warning(features[0])
-    if unfamiliar and not allow_unfamiliar:
-        raise UnfamiliarFootage(f"{encoded.source.path}: {unfamiliar[0]}")
-    many = warn_of_frames(runtime, len(encoded.frames))
-    return replace(encoded, warnings=(*encoded.warnings, *unfamiliar, *many))
-
-
-def warn_of_frames(runtime: Runtime, count: int) -> tuple[str, ...]:
-    """What to warn of where the built-in model answers from so many frames."""
-    if runtime.footage is None or count <= runtime.default_frames:
-        return ()
-    return (
-        f"the built-in model was trained on {runtime.default_frames} frames of a video; with "
-        f"{count} its answers get worse",
+    check_count(budget, stream.count, error=UsageError)
+    encoder = FrameEncoder(runtime, frames=stream.count, budget=budget)
+    try:
+        used = _encode_stream(stream, encoder, on_progress)
+    except MemoryError:
+        raise TooManyFrames(stream.count) from None
+    if not used:
+        raise VideoError(f"{stream.source.path}: no frames were decoded")
+    try:
+        visual = encoder.finish()
+    except MemoryError:
+        raise TooManyFrames(stream.count) from None
+    if on_progress:
+        on_progress("encode", len(used), len(used))
+    return EncodedVideo(
+        visual=visual,
+        frames=tuple(used),
+        encoded=encoder.encoded,
+        source=stream.source,
+        warnings=tuple(stream.warnings),
+        decode_seconds=stream.seconds,
+        encode_seconds=encoder.seconds,
     )
+
+
+def unfamiliar_footage(runtime: Runtime, encoded: EncodedVideo) -> tuple[str, ...]:
+    """What to warn of where the built-in model does not know such footage."""
+    check, features = runtime.footage, encoded.visual.features
+    return () if check is None or features is None else check.warning(features[0])
+
+
+def warn_of_frames(runtime: Runtime, count: int, videos: int = 1) -> tuple[str, ...]:
+    """What to warn of where the built-in model answers from so many frames of so many videos."""
+    if runtime.footage is None:
+        return ()
+    warnings: tuple[str, ...] = ()
+    if count > runtime.default_frames:
+        warnings += (
+            f"the built-in model was trained on {runtime.default_frames} frames of a video; with "
+            f"{count} its answers get worse",
+        )
+    if videos > 1:
+        warnings += (
+            "the built-in model was trained on one video at a time; its answers about several are "
+            "guesses",
+        )
+    return warnings
 
 
 def _encode_stream(

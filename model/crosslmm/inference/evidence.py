@@ -26,6 +26,7 @@ from crosslmm.errors import UsageError
 from crosslmm.evidence import Evidence, Word
 from crosslmm.inference.answer import Answer, TokenTrace
 from crosslmm.inference.attention import observe_self_attention, observe_text_to_visual
+from crosslmm.inference.encoding import VideoPart
 from crosslmm.inference.generation import decode_answer
 from crosslmm.inference.prefix import VideoPrefix
 from crosslmm.inference.runtime import Runtime
@@ -74,7 +75,7 @@ def find_evidence(
     prefix: VideoPrefix,
     layout: TokenLayout,
     answer: Answer,
-    duration: float,
+    video: VideoPart,
     sampling: Sampling,
     part: tuple[int, int] | None = None,
 ) -> Evidence:
@@ -100,9 +101,10 @@ def find_evidence(
         question=answer.question,
         answer=said,
         model=answer.model,
-        duration=duration,
+        duration=video.source.duration,
         indices=tuple(frame.index for frame in answer.frames),
         times=tuple(frame.time for frame in answer.frames),
+        file=video.path,
         heat=heat.reshape(-1, side, side),
         words=tuple(
             Word(

@@ -11,13 +11,12 @@ import re
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from filelock import lock_descriptor
 from platformdirs import user_cache_path
 
 from crosslmm.checkpoints.cache import DISK_MARGIN
@@ -33,6 +32,7 @@ from crosslmm.files import (
 )
 from crosslmm.fingerprint import file_state, settings_hash
 from crosslmm.inference.file_content import FileContent
+from crosslmm.inference.own_folder import OwnFolder
 from crosslmm.options import Sampling
 
 CACHE_SIZE = 10_000_000_000  # bytes
@@ -40,8 +40,6 @@ LEAST_SECONDS = 1.0  # of decoding and encoding: less is not worth the disk
 _HASH = "[0-9a-f]{32}"
 _ENTRY = re.compile(rf"[0-9a-f]+\.{_HASH}-{_HASH}-{_HASH}\.safetensors")
 _RECORD = re.compile(rf"({_HASH})-([0-9a-f]+\.{_HASH})\.known")
-_LOCK = "lock"
-_LOCK_SECONDS = 10.0
 _RECORD_SECONDS = 24 * 3600  # that a record stays of a file of which nothing is kept
 _LONGEST_HEADER = 64 << 20
 _NOT_SAMPLING = ("deadline", "file_timeout")  # how long it may take, not what comes of it
@@ -93,6 +91,7 @@ class FeatureCache:
         self.folder = (default_folder() if folder is None else Path(folder)) / "features"
         self.size = size
         self.least_seconds = LEAST_SECONDS if least_seconds is None else least_seconds
+        self._own = OwnFolder(self.folder)
         self._contents: dict[str, FileContent | None] = {}
 
     def __repr__(self) -> str:
@@ -128,7 +127,7 @@ class FeatureCache:
         """The file of an entry, which becomes the most recently used; None where there is none, or one
         that is larger than the whole cache may be."""
         try:
-            with self._hold() as held:
+            with self._own.hold() as held:
                 file = open_regular(self.folder / name, os.O_RDONLY, own=True, root=held)
         except OSError:
             return None
@@ -145,7 +144,7 @@ class FeatureCache:
         if size > self.size:
             most = f"{gigabytes(size)}, more than the {gigabytes(self.size)} of `cache_size`"
             raise OSError(errno.EFBIG, most)
-        with self._lock() as held:
+        with self._own.lock() as held:
             self._make_room(held, size, name)
             if shutil.disk_usage(self.folder).free < size + DISK_MARGIN:
                 raise OSError(errno.ENOSPC, "the disk is nearly full", str(self.folder))
@@ -155,7 +154,7 @@ class FeatureCache:
 
     def remove_entry(self, name: str) -> None:
         """Remove an entry that is not what it should be, if that is possible."""
-        with suppress(OSError), self._hold() as held:
+        with suppress(OSError), self._own.hold() as held:
             remove_file(self.folder / name, root=held)
 
     def entries(self) -> list[CacheEntry]:
@@ -163,7 +162,7 @@ class FeatureCache:
         found = []
         with suppress(OSError):
             if self.folder.is_dir():
-                with self._hold() as held:
+                with self._own.hold() as held:
                     found = [self._described(held, entry) for entry in self._entries(held)]
         return found[::-1]
 
@@ -171,11 +170,11 @@ class FeatureCache:
         """Remove everything; returns what was kept. Raises OSError."""
         if not self.folder.is_dir():
             return []
-        with self._lock() as held:
+        with self._own.lock() as held:
             removed = self._entries(held)
             for name in held.names():
                 is_ours = _ENTRY.fullmatch(name) or _RECORD.fullmatch(name)
-                if is_ours and not stat.S_ISDIR(_stat(held, name).st_mode):
+                if is_ours and not stat.S_ISDIR(held.stat(name).st_mode):
                     remove_file(self.folder / name, root=held)
             remove_scratch(self.folder, root=held)
         return removed
@@ -192,38 +191,10 @@ class FeatureCache:
         content.start()
         return content
 
-    @contextmanager
-    def _hold(self) -> Iterator[HeldFolder]:
-        """The folder, made where it is missing. Raises OSError, also where others may write to it."""
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileExistsError):
-            self.folder.mkdir(mode=0o700)
-        with HeldFolder(self.folder, named=False) as held:
-            if held.descriptor is not None:
-                status = os.fstat(held.descriptor)
-                if status.st_uid != os.geteuid() or status.st_mode & 0o022:
-                    problem = "others may write to it"
-                    raise OSError(errno.EPERM, problem, str(self.folder))
-            yield held
-
-    @contextmanager
-    def _lock(self) -> Iterator[HeldFolder]:
-        """The folder, for one writer at a time. Raises OSError, also where another does not end."""
-        with (
-            self._hold() as held,
-            open_regular(self.folder / _LOCK, os.O_RDWR | os.O_CREAT, own=True, root=held) as file,
-        ):
-            until = time.monotonic() + _LOCK_SECONDS
-            while not lock_descriptor(file.fileno(), blocking=False):
-                if time.monotonic() > until:
-                    raise OSError(errno.EAGAIN, "another process is writing", str(self.folder))
-                time.sleep(0.05)
-            yield held
-
     def _names(self) -> list[str]:
         with suppress(OSError):
             if self.folder.is_dir():
-                with self._hold() as held:
+                with self._own.hold() as held:
                     return held.names()
         return []
 
@@ -232,7 +203,7 @@ class FeatureCache:
         found = []
         for name in filter(_ENTRY.fullmatch, held.names()):
             with suppress(OSError):
-                status = _stat(held, name)
+                status = held.stat(name)
                 if not stat.S_ISDIR(status.st_mode):
                     found.append(CacheEntry(name, status.st_size, status.st_mtime))
         return sorted(found, key=lambda entry: (entry.used, entry.name))
@@ -258,7 +229,7 @@ class FeatureCache:
         contents = {entry.name.partition("-")[0] for entry in entries}
         old = time.time() - _RECORD_SECONDS
         for record in filter(None, map(_RECORD.fullmatch, held.names())):
-            if record[2] not in contents and _stat(held, record[0]).st_mtime < old:
+            if record[2] not in contents and held.stat(record[0]).st_mtime < old:
                 remove_file(self.folder / record[0], root=held)
 
     def _known(self, state: str | None, size: int) -> str | None:
@@ -272,7 +243,7 @@ class FeatureCache:
     def _is_own(self, name: str) -> bool:
         with (
             suppress(OSError),
-            self._hold() as held,
+            self._own.hold() as held,
             open_regular(self.folder / name, os.O_RDONLY, own=True, root=held),
         ):
             return True
@@ -282,7 +253,7 @@ class FeatureCache:
         name = f"{content.state}-{_content_name(content)}.known"
         with (
             suppress(OSError),
-            self._hold() as held,
+            self._own.hold() as held,
             open_regular(
                 self.folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, own=True, root=held
             ),
@@ -311,9 +282,3 @@ def read_description(header: dict[str, Any]) -> dict[str, Any]:
 
 def _content_name(content: FileContent) -> str:
     return f"{content.size:x}.{content.hash}"
-
-
-def _stat(held: HeldFolder, name: str) -> os.stat_result:
-    if held.descriptor is None:
-        return os.stat(held.path / name, follow_symlinks=False)
-    return os.stat(name, dir_fd=held.descriptor, follow_symlinks=False)

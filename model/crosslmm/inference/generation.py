@@ -23,6 +23,8 @@ from transformers.generation.streamers import BaseStreamer
 
 from crosslmm.inference.answer import Finish
 from crosslmm.inference.finite import FiniteLogits
+from crosslmm.inference.schema import Schema, grammar_of
+from crosslmm.inference.schema_tokens import SchemaTokens
 from crosslmm.inference.token_sampling import GREEDY_SETTINGS, SeededSampler
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.options import MAX_NEW_TOKENS, check_generation
@@ -32,14 +34,17 @@ from crosslmm.prompts.tokenization import AnswerText, tokenizer_errors
 @dataclass(frozen=True)
 class GenerationOptions:
     """How an answer is generated: greedily at temperature 0, else sampled, the same for the same
-    seed. Raises UsageError for values that mean nothing."""
+    seed; as JSON that fits a `schema`. Raises UsageError for values that mean nothing."""
 
     max_new_tokens: int = MAX_NEW_TOKENS
     temperature: float = 0.0
     seed: int | None = None
+    schema: Schema | None = None
 
     def __post_init__(self) -> None:
         check_generation(self.max_new_tokens, self.temperature, self.seed)
+        if self.schema is not None:
+            grammar_of(self.schema)
         if self.temperature > 0 and self.seed is None:
             # Chosen here, so that it can be reported with the answer.
             object.__setattr__(self, "seed", secrets.randbits(32))
@@ -54,18 +59,23 @@ class GenerationOptions:
             config.pad_token_id = next(iter(stop_token_ids(config)), None)
         return config
 
-    def processors(self, model: CrossLMMForConditionalGeneration) -> LogitsProcessorList:
-        """The check of the logits, and what draws tokens where decoding is not greedy."""
-        check = FiniteLogits(model.dtype)
+    def processors(
+        self, model: CrossLMMForConditionalGeneration, tokens: SchemaTokens | None = None
+    ) -> LogitsProcessorList:
+        """The check of the logits, what keeps to the schema, by its `tokens`, and what draws tokens
+        where decoding is not greedy."""
+        chosen = LogitsProcessorList([FiniteLogits(model.dtype)])
+        if self.schema is not None and tokens is not None:
+            chosen.append(tokens.processor(grammar_of(self.schema)))
         if self.seed is None or self.temperature == 0:
-            return LogitsProcessorList([check])
+            return chosen
         sampler = SeededSampler(
             model.generation_config,
             temperature=self.temperature,
             seed=self.seed,
             device=model.device,
         )
-        return LogitsProcessorList([check, sampler])
+        return LogitsProcessorList([*chosen, sampler])
 
 
 def stop_token_ids(config: GenerationConfig) -> tuple[int, ...]:
@@ -97,9 +107,10 @@ class TokenStream:
         model: CrossLMMForConditionalGeneration,
         tokenizer: Any,
         options: GenerationOptions,
+        schema_tokens: SchemaTokens | None = None,
         **inputs: Any,
     ) -> None:
-        """inputs: of `model.generate`."""
+        """inputs: of `model.generate`; schema_tokens: where the options have a schema."""
         self.text = ""
         self.token_ids: list[int] = []
         self.prefill_seconds = self.generate_seconds = 0.0
@@ -107,6 +118,7 @@ class TokenStream:
         self._tokenizer = tokenizer
         self._options = options
         self._inputs = inputs
+        self._schema_tokens = schema_tokens
 
     def __iter__(self) -> Iterator[str]:
         started = time.perf_counter()
@@ -150,7 +162,7 @@ class TokenStream:
                 self._model.generate(  # type: ignore[misc]
                     **self._inputs,
                     generation_config=self._options.config(self._model),
-                    logits_processor=self._options.processors(self._model),
+                    logits_processor=self._options.processors(self._model, self._schema_tokens),
                     streamer=pipe,
                     stopping_criteria=StoppingCriteriaList([_Cancelled(pipe.cancelled)]),
                 )

@@ -7,26 +7,36 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
-from time import monotonic
 from typing import IO, Any, TypeAlias
 
 import numpy as np
 from PIL import Image
 
 from crosslmm.errors import UsageError, VideoError
-from crosslmm.limits import MAX_GIVEN_BYTES
+from crosslmm.inference.named_file import NamedFile, copy_file
 from crosslmm.options import Sampling
 from crosslmm.prompts.inputs import read_clip
 from crosslmm.video import Frame, Frames, SourceInfo
+from crosslmm.video.image import is_image_file
 from crosslmm.video.moments import pick_frames
-from crosslmm.video.source import over_time
 
 # A path, a binary file object, `Frames`, an array or tensor (T, H, W, 3) or (T, 3, H, W) of uint8, or
 # images. Arrays and tensors are of libraries that need not be there to say so.
 VideoLike: TypeAlias = str | os.PathLike[str] | IO[bytes] | Frames | Sequence[Any] | Any
 
-_PIECE = 2**20  # bytes of a file object that are read at once
 _OF_FILES = ("sampler", "seek", "reader", "deadline", "file_timeout", "max_pixels")
+
+
+def are_several(video: Any) -> bool:
+    """Whether this is a list of videos, not of the images of one: where something in it is none."""
+    return isinstance(video, list | tuple) and any(map(_is_no_image, video))
+
+
+def _is_no_image(item: Any) -> bool:
+    if isinstance(item, str | os.PathLike):
+        return not is_image_file(os.fsdecode(item))
+    is_file = hasattr(item, "read") and not isinstance(item, Image.Image)
+    return is_file or isinstance(item, Frames | list | tuple) or getattr(item, "ndim", 0) == 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,33 +169,22 @@ def readable(
         return
     if times is not None:
         raise UsageError("`times` are for frames in memory; a file has its own")
+    if isinstance(video, NamedFile):
+        try:
+            yield video, video.name
+        except VideoError as error:
+            raise video.renamed(error) from error
+        return
     if not is_file:
         yield video, os.fsdecode(video)
         return
     named = getattr(video, "name", None)
     name = named if isinstance(named, str) else "(file object)"
     with tempfile.TemporaryDirectory(prefix="crosslmm-") as folder:
-        copy = Path(folder) / "video"
-        with copy.open("wb") as file:
-            try:
-                _copy(video, file, name, sampling)
-            except TypeError:
-                raise UsageError(f"{name}: the file must be opened in binary mode") from None
+        copy = NamedFile(str(Path(folder) / "video"), name)
+        with open(copy, "wb") as file:
+            copy_file(video, file, name, sampling)
         try:
             yield copy, name
         except VideoError as error:
-            raise VideoError(str(error).replace(str(copy), name)) from error
-
-
-def _copy(source: IO[bytes], target: IO[bytes], name: str, sampling: Sampling) -> None:
-    copied, began = 0, monotonic()
-    while piece := source.read(_PIECE):
-        copied += len(piece)
-        if copied > MAX_GIVEN_BYTES:
-            raise VideoError(
-                f"{name}: holds over {MAX_GIVEN_BYTES / 2**30:g} GiB, the most that is copied of "
-                "a file object; give the path of a file"
-            )
-        if monotonic() - began > sampling.file_timeout:
-            raise over_time(name, sampling)
-        target.write(piece)
+            raise copy.renamed(error) from error

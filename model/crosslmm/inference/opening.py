@@ -1,48 +1,84 @@
-"""From a video to a session: decoded, encoded and prefilled, with fewer frames where memory runs out."""
+"""From videos to a session: decoded, encoded and prefilled, with fewer frames where memory runs out."""
 
 import os
 import time
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import replace
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 
-from crosslmm.errors import OutOfMemory, UsageError
+from crosslmm.errors import OutOfMemory, UnfamiliarFootage, UsageError
 from crosslmm.inference.cached_video import CachedVideo
+from crosslmm.inference.downloads import download, is_address
 from crosslmm.inference.encoding import (
     EncodedVideo,
     TooManyFrames,
-    check_footage,
+    VideoPart,
     encode_video,
+    open_frames,
     release_memory,
+    unfamiliar_footage,
     warn_of_frames,
 )
 from crosslmm.inference.given import GivenFrames, VideoLike, readable
+from crosslmm.inference.joined_videos import VideoJoiner, share_budget
+from crosslmm.inference.named_file import NamedFile
 from crosslmm.inference.question import check_context, check_questions
 from crosslmm.inference.runtime import Progress, Runtime
 from crosslmm.inference.session import VideoSession
 from crosslmm.inference.zoom import ZoomBudget, ZoomedVideo
 from crosslmm.merging import TokenBudget
 from crosslmm.options import GenerationKeywords, Sampling, SamplingOptions, check_zoom
-from crosslmm.video import FrameStream
+from crosslmm.video import FrameStream, SourceInfo
 
 STILL = ("image", "frames")  # containers of what may be a still image
 
 
-class VideoKeywords(SamplingOptions, total=False):
-    """What `Assistant.open_video` takes."""
+class VideosKeywords(SamplingOptions, total=False):
+    """What `Assistant.open_videos` takes besides; `times` of one video only."""
 
-    sampling: Sampling | None
     times: Sequence[float] | None
     tokens_per_frame: int | None
     merge: str | None
     keep: str | int | None
+    allow_network: bool
     allow_unfamiliar: bool
     on_progress: Progress | None
+    questions: Sequence[str]
+    streams: Sequence[FrameStream | None]
+
+
+class OneVideoKeywords(SamplingOptions, total=False):
+    """What `Assistant.open_video` takes besides."""
+
+    times: Sequence[float] | None
+    tokens_per_frame: int | None
+    merge: str | None
+    keep: str | int | None
+    allow_network: bool
+    allow_unfamiliar: bool
+    on_progress: Progress | None
+    questions: Sequence[str]
+    stream: FrameStream | None
 
 
 class ZoomKeywords(SamplingOptions, total=False):
     """What `Assistant.open_zoomed` takes besides."""
 
     questions: Sequence[str]
+    allow_unfamiliar: bool
+    on_progress: Progress | None
+
+
+class VideoKeywords(SamplingOptions, total=False):
+    """What `Assistant.stream` takes about a video."""
+
+    sampling: Sampling | None
+    times: Sequence[float] | None
+    tokens_per_frame: int | None
+    merge: str | None
+    keep: str | int | None
+    allow_network: bool
     allow_unfamiliar: bool
     on_progress: Progress | None
 
@@ -60,6 +96,7 @@ def open_video(
     tokens_per_frame: int | None = None,
     merge: str | None = None,
     keep: str | int | None = None,
+    allow_network: bool = False,
     allow_unfamiliar: bool = True,
     on_progress: Progress | None = None,
     stream: FrameStream | None = None,
@@ -69,6 +106,7 @@ def open_video(
 
     - times: of frames in memory, in seconds.
     - tokens_per_frame, merge, keep: as in `merging.choose_budget`.
+    - allow_network: whether an https address may be downloaded.
     - allow_unfamiliar: False raises UnfamiliarFootage, before anything is prefilled.
     - on_progress: called with a stage, what is done of it and the total.
     - stream: as `started` of `encode_video`.
@@ -76,21 +114,77 @@ def open_video(
 
     Raises VideoError, UsageError, OutOfMemory.
     """
+    return open_videos(
+        runtime,
+        [video],
+        sampling,
+        times=times,
+        tokens_per_frame=tokens_per_frame,
+        merge=merge,
+        keep=keep,
+        allow_network=allow_network,
+        allow_unfamiliar=allow_unfamiliar,
+        on_progress=on_progress,
+        streams=[stream],
+        questions=questions,
+    )
+
+
+def open_videos(
+    runtime: Runtime,
+    videos: Sequence[VideoLike],
+    sampling: Sampling,
+    *,
+    times: Sequence[float] | None = None,
+    tokens_per_frame: int | None = None,
+    merge: str | None = None,
+    keep: str | int | None = None,
+    allow_network: bool = False,
+    allow_unfamiliar: bool = True,
+    on_progress: Progress | None = None,
+    streams: Sequence[FrameStream | None] = (),
+    questions: Sequence[str] = (),
+) -> VideoSession:
+    """Several videos for questions about all of them, which share the frames and tokens of one. streams:
+    as `stream`, for each. The rest is as for `open_video`."""
     started = time.perf_counter()
+    if not videos:
+        raise UsageError("no video was given")
+    if times is not None and len(videos) > 1:
+        raise UsageError("`times` are of one video, and these are several")
     question_tokens = check_questions(runtime, questions)
     budget = runtime.choose_budget(tokens_per_frame=tokens_per_frame, merge=merge, keep=keep)
-    with readable(video, sampling, times) as (source, name):
-        if not isinstance(source, GivenFrames):  # of these all are used, unless some are chosen
-            sampling = sampling.or_frames(runtime.default_frames)
+    sampling.shares(len(videos))  # raises before any work
+    with ExitStack() as stack:
+        sources = []
+        given = zip(videos, streams or [None] * len(videos), strict=True)
+        for number, (video, stream) in enumerate(given, start=1):
+            if is_address(video):
+                video = stack.enter_context(
+                    download(
+                        video,
+                        sampling,
+                        allow_network=allow_network,
+                        cache=runtime.cache,
+                        on_progress=on_progress,
+                        on_notice=runtime.notice,
+                    )
+                )
+            source, name = stack.enter_context(readable(video, sampling, times))
+            if isinstance(video, NamedFile):
+                label = video.label
+            elif isinstance(video, str | os.PathLike) or not name.startswith("("):
+                label = os.path.basename(name)
+            else:
+                label, name = "", f"video {number} {name}" if len(videos) > 1 else name
+            sources.append(_Source(source, name, label, stream))
         return _open(
             runtime,
-            source,
+            sources,
             sampling,
-            name=name,
             budget=budget,
             allow_unfamiliar=allow_unfamiliar,
             on_progress=on_progress,
-            stream=stream,
             started=started,
             question_tokens=question_tokens,
         )
@@ -108,7 +202,7 @@ def open_zoomed(
 ) -> ZoomedVideo:
     """Skim a video, to look again at what each question points to; `sampling` is of one uniform pass
     with the same number of tokens. The rest is as for `open_video`."""
-    if not isinstance(video, str | os.PathLike):
+    if not isinstance(video, str | os.PathLike) or is_address(video):
         raise UsageError("looking again reads the video a second time: give the path of a file")
     check_zoom(sampling)
     budget = runtime.choose_budget(tokens_per_frame=tokens_per_frame)
@@ -143,60 +237,127 @@ def open_zoomed(
     return ZoomedVideo(skim, parts, look, warnings=warnings)
 
 
-def _open(
-    runtime: Runtime,
-    source: str | os.PathLike[str] | GivenFrames,
-    sampling: Sampling,
-    *,
-    name: str,
-    budget: TokenBudget,
-    allow_unfamiliar: bool,
-    on_progress: Progress | None,
-    stream: FrameStream | None,
-    started: float,
-    question_tokens: int,
-) -> VideoSession:
-    def encode(tried: Sampling, kept: CachedVideo | None) -> EncodedVideo:
-        found = None if kept is None else kept.read()
-        if found is not None:
-            if stream is not None:
-                stream.close()
-            count = len(found.frames)
-            check_context(runtime, frames=count, budget=budget, prompt_tokens=question_tokens)
-            return found
-        return encode_video(
-            runtime,
-            source,
-            tried,
-            budget=budget,
-            on_progress=on_progress,
-            started=stream if tried is sampling else None,
-            question_tokens=question_tokens,
-        )
+@dataclass(frozen=True)
+class _Source:
+    """A video that can be read: its name, what a prompt about several calls it, and a stream of it that
+    was started earlier."""
 
-    def attempt(tried: Sampling) -> VideoSession:
+    video: str | os.PathLike[str] | GivenFrames
+    name: str
+    label: str
+    stream: FrameStream | None
+
+    def part(self, source: SourceInfo, made: EncodedVideo) -> VideoPart:
+        path = os.fspath(self.video) if isinstance(self.video, NamedFile) else None
+        return VideoPart(self.name, self.label, source, made.frames, made.visual.longest, path)
+
+    def prepare(
+        self, runtime: Runtime, sampling: Sampling, budget: TokenBudget, opened: ExitStack
+    ) -> "_Video":
+        """Read from the cache, or its frames open until `opened` ends. Raises VideoError."""
         kept = None
         # A model that was made in memory has no files that tell it from others.
         is_known = bool(runtime.checkpoint_state)
-        if runtime.cache is not None and is_known and not isinstance(source, GivenFrames):
-            kept = CachedVideo(runtime, runtime.cache, source, tried, budget)
-        made = encode(tried, kept)
-        encoded = check_footage(runtime, made, allow_unfamiliar=allow_unfamiliar)
-        if encoded.source.container in STILL and encoded.source.frame_count == 1:
+        if runtime.cache is not None and is_known and not isinstance(self.video, GivenFrames):
+            kept = CachedVideo(runtime, runtime.cache, self.video, sampling, budget)
+            if (found := kept.read()) is not None:
+                if self.stream is not None:
+                    self.stream.close()
+                return _Video(self, budget, None, found, len(found.frames))
+        frames = opened.enter_context(
+            open_frames(runtime, self.video, sampling, started=self.stream)
+        )
+        return _Video(self, budget, kept, frames, frames.count)
+
+
+@dataclass(frozen=True, eq=False)
+class _Video:
+    """One that was read from the cache, or can be encoded; kept: where it is to be; count: of frames."""
+
+    source: _Source
+    budget: TokenBudget
+    kept: CachedVideo | None
+    frames: EncodedVideo | FrameStream | GivenFrames
+    count: int
+
+    def encode(self, runtime: Runtime, on_progress: Progress | None) -> EncodedVideo:
+        """Raises VideoError, UsageError, TooManyFrames."""
+        if isinstance(self.frames, EncodedVideo):
+            return self.frames
+        return encode_video(runtime, self.frames, budget=self.budget, on_progress=on_progress)
+
+
+def _open(
+    runtime: Runtime,
+    sources: list[_Source],
+    sampling: Sampling,
+    *,
+    budget: TokenBudget,
+    allow_unfamiliar: bool,
+    on_progress: Progress | None,
+    started: float,
+    question_tokens: int,
+) -> VideoSession:
+    count = len(sources)
+    name, several = ", ".join(source.name for source in sources), count > 1
+    budgets = share_budget(budget, count)
+    if not all(isinstance(source.video, GivenFrames) for source in sources):
+        sampling = sampling.or_frames(runtime.default_frames)
+
+    def encode(video: _Video, done: int, total: int) -> tuple[EncodedVideo, tuple[str, ...]]:
+        """With what there is to warn of in its footage."""
+        try:
+            made = video.encode(runtime, _of_several(on_progress, done, total))
+        except TooManyFrames:
+            raise TooManyFrames(total) from None
+        if several and video.kept is not None:
+            video.kept.write(made)
+        footage = unfamiliar_footage(runtime, made)
+        if footage and not allow_unfamiliar:
+            raise UnfamiliarFootage(f"{video.source.name}: {footage[0]}")
+        if made.source.container in STILL and made.source.frame_count == 1:
             runtime.notice_image()
+        source = replace(made.source, path=video.source.name)
+        part = video.source.part(source, made)
+        return replace(made, source=source, parts=(part,)), footage
+
+    def attempt(tried: Sampling) -> VideoSession:
+        if on_progress:
+            on_progress("decode", 0, 0)
+        shares = tried.shares(count)
+        with ExitStack() as opened:
+            videos = deque(
+                source.prepare(runtime, share, each, opened)
+                for source, share, each in zip(sources, shares, budgets, strict=True)
+            )
+            total, done = sum(video.count for video in videos), 0
+            check_context(runtime, frames=total, budget=budget, prompt_tokens=question_tokens)
+            joiner, warnings = VideoJoiner(total), dict[str, None]()
+            kept = None if several else videos[0].kept
+            while videos:  # what is joined is let go
+                video = videos.popleft()
+                encoded, footage = encode(video, done, total)
+                done += video.count
+                warnings |= dict.fromkeys(footage)
+                if several:
+                    joiner.add(encoded)
+                    del video, encoded
+        if several:
+            encoded = joiner.finish()
         if on_progress:
             on_progress("prefill", 0, 0)
+        many = warn_of_frames(runtime, len(encoded.frames), count)
         session = VideoSession(
             runtime,
             name,
-            replace(encoded, source=replace(encoded.source, path=name)),
+            replace(encoded, warnings=(*encoded.warnings, *warnings, *many)),
             sampling=sampling,
             budget=budget,
             started=started,
         )
         session.prefill(encoded.visual, encoded.prefix)
-        if kept is not None and not made.from_cache:
-            kept.write(made, session.prefix, session.timing.prefill)
+        if kept is not None:
+            kept.write(encoded, session.prefix, session.timing.prefill)
             session.await_questions()
         return session
 
@@ -206,8 +367,17 @@ def _open(
             return attempt(tried)
         except TooManyFrames as error:
             used = error.frames
-        if used <= 1:
-            raise OutOfMemory(f"{name}: out of memory on {runtime.device} even with one frame")
-        tried = replace(sampling, max_frames=used // 2)
+        if used <= count:
+            one = "one frame of each" if several else "one frame"
+            raise OutOfMemory(f"{name}: out of memory on {runtime.device} even with {one}")
+        sources = [replace(source, stream=None) for source in sources]
+        tried = replace(sampling, max_frames=max(used // 2, count))
         release_memory()
         runtime.notice(f"out of memory with {used} frames; trying with {tried.max_frames}")
+
+
+def _of_several(on_progress: Progress | None, done: int, total: int) -> Progress | None:
+    """The progress of one of several videos: so many frames of `total` came before."""
+    if on_progress is None:
+        return None
+    return lambda stage, so_far, _: on_progress(stage, done + so_far, total)

@@ -189,14 +189,28 @@ def _chunks(
     video_token_id: int,
     chunk_tokens: int,
 ) -> Iterator[tuple[VisualTokens | RaggedTokens, torch.Tensor]]:
-    """The prompt up to the end of the video in runs of about `chunk_tokens` positions.
+    """The prompt up to the end of the last video in runs of about `chunk_tokens` positions, each with
+    tokens of one video only.
 
     What each position computes is the same, but the feed-forward activations of all of them are
     never alive at once. prefix: (1, P). Yields the visual tokens of a chunk and its ids.
     """
-    lead = int((prefix[0] == video_token_id).nonzero().min())
-    (count,) = visual.per_row(prefix.device).flatten().tolist()
-    for first, last, part in visual.parts(chunk_tokens):
-        start = 0 if first == 0 else lead + first
-        end = prefix.shape[1] if last == count else lead + last
-        yield part, prefix[:, start:end]
+    videos = _runs(prefix[0] == video_token_id)
+    placeholders = sum(end - start for start, end in videos)
+    newline = (placeholders - int(visual.per_row(prefix.device))) // len(videos)
+    step, first, begin = visual.step(chunk_tokens), 0, 0
+    for start, end in videos:
+        last_of_video = first + end - start - newline
+        lead = start - first
+        while first < last_of_video:
+            last = min(first + step, last_of_video)
+            stop = end if last == last_of_video else lead + last
+            yield visual.between(first, last), prefix[:, begin:stop]
+            first, begin = last, stop
+
+
+def _runs(chosen: torch.Tensor) -> list[tuple[int, int]]:
+    """(L,), True in runs → the first of each, and the one after its last"""
+    edges = torch.nn.functional.pad(chosen.int(), (1, 1)).diff()
+    first, last = ((edges == sign).nonzero().flatten().tolist() for sign in (1, -1))
+    return list(zip(first, last, strict=True))

@@ -1,5 +1,6 @@
 """A loaded model with its processor: what sessions, batches and the encoder run on."""
 
+import secrets
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
@@ -13,6 +14,7 @@ from crosslmm.device import device_name
 from crosslmm.errors import UsageError
 from crosslmm.inference.feature_cache import FeatureCache
 from crosslmm.inference.footage import FootageCheck, read_check
+from crosslmm.inference.schema_tokens import SchemaTokens
 from crosslmm.merging import MERGERS, TokenBudget, choose_budget
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.processing_crosslmm import CrossLMMProcessor
@@ -31,6 +33,7 @@ class Runtime:
     - load_seconds: what loading took.
     - cache: where what is encoded of videos is kept; checkpoint_state: of the files that were loaded.
     - merging: of all videos where nothing else is asked for; None for none.
+    - key: tells it from any other.
     - on_notice: called with a line of text when something is done otherwise than asked.
     """
 
@@ -46,6 +49,7 @@ class Runtime:
     checkpoint_state: str = ""
     merging: TokenBudget | None = None
     on_notice: Notice | None = None
+    key: str = field(default_factory=lambda: secrets.token_hex(8), init=False)
     _told_of_images: bool = field(default=False, init=False)
 
     @property
@@ -103,6 +107,16 @@ class Runtime:
     def footage(self) -> FootageCheck | None:
         """What tells footage that the model cannot know; only the built-in one has it."""
         return None if self.adapter else read_check(self.folder)
+
+    @cached_property
+    def schema_tokens(self) -> SchemaTokens:
+        """For answers that fit a JSON Schema. Raises UsageError."""
+        if self.footage is not None:
+            raise UsageError("`schema` needs a model that writes text; the built-in one does not")
+        stops = self.model.generation_config.eos_token_id or []
+        vocabulary = int(self.model.config.text.vocab_size)
+        listed = [*stops] if isinstance(stops, list) else [stops]
+        return SchemaTokens(self.processor.tokenizer, listed, vocabulary)
 
     @cached_property
     def versions(self) -> dict[str, str]:

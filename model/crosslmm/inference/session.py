@@ -1,14 +1,12 @@
-"""A video that is decoded, encoded and prefilled once, then asked any number of questions."""
+"""Videos that are decoded, encoded and prefilled once, then asked any number of questions."""
 
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import replace
-from functools import cached_property
 from typing import Unpack, overload
 
 import numpy as np
 import torch
-from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from crosslmm.errors import OutOfMemory, UsageError
 from crosslmm.evidence import Evidence
@@ -17,18 +15,18 @@ from crosslmm.inference.chat import Chat
 from crosslmm.inference.encoding import (
     EncodedVideo,
     TooManyFrames,
+    VideoPart,
     memory_errors,
 )
 from crosslmm.inference.evidence import TokenLayout, find_evidence
-from crosslmm.inference.finite import BrokenRows, not_finite
 from crosslmm.inference.frame_scores import score_frames
 from crosslmm.inference.generation import (
     GenerationOptions,
     TokenStream,
-    decode_answer,
 )
 from crosslmm.inference.prefix import VideoPrefix, prefill_video, restore_prefix
 from crosslmm.inference.question import check_context, check_questions
+from crosslmm.inference.question_batch import answer_together
 from crosslmm.inference.reasoning import split_reasoning
 from crosslmm.inference.response import Response
 from crosslmm.inference.runtime import Runtime
@@ -37,12 +35,14 @@ from crosslmm.modeling_crosslmm import VisualTokens
 from crosslmm.options import MAX_NEW_TOKENS, GenerationKeywords, Sampling
 from crosslmm.processing_crosslmm import Message
 from crosslmm.prompts.inert_text import remove_marks
+from crosslmm.prompts.several import PromptVideo
 from crosslmm.ragged_tokens import RaggedTokens
-from crosslmm.video import summary
+from crosslmm.video import SourceInfo
 
 
 class VideoSession:
-    """One video, ready for any number of questions, one after another; `open_video` makes it."""
+    """One video, or several, ready for any number of questions, one after another; `open_video` and
+    `open_videos` make it."""
 
     def __init__(
         self,
@@ -58,7 +58,9 @@ class VideoSession:
         self.video = video
         self.frames = encoded.frames
         self.frames_encoded = encoded.encoded
-        self.source = encoded.source
+        self.videos = encoded.parts or (
+            VideoPart(video, "", encoded.source, encoded.frames, encoded.visual.longest),
+        )
         self.warnings = encoded.warnings
         self.from_cache = encoded.from_cache
         self._runtime = runtime
@@ -67,6 +69,7 @@ class VideoSession:
         # As merged: where fewer frames came than were expected, earlier windows kept what they had.
         self.visual_tokens = encoded.visual.longest
         self._layout = TokenLayout.of(encoded.visual)
+        self._reader = f"{runtime.key} {budget}"
         self._started = started
         self._prefix: VideoPrefix | None = None
         # What the first answer pays for, besides its generation.
@@ -109,10 +112,16 @@ class VideoSession:
     def __repr__(self) -> str:
         return f"<VideoSession {self.video}: {self.summary}>"
 
-    @cached_property
+    @property
+    def source(self) -> SourceInfo:
+        """Of the one video. Raises UsageError where there are several, each with its own in `videos`."""
+        self._check_one("`source`")
+        return self.videos[0].source
+
+    @property
     def summary(self) -> str:
-        """`64 of 5,340 frames, one per 2.8 s`"""
-        return summary(tuple(frame.time for frame in self.frames), self.source)
+        """`64 of 5,340 frames, one per 2.8 s`, of each video."""
+        return "; ".join(video.summary for video in self.videos)
 
     @property
     def reused(self) -> str:
@@ -159,21 +168,15 @@ class VideoSession:
             return self.stream(question, **options).answer
         return [response.answer for response in [self.stream(each, **options) for each in question]]
 
-    def stream(
-        self,
-        question: str,
-        *,
-        max_new_tokens: int = MAX_NEW_TOKENS,
-        temperature: float = 0.0,
-        seed: int | None = None,
-    ) -> Response:
+    def stream(self, question: str, **options: Unpack[GenerationKeywords]) -> Response:
         """The answer as an iterator of pieces of text, with the result in its `answer`.
 
         temperature 0 is greedy; above, tokens are sampled, repeatably with the same seed (one is
-        chosen and reported where none is given). Raises UsageError.
+        chosen and reported where none is given). schema: a JSON Schema that the answer fits, unless
+        `max_new_tokens` cuts it. Raises UsageError.
         """
-        options = GenerationOptions(max_new_tokens, temperature, seed)
-        return self.respond([{"role": "user", "content": question.strip()}], options)
+        chosen = GenerationOptions(**options)
+        return self.respond([{"role": "user", "content": question.strip()}], chosen)
 
     def respond(self, messages: Sequence[Message], options: GenerationOptions) -> Response:
         """The next turn of a conversation about the video, whose last message is the question.
@@ -184,6 +187,8 @@ class VideoSession:
         if not messages or messages[-1]["role"] != "user":
             raise UsageError("the last message of a conversation must be a question of the user")
         check_questions(self._runtime, [messages[-1]["content"]])
+        if options.schema is not None:
+            self._runtime.schema_tokens  # noqa: B018  raises before anything runs
         return Response(self._respond(messages, options))
 
     def chat(self, messages: Sequence[Message] = ()) -> Chat:
@@ -207,8 +212,13 @@ class VideoSession:
         Raises UsageError for an answer about another video, or that says nothing, OutOfMemory,
         RuntimeError while a response is being read.
         """
+        self._check_one("evidence")
         if answer.trace is None or (answer.video, answer.frames) != (self.video, self.frames):
             raise UsageError("the answer is not one about this video")
+        if answer.trace.reader != self._reader:
+            raise UsageError(
+                "the answer is by another model, or was read from other tokens of this video"
+            )
         try:
             with memory_errors():
                 return find_evidence(
@@ -216,7 +226,7 @@ class VideoSession:
                     self.prefix,
                     self._layout,
                     answer,
-                    self.source.duration,
+                    self.videos[0],
                     self._sampling,
                     part,
                 )
@@ -228,6 +238,7 @@ class VideoSession:
 
         Raises UsageError, OutOfMemory, RuntimeError while a response is being read.
         """
+        self._check_one("a score of frames")
         ids = self._prompt_ids(self._prompt([{"role": "user", "content": question.strip()}]))
         try:
             with memory_errors():
@@ -249,10 +260,13 @@ class VideoSession:
         if not asked:
             return []
         check_questions(self._runtime, asked)
-        options = GenerationOptions(max_new_tokens)
+        prompts = [self._prompt([{"role": "user", "content": text}]) for text in asked]
+        ids = [self._prompt_ids(prompt)[0] for prompt in prompts]
         try:
             with memory_errors():
-                return self._answer_together(asked, options)
+                return answer_together(
+                    self._runtime, self.prefix, ids, GenerationOptions(max_new_tokens)
+                )
         except MemoryError:
             raise OutOfMemory(
                 f"{self.video}: out of memory with {len(asked)} questions at a time; ask fewer"
@@ -271,6 +285,7 @@ class VideoSession:
                     runtime.model,
                     runtime.processor.tokenizer,
                     options,
+                    None if options.schema is None else runtime.schema_tokens,
                     input_ids=ids,
                     attention_mask=torch.ones_like(ids),
                     past_key_values=cache,
@@ -323,57 +338,36 @@ class VideoSession:
             settings={
                 **runtime.settings,
                 **sampling.settings,
-                "reader": self.source.reader,
+                "reader": ", ".join(sorted({video.source.reader for video in self.videos})),
                 **self._budget.settings,
                 "max_new_tokens": options.max_new_tokens,
                 "temperature": options.temperature,
                 "seed": options.seed,
+                **({} if options.schema is None else {"schema": dict(options.schema)}),
             },
             versions=runtime.versions,
             warnings=self.warnings,
             from_cache=self.from_cache,
             reasoning=reasoning,
+            videos=tuple(video.name for video in self.videos) if len(self.videos) > 1 else (),
             trace=TokenTrace(
-                tuple(ids[0, len(self.prefix) :].tolist()), tuple(tokens.token_ids), said
+                tuple(ids[0, len(self.prefix) :].tolist()),
+                tuple(tokens.token_ids),
+                said,
+                self._reader,
             ),
         )
 
-    def _answer_together(self, questions: Sequence[str], options: GenerationOptions) -> list[str]:
-        runtime, model, prefix = self._runtime, self._runtime.model, self.prefix
-        tokenizer = runtime.processor.tokenizer
-        config = options.config(model)
-        messages: list[list[Message]] = [[{"role": "user", "content": text}] for text in questions]
-        prompts = [self._prompt_ids(self._prompt(each))[0] for each in messages]
-        # Shorter questions are padded after the video, whose position in the cache is the same for all.
-        start, length = len(prefix), max(len(ids) for ids in prompts)
-        ids = prefix.ids.new_full((len(prompts), length), int(config.pad_token_id))
-        mask = torch.zeros_like(ids)
-        for row, prompt in enumerate(prompts):
-            end = start + length - len(prompt)
-            ids[row, :start], ids[row, end:] = prefix.ids[0], prompt[start:]
-            mask[row, :start] = mask[row, end:] = 1
-        with torch.inference_mode():
-            generated = model.generate(  # type: ignore[misc]
-                input_ids=ids,
-                attention_mask=mask,
-                past_key_values=prefix.repeat(len(prompts)),
-                generation_config=config,
-                logits_processor=LogitsProcessorList([broken := BrokenRows()]),
-                stopping_criteria=StoppingCriteriaList([broken.stop]),
-            )
-        if any(broken.rows()):
-            raise not_finite(model.dtype)
-        rows = generated[:, length:].tolist()
-        said = [decode_answer(tokenizer, row).strip() for row in rows]
-        return [split_reasoning(runtime, text)[1] for text in said]
-
     def _prompt(self, messages: Sequence[Message]) -> str:
         """The prompt as text, its placeholder not expanded."""
-        return self._runtime.processor.prompt(
-            messages,
-            times=[frame.time for frame in self.frames],
-            duration=self.source.duration,
-        )
+        videos = [
+            PromptVideo(video.label, [frame.time for frame in video.frames], video.source.duration)
+            for video in self.videos
+        ]
+        if len(videos) > 1:
+            return self._runtime.processor.prompt(messages, videos=videos)
+        (only,) = videos
+        return self._runtime.processor.prompt(messages, times=only.times, duration=only.duration)
 
     def _prompt_ids(self, prompt: str) -> torch.Tensor:
         """(1, L). Raises UsageError where it exceeds the model's context, RuntimeError where it does not
@@ -390,7 +384,11 @@ class VideoSession:
         return ids
 
     def _encode(self, prompt: str) -> torch.Tensor:
-        """(1, L), the placeholder expanded."""
-        frames, tokens = len(self.frames), self.visual_tokens
+        """(1, L), placeholders expanded."""
+        frames, tokens = len(self.frames), [video.tokens for video in self.videos]
         encoded = self._runtime.processor.encode_prompts([prompt], [frames], merged=[tokens])
         return encoded["input_ids"]
+
+    def _check_one(self, what: str) -> None:
+        if len(self.videos) > 1:
+            raise UsageError(f"{what} is of one video, and this session is about several")

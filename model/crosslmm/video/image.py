@@ -131,6 +131,17 @@ def image_format(path: str, head: bytes) -> str | None:
     return next((name for magic, name in _MAGIC.items() if head.startswith(magic)), None)
 
 
+def is_image_file(path: str) -> bool:
+    """Whether this is a file of one of these formats. Raises VideoError for one of HEIC."""
+    if not os.path.isfile(path):
+        return False
+    try:
+        with open(path, "rb") as file:
+            return image_format(path, file.read(16)) is not None
+    except OSError:
+        return False
+
+
 def check_size(
     path: str, width: int, height: int, aspect: Fraction | None = None, *, max_pixels: int
 ) -> None:

@@ -18,7 +18,7 @@ function seek(time) {
 
 const all = bars.map((bar) => Number(bar.dataset.height));
 for (const word of document.querySelectorAll(".word")) {
-  const heights = word.dataset.scores.split(" ").map(Number);
+  const heights = [...word.dataset.scores].map((digit) => parseInt(digit, 36) / 35);
   const enter = () => draw(heights, "“" + word.textContent + "”");
   const leave = () => draw(all, whole);
   word.addEventListener("mouseenter", enter);
