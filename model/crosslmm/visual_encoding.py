@@ -242,7 +242,7 @@ class VisualFeaturesMixin:
 
         - pooler_output: (B, T·M, H), the merged tokens; zeros at padding frames.
         - last_hidden_state: (B, T, N, D), the normalised features that cross-attention reads, or their
-          keys and values where all layers share them.
+          keys and values where all layers share them; packed where `feature_bits` says so.
         - hidden_states, attentions: of the vision tower, for (B·T) frames, where asked for.
         """
         model: Any = self.base_model  # type: ignore[attr-defined]

@@ -90,6 +90,17 @@ def test_impossible_options_are_refused_before_the_model_is_loaded(checkpoint: P
             read_identity(checkpoint, options)
 
 
+def test_features_in_8_bits_are_refused(folder: Path, checkpoint: Path, tmp_path: Path) -> None:
+    """A result does not say how they were kept, and a later run would take it for its own."""
+    loaded = crosslmm.load(checkpoint, feature_bits=8)
+    for assistant, options in ((checkpoint, {"feature_bits": 8}), (loaded, None)):
+        with pytest.raises(UsageError, match="captions have no `feature_bits`"):
+            crosslmm.caption(
+                folder, assistant=assistant, out=tmp_path / "out.jsonl", model_options=options
+            )
+    assert not (tmp_path / "out.jsonl").exists()
+
+
 def test_a_second_run_imports_no_torch(folder: Path, checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "captions.jsonl"
     options: dict[str, Any] = {"frames": 2, "max_new_tokens": 4, "readers": 0}

@@ -1,8 +1,12 @@
 """Features in 8 bits: what is kept of them, and that attention over them unpacks them part by part."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
+import crosslmm
+from crosslmm.inference.assistant import Assistant
 from crosslmm.packed_features import (
     attend_packed,
     map_features,
@@ -12,7 +16,7 @@ from crosslmm.packed_features import (
     unpack_features,
 )
 from tests.model.test_model import SCOPES, answer, one_video, unequal_batch
-from tests.support.tiny import tiny_model
+from tests.support.tiny import tiny_model, tiny_processor
 
 
 def features(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -130,3 +134,17 @@ def test_what_is_kept_while_decoding_is_packed() -> None:
     cache = model(**one_video(), use_cache=True).past_key_values.cross_attention_cache
     (layer,) = cache.layers
     assert (layer.keys.dtype, layer.keys.shape) == (torch.int8, (1, 1, 75, 36))
+
+
+@pytest.mark.parametrize("changes", [{}, {"cross_kv": "shared"}])
+def test_videos_of_a_batch_answer_as_alone(clip: Path, changes: dict) -> None:
+    assistant = Assistant(tiny_model(**changes), tiny_processor())
+    assistant.model.model.feature_bits = 8
+    videos = [crosslmm.sample(clip, frames=count, size=(30, 30)) for count in (4, 2)]
+    together = assistant.answer_batch(videos, ["what?", "who is it?"], max_new_tokens=6)
+    alone = [
+        assistant.answer_batch([video], [question], max_new_tokens=6)[0]
+        for video, question in zip(videos, ["what?", "who is it?"], strict=True)
+    ]
+    assert together == alone
+    assert "".join(together)

@@ -42,8 +42,6 @@ def read_identity(folder: Path, model_options: Mapping[str, Any]) -> ModelIdenti
 
     Raises UsageError for options that are not possible, and CheckpointError.
     """
-    if model_options.get("feature_bits") is not None:
-        raise UsageError("captions have no `feature_bits`: nothing in their results would tell")
     config = catalog.read_config(folder)
     device = model_options.get("device")
     return ModelIdentity(
