@@ -1,5 +1,8 @@
 """The one error table: what is printed for an error, and the exit code."""
 
+import os
+import sys
+
 import typer
 
 from crosslmm.errors import CrossLMMError, UsageError
@@ -22,6 +25,10 @@ _WORDS = {
 }
 
 
+def _is_dashed_file(argument: str) -> bool:
+    return argument.startswith("-") and os.path.lexists(argument)
+
+
 def explain(error: BaseException) -> int:
     """Print one or two lines about an error, on stderr, and return the exit code."""
     output = Output()
@@ -41,7 +48,9 @@ def explain(error: BaseException) -> int:
             if type(error).__name__ == "NoArgsIsHelpError":
                 output.notice(message)
             else:
-                output.error(f"{message}\nsee `{path} --help`")
+                dashed = next(filter(_is_dashed_file, sys.argv[1:]), None)
+                hint = f"see `{path} --help`" if dashed is None else f"for the file: ./{dashed}"
+                output.error(f"{message}\n{hint}")
             return WRONG_USAGE
         case KeyboardInterrupt() | typer.Abort():
             output.error(interrupt.message())

@@ -45,6 +45,12 @@ def test_a_batch_equals_its_rows_for_unequal_videos_and_questions(
     assert together == alone
     with pytest.raises(crosslmm.UsageError, match="empty"):
         assistant.answer_batch(frames[:2], ["what?", ""])
+    with pytest.raises(crosslmm.UsageError, match="2 videos and 1 questions"):
+        assistant.answer_batch(frames[:2], ["what?"])
+    with pytest.raises(crosslmm.UsageError, match="`questions` is a list"):
+        assistant.answer_batch(frames[:1], "what?")
+    with pytest.raises(crosslmm.UsageError, match=r"`crosslmm.sample` reads them, not str"):
+        assistant.answer_batch(["clip.mp4"], ["what?"])
 
 
 QUESTION = CaptionOptions(prompt="question {filename}", max_new_tokens=4)

@@ -169,3 +169,10 @@ def test_where_files_cannot_be_locked_the_folder_is_named(
     monkeypatch.setattr("fcntl.flock", flock)
     with pytest.raises(CrossLMMError, match=rf"{tmp_path}/lock: files cannot be .* another disk"):
         Lock(tmp_path / "lock", output="x").acquire()
+
+
+def test_a_lock_that_cannot_be_made_is_told_as_that(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    lock = Lock(tmp_path / "file" / ".captions.jsonl.lock", output="captions.jsonl")
+    with pytest.raises(CrossLMMError, match="file: cannot be written to"):
+        lock.acquire()

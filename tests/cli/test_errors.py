@@ -2,6 +2,7 @@
 
 import errno
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -128,3 +129,14 @@ def test_the_error_table(
 ) -> None:
     assert explain(error) == code
     assert capsys.readouterr() == ("", printed)
+
+
+def test_a_file_whose_name_begins_with_a_dash_is_told_how_to_name(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "-dash.mp4").touch()
+    arguments = ["ask", "-dash.mp4", "what?"]
+    monkeypatch.setattr("sys.argv", ["crosslmm", *arguments])
+    done = run(*arguments)
+    assert (done.code, done.err) == (2, "crosslmm: No such option: -d\nfor the file: ./-dash.mp4\n")

@@ -37,6 +37,9 @@ class Lock:
             while self._file is None:
                 self._try()
         except OSError as error:
+            if not os.path.lexists(self._path):
+                folder = self._path.parent
+                raise CrossLMMError(f"{folder}: cannot be written to ({error.strerror})") from error
             raise CrossLMMError(
                 f"{self._path}: this file cannot be used as a lock ({error.strerror}), which keeps two "
                 "runs apart; remove it, or choose another `out`"

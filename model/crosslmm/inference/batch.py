@@ -65,6 +65,7 @@ def answer_batch(
     merge, keep: as in `merging.choose_budget`. Raises OutOfMemory where the batch is too large,
     UsageError for a question that is too long and a merging that is not possible.
     """
+    _check_pairs(videos, questions)
     check_questions(runtime, questions)
     budget = runtime.choose_budget(merge=merge, keep=keep)
     try:
@@ -75,6 +76,19 @@ def answer_batch(
     raise OutOfMemory(
         f"out of memory on {runtime.device} with {count} frames of {len(videos)} videos"
     )
+
+
+def _check_pairs(videos: Sequence[Frames], questions: Sequence[str]) -> None:
+    if isinstance(questions, str):
+        raise UsageError("`questions` is a list, with a question for each video")
+    if len(videos) != len(questions):
+        raise UsageError(
+            f"a question for each video: {len(videos)} videos and {len(questions)} questions"
+        )
+    if other := next((video for video in videos if not isinstance(video, Frames)), None):
+        raise UsageError(
+            f"`videos` are frames, as `crosslmm.sample` reads them, not {type(other).__name__}"
+        )
 
 
 def _answer_batch(
