@@ -34,8 +34,8 @@ from crosslmm.video import FrameStream, SourceInfo
 STILL = ("image", "frames")  # containers of what may be a still image
 
 
-class VideosKeywords(SamplingOptions, total=False):
-    """What `Assistant.open_videos` takes besides; `times` of one video only."""
+class OpeningKeywords(SamplingOptions, total=False):
+    """What opens a video; `times` of one video only."""
 
     times: Sequence[float] | None
     tokens_per_frame: int | None
@@ -44,20 +44,18 @@ class VideosKeywords(SamplingOptions, total=False):
     allow_network: bool
     allow_unfamiliar: bool
     on_progress: Progress | None
+
+
+class VideosKeywords(OpeningKeywords, total=False):
+    """What `Assistant.open_videos` takes besides."""
+
     questions: Sequence[str]
     streams: Sequence[FrameStream | None]
 
 
-class OneVideoKeywords(SamplingOptions, total=False):
+class OneVideoKeywords(OpeningKeywords, total=False):
     """What `Assistant.open_video` takes besides."""
 
-    times: Sequence[float] | None
-    tokens_per_frame: int | None
-    merge: str | None
-    keep: str | int | None
-    allow_network: bool
-    allow_unfamiliar: bool
-    on_progress: Progress | None
     questions: Sequence[str]
     stream: FrameStream | None
 
@@ -70,17 +68,10 @@ class ZoomKeywords(SamplingOptions, total=False):
     on_progress: Progress | None
 
 
-class VideoKeywords(SamplingOptions, total=False):
-    """What `Assistant.stream` takes about a video."""
+class VideoKeywords(OpeningKeywords, total=False):
+    """What `Assistant.ask` takes about a video."""
 
     sampling: Sampling | None
-    times: Sequence[float] | None
-    tokens_per_frame: int | None
-    merge: str | None
-    keep: str | int | None
-    allow_network: bool
-    allow_unfamiliar: bool
-    on_progress: Progress | None
 
 
 class AskKeywords(VideoKeywords, GenerationKeywords, total=False):
