@@ -32,6 +32,7 @@ from crosslmm.prompts.options import (
     template_arguments,
     without_sampling,
 )
+from crosslmm.prompts.places import fill_places
 from crosslmm.prompts.several import SLOT, PromptVideo, introduce, without_slots
 from crosslmm.prompts.templates import RENDERED_TEMPLATE, chat_turn, render
 from crosslmm.prompts.time_line import llava_video_time_line
@@ -366,9 +367,8 @@ class CrossLMMProcessor(ProcessorMixin):
     def _fill(self, prompt: str, counts: int | Sequence[int]) -> str:
         """Each of a prompt's placeholders repeated for so many merged tokens."""
         counts = [counts] if isinstance(counts, int) else counts
-        start, *rest = prompt.split(self.video_token)
-        places = [self.video_token * (count + self.video_newline) for count in counts]
-        return start + "".join(map("".join, zip(places, rest, strict=True)))
+        filled = [count + self.video_newline for count in counts]
+        return fill_places(prompt, self.video_token, filled)
 
     def _places(self, frames: int, budget: TokenBudget | None = None) -> int:
         budget = budget or TokenBudget(self.tokens_per_frame)
@@ -377,8 +377,7 @@ class CrossLMMProcessor(ProcessorMixin):
 
     def wants_special_tokens(self, prompt: str) -> bool:
         """False where the chat template has written the beginning-of-text token already."""
-        bos = self.tokenizer.bos_token
-        return not (bos and prompt.startswith(bos))
+        return not (self.tokenizer.bos_token and prompt.startswith(self.tokenizer.bos_token))
 
     def normalise(
         self, frames: torch.Tensor, *, dtype: torch.dtype = torch.float32

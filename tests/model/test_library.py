@@ -193,21 +193,20 @@ def test_a_compiled_dual_cross_attention_layer_has_no_graph_break() -> None:
 
 
 def test_a_compiled_model_decodes_as_an_eager_one() -> None:
-    for gates in (True, False):
-        for cache in ("features", "projected"):
-            model, inputs = tiny_model(gates=gates, t2v_cache=cache), one_video()
-            with torch.no_grad():
-                expected = model.generate(**inputs, max_new_tokens=4, do_sample=False)
-                prefill = model(**inputs)
-                step = {
-                    "input_ids": expected[:, -4:-3],
-                    "past_key_values": prefill.past_key_values,
-                    "attention_mask": torch.ones_like(expected[:, :-3]),
-                }
-                torch.compiler.reset()
-                compiled = torch.compile(model, fullgraph=True, backend="eager")
-                token = compiled(**step).logits[:, -1].argmax(-1)
-            assert token.tolist() == expected[:, -3].tolist()
+    for gates, cache in ((True, "features"), (True, "projected"), (False, "features")):
+        model, inputs = tiny_model(gates=gates, t2v_cache=cache), one_video()
+        with torch.no_grad():
+            expected = model.generate(**inputs, max_new_tokens=4, do_sample=False)
+            prefill = model(**inputs)
+            step = {
+                "input_ids": expected[:, -4:-3],
+                "past_key_values": prefill.past_key_values,
+                "attention_mask": torch.ones_like(expected[:, :-3]),
+            }
+            torch.compiler.reset()
+            compiled = torch.compile(model, fullgraph=True, backend="eager")
+            token = compiled(**step).logits[:, -1].argmax(-1)
+        assert token.tolist() == expected[:, -3].tolist()
 
 
 def test_one_dynamic_graph_decodes_at_every_length() -> None:

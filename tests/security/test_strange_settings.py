@@ -187,9 +187,12 @@ def test_a_newline_after_the_video_in_one_file_alone_is_refused(given: Path) -> 
         crosslmm.load(given, device="cpu")
 
 
-def test_a_template_that_leaves_out_the_video(given: Path, clip: Path) -> None:
-    (given / "chat_template.jinja").write_text("hello")
-    with pytest.raises(CheckpointError, match="chat template leaves out the video"):
+@pytest.mark.parametrize(("template", "places"), [("hello", 0), ("<video> <video>", 2)])
+def test_a_template_that_leaves_out_the_video_or_repeats_it(
+    given: Path, clip: Path, template: str, places: int
+) -> None:
+    (given / "chat_template.jinja").write_text(template)
+    with pytest.raises(CheckpointError, match=f"chat template has {places} places for 1 video"):
         crosslmm.load(given, device="cpu").ask(clip, "what?", frames=1)
 
 

@@ -67,7 +67,7 @@ def download(
 
         report(0)
         path = None
-        if cache is not None:
+        if cache is not None and remote.size:  # of what cannot be known to be small nothing is kept
             try:
                 path = _keep(remote, cache, report)
             except OSError as error:

@@ -2,12 +2,14 @@
 because somebody else's server says so."""
 
 import ipaddress
+import re
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.client import HTTPException, HTTPMessage, HTTPSConnection
+from contextlib import contextmanager, suppress
+from http.client import HTTPConnection, HTTPException, HTTPMessage, HTTPSConnection
 from typing import IO, Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urljoin, urlsplit
@@ -24,52 +26,143 @@ from urllib.request import (
 from crosslmm.errors import VideoError, first_line
 from crosslmm.limits import MAX_GIVEN_BYTES
 from crosslmm.options import Sampling
+from crosslmm.video.source import over_time
 
 SCHEMES = ("https",)  # tests have a server that speaks http
 _REDIRECTS = 5
 _PIECE = 2**20
+_LENGTH = re.compile(r"[0-9]{1,15}")
+# Addresses whose last four bytes are one of version 4: translated by a gateway, and an old form.
+_HOLD_VERSION_4 = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("::/96"))
+_TRANSLATED_HERE = ipaddress.IPv6Network("64:ff9b:1::/48")
+_LONGEST_TEXT = 100  # characters of what a server says that are shown
 
 
 class _PrivateAddress(Exception):
     pass
 
 
-class _PublicConnection(HTTPSConnection):
-    """Sends nothing to a machine that is not on the public network, unless through a proxy."""
+class _TimeLimit:
+    """Ends the connections of a download when its time is over, whatever is being read of them."""
 
-    def connect(self) -> None:
-        super().connect()
-        if not self._proxied:
-            check_public(self.sock)
+    def __init__(self, seconds: float) -> None:
+        self.expired = False
+        self._sockets: list[socket.socket] = []
+        self._timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), self._end)
+        self._timer.daemon = True
+
+    def __enter__(self) -> "_TimeLimit":
+        self._timer.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._timer.cancel()
+        for each in self._sockets:
+            each.close()
+
+    def watch(self, connected: socket.socket) -> None:
+        self._sockets.append(connected.dup())  # TLS takes the socket itself over
+
+    def _end(self) -> None:
+        self.expired = True
+        for each in list(self._sockets):
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+
+class _Guarded:
+    """A connection that a time limit can end. With `public` nothing is sent to an address that is not on
+    the public network, not even a greeting, unless through a proxy."""
+
+    def __init__(self, *arguments: Any, limit: _TimeLimit, public: bool, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._limit, self._public = limit, public
+        self._create_connection = self._connect  # where http.client opens a socket, before TLS
 
     def set_tunnel(self, *arguments: Any, **options: Any) -> None:
-        super().set_tunnel(*arguments, **options)
-        self._proxied = True
+        super().set_tunnel(*arguments, **options)  # type: ignore[misc]
+        self._public = False  # what a proxy connects to is its to refuse
 
-    _proxied = False
+    def _connect(self, address: tuple[str, int], *arguments: Any) -> socket.socket:
+        found = public_addresses(*address) if self._public else [address]
+        for each in found:
+            try:
+                connected = socket.create_connection(each, *arguments)
+            except OSError:
+                if each == found[-1]:
+                    raise
+            else:
+                self._limit.watch(connected)
+                return connected
+        raise AssertionError
 
 
-class _PublicHandler(HTTPSHandler):
+class _SecureConnection(_Guarded, HTTPSConnection):
+    pass
+
+
+class _PlainConnection(_Guarded, HTTPConnection):
+    pass
+
+
+class _SecureHandler(HTTPSHandler):
+    def __init__(self, **guard: Any) -> None:
+        super().__init__()
+        self._guard = guard
+
     def https_open(self, request: Request) -> Any:
-        return self.do_open(_PublicConnection, request, context=ssl.create_default_context())
+        context = ssl.create_default_context()
+        return self.do_open(_SecureConnection, request, context=context, **self._guard)  # type: ignore[arg-type]
 
 
-def check_public(connected: socket.socket) -> None:
-    """Raises _PrivateAddress for a socket that is connected to this machine, or to a network like it."""
-    if not ipaddress.ip_address(connected.getpeername()[0].partition("%")[0]).is_global:
+class _PlainHandler(HTTPHandler):
+    def __init__(self, **guard: Any) -> None:
+        super().__init__()
+        self._guard = guard
+
+    def http_open(self, request: Request) -> Any:
+        return self.do_open(_PlainConnection, request, **self._guard)  # type: ignore[arg-type]
+
+
+def public_addresses(host: str, port: int) -> list[tuple[str, int]]:
+    """Those of a host. Raises OSError, and _PrivateAddress where any is of this machine or of a private
+    network."""
+    found = [info[4] for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+    if not all(is_public(str(address[0])) for address in found):
         raise _PrivateAddress
+    return [(str(address[0]), port) for address in found]
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address is on the public network, also where it stands for one of version 4."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        if ip.is_site_local or ip in _TRANSLATED_HERE:
+            return False
+        inner = ip.ipv4_mapped or ip.sixtofour
+        if inner is None and any(ip in network for network in _HOLD_VERSION_4):
+            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        if inner is not None:
+            return is_public(str(inner))
+    return ip.is_global and not ip.is_multicast
 
 
 class RemoteFile:
     """The answer of a server, to be read once. version: what tells this content of the address from an
     earlier one, empty where the server does not say."""
 
-    def __init__(self, url: str, response: Any, sampling: Sampling) -> None:
-        self.url, self._response, self._sampling = url, response, sampling
+    def __init__(self, url: str, response: Any, sampling: Sampling, limit: _TimeLimit) -> None:
+        """Raises VideoError for an answer of which a part cannot be told from all of it."""
+        self.url, self._response, self._sampling, self._limit = url, response, sampling, limit
         headers: HTTPMessage = response.headers
         tag, date = headers.get("ETag", ""), headers.get("Last-Modified", "")
-        length = headers.get("Content-Length", "")
-        self.size = int(length) if length.isdecimal() else 0
+        lengths = headers.get_all("Content-Length") or [""]
+        length = lengths[0] if len(lengths) == 1 and _LENGTH.fullmatch(lengths[0]) else ""
+        if response.status != 200:
+            raise VideoError(f"{url}: the server answered {response.status}, not with the file")
+        if not length and not response.chunked:
+            raise VideoError(f"{url}: the server does not say how long the file is")
+        self.size = 0 if response.chunked else int(length)
         self.version = f"{tag} {date} {length}" if tag or date else ""
         if self.size > MAX_GIVEN_BYTES:
             raise VideoError(f"{url}: {self._too_large}")
@@ -86,11 +179,11 @@ class RemoteFile:
             if copied > MAX_GIVEN_BYTES:
                 raise VideoError(f"{self.url}: {self._too_large}")
             if time.monotonic() - began > self._sampling.file_timeout:
-                raise VideoError(
-                    f"{self.url}: took over {self._sampling.file_timeout:g} s; raise `file_timeout`"
-                )
+                raise over_time(self.url, self._sampling)
             target.write(piece)
             report(copied)
+        if self._limit.expired:
+            raise over_time(self.url, self._sampling)
         if copied < self.size:
             raise VideoError(
                 f"{self.url}: the connection ended after {copied:,} bytes of {self.size:,}"
@@ -99,7 +192,7 @@ class RemoteFile:
             raise VideoError(f"{self.url}: is empty")
 
     def _read(self) -> bytes:
-        with _errors(self.url, self._sampling):
+        with _errors(self.url, self._sampling, self._limit):
             return bytes(self._response.read1(_PIECE))
 
 
@@ -107,25 +200,26 @@ class RemoteFile:
 def open_url(url: str, sampling: Sampling) -> Iterator[RemoteFile]:
     """The file at an address, within `deadline` and `file_timeout` of `sampling`. Raises VideoError."""
     address, hops = url, 0
-    while True:
-        check_address(url, address)
-        opener = _opener(redirected=hops > 0)
-        request = Request(address, headers={"User-Agent": "crosslmm"})  # noqa: S310
-        with _errors(url, sampling):
-            try:
-                response: Any = opener.open(request, timeout=sampling.deadline)
-            except HTTPError as error:
-                target = error.headers.get("Location")
-                error.close()
-                if error.code not in (301, 302, 303, 307, 308) or not target:
-                    raise
-                if (hops := hops + 1) > _REDIRECTS:
-                    raise VideoError(f"{url}: redirects over {_REDIRECTS} times") from None
-                address = urljoin(address, target)
-                continue
-        with response:
-            yield RemoteFile(url, response, sampling)
-        return
+    with _TimeLimit(sampling.file_timeout) as limit:
+        while True:
+            check_address(url, address)
+            opener = _opener(limit, public=hops > 0)
+            request = Request(address, headers={"User-Agent": "crosslmm"})  # noqa: S310  checked above
+            with _errors(url, sampling, limit):
+                try:
+                    response: Any = opener.open(request, timeout=sampling.deadline)
+                except HTTPError as error:
+                    target = error.headers.get("Location")
+                    error.close()
+                    if error.code not in (301, 302, 303, 307, 308) or not target:
+                        raise
+                    if (hops := hops + 1) > _REDIRECTS:
+                        raise VideoError(f"{url}: redirects over {_REDIRECTS} times") from None
+                    address = urljoin(address, target)
+                    continue
+            with response:
+                yield RemoteFile(url, response, sampling, limit)
+            return
 
 
 def check_address(url: str, address: str) -> None:
@@ -142,23 +236,26 @@ def check_address(url: str, address: str) -> None:
     if not host or any(character <= " " or character > "~" for character in address):
         raise VideoError(f"{url}:{via} is not an address; special characters are escaped as %20")
     if secret is not None:
-        raise VideoError(f"{url}:{via} holds a user name, which is not sent")
+        named = url.replace(
+            f"{urlsplit(url).netloc.rpartition('@')[0]}@", "", 1
+        )  # not its password
+        raise VideoError(f"{named}:{via} holds a user name, which is not sent")
 
 
-def _opener(*, redirected: bool) -> OpenerDirector:
+def _opener(limit: _TimeLimit, *, public: bool) -> OpenerDirector:
     """Opens https and nothing else, without following a redirect."""
     opener = OpenerDirector()
     handlers: list[Any] = [ProxyHandler(), HTTPDefaultErrorHandler(), HTTPErrorProcessor()]
-    handlers.append(_PublicHandler() if redirected else HTTPSHandler())
+    handlers.append(_SecureHandler(limit=limit, public=public))
     if "http" in SCHEMES:
-        handlers.append(HTTPHandler())
+        handlers.append(_PlainHandler(limit=limit, public=False))
     for handler in handlers:
         opener.add_handler(handler)
     return opener
 
 
 @contextmanager
-def _errors(url: str, sampling: Sampling) -> Iterator[None]:
+def _errors(url: str, sampling: Sampling, limit: _TimeLimit) -> Iterator[None]:
     """Turns what the network may raise into VideoError."""
     try:
         yield
@@ -167,8 +264,12 @@ def _errors(url: str, sampling: Sampling) -> Iterator[None]:
             f"{url}: redirects to an address of a private network; download it first"
         ) from None
     except HTTPError as error:
-        raise VideoError(f"{url}: the server answered {error.code} {error.reason}") from None
+        raise VideoError(
+            f"{url}: the server answered {error.code} {_shown(error.reason)}"
+        ) from None
     except (OSError, HTTPException, ValueError) as error:
+        if limit.expired:
+            raise over_time(url, sampling) from None
         cause = error.reason if isinstance(error, URLError) else error
         if isinstance(cause, TimeoutError):
             said = f"no answer within {sampling.deadline:g} s"
@@ -176,4 +277,9 @@ def _errors(url: str, sampling: Sampling) -> Iterator[None]:
             said = getattr(cause, "strerror", None) or first_line(cause)
         else:
             said = cause
-        raise VideoError(f"{url}: cannot be downloaded ({said})") from None
+        raise VideoError(f"{url}: cannot be downloaded ({_shown(said)})") from None
+
+
+def _shown(text: object) -> str:
+    """What a server says, without control codes."""
+    return "".join(c if c.isprintable() else "?" for c in str(text))[:_LONGEST_TEXT]

@@ -48,7 +48,8 @@ def copy_file(source: IO[bytes], target: IO[bytes], name: str, sampling: Samplin
 
 
 def _read(source: IO[bytes], name: str) -> bytes:
-    piece = source.read(_PIECE)
+    read = getattr(source, "read1", source.read)  # what is there, without waiting for all of it
+    piece: bytes = read(_PIECE)
     if not isinstance(piece, bytes | bytearray | memoryview):
         raise UsageError(f"{name}: the file must be opened in binary mode")
     return piece

@@ -14,7 +14,6 @@ import torch
 from transformers.cache_utils import DynamicLayer, EncoderDecoderCache
 
 from crosslmm.cache import CrossCache, as_dual_cache, expand_cache, keep_features
-from crosslmm.errors import CheckpointError
 from crosslmm.limits import prefill_part
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration, VisualTokens
 from crosslmm.ragged_tokens import RaggedTokens
@@ -121,10 +120,7 @@ def prefill_video(
     together, as `prefill_part` has it unless given.
     """
     video_token_id = model.config.video_token_id
-    places = (prompt_ids[0] == video_token_id).nonzero()
-    if not len(places):
-        raise CheckpointError("the checkpoint's chat template leaves out the video")
-    last = int(places.max())
+    last = int((prompt_ids[0] == video_token_id).nonzero().max())
     prefix = prompt_ids[:, : last + 1]
     cache = as_dual_cache(None, model.config)
     with torch.inference_mode():

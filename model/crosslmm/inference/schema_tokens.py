@@ -35,7 +35,10 @@ class SchemaTokens:
         """Of one answer."""
         from llguidance import LLMatcher
 
-        return SchemaProcessor(LLMatcher(self._tokens, grammar))
+        matcher = LLMatcher(self._tokens, grammar)
+        if problem := matcher.get_error():
+            raise UsageError(f"`schema` cannot be followed: {problem.splitlines()[0][:200]}")
+        return SchemaProcessor(matcher)
 
 
 class SchemaProcessor(LogitsProcessor):
@@ -52,7 +55,9 @@ class SchemaProcessor(LogitsProcessor):
         self._length = length
         bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         if problem := self._matcher.get_error():
-            raise ModelError(f"the answer could not be made to fit the schema: {problem}")
+            raise ModelError(
+                f"the answer could not be made to fit the schema: {problem.splitlines()[0]}"
+            )
         allowed = np.unpackbits(bits, bitorder="little")[: scores.shape[-1]].astype(bool)
         mask = torch.zeros(scores.shape[-1], dtype=torch.bool)
         mask[: len(allowed)] = torch.from_numpy(allowed)

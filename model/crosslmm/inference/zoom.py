@@ -68,7 +68,7 @@ class ZoomedVideo:
         self.source = skim.source
         self.warnings = warnings
         self.from_cache = skim.from_cache
-        self.reused = skim.reused
+        self.reused, self.packed = skim.reused, skim.packed
         self.merged = ""
         self.visual_tokens = skim.visual_tokens
 
