@@ -65,8 +65,10 @@ def answer_batch(
     merge, keep: as in `merging.choose_budget`. Raises OutOfMemory where the batch is too large,
     UsageError for a question that is too long and a merging that is not possible.
     """
-    _check_pairs(videos, questions)
+    if isinstance(questions, str):
+        raise UsageError("`questions` is a list, with a question for each video")
     check_questions(runtime, questions)
+    _check_pairs(videos, questions)
     budget = runtime.choose_budget(merge=merge, keep=keep)
     try:
         with memory_errors():
@@ -79,8 +81,6 @@ def answer_batch(
 
 
 def _check_pairs(videos: Sequence[Frames], questions: Sequence[str]) -> None:
-    if isinstance(questions, str):
-        raise UsageError("`questions` is a list, with a question for each video")
     if len(videos) != len(questions):
         raise UsageError(
             f"a question for each video: {len(videos)} videos and {len(questions)} questions"
