@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from typing import Any
 
 from crosslmm.errors import OutOfMemory, UnfamiliarFootage, UsageError
 from crosslmm.inference.cached_video import CachedVideo
@@ -83,42 +84,12 @@ def open_video(
     video: VideoLike,
     sampling: Sampling,
     *,
-    times: Sequence[float] | None = None,
-    tokens_per_frame: int | None = None,
-    merge: str | None = None,
-    keep: str | int | None = None,
-    allow_network: bool = False,
-    allow_unfamiliar: bool = True,
-    on_progress: Progress | None = None,
     stream: FrameStream | None = None,
-    questions: Sequence[str] = (),
+    **options: Any,
 ) -> VideoSession:
-    """Decode, encode and prefill a video, with fewer frames where memory runs out.
-
-    - times: of frames in memory, in seconds.
-    - tokens_per_frame, merge, keep: as in `merging.choose_budget`.
-    - allow_network: whether an https address may be downloaded.
-    - allow_unfamiliar: False raises UnfamiliarFootage, before anything is prefilled.
-    - on_progress: called with a stage, what is done of it and the total.
-    - stream: as `started` of `encode_video`.
-    - questions: that will be asked, to say before anything is encoded where they do not fit.
-
-    Raises VideoError, UsageError, OutOfMemory.
-    """
-    return open_videos(
-        runtime,
-        [video],
-        sampling,
-        times=times,
-        tokens_per_frame=tokens_per_frame,
-        merge=merge,
-        keep=keep,
-        allow_network=allow_network,
-        allow_unfamiliar=allow_unfamiliar,
-        on_progress=on_progress,
-        streams=[stream],
-        questions=questions,
-    )
+    """Decode, encode and prefill a video; stream: as `started` of `encode_video`. The rest is as for
+    `open_videos`."""
+    return open_videos(runtime, [video], sampling, streams=[stream], **options)
 
 
 def open_videos(
@@ -136,8 +107,19 @@ def open_videos(
     streams: Sequence[FrameStream | None] = (),
     questions: Sequence[str] = (),
 ) -> VideoSession:
-    """Several videos for questions about all of them, which share the frames and tokens of one. streams:
-    as `stream`, for each. The rest is as for `open_video`."""
+    """Decode, encode and prefill videos for questions about all of them, which share the frames and
+    tokens of one; with fewer frames where memory runs out.
+
+    - times: of frames in memory, in seconds, of one video.
+    - tokens_per_frame, merge, keep: as in `merging.choose_budget`.
+    - allow_network: whether an https address may be downloaded.
+    - allow_unfamiliar: False raises UnfamiliarFootage, before anything is prefilled.
+    - on_progress: called with a stage, what is done of it and the total.
+    - streams: as `stream` of `open_video`, for each.
+    - questions: that will be asked, to say before anything is encoded where they do not fit.
+
+    Raises VideoError, UsageError, OutOfMemory.
+    """
     started = time.perf_counter()
     if not videos:
         raise UsageError("no video was given")
@@ -192,7 +174,7 @@ def open_zoomed(
     on_progress: Progress | None = None,
 ) -> ZoomedVideo:
     """Skim a video, to look again at what each question points to; `sampling` is of one uniform pass
-    with the same number of tokens. The rest is as for `open_video`."""
+    with the same number of tokens. The rest is as for `open_videos`."""
     if not isinstance(video, str | os.PathLike) or is_address(video):
         raise UsageError("looking again reads the video a second time: give the path of a file")
     check_zoom(sampling)
