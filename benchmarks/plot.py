@@ -11,20 +11,20 @@ COLOURS = ("#dd8452", "#4c72b0", "#7d4b94", "#3f8f4f", "#8c8c8c")
 def draw_against(path: Path, rows: Sequence[Mapping[str, Any]], peer: str) -> None:
     """Time to first token and peak memory over the number of frames, one line per model.
 
-    Both axes are logarithmic; the dashed line is the goal, a fraction of the peer's.
+    Both axes are logarithmic; the dashed line is a fraction of the peer's.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     measures = [
-        ("first_token_s", "time to first token, s", 4),
-        ("peak_mb", "peak memory above weights, MB", 16),
+        ("first_token_s", "time to first token, s", 5),
+        ("peak_mb", "peak memory above weights, MB", 8),
     ]
     measures = [measure for measure in measures if any(row[measure[0]] for row in rows)]
     figure = Figure(figsize=(5.4 * len(measures), 4.6), dpi=130)
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(measures), squeeze=False)[0]
-    for axes, (key, label, goal) in zip(panels, measures, strict=True):
+    for axes, (key, label, part) in zip(panels, measures, strict=True):
         for colour, model in zip(
             COLOURS, dict.fromkeys(row["model"] for row in rows), strict=False
         ):
@@ -35,13 +35,13 @@ def draw_against(path: Path, rows: Sequence[Mapping[str, Any]], peer: str) -> No
                 continue
             axes.plot(*zip(*points, strict=True), marker="o", ms=4, color=colour, label=model)
             if model == peer:
-                goals = [(frames, value / goal) for frames, value in points]
+                parts = [(frames, value / part) for frames, value in points]
                 axes.plot(
-                    *zip(*goals, strict=True),
+                    *zip(*parts, strict=True),
                     "--",
                     color=colour,
                     lw=1,
-                    label=f"goal: 1/{goal} of it",
+                    label=f"1/{part} of it",
                 )
         frames = sorted({row["frames"] for row in rows})
         axes.set_xscale("log", base=2)
