@@ -92,6 +92,7 @@ def caption(
             help=f"Maximum number of frames; with --fps, {MAX_FRAMES} by default.",
         ),
     ] = None,
+    static_threshold: options.StaticThresholdOption = 0.0,
     seek: options.SeekOption = "auto",
     reader: options.ReaderOption = "auto",
     deadline: Annotated[
@@ -201,6 +202,7 @@ def caption(
             frames=frames,
             fps=fps,
             max_frames=max_frames,
+            static_threshold=static_threshold,
             seek=seek,
             reader=reader,
             deadline=deadline,

@@ -8,7 +8,7 @@ PANELS = {
     "Video": (
         "continued",
         *("frames", "fps", "max_frames", "start", "end", "seek", "reader", "deadline"),
-        *("frames_at", "sampler", "fit", "zoom", "segments", "scenes"),
+        *("frames_at", "sampler", "static_threshold", "fit", "zoom", "segments", "scenes"),
         *("file_timeout", "max_pixels"),
         *("no_cache", "cache_size", "allow_network"),
     ),

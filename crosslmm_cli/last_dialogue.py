@@ -28,7 +28,8 @@ _TOGETHER = (
     {"tokens_per_frame", "merge", "keep"},
 )
 _KEPT = {"frames", "fps", "tokens_per_frame", "merge", "keep"} | {
-    *("max_frames", "sampler", "start", "end", "reader", "seek", "max_pixels", "file_timeout"),
+    *("max_frames", "sampler", "static_threshold", "start", "end", "reader", "seek"),
+    *("max_pixels", "file_timeout"),
     *("model", "quantize", "feature_bits", "device", "dtype"),
 }
 # In a command's context: options as written, the dialogue, and what was added of it.

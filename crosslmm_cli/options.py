@@ -93,6 +93,15 @@ SamplerOption = Annotated[
         help="Choose frames evenly in time, some of each scene, or the most diverse.",
     ),
 ]
+StaticThresholdOption = Annotated[
+    float,
+    typer.Option(
+        "--static-threshold",
+        metavar="0-255",
+        help="Encode a frame only where it differs by more than this from the last one: 2 saves most of "
+        "the work on slides and screen recordings. 0: where it differs at all.",
+    ),
+]
 StartOption = Annotated[
     float | None,
     typer.Option(

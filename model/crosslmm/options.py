@@ -47,6 +47,7 @@ class SamplingOptions(TypedDict, total=False):
     end: float | None
     at: "Sequence[float | str] | None"
     sampler: Sampler
+    static_threshold: float
     seek: Seek
     reader: ReaderName
     deadline: float
@@ -76,6 +77,8 @@ class Sampling:
       them evenly.
     - `sampler`: `uniform`, or as many frames chosen by what they show, for which the video is read
       twice: `scene`, some of each shot; `diverse`, half of them those least like the others.
+    - `static_threshold`: a frame is taken for the last one that differed from those before it where no
+      block of 16 by 16 pixels differs from it by more than this, 0 to 255, on average in any colour.
     - `seek`: `exact` frames; `keyframe`, the keyframes nearest to them, much faster; `auto` takes a
       keyframe when one lies within a quarter of the sampling interval. Times are always real.
     - `reader`: `auto` is PyAV, and the next one where it hangs or fails.
@@ -93,6 +96,7 @@ class Sampling:
     end: float | None = None
     at: Sequence[float | str] | None = None
     sampler: Sampler = "uniform"
+    static_threshold: float = 0.0
     seek: Seek = "auto"
     reader: ReaderName = "auto"
     deadline: float = DEADLINE
@@ -124,6 +128,10 @@ class Sampling:
             value = getattr(self, name)
             if not 0 < value < float("inf"):
                 raise UsageError(f"`{name}` must be a number of seconds above 0, not {value!r}")
+        if not 0 <= self.static_threshold <= 255:
+            raise UsageError(
+                f"`static_threshold` must be a number from 0 to 255, not {self.static_threshold!r}"
+            )
         _check_choice("sampler", self.sampler, get_args(Sampler))
         _check_choice("seek", self.seek, get_args(Seek))
         _check_choice("reader", self.reader, get_args(ReaderName))
@@ -197,6 +205,8 @@ class Sampling:
         chosen = {name: getattr(self, name) for name in names}
         if self.sampler != "uniform":
             chosen["sampler"] = self.sampler
+        if self.static_threshold:
+            chosen["static_threshold"] = self.static_threshold
         return chosen if self.at is None else chosen | {"at": list(self.at)}
 
     @property

@@ -243,7 +243,7 @@ class TestAsk:
         write_frames(held, shots, fps=4, options={"qp": "0"})
         options = ["--model", checkpoint, "--max-new-tokens", 2, "--json"]
         finished = run("ask", held, "what?", *options)
-        assert "encoded 3 of 8 frames: the others equal the one before\n" in finished.err
+        assert "encoded 3 of 8 frames: the others show the same as the one before\n" in finished.err
         assert json.loads(finished.out)["frames_encoded"] == 3
         moving = run("ask", clip, "what?", *options)
         assert "encoded" not in moving.err

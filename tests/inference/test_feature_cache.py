@@ -280,6 +280,7 @@ def test_a_sampling_is_another_one_by_every_field_but_how_long_it_may_take() -> 
         "end": 2.0,
         "at": [1.0],
         "sampler": "scene",
+        "static_threshold": 2.0,
         "seek": "exact",
         "reader": "decord",
         "max_pixels": 10_000,

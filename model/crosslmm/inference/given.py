@@ -24,7 +24,15 @@ from crosslmm.video.moments import pick_frames
 # images. Arrays and tensors are of libraries that need not be there to say so.
 VideoLike: TypeAlias = str | os.PathLike[str] | IO[bytes] | Frames | Sequence[Any] | Any
 
-_OF_FILES = ("sampler", "seek", "reader", "deadline", "file_timeout", "max_pixels")
+_OF_FILES = (
+    "sampler",
+    "static_threshold",
+    "seek",
+    "reader",
+    "deadline",
+    "file_timeout",
+    "max_pixels",
+)
 
 
 def are_several(video: Any) -> bool:

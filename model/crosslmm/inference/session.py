@@ -125,11 +125,13 @@ class VideoSession:
 
     @property
     def reused(self) -> str:
-        """`encoded 61 of 256 frames: the others equal the one before`; nothing where all differ."""
+        """`encoded 61 of 256 frames: the others show the same …`; nothing where all differ."""
         encoded, frames = self.frames_encoded, len(self.frames)
         if encoded == frames or self.from_cache:
             return ""
-        return f"encoded {encoded:,} of {frames:,} frames: the others equal the one before"
+        return (
+            f"encoded {encoded:,} of {frames:,} frames: the others show the same as the one before"
+        )
 
     @property
     def merged(self) -> str:

@@ -15,6 +15,8 @@ from itertools import islice
 from math import prod
 from types import TracebackType
 
+import numpy as np
+
 from crosslmm.errors import ReadingOutOfMemory, VideoError
 from crosslmm.options import Sampling
 from crosslmm.video.apart import ApartReader
@@ -27,6 +29,7 @@ from crosslmm.video.probe import probe_file
 from crosslmm.video.readers import Reader, candidates, make_reader
 from crosslmm.video.samplers import candidate_plan, choose_by_content
 from crosslmm.video.source import SourceInfo, over_time
+from crosslmm.video.still import is_still
 
 # Bytes of frames decoded ahead: enough to keep an encoder fed, and to go on while a model is being
 # loaded. One frame only at full size.
@@ -65,6 +68,7 @@ class FrameStream:
         self._reader_box: list[Reader | ApartReader] = []
         self._last = -1
         self._given = 0
+        self._shown: np.ndarray | None = None  # of the last frame that was not still
         self._running: Prefetch[ReadPlan | Frame] | None = None
         self._is_open = self._done = False
         self._failure: VideoError | None = None
@@ -195,8 +199,18 @@ class FrameStream:
                 if self._silence < self.sampling.deadline:
                     self._silence = self.sampling.deadline
                     self._share_deadline()
-                return frame
+                return self._hold(frame)
         raise StopIteration
+
+    def _hold(self, frame: Frame) -> Frame:
+        """The frame, with the pixels of the one before where these are to count as the same."""
+        threshold = self.sampling.static_threshold
+        if not threshold:
+            return frame
+        if self._shown is not None and is_still(frame.pixels, self._shown, threshold):
+            return replace(frame, pixels=self._shown)
+        self._shown = frame.pixels
+        return frame
 
     def __enter__(self) -> "FrameStream":
         return self
