@@ -25,7 +25,7 @@ def write_answer(
         for _ in pieces:
             pass
     else:
-        output.stream(pieces)
+        output.stream(pieces, is_faint=lambda: response.reasons)
     if stop is not None and stop.is_set():
         response.close()
         return False

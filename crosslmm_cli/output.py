@@ -14,7 +14,7 @@ import sys
 import textwrap
 import threading
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
@@ -157,17 +157,19 @@ class Output:
         """Whether progress is told at all, as a display or in lines."""
         return self._wants_progress
 
-    def text(self, text: str, *, end: str = "\n") -> None:
-        """A result, or a piece of one, shown at once."""
+    def text(self, text: str, *, end: str = "\n", faint: bool = False) -> None:
+        """A result, or a piece of one, shown at once; faint where the terminal can."""
         self.finish_progress()
         shown = text.translate(CONTROL_CODES) + end if self.on_terminal else text + end
+        if faint and text and supports_ansi(self._stdout):
+            shown = f"\x1b[2m{shown}\x1b[22m"
         if shown and self.on_terminal:
             _display.line_is_open = not shown.endswith("\n")
         self._stdout.write(shown)
         self._stdout.flush()
 
-    def stream(self, pieces: Iterable[str]) -> None:
-        """A result that comes in pieces, and the end of its line; a terminal gets complete words."""
+    def stream(self, pieces: Iterable[str], *, is_faint: Callable[[], bool]) -> None:
+        """A result in pieces, and the end of its line; a terminal gets complete words, some faint."""
         if not self.on_terminal:
             for piece in pieces:
                 self.text(piece, end="")
@@ -178,7 +180,7 @@ class Output:
         wrap = WordWrap(lambda: _terminal_width(self._stdout))
         try:
             for piece in pieces:
-                self.text(wrap.feed(piece.translate(CONTROL_CODES)), end="")
+                self.text(wrap.feed(piece.translate(CONTROL_CODES)), end="", faint=is_faint())
         finally:
             self.text(wrap.finish(), end="")
         self.text("")
@@ -240,10 +242,8 @@ class Output:
             )
         for row in rows[1:] if header else rows:
             table.add_row(*(Text(cell.translate(CONTROL_CODES)) for cell in row))
-        console = Console(file=self._stdout)
-        if not supports_ansi(self._stdout):  # laid out all the same
-            console = Console(file=self._stdout, color_system=None, force_terminal=False)
-        console.print(table)
+        plain: Any = {"color_system": None, "force_terminal": False}  # laid out all the same
+        Console(file=self._stdout, **({} if supports_ansi(self._stdout) else plain)).print(table)
 
     def notice(self, text: str, *, always: bool = False) -> None:
         """A line on stderr; `always`: where notices are hidden, too."""

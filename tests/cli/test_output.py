@@ -1,7 +1,8 @@
 """What the command line writes: times, tables, records and control codes."""
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 
 import pytest
 import typer
@@ -117,6 +118,25 @@ class TestOutput:
         assert lines[2].startswith(" " * 7)
         assert out.count("y") == 50
         assert "\x1b[2J" not in out
+
+    @pytest.mark.parametrize("ansi", [True, False])
+    def test_reasoning_is_faint_until_the_answer(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, ansi: bool
+    ) -> None:
+        monkeypatch.setattr(Output, "on_terminal", True)
+        monkeypatch.setattr("crosslmm_cli.output.supports_ansi", lambda stream: ansi)
+        said: list[str] = []
+
+        def pieces() -> Iterator[str]:
+            for piece in ("1: no", "thing\x1b[2m,", " so", " it", " stays"):
+                said.append(piece)
+                yield piece
+
+        Output().stream(pieces(), is_faint=lambda: "it" not in "".join(said))
+        out = capsys.readouterr().out
+        assert out.replace("\x1b[2m", "").replace("\x1b[22m", "") == "1: nothing[2m, so it stays\n"
+        faint = re.findall(r"\x1b\[2m(.*?)\x1b\[22m", out)
+        assert "".join(faint) == ("1: nothing[2m," if ansi else "")
 
     def test_sizes(self) -> None:
         sizes = [0, 999, 1000, 851_234, 1_730_000_000, 2.5e13]

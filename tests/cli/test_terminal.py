@@ -231,8 +231,11 @@ def test_notices_wrap_at_words(tmp_path: Path) -> None:
 
 
 def test_the_sample_clip_and_the_model_that_nobody_chose(tmp_path: Path) -> None:
-    with Terminal("ask", write_sample(tmp_path), "q", "--max-new-tokens", 1) as terminal:
+    with Terminal("ask", write_sample(tmp_path), "what happens?") as terminal:
         assert terminal.wait() == 0
+        reasoning, answer = terminal.raw.rsplit(b"\x1b[22m", 1)
+        assert b"\x1b[2m1:\x1b[22m\x1b[2m nothing" in reasoning
+        assert answer.startswith(b" so the red diamond meets")
         assert terminal.screen.startswith(
             "answered by the built-in demo model, which knows synthetic shape clips only\n"
         )

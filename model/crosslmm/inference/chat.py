@@ -26,13 +26,15 @@ class Chat:
         *,
         room: Callable[[Sequence[Message]], int],
         notice: Callable[[str], None],
+        is_reasoning: Callable[[str], bool],
         messages: Sequence[Message] = (),
     ) -> None:
         """respond: `VideoSession.respond`; room: tokens of the context that a conversation leaves;
-        messages: of earlier turns."""
+        is_reasoning: see `Response`; messages: of earlier turns."""
         self._respond = respond
         self._room = room
         self._notice = notice
+        self._is_reasoning = is_reasoning
         self.messages: list[Message] = [*messages]
 
     def __repr__(self) -> str:
@@ -47,7 +49,8 @@ class Chat:
         if not question.strip():
             raise UsageError("the question is empty")
         chosen = GenerationOptions(**options)
-        return Response(self._run({"role": "user", "content": question.strip()}, chosen))
+        message: Message = {"role": "user", "content": question.strip()}
+        return Response(self._run(message, chosen), self._is_reasoning)
 
     def undo(self) -> str | None:
         """Drop the last turn; returns its question, None where there is none."""

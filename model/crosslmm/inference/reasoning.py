@@ -3,6 +3,12 @@
 from crosslmm.inference.runtime import Runtime
 
 _SO = ", so "  # of the built-in model, which says what each frame shows, or what it compares
+_FIRST_FRAME = "1: "
+
+
+def is_reasoning(runtime: Runtime, said: str) -> bool:
+    """Whether an answer that begins with `said` is still going through the frames."""
+    return runtime.footage is not None and said.startswith(_FIRST_FRAME) and _SO not in said
 
 
 def split_reasoning(runtime: Runtime, said: str) -> tuple[str | None, str]:

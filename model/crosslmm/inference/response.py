@@ -1,6 +1,6 @@
 """A stream and its result in one lazy object."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 from crosslmm.inference.answer import Answer
 
@@ -12,9 +12,13 @@ class Response:
     not reached yet; pieces that were not handed out can still be iterated.
     """
 
-    def __init__(self, run: Generator[str, None, Answer]) -> None:
-        """run: yields pieces of text and returns the answer."""
+    def __init__(
+        self, run: Generator[str, None, Answer], is_reasoning: Callable[[str], bool] | None = None
+    ) -> None:
+        """run: yields pieces of text and returns the answer; is_reasoning: whether a text that begins so
+        has not come to its answer yet."""
         self._run = run
+        self._is_reasoning = is_reasoning
         self._pieces: list[str] = []
         self._handed_out = 0
         self._answer: Answer | None = None
@@ -27,6 +31,12 @@ class Response:
             raise StopIteration
         self._handed_out += 1
         return self._pieces[self._handed_out - 1]
+
+    @property
+    def reasons(self) -> bool:
+        """Whether the pieces so far are known to be reasoning, and the answer is still to come."""
+        said = "".join(self._pieces[: self._handed_out]).lstrip()
+        return self._is_reasoning is not None and self._is_reasoning(said)
 
     @property
     def answer(self) -> Answer:

@@ -12,22 +12,14 @@ from crosslmm.errors import OutOfMemory, UsageError
 from crosslmm.evidence import Evidence
 from crosslmm.inference.answer import Answer, Timing, TokenCounts, TokenTrace
 from crosslmm.inference.chat import Chat
-from crosslmm.inference.encoding import (
-    EncodedVideo,
-    TooManyFrames,
-    VideoPart,
-    memory_errors,
-)
+from crosslmm.inference.encoding import EncodedVideo, TooManyFrames, VideoPart, memory_errors
 from crosslmm.inference.evidence import TokenLayout, find_evidence
 from crosslmm.inference.frame_scores import score_frames
-from crosslmm.inference.generation import (
-    GenerationOptions,
-    TokenStream,
-)
+from crosslmm.inference.generation import GenerationOptions, TokenStream
 from crosslmm.inference.prefix import VideoPrefix, prefill_video, restore_prefix
 from crosslmm.inference.question import check_context, check_questions
 from crosslmm.inference.question_batch import answer_together
-from crosslmm.inference.reasoning import split_reasoning
+from crosslmm.inference.reasoning import is_reasoning, split_reasoning
 from crosslmm.inference.response import Response
 from crosslmm.inference.runtime import Runtime
 from crosslmm.merging import TokenBudget
@@ -191,7 +183,11 @@ class VideoSession:
         check_questions(self._runtime, [messages[-1]["content"]])
         if options.schema is not None:
             self._runtime.schema_tokens  # noqa: B018  raises before anything runs
-        return Response(self._respond(messages, options))
+        return Response(self._respond(messages, options), self.is_reasoning)
+
+    def is_reasoning(self, said: str) -> bool:
+        """Whether an answer that begins with `said` is known to be reasoning so far."""
+        return is_reasoning(self._runtime, said)
 
     def chat(self, messages: Sequence[Message] = ()) -> Chat:
         """A dialogue about the video, of which only the new turn is prefilled each time. messages: of
@@ -201,6 +197,7 @@ class VideoSession:
             self.respond,
             room=lambda messages: runtime.context - self._encode(self._prompt(messages)).shape[1],
             notice=runtime.notice,
+            is_reasoning=self.is_reasoning,
             messages=messages,
         )
 

@@ -88,7 +88,7 @@ class ZoomedVideo:
         """The answer as an iterator of pieces of text; options as in `VideoSession.stream`.
         `looked_again` of the result says where. Raises UsageError."""
         self._skim.stream(question, **options)  # checks both; nothing runs before it is read
-        return Response(self._respond(question, options))
+        return Response(self._respond(question, options), self._skim.is_reasoning)
 
     def evidence(self, answer: Answer) -> Evidence:
         """As `VideoSession.evidence`, of the last answer: in the frames that were looked at again."""
