@@ -2,9 +2,10 @@
 
     python -m benchmarks.needles --clips 10 --seed 90901
 
-The built-in model, greedy, on clips of several lengths. `uniform` is one pass over `--frames` frames;
-`zoom` skims and looks again within as many tokens; `uniform, all frames` is one pass over as many frames
-as the skim has, at full tokens: what the second look saves.
+The built-in model, greedy, on clips of several lengths. `uniform` is one pass over `--frames` frames,
+`codec` one over as many that `--sampler codec` chooses; `zoom` skims and looks again within as many
+tokens, `zoom, codec` skims frames of that sampler; `uniform, all frames` is one pass over as many
+frames as the skim has, at full tokens: what the second look saves.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from crosslmm.evaluation.tasks.questions import read_questions
 from crosslmm.inference.answer import Answer
 from crosslmm.synthetic import write_needles
 
-METHODS = ("uniform", "zoom", "uniform, all frames")
+METHODS = ("uniform", "codec", "zoom", "zoom, codec", "uniform, all frames")
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,11 @@ def _measure(folder: Path, rows: list[Any], options: argparse.Namespace) -> Iter
     skim = ZoomBudget.of(options.frames, assistant.tokens_per_frame).skim
     opens: dict[str, Callable[[Path], Any]] = {
         "uniform": lambda video: assistant.open_video(video, frames=options.frames),
+        "codec": lambda video: assistant.open_video(video, frames=options.frames, sampler="codec"),
         "zoom": lambda video: assistant.open_zoomed(video, frames=options.frames),
+        "zoom, codec": lambda video: assistant.open_zoomed(
+            video, frames=options.frames, sampler="codec"
+        ),
         "uniform, all frames": lambda video: assistant.open_video(video, frames=skim),
     }
     videos = list(dict.fromkeys(row["video"] for row in rows))

@@ -90,7 +90,8 @@ SamplerOption = Annotated[
     Sampler,
     typer.Option(
         "--sampler",
-        help="Choose frames evenly in time, some of each scene, or the most diverse.",
+        help="Choose frames evenly in time, some of each scene, the most diverse, or those with most "
+        "bytes in the file.",
     ),
 ]
 StaticThresholdOption = Annotated[

@@ -9,7 +9,7 @@ from crosslmm.errors import UsageError
 from crosslmm.limits import DEADLINE, FILE_TIMEOUT, MAX_PIXELS, MAX_VIDEOS
 
 Seek = Literal["exact", "keyframe", "auto"]
-Sampler = Literal["uniform", "scene", "diverse"]
+Sampler = Literal["uniform", "scene", "diverse", "codec"]
 ReaderName = Literal["auto", "pyav", "decord", "torchcodec"]
 Quantization = Literal["auto", "4bit", "8bit", "none"]
 ResolvedQuantization = Literal["4bit", "8bit", "none"]
@@ -76,7 +76,8 @@ class Sampling:
       frame shown then, or `"#120"`, for the frame of that index. They are exact; `max_frames` thins
       them evenly.
     - `sampler`: `uniform`, or as many frames chosen by what they show, for which the video is read
-      twice: `scene`, some of each shot; `diverse`, half of them those least like the others.
+      twice: `scene`, some of each shot; `diverse`, half of them those least like the others. `codec`
+      takes from each slice the exact frame that took most bytes, and nothing is read twice.
     - `static_threshold`: a frame is taken for the last one that differed from those before it where no
       block of 16 by 16 pixels differs from it by more than this, 0 to 255, on average in any colour.
     - `seek`: `exact` frames; `keyframe`, the keyframes nearest to them, much faster; `auto` takes a
@@ -122,6 +123,8 @@ class Sampling:
             )
         if self.at is not None:
             self._check_at(self.at)
+        if self.sampler == "codec" and self.seek == "keyframe":
+            raise UsageError("`sampler` codec takes exact frames: `seek` must not be keyframe")
         if self.max_pixels is None:
             raise UsageError("`max_pixels` must be a whole number of at least 1, not None")
         for name in ("deadline", "file_timeout"):
@@ -224,8 +227,9 @@ def share(count: int, parts: int) -> list[int]:
 
 def check_zoom(sampling: Sampling) -> None:
     """Raise `UsageError` where a skim and a second look cannot choose the frames themselves."""
-    for name, usual in (("fps", None), ("at", None), ("sampler", "uniform")):
-        if getattr(sampling, name) != usual:
+    allowed = {"fps": (None,), "at": (None,), "sampler": ("uniform", "codec")}
+    for name, values in allowed.items():
+        if getattr(sampling, name) not in values:
             raise UsageError(
                 f"`{name}` and `zoom` exclude each other: looking again chooses the frames, within the "
                 "tokens of so many `frames`"

@@ -11,6 +11,7 @@ from crosslmm.errors import UsageError
 from crosslmm.inference.answer import FrameUsed
 from crosslmm.inference.assistant import Assistant
 from crosslmm.inference.zoom import ZoomBudget, choose_moments
+from crosslmm.options import Sampler
 from tests.support.tiny import tiny_model, tiny_processor
 
 
@@ -58,10 +59,14 @@ def test_where_every_frame_was_skimmed_neighbours_are_taken() -> None:
     assert all(0 <= index < 12 for each in chosen for index in each.indices)
 
 
-@pytest.mark.parametrize("gates", [True, False], ids=["cross-attention", "self-attention"])
-def test_an_answer_says_where_was_looked_again(clip: Path, gates: bool) -> None:
+@pytest.mark.parametrize(
+    ("gates", "sampler"),
+    [(True, "uniform"), (False, "codec")],
+    ids=["cross-attention", "self-attention"],
+)
+def test_an_answer_says_where_was_looked_again(clip: Path, gates: bool, sampler: Sampler) -> None:
     assistant = Assistant(tiny_model(gates=gates), tiny_processor(tokens_per_frame=4))
-    video = assistant.open_zoomed(clip, frames=6)
+    video = assistant.open_zoomed(clip, frames=6, sampler=sampler)
     assert video.summary.startswith("skimmed 12 of 30 frames")
     answer = video.ask("what?", max_new_tokens=3)
     again = answer.looked_again

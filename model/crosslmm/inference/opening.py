@@ -200,8 +200,9 @@ def open_zoomed(
 
     def look(names: Sequence[str]) -> VideoSession:
         part = replace(
-            sampling, frames=None, max_frames=None, start=None, end=None, at=names, seek="exact"
-        )
+            sampling, at=names, frames=None, max_frames=None, start=None, end=None,
+            sampler="uniform", seek="exact",
+        )  # fmt: skip
         return open_part(part, parts.tokens)
 
     skim = open_part(replace(sampling, frames=parts.skim, max_frames=None), 1)

@@ -6,7 +6,7 @@ rate.
 """
 
 from array import array
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
 from typing import Any
@@ -27,13 +27,13 @@ _LONGEST = 1 << 33
 class PacketIndex:
     """The shown frames in presentation order.
 
-    `pts` (N,) int64, ticks of `time_base`, strictly ascending; `keys` (K,) the indices of
-    keyframes; `tail` the ticks for which the last frame is shown. `sequential` says that the
-    container gives no usable presentation times: `pts` is then counted, and frames must be
-    counted too, from the start. `hidden` packets are hidden by an edit list. `leading`
-    says that a keyframe is followed by packets shown before it (an open GOP). `bad_pts` are
-    the times of packets that the container marks as damaged, or that follow a hole; `bad_reads`
-    counts errors between packets.
+    `pts` (N,) int64, ticks of `time_base`, strictly ascending; `sizes` (N,) the bytes of their
+    packets, empty where that is not known; `keys` (K,) the indices of keyframes; `tail` the ticks for
+    which the last frame is shown. `sequential` says that the container gives no usable presentation
+    times: `pts` is then counted, and frames must be counted too, from the start. `hidden` packets are
+    hidden by an edit list. `leading` says that a keyframe is followed by packets shown before it (an
+    open GOP). `bad_pts` are the times of packets that the container marks as damaged, or that follow
+    a hole; `bad_reads` counts errors between packets.
     """
 
     pts: np.ndarray
@@ -45,6 +45,7 @@ class PacketIndex:
     hidden: int = 0
     bad_pts: frozenset[int] = frozenset()
     bad_reads: int = 0
+    sizes: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.uint32))
 
     def __len__(self) -> int:
         return len(self.pts)
@@ -67,14 +68,14 @@ class PacketIndex:
         if first == 0 or first >= len(self.pts):
             return self
         keys = self.keys - first
-        return replace(self, pts=self.pts[first:], keys=keys[keys >= 0])
+        return replace(self, pts=self.pts[first:], keys=keys[keys >= 0], sizes=self.sizes[first:])
 
 
 def scan(decoder: Decoder) -> PacketIndex | None:
     """Read every packet of a newly opened file once; None when there is none to be shown."""
     container, stream = decoder.container, decoder.stream
     # Arrays, since there may be ten million packets; NONE stands for a time that is not given.
-    pts, dts, keys = array("q"), array("q"), bytearray()
+    pts, dts, keys, packet_sizes = array("q"), array("q"), bytearray(), array("I")
     hidden = 0
     bad_pts: set[int] = set()
     leading, last_key = False, None
@@ -94,6 +95,7 @@ def scan(decoder: Decoder) -> PacketIndex | None:
         pts.append(NONE if time is None else time)
         dts.append(NONE if packet.dts is None else packet.dts)
         keys.append(key)
+        packet_sizes.append(packet.size)
         if time is not None:
             if key:
                 last_key = time
@@ -114,10 +116,11 @@ def scan(decoder: Decoder) -> PacketIndex | None:
     distinct = distinct and _are_believable(times, time_base)
     if distinct and not _times_are_guesses(container, stream):
         key_indices = np.flatnonzero(np.frombuffer(keys, dtype=bool)[order])
-        sequential = False
+        sizes, sequential = np.frombuffer(packet_sizes, dtype=np.uint32)[order], False
     else:
         times, time_base = _counted_times(np.frombuffer(dts, dtype=np.int64), stream, time_base)
         key_indices = np.zeros(1, dtype=np.int64)
+        sizes = np.frombuffer(packet_sizes, dtype=np.uint32)
         tail, sequential = 0, True
     if tail <= 0 or tail * time_base > _LONGEST:
         steps = np.diff(times)
@@ -134,6 +137,7 @@ def scan(decoder: Decoder) -> PacketIndex | None:
         hidden=hidden,
         bad_pts=frozenset(bad_pts),
         bad_reads=decoder.bad_reads,
+        sizes=sizes,
     )
 
 

@@ -13,6 +13,7 @@ from crosslmm.limits import DEFAULT_FRAMES
 from crosslmm.options import Sampling
 from crosslmm.video.index import PacketIndex
 from crosslmm.video.moments import ROUNDING, pick_frames
+from crosslmm.video.packet_sizes import choose_by_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,9 @@ def choose(
         return tuple(Target(number) for number in range(first, first + in_range)), warnings
 
     middles = _middles(start, end, int(count), sampling)
+    if sampling.sampler == "codec":
+        rows = choose_by_size(index, first, in_range, middles, path=path)
+        return tuple(map(Target, rows)), warnings
     exact = np.searchsorted(index.times, middles + ROUNDING, side="right") - 1
     exact = np.clip(exact, first, first + in_range - 1)
     keys = index.keys[(index.keys >= first) & (index.keys < first + in_range)]

@@ -27,7 +27,7 @@ from crosslmm.video.plan import ReadPlan, plan_reading
 from crosslmm.video.prefetch import Heartbeat, OverTime, Prefetch, Stalled
 from crosslmm.video.probe import probe_file
 from crosslmm.video.readers import Reader, candidates, make_reader
-from crosslmm.video.samplers import candidate_plan, choose_by_content
+from crosslmm.video.samplers import SAMPLERS, candidate_plan, choose_by_content
 from crosslmm.video.source import SourceInfo, over_time
 from crosslmm.video.still import is_still
 
@@ -59,7 +59,7 @@ class FrameStream:
         self.path = os.fsdecode(path)
         self.warnings: list[str] = []
         self.sampling, self.size, self.resample = sampling, size, resample
-        chosen_first = sampling.sampler != "uniform"  # in the background, with a reading of its own
+        chosen_first = sampling.sampler in SAMPLERS  # in the background, with a reading of its own
         self._probe = None if plan is None or chosen_first else plan.probe
         self._silence = sampling.deadline  # that may still pass before the next frame
         self._seconds = 0.0
@@ -287,7 +287,7 @@ def _read(
             if plan is None:
                 probe, decoder = probe_file(path, sampling, heartbeat=heartbeat, size=size)
                 plan = plan_reading(probe, sampling, size=size, resample=resample)
-                if sampling.sampler != "uniform" and probe.image is None:
+                if sampling.sampler in SAMPLERS and probe.image is None:
                     wider = candidate_plan(plan, sampling)
                     scout = make_reader(
                         reader, wider, heartbeat=heartbeat, sampling=sampling, decoder=decoder
