@@ -152,6 +152,7 @@ def caption(
     merge: options.MergeOption = None,
     keep: options.KeepOption = None,
     quantize: options.QuantizeOption = "auto",
+    feature_bits: options.FeatureBitsOption = None,
     device: options.DeviceOption = None,
     dtype: options.DtypeOption = "auto",
     as_json: Annotated[
@@ -218,7 +219,8 @@ def caption(
         workers=workers,
         model_options=model_options(
             device=device, dtype=dtype, quantize=quantize, tokens_per_frame=tokens_per_frame
-        ),
+        )
+        | ({} if feature_bits is None else {"feature_bits": feature_bits}),
         on_notice=output.notice,
         on_start=lambda: report.draw(),
     )

@@ -90,15 +90,27 @@ def test_impossible_options_are_refused_before_the_model_is_loaded(checkpoint: P
             read_identity(checkpoint, options)
 
 
-def test_features_in_8_bits_are_refused(folder: Path, checkpoint: Path, tmp_path: Path) -> None:
-    """A result does not say how they were kept, and a later run would take it for its own."""
-    loaded = crosslmm.load(checkpoint, feature_bits=8)
-    for assistant, options in ((checkpoint, {"feature_bits": 8}), (loaded, None)):
-        with pytest.raises(UsageError, match="captions have no `feature_bits`"):
-            crosslmm.caption(
-                folder, assistant=assistant, out=tmp_path / "out.jsonl", model_options=options
-            )
-    assert not (tmp_path / "out.jsonl").exists()
+def test_features_in_8_bits_are_in_the_settings_and_another_run(
+    folder: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.jsonl"
+    options: dict[str, Any] = {"out": out, "frames": 2, "max_new_tokens": 2, "readers": 0}
+
+    def count(assistant: Any, bits: int | None = None) -> int:
+        chosen = {"dtype": "float32"} | ({} if bits is None else {"feature_bits": bits})
+        by_name = isinstance(assistant, Path)
+        run = crosslmm.caption(
+            folder, assistant=assistant, model_options=chosen if by_name else None, **options
+        )
+        return sum(result.settings.get("features") == "8bit" for result in run)
+
+    assert count(checkpoint) == 0
+    done = count(checkpoint, 8)
+    assert done > 0
+    assert count(checkpoint, 8) == 0  # nothing is left to do
+    assert count(crosslmm.load(checkpoint, dtype="float32", feature_bits=8)) == 0
+    with pytest.raises(UsageError, match="`feature_bits` must be 8"):
+        count(checkpoint, 4)
 
 
 def test_a_second_run_imports_no_torch(folder: Path, checkpoint: Path, tmp_path: Path) -> None:

@@ -95,11 +95,6 @@ def caption(
         overwrite=overwrite,
         compact=compact,
     )
-    packed = (model_options or {}).get("feature_bits") is not None
-    if assistant is not None and not isinstance(assistant, str | os.PathLike):
-        packed |= "features" in assistant.settings
-    if packed:
-        raise UsageError("captions have no `feature_bits`: nothing in their results would tell")
     if keep is not None and (model_options or {}).get("tokens_per_frame") is not None:
         raise UsageError("`keep` and `tokens_per_frame` exclude each other: give one of them")
     candidates(options.sampling.reader)

@@ -16,6 +16,7 @@ from crosslmm.files import read_json
 from crosslmm.host import cpu_dtype, known_device
 from crosslmm.limits import AUTO_QUANTIZED_PARAMETERS, DEFAULT_FRAMES
 from crosslmm.merging import check_tokens_per_frame
+from crosslmm.options import check_feature_bits
 
 _DTYPES = ("float32", "bfloat16", "float16")
 
@@ -28,13 +29,20 @@ class ModelIdentity:
     quantization: str
     tokens_per_frame: int
     default_frames: int
+    feature_bits: int | None = None
 
     def as_settings(self) -> dict[str, str]:
-        return {
+        settings = {
             "dtype": self.dtype,
             "quantization": self.quantization,
             "tokens_per_frame": str(self.tokens_per_frame),
         }
+        return settings | features_setting(self.feature_bits)
+
+
+def features_setting(bits: int | None) -> dict[str, str]:
+    """What the settings say of features that are kept in so many bits; nothing where they are not."""
+    return {} if bits is None else {"features": f"{bits}bit"}
 
 
 def read_identity(folder: Path, model_options: Mapping[str, Any]) -> ModelIdentity:
@@ -49,6 +57,7 @@ def read_identity(folder: Path, model_options: Mapping[str, Any]) -> ModelIdenti
         quantization=_quantization(folder, model_options.get("quantization", "auto"), device),
         tokens_per_frame=_tokens_per_frame(folder, config, model_options.get("tokens_per_frame")),
         default_frames=int(config.get("default_frames", DEFAULT_FRAMES)),
+        feature_bits=check_feature_bits(model_options.get("feature_bits")),
     )
 
 

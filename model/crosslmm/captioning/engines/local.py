@@ -163,5 +163,6 @@ def start(
             quantization=loaded.quantization,
             tokens_per_frame=loaded.tokens_per_frame,
             default_frames=loaded.default_frames,
+            feature_bits=loaded.model.model.feature_bits,
         ),
     )
