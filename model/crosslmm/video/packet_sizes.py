@@ -5,6 +5,8 @@ whatever they show, so a keyframe is compared with keyframes only, any other fra
 (After KFFocus, arXiv 2508.08989, which chooses keyframes by what they cost a codec.)
 """
 
+from itertools import pairwise
+
 import numpy as np
 
 from crosslmm.errors import VideoError
@@ -21,14 +23,16 @@ def choose_by_size(
     """
     if len(index.sizes) != len(index):
         raise VideoError(f"{path}: the sizes of its frames are not known: use another `sampler`")
-    rows = np.arange(first, first + count)
-    scores = _relative_sizes(index)[rows]
-    edges = (middles[1:] + middles[:-1]) / 2
-    slices = np.searchsorted(edges, index.times[rows], side="right")
-    # By slice, then by score, of equal ones the earliest last.
-    order = np.lexsort((-rows, scores, slices))
-    last = np.flatnonzero(np.diff(slices[order], append=len(middles)))
-    return rows[order[last]].tolist()  # type: ignore[no-any-return]
+    times, scores = (
+        index.times[first : first + count],
+        _relative_sizes(index)[first : first + count],
+    )
+    edges = np.searchsorted(times, (middles[1:] + middles[:-1]) / 2).tolist()
+    return [
+        first + start + int(scores[start:end].argmax())
+        for start, end in pairwise([0, *edges, count])
+        if start < end
+    ]
 
 
 def _relative_sizes(index: PacketIndex) -> np.ndarray:
