@@ -60,6 +60,7 @@ class Arm:
     - branches: of the cross-attention that are trained; lora: rank of adapters on q and v, 0 for none.
     - target: `distribution` (KL) or `words` (cross-entropy) of the teacher; `labels`: the truth.
     - asked: kinds of turns, see `packed_clips.prepare`.
+    - scope: what V2V reads, see `crosslmm.options.SCOPES`.
     - fresh: cross-attention starts from random weights, as it does on a LLaVA-OneVision checkpoint; else
       from those that the teacher's file still has of the built-in model.
     """
@@ -69,6 +70,7 @@ class Arm:
     lora: int = 0
     target: str = "distribution"
     asked: tuple[str, ...] = ("generic", "questions")
+    scope: str = "frame"
     fresh: bool = True
     clips: int = 160
     steps: int = 120
@@ -87,6 +89,14 @@ ARMS = {
     "pooled": Arm(merge="area"),
     "40 videos": Arm(clips=40),
     "built-in weights": Arm(fresh=False),
+    "v2v": Arm(branches=("v2v",)),
+    "t2v": Arm(branches=("t2v",)),
+    "v2v over the video": Arm(branches=("v2v",), scope="video"),
+    "v2v of the past": Arm(branches=("v2v",), scope="past"),
+    "v2v of its members": Arm(branches=("v2v",), scope="member"),
+    "4 times the steps": Arm(steps=480),
+    "both, 4 times the steps": Arm(lora=16, steps=480),
+    "adapters, 4 times the steps": Arm(branches=(), lora=16, rate=1e-3, steps=480),
 }
 # Compared on dev, before any arm above was trained.
 RATES = {
@@ -122,6 +132,7 @@ class Bench:
     def student(self, arm: Arm, seed: int) -> Any:
         torch.manual_seed(seed)
         model = self.model()
+        model.config.v2v_scope = arm.scope
         layers = model.model.cross_attention_layers
         if arm.fresh:
             for module in (*layers.modules(), model.model.feature_norm):
