@@ -20,7 +20,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -29,7 +29,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
+from benchmarks.distillation_tables import tables
 from benchmarks.packed_clips import (
+    POOLED,
     Clip,
     Turn,
     decode,
@@ -42,12 +44,15 @@ from benchmarks.packed_clips import (
 )  # fmt: skip
 from benchmarks.record import table
 from crosslmm.checkpoints import loading
+from crosslmm.configuration_crosslmm import CrossLMMConfig
 from crosslmm.demo.plain_attention import PLAIN
 from crosslmm.evaluation.scoring import is_right
 from crosslmm.merging.merged import mean_of
+from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.training.distillation import distillation_terms
 
 BRANCHES = ("v2v", "t2v")
+UNTRAINED = ("folder", "area", "random", POOLED)
 ANSWER_TOKENS = 64
 CLIPS_PER_STEP = 4
 
@@ -56,13 +61,15 @@ CLIPS_PER_STEP = 4
 class Arm:
     """A student and how it is trained.
 
-    - merge: `area` (pooled squares) or `folder`; counts: tokens per frame, one drawn for each step.
+    - merge: a merging method, or `pooled` squares; counts: tokens per frame, one drawn for each step.
     - branches: of the cross-attention that are trained; lora: rank of adapters on q and v, 0 for none.
     - target: `distribution` (KL) or `words` (cross-entropy) of the teacher; `labels`: the truth.
     - asked: kinds of turns, see `packed_clips.prepare`.
-    - scope: what V2V reads, see `crosslmm.options.SCOPES`.
+    - scope, kv: which features V2V reads, and whether layers share their keys and values; see
+      `CrossLMMConfig`.
     - fresh: cross-attention starts from random weights, as it does on a LLaVA-OneVision checkpoint; else
       from those that the teacher's file still has of the built-in model.
+    - bfloat16: of the products; weights stay in float32.
     """
 
     merge: str = "folder"
@@ -71,6 +78,7 @@ class Arm:
     target: str = "distribution"
     asked: tuple[str, ...] = ("generic", "questions")
     scope: str = "frame"
+    kv: str = "per_layer"
     fresh: bool = True
     clips: int = 160
     steps: int = 120
@@ -78,6 +86,7 @@ class Arm:
     gate_rate: float = 2e-2
     hidden: float = 0.1
     counts: tuple[int, ...] = (9, 4)
+    bfloat16: bool = False
 
 
 ARMS = {
@@ -86,7 +95,7 @@ ARMS = {
     "both": Arm(lora=16),
     "labels": Arm(target="labels"),
     "words": Arm(target="words"),
-    "pooled": Arm(merge="area"),
+    "pooled": Arm(merge=POOLED),
     "40 videos": Arm(clips=40),
     "built-in weights": Arm(fresh=False),
     "v2v": Arm(branches=("v2v",)),
@@ -97,6 +106,13 @@ ARMS = {
     "4 times the steps": Arm(steps=480),
     "both, 4 times the steps": Arm(lora=16, steps=480),
     "adapters, 4 times the steps": Arm(branches=(), lora=16, rate=1e-3, steps=480),
+    "shared keys and values": Arm(kv="shared"),
+    "400 videos, 4 times the steps": Arm(clips=400, steps=480, bfloat16=True),
+    "both, 400 videos, 4 times the steps": Arm(lora=16, clips=400, steps=480, bfloat16=True),
+    "adapters, 400 videos, 4 times the steps": Arm(
+        branches=(), lora=16, rate=1e-3, clips=400, steps=480, bfloat16=True
+    ),
+    "in bfloat16": Arm(bfloat16=True),
 }
 # Compared on dev, before any arm above was trained.
 RATES = {
@@ -112,30 +128,41 @@ class Bench:
         self.processor = loading.load_processor(teacher)
         self._clips: dict[str, list[Clip]] = {}
 
-    def model(self) -> Any:
-        model = loading.load_model(self.teacher, device=torch.device("cpu"), dtype=torch.float32)
+    def model(self, kv: str = "per_layer") -> Any:
+        """The teacher; with other keys and values than its file has, those of a new model."""
+        model: Any = loading.load_model(
+            self.teacher, device=torch.device("cpu"), dtype=torch.float32
+        )
+        if kv != model.config.cross_kv:
+            weights = model.state_dict()
+            model = CrossLMMForConditionalGeneration(
+                CrossLMMConfig.from_dict(model.config.to_dict() | {"cross_kv": kv})
+            )
+            model.load_state_dict(weights, strict=False)
         model.set_attn_implementation(PLAIN)
         return model.requires_grad_(False).eval()
 
     def clips(self, name: str, kinds: Sequence[str], count: int) -> list[Clip]:
-        if name not in self._clips:
+        if len(self._clips.get(name, ())) < count:
             folder = self.work / "cache" / name
             limit = ANSWER_TOKENS if name == "train" else 128
             prepare(self.work / name, folder, self.model(), self.processor,
                     kinds=kinds, clips=count, limit=limit)  # fmt: skip
             self._clips[name] = load_clips(folder, count)
-        return self._clips[name]
+        return self._clips[name][:count]
 
-    def train_clips(self) -> list[Clip]:
-        return self.clips("train", ("generic", "questions", "labels"), 160)
+    def train_clips(self, count: int) -> list[Clip]:
+        return self.clips("train", ("generic", "questions", "labels"), count)
 
     def student(self, arm: Arm, seed: int) -> Any:
         torch.manual_seed(seed)
-        model = self.model()
+        model = self.model(arm.kv)
         model.config.v2v_scope = arm.scope
         layers = model.model.cross_attention_layers
         if arm.fresh:
-            for module in (*layers.modules(), model.model.feature_norm):
+            for name, module in model.model.named_modules():
+                if not name.startswith(("cross_attention", "feature_norm")):
+                    continue
                 if isinstance(module, nn.Linear):
                     nn.init.normal_(module.weight, std=0.02)
                 elif isinstance(getattr(module, "weight", None), nn.Parameter):
@@ -163,7 +190,7 @@ class Bench:
         if path.exists():
             model.load_state_dict(load_file(path), strict=False)
             return model.requires_grad_(False)
-        clips = self.train_clips()[: arm.clips]
+        clips = self.train_clips(arm.clips)
         trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         groups = [
             {"params": [p for n, p in trained.items() if n.endswith(".gate") == gate],
@@ -183,7 +210,8 @@ class Bench:
             while len(queue) < CLIPS_PER_STEP:
                 queue += chance.sample(clips, len(clips))
             part, queue = queue[:CLIPS_PER_STEP], queue[CLIPS_PER_STEP:]
-            loss = step_loss(model, arm, part, chance.choice(arm.counts), chance)
+            with torch.autocast("cpu", torch.bfloat16, enabled=arm.bfloat16):
+                loss = step_loss(model, arm, part, chance.choice(arm.counts), chance)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(list(trained.values()), 1.0)
@@ -291,48 +319,6 @@ class Bench:
             rows.append(row)
         return table(rows)
 
-    def right(self, name: str, merge: str, count: int) -> float | None:
-        path = self.work / "answers" / f"{name}-{merge}-{count}.json"
-        return float(json.loads(path.read_text())["right"]) if path.exists() else None
-
-    def tables(self) -> str:
-        """Of what is finished: right answers, and the share of what merging loses that is won back."""
-        clips = self.clips("test", ("own",), 50)
-        answers = [turn for clip in clips for turn in clip.turns if turn.kind == "own"]
-        full = fmean(is_right(turn.row, decode(self.processor, turn.answer)) for turn in answers)
-        rows: list[dict[str, Any]] = [{"student": "teacher, all tokens", "at 9": f"{full:.1%}"}]
-        for merge in ("folder", "area"):
-            row: dict[str, Any] = {"student": f"not trained, {merge}"}
-            for count in (9, 4):
-                right = self.right("teacher", merge, count)
-                row[f"at {count}"] = "" if right is None else f"{right:.1%}"
-            rows.append(row)
-        for name, arm in ARMS.items():
-            row = {"student": name}
-            for count in arm.counts:
-                start = self.right("teacher", arm.merge, count)
-                found = [self.right(f"{name}-{seed}", arm.merge, count) for seed in range(9)]
-                known = [right for right in found if right is not None]
-                if known and start is not None:
-                    row["seeds"] = len(known)
-                    row[f"at {count}"] = _spread(known)
-                    shares = [(right - start) / (full - start) for right in known]
-                    row[f"won back at {count}"] = _spread(shares)
-            if len(row) > 1:
-                rows.append(row)
-        heading = ("student", "seeds", "at 9", "won back at 9", "at 4", "won back at 4")
-        same = [
-            {"student": path.stem, "nats per token": f"{nats:.4f}", "same answers": f"{share:.1%}"}
-            for path in sorted((self.work / "agreement").glob("*.json"))
-            for nats, share in [json.loads(path.read_text())]
-        ]
-        accuracy = table([{key: row.get(key, "") for key in heading} for row in rows])
-        return accuracy + "\n\n" + (table(same) if same else "")
-
-
-def _spread(values: Sequence[float]) -> str:
-    return f"{fmean(values):.1%}" + (f" ± {stdev(values):.1%}" if len(values) > 1 else "")
-
 
 def step_loss(model: Any, arm: Arm, clips: list[Clip], count: int, chance: random.Random) -> Any:
     kinds = ("labels",) if arm.target == "labels" else arm.asked
@@ -381,14 +367,15 @@ def main() -> None:
         return
     if not arguments.tables:
         teacher = bench.model()
-        for merge in ("folder", "area"):
+        bench.test("teacher", teacher, POOLED, teacher.config.tokens_per_frame)
+        for merge in UNTRAINED:
             for count in (9, 4):
                 bench.test("teacher", teacher, merge, count)
                 bench.count_same("teacher", teacher, merge, count)
         for seed in arguments.seeds:
             for name in arguments.only or ARMS:
                 bench.measure(name, seed)
-    print(bench.tables())
+    print(tables(arguments.work, {name: arm.merge for name, arm in ARMS.items()}))
 
 
 if __name__ == "__main__":
