@@ -136,7 +136,9 @@ class Bench:
         if kv != model.config.cross_kv:
             weights = model.state_dict()
             model = CrossLMMForConditionalGeneration(
-                CrossLMMConfig.from_dict(model.config.to_dict() | {"cross_kv": kv})
+                CrossLMMConfig.from_dict(
+                    model.config.to_dict() | {"cross_kv": kv, "t2v_cache": "features"}
+                )
             )
             model.load_state_dict(weights, strict=False)
         model.set_attn_implementation(PLAIN)

@@ -78,12 +78,14 @@ def agreement(work: Path, merges: Mapping[str, str]) -> list[dict[str, Any]]:
     return rows
 
 
-def by_type(work: Path, merges: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Right answers by the type of the question, at 9 and at 4 tokens."""
+def by_type(
+    work: Path, merges: Mapping[str, str], counts: Sequence[int] = COUNTS
+) -> list[dict[str, Any]]:
+    """Right answers by the type of the question, at each of the numbers of tokens."""
     columns = {"all tokens": {0: _full(work)}}
-    columns["not trained"] = {n: _answers(work, "teacher", "folder", n) for n in COUNTS}
+    columns["not trained"] = {n: _answers(work, "teacher", "folder", n) for n in counts}
     for name, merge in merges.items():
-        columns[name] = {n: _answers(work, _seeds(name), merge, n) for n in COUNTS}
+        columns[name] = {n: _answers(work, _seeds(name), merge, n) for n in counts}
     columns = {name: found for name, found in columns.items() if all(found.values())}
     rows = []
     for kind, rights in sorted(_by(columns["all tokens"][0][0], "type").items()):
