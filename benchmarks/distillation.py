@@ -335,7 +335,7 @@ def step_loss(model: Any, arm: Arm, clips: list[Clip], count: int, chance: rando
         return F.cross_entropy(logits, rows.answer)
     with torch.no_grad():
         taught = [turn.states for turns in chosen for turn in turns]
-        teacher_logits = model.lm_head(torch.cat([s for s in taught if s is not None]).float())
+        teacher_logits = model.lm_head(torch.cat([s.float() for s in taught if s is not None]))
         means = []
         for clip in clips:
             member = clip.member(count, arm.merge)

@@ -86,9 +86,10 @@ def visual_tokens(
     """What the language model reads: pooled squares (`POOLED`), or what a merging method makes."""
     features = None
     if model.model.reads_features:
-        features = model.model.feature_norm(torch.stack([clip.features for clip in clips]).float())
+        features = torch.stack([clip.features.float() for clip in clips])
+        features = model.model.prepare_features(features)
     if merge == POOLED or count == clips[0].full:
-        return VisualTokens(torch.stack([clip.tokens[count] for clip in clips]).float(), features)
+        return VisualTokens(torch.stack([clip.tokens[count].float() for clip in clips]), features)
     return RaggedTokens.of(
         [clip.merge(merge, count) for clip in clips],
         frames=[FRAMES] * len(clips),
