@@ -54,6 +54,7 @@ from crosslmm.training.distillation import distillation_terms
 BRANCHES = ("v2v", "t2v")
 UNTRAINED = ("folder", "area", "random", POOLED)
 ANSWER_TOKENS = 64
+KINDS = {"train": ("generic", "questions", "labels"), "dev": ("own",), "test": ("own",)}
 CLIPS_PER_STEP = 4
 
 
@@ -113,6 +114,8 @@ ARMS = {
         branches=(), lora=16, rate=1e-3, clips=400, steps=480, bfloat16=True
     ),
     "in bfloat16": Arm(bfloat16=True),
+    "own questions": Arm(asked=("own",)),
+    "both, own questions": Arm(lora=16, asked=("own",)),
 }
 # Compared on dev, before any arm above was trained.
 RATES = {
@@ -145,16 +148,15 @@ class Bench:
         return model.requires_grad_(False).eval()
 
     def clips(self, name: str, kinds: Sequence[str], count: int) -> list[Clip]:
-        if len(self._clips.get(name, ())) < count:
-            folder = self.work / "cache" / name
+        """Of the folder `name`, with turns of these kinds."""
+        kept = name if kinds == KINDS[name] else f"{name} {' '.join(kinds)}"
+        if len(self._clips.get(kept, ())) < count:
+            folder = self.work / "cache" / kept
             limit = ANSWER_TOKENS if name == "train" else 128
             prepare(self.work / name, folder, self.model(), self.processor,
                     kinds=kinds, clips=count, limit=limit)  # fmt: skip
-            self._clips[name] = load_clips(folder, count)
-        return self._clips[name][:count]
-
-    def train_clips(self, count: int) -> list[Clip]:
-        return self.clips("train", ("generic", "questions", "labels"), count)
+            self._clips[kept] = load_clips(folder, count)
+        return self._clips[kept][:count]
 
     def student(self, arm: Arm, seed: int) -> Any:
         torch.manual_seed(seed)
@@ -192,7 +194,8 @@ class Bench:
         if path.exists():
             model.load_state_dict(load_file(path), strict=False)
             return model.requires_grad_(False)
-        clips = self.train_clips(arm.clips)
+        shared = set(arm.asked) <= set(KINDS["train"])
+        clips = self.clips("train", KINDS["train"] if shared else arm.asked, arm.clips)
         trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         groups = [
             {"params": [p for n, p in trained.items() if n.endswith(".gate") == gate],
