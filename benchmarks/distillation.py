@@ -53,7 +53,7 @@ from crosslmm.training.distillation import distillation_terms
 
 BRANCHES = ("v2v", "t2v")
 UNTRAINED = ("folder", "area", "random", POOLED)
-ANSWER_TOKENS = 64
+LIMITS = {"train": 64, "dev": 128, "test": 128}
 KINDS = {"train": ("generic", "questions", "labels"), "dev": ("own",), "test": ("own",)}
 CLIPS_PER_STEP = 4
 
@@ -65,7 +65,7 @@ class Arm:
     - merge: a merging method, or `pooled` squares; counts: tokens per frame, one drawn for each step.
     - branches: of the cross-attention that are trained; lora: rank of adapters on q and v, 0 for none.
     - target: `distribution` (KL) or `words` (cross-entropy) of the teacher; `labels`: the truth.
-    - asked: kinds of turns, see `packed_clips.prepare`.
+    - asked: kinds of turns, see `packed_clips.prepare`; answer_tokens: the longest answer.
     - scope, kv: which features V2V reads, and whether layers share their keys and values; see
       `CrossLMMConfig`.
     - fresh: cross-attention starts from random weights, as it does on a LLaVA-OneVision checkpoint; else
@@ -78,6 +78,7 @@ class Arm:
     lora: int = 0
     target: str = "distribution"
     asked: tuple[str, ...] = ("generic", "questions")
+    answer_tokens: int = LIMITS["train"]
     scope: str = "frame"
     kv: str = "per_layer"
     fresh: bool = True
@@ -114,8 +115,8 @@ ARMS = {
         branches=(), lora=16, rate=1e-3, clips=400, steps=480, bfloat16=True
     ),
     "in bfloat16": Arm(bfloat16=True),
-    "own questions": Arm(asked=("own",)),
-    "both, own questions": Arm(lora=16, asked=("own",)),
+    "own questions, complete": Arm(asked=("own",), answer_tokens=128),
+    "both, own questions, complete": Arm(lora=16, asked=("own",), answer_tokens=128),
 }
 # Compared on dev, before any arm above was trained.
 RATES = {
@@ -147,12 +148,12 @@ class Bench:
         model.set_attn_implementation(PLAIN)
         return model.requires_grad_(False).eval()
 
-    def clips(self, name: str, kinds: Sequence[str], count: int) -> list[Clip]:
-        """Of the folder `name`, with turns of these kinds."""
-        kept = name if kinds == KINDS[name] else f"{name} {' '.join(kinds)}"
+    def clips(self, name: str, kinds: Sequence[str], count: int, limit: int) -> list[Clip]:
+        """Of the folder `name`, with turns of these kinds, answered in up to `limit` tokens."""
+        usual = (kinds, limit) == (KINDS[name], LIMITS[name])
+        kept = name if usual else f"{name} {' '.join(kinds)} {limit}"
         if len(self._clips.get(kept, ())) < count:
             folder = self.work / "cache" / kept
-            limit = ANSWER_TOKENS if name == "train" else 128
             prepare(self.work / name, folder, self.model(), self.processor,
                     kinds=kinds, clips=count, limit=limit)  # fmt: skip
             self._clips[kept] = load_clips(folder, count)
@@ -194,8 +195,9 @@ class Bench:
         if path.exists():
             model.load_state_dict(load_file(path), strict=False)
             return model.requires_grad_(False)
-        shared = set(arm.asked) <= set(KINDS["train"])
-        clips = self.clips("train", KINDS["train"] if shared else arm.asked, arm.clips)
+        usual = set(arm.asked) <= set(KINDS["train"])
+        kinds = KINDS["train"] if usual else arm.asked
+        clips = self.clips("train", kinds, arm.clips, arm.answer_tokens)
         trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         groups = [
             {"params": [p for n, p in trained.items() if n.endswith(".gate") == gate],
@@ -244,7 +246,7 @@ class Bench:
     ) -> tuple[float, float]:
         """Nats of divergence per token of the teacher's answers, and the share of these answers that the
         student gives word for word."""
-        clips = self.clips(name, ("own",), 30 if name == "dev" else 50)
+        clips = self.clips(name, KINDS[name], 30 if name == "dev" else 50, LIMITS[name])
         nats, same = [], []
         for first in range(0, len(clips), 8):
             part = clips[first : first + 8]
@@ -265,7 +267,7 @@ class Bench:
         if path.exists():
             found: dict[str, Any] = json.loads(path.read_text())
             return found
-        clips = self.clips("test", ("own",), 50)
+        clips = self.clips("test", KINDS["test"], 50, LIMITS["test"])
         rows = []
         for first in range(0, len(clips), 10):
             part = clips[first : first + 10]
