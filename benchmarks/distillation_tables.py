@@ -68,9 +68,10 @@ def agreement(work: Path, merges: Mapping[str, str]) -> list[dict[str, Any]]:
             found = _read(work / "agreement", pattern, merge, count)
             start = _read(work / "agreement", "teacher", merge, count)
             nats, same = ([pair[i] for pair in found] for i in (0, 1))
+            shares = [] if pattern == "teacher" else [1 - n / start[0][0] for n in nats]
             row |= {
                 f"nats at {count}": f"{fmean(nats):.4f}" if nats else "",
-                f"won back at {count}": spread([1 - n / start[0][0] for n in nats]),
+                f"won back at {count}": spread(shares),
                 f"same at {count}": spread(same),
             }
         if row["same at 9"] or row["same at 4"]:
