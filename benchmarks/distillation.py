@@ -20,7 +20,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -29,7 +29,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
+from benchmarks.distillation_tables import tables
 from benchmarks.packed_clips import (
+    POOLED,
     Clip,
     Turn,
     decode,
@@ -42,13 +44,17 @@ from benchmarks.packed_clips import (
 )  # fmt: skip
 from benchmarks.record import table
 from crosslmm.checkpoints import loading
+from crosslmm.configuration_crosslmm import CrossLMMConfig
 from crosslmm.demo.plain_attention import PLAIN
 from crosslmm.evaluation.scoring import is_right
 from crosslmm.merging.merged import mean_of
+from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.training.distillation import distillation_terms
 
 BRANCHES = ("v2v", "t2v")
-ANSWER_TOKENS = 64
+UNTRAINED = ("folder", "area", "random", POOLED)
+LIMITS = {"train": 64, "dev": 128, "test": 128}
+KINDS = {"train": ("generic", "questions", "labels"), "dev": ("own",), "test": ("own",)}
 CLIPS_PER_STEP = 4
 
 
@@ -56,12 +62,15 @@ CLIPS_PER_STEP = 4
 class Arm:
     """A student and how it is trained.
 
-    - merge: `area` (pooled squares) or `folder`; counts: tokens per frame, one drawn for each step.
+    - merge: a merging method, or `pooled` squares; counts: tokens per frame, one drawn for each step.
     - branches: of the cross-attention that are trained; lora: rank of adapters on q and v, 0 for none.
     - target: `distribution` (KL) or `words` (cross-entropy) of the teacher; `labels`: the truth.
-    - asked: kinds of turns, see `packed_clips.prepare`.
+    - asked: kinds of turns, see `packed_clips.prepare`; answer_tokens: the longest answer.
+    - scope, kv: which features V2V reads, and whether layers share their keys and values; see
+      `CrossLMMConfig`.
     - fresh: cross-attention starts from random weights, as it does on a LLaVA-OneVision checkpoint; else
       from those that the teacher's file still has of the built-in model.
+    - bfloat16: of the products; weights stay in float32.
     """
 
     merge: str = "folder"
@@ -69,6 +78,9 @@ class Arm:
     lora: int = 0
     target: str = "distribution"
     asked: tuple[str, ...] = ("generic", "questions")
+    answer_tokens: int = LIMITS["train"]
+    scope: str = "frame"
+    kv: str = "per_layer"
     fresh: bool = True
     clips: int = 160
     steps: int = 120
@@ -76,6 +88,7 @@ class Arm:
     gate_rate: float = 2e-2
     hidden: float = 0.1
     counts: tuple[int, ...] = (9, 4)
+    bfloat16: bool = False
 
 
 ARMS = {
@@ -84,9 +97,26 @@ ARMS = {
     "both": Arm(lora=16),
     "labels": Arm(target="labels"),
     "words": Arm(target="words"),
-    "pooled": Arm(merge="area"),
+    "pooled": Arm(merge=POOLED),
     "40 videos": Arm(clips=40),
     "built-in weights": Arm(fresh=False),
+    "v2v": Arm(branches=("v2v",)),
+    "t2v": Arm(branches=("t2v",)),
+    "v2v over the video": Arm(branches=("v2v",), scope="video"),
+    "v2v of the past": Arm(branches=("v2v",), scope="past"),
+    "v2v of its members": Arm(branches=("v2v",), scope="member"),
+    "4 times the steps": Arm(steps=480),
+    "both, 4 times the steps": Arm(lora=16, steps=480),
+    "adapters, 4 times the steps": Arm(branches=(), lora=16, rate=1e-3, steps=480),
+    "shared keys and values": Arm(kv="shared"),
+    "400 videos, 4 times the steps": Arm(clips=400, steps=480, bfloat16=True),
+    "both, 400 videos, 4 times the steps": Arm(lora=16, clips=400, steps=480, bfloat16=True),
+    "adapters, 400 videos, 4 times the steps": Arm(
+        branches=(), lora=16, rate=1e-3, clips=400, steps=480, bfloat16=True
+    ),
+    "in bfloat16": Arm(bfloat16=True),
+    "own questions, complete": Arm(asked=("own",), answer_tokens=128),
+    "both, own questions, complete": Arm(lora=16, asked=("own",), answer_tokens=128),
 }
 # Compared on dev, before any arm above was trained.
 RATES = {
@@ -102,29 +132,42 @@ class Bench:
         self.processor = loading.load_processor(teacher)
         self._clips: dict[str, list[Clip]] = {}
 
-    def model(self) -> Any:
-        model = loading.load_model(self.teacher, device=torch.device("cpu"), dtype=torch.float32)
+    def model(self, kv: str = "per_layer") -> Any:
+        """The teacher; with other keys and values than its file has, those of a new model."""
+        model: Any = loading.load_model(
+            self.teacher, device=torch.device("cpu"), dtype=torch.float32
+        )
+        if kv != model.config.cross_kv:
+            weights = model.state_dict()
+            model = CrossLMMForConditionalGeneration(
+                CrossLMMConfig.from_dict(
+                    model.config.to_dict() | {"cross_kv": kv, "t2v_cache": "features"}
+                )
+            )
+            model.load_state_dict(weights, strict=False)
         model.set_attn_implementation(PLAIN)
         return model.requires_grad_(False).eval()
 
-    def clips(self, name: str, kinds: Sequence[str], count: int) -> list[Clip]:
-        if name not in self._clips:
-            folder = self.work / "cache" / name
-            limit = ANSWER_TOKENS if name == "train" else 128
+    def clips(self, name: str, kinds: Sequence[str], count: int, limit: int) -> list[Clip]:
+        """Of the folder `name`, with turns of these kinds, answered in up to `limit` tokens."""
+        usual = (kinds, limit) == (KINDS[name], LIMITS[name])
+        kept = name if usual else f"{name} {' '.join(kinds)} {limit}"
+        if len(self._clips.get(kept, ())) < count:
+            folder = self.work / "cache" / kept
             prepare(self.work / name, folder, self.model(), self.processor,
                     kinds=kinds, clips=count, limit=limit)  # fmt: skip
-            self._clips[name] = load_clips(folder, count)
-        return self._clips[name]
-
-    def train_clips(self) -> list[Clip]:
-        return self.clips("train", ("generic", "questions", "labels"), 160)
+            self._clips[kept] = load_clips(folder, count)
+        return self._clips[kept][:count]
 
     def student(self, arm: Arm, seed: int) -> Any:
         torch.manual_seed(seed)
-        model = self.model()
+        model = self.model(arm.kv)
+        model.config.v2v_scope = arm.scope
         layers = model.model.cross_attention_layers
         if arm.fresh:
-            for module in (*layers.modules(), model.model.feature_norm):
+            for name, module in model.model.named_modules():
+                if not name.startswith(("cross_attention", "feature_norm")):
+                    continue
                 if isinstance(module, nn.Linear):
                     nn.init.normal_(module.weight, std=0.02)
                 elif isinstance(getattr(module, "weight", None), nn.Parameter):
@@ -152,7 +195,9 @@ class Bench:
         if path.exists():
             model.load_state_dict(load_file(path), strict=False)
             return model.requires_grad_(False)
-        clips = self.train_clips()[: arm.clips]
+        usual = set(arm.asked) <= set(KINDS["train"])
+        kinds = KINDS["train"] if usual else arm.asked
+        clips = self.clips("train", kinds, arm.clips, arm.answer_tokens)
         trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         groups = [
             {"params": [p for n, p in trained.items() if n.endswith(".gate") == gate],
@@ -172,7 +217,8 @@ class Bench:
             while len(queue) < CLIPS_PER_STEP:
                 queue += chance.sample(clips, len(clips))
             part, queue = queue[:CLIPS_PER_STEP], queue[CLIPS_PER_STEP:]
-            loss = step_loss(model, arm, part, chance.choice(arm.counts), chance)
+            with torch.autocast("cpu", torch.bfloat16, enabled=arm.bfloat16):
+                loss = step_loss(model, arm, part, chance.choice(arm.counts), chance)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(list(trained.values()), 1.0)
@@ -200,7 +246,7 @@ class Bench:
     ) -> tuple[float, float]:
         """Nats of divergence per token of the teacher's answers, and the share of these answers that the
         student gives word for word."""
-        clips = self.clips(name, ("own",), 30 if name == "dev" else 50)
+        clips = self.clips(name, KINDS[name], 30 if name == "dev" else 50, LIMITS[name])
         nats, same = [], []
         for first in range(0, len(clips), 8):
             part = clips[first : first + 8]
@@ -221,7 +267,7 @@ class Bench:
         if path.exists():
             found: dict[str, Any] = json.loads(path.read_text())
             return found
-        clips = self.clips("test", ("own",), 50)
+        clips = self.clips("test", KINDS["test"], 50, LIMITS["test"])
         rows = []
         for first in range(0, len(clips), 10):
             part = clips[first : first + 10]
@@ -280,48 +326,6 @@ class Bench:
             rows.append(row)
         return table(rows)
 
-    def right(self, name: str, merge: str, count: int) -> float | None:
-        path = self.work / "answers" / f"{name}-{merge}-{count}.json"
-        return float(json.loads(path.read_text())["right"]) if path.exists() else None
-
-    def tables(self) -> str:
-        """Of what is finished: right answers, and the share of what merging loses that is won back."""
-        clips = self.clips("test", ("own",), 50)
-        answers = [turn for clip in clips for turn in clip.turns if turn.kind == "own"]
-        full = fmean(is_right(turn.row, decode(self.processor, turn.answer)) for turn in answers)
-        rows: list[dict[str, Any]] = [{"student": "teacher, all tokens", "at 9": f"{full:.1%}"}]
-        for merge in ("folder", "area"):
-            row: dict[str, Any] = {"student": f"not trained, {merge}"}
-            for count in (9, 4):
-                right = self.right("teacher", merge, count)
-                row[f"at {count}"] = "" if right is None else f"{right:.1%}"
-            rows.append(row)
-        for name, arm in ARMS.items():
-            row = {"student": name}
-            for count in arm.counts:
-                start = self.right("teacher", arm.merge, count)
-                found = [self.right(f"{name}-{seed}", arm.merge, count) for seed in range(9)]
-                known = [right for right in found if right is not None]
-                if known and start is not None:
-                    row["seeds"] = len(known)
-                    row[f"at {count}"] = _spread(known)
-                    shares = [(right - start) / (full - start) for right in known]
-                    row[f"won back at {count}"] = _spread(shares)
-            if len(row) > 1:
-                rows.append(row)
-        heading = ("student", "seeds", "at 9", "won back at 9", "at 4", "won back at 4")
-        same = [
-            {"student": path.stem, "nats per token": f"{nats:.4f}", "same answers": f"{share:.1%}"}
-            for path in sorted((self.work / "agreement").glob("*.json"))
-            for nats, share in [json.loads(path.read_text())]
-        ]
-        accuracy = table([{key: row.get(key, "") for key in heading} for row in rows])
-        return accuracy + "\n\n" + (table(same) if same else "")
-
-
-def _spread(values: Sequence[float]) -> str:
-    return f"{fmean(values):.1%}" + (f" ± {stdev(values):.1%}" if len(values) > 1 else "")
-
 
 def step_loss(model: Any, arm: Arm, clips: list[Clip], count: int, chance: random.Random) -> Any:
     kinds = ("labels",) if arm.target == "labels" else arm.asked
@@ -336,7 +340,7 @@ def step_loss(model: Any, arm: Arm, clips: list[Clip], count: int, chance: rando
         return F.cross_entropy(logits, rows.answer)
     with torch.no_grad():
         taught = [turn.states for turns in chosen for turn in turns]
-        teacher_logits = model.lm_head(torch.cat([s for s in taught if s is not None]).float())
+        teacher_logits = model.lm_head(torch.cat([s.float() for s in taught if s is not None]))
         means = []
         for clip in clips:
             member = clip.member(count, arm.merge)
@@ -370,14 +374,15 @@ def main() -> None:
         return
     if not arguments.tables:
         teacher = bench.model()
-        for merge in ("folder", "area"):
+        bench.test("teacher", teacher, POOLED, teacher.config.tokens_per_frame)
+        for merge in UNTRAINED:
             for count in (9, 4):
                 bench.test("teacher", teacher, merge, count)
                 bench.count_same("teacher", teacher, merge, count)
         for seed in arguments.seeds:
             for name in arguments.only or ARMS:
                 bench.measure(name, seed)
-    print(bench.tables())
+    print(tables(arguments.work, {name: arm.merge for name, arm in ARMS.items()}))
 
 
 if __name__ == "__main__":

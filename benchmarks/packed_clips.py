@@ -19,7 +19,7 @@ from crosslmm.cache import as_dual_cache
 from crosslmm.configuration_crosslmm import CrossLMMConfig
 from crosslmm.demo.packing import MARK, turn_mask
 from crosslmm.inference.generation import decode_answer, stop_token_ids
-from crosslmm.merging import merge_tokens
+from crosslmm.merging import MergedTokens, merge_tokens
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.options import Sampling
 from crosslmm.processing_crosslmm import CrossLMMProcessor
@@ -35,6 +35,7 @@ from crosslmm.visual_tokens import VisualTokens
 FRAMES = 8
 COUNTS = (9, 4, 1)
 PER_CLIP = 3  # turns of each kind
+POOLED = "pooled"  # each frame's patches pooled to fewer squares, without merging
 _HELD_OUT_SHARE = 1 / 3  # as in `crosslmm synth`
 
 
@@ -61,41 +62,36 @@ class Clip:
     tokens: dict[int, torch.Tensor]
     visual: torch.Tensor
     turns: list[Turn]
-    merged: dict[int, Any] = field(default_factory=dict)
+    merged: dict[tuple[str, int], MergedTokens] = field(default_factory=dict)
 
     @property
     def full(self) -> int:
         return max(self.tokens)
 
-    def folder(self, count: int) -> Any:
-        if count not in self.merged:
-            budget = count * FRAMES
-            self.merged[count] = merge_tokens(self.tokens[self.full].float(), budget, "folder")
-        return self.merged[count]
+    def merge(self, method: str, count: int) -> MergedTokens:
+        """All tokens merged by a method of `crosslmm.merging` to so many per frame."""
+        if (method, count) not in self.merged:
+            tokens = self.tokens[self.full].float()
+            self.merged[method, count] = merge_tokens(tokens, count * FRAMES, method)
+        return self.merged[method, count]
 
     def member(self, count: int, merge: str) -> torch.Tensor:
         """(T·M,): the merged token that each of the full number goes into."""
-        if merge == "folder":
-            return self.folder(count).member
-        side = round(self.full**0.5)
-        cells = round(count**0.5)
-        rows = torch.arange(self.full) // side * cells // side
-        columns = torch.arange(self.full) % side * cells // side
-        cell = rows * cells + columns
-        return (torch.arange(FRAMES)[:, None] * count + cell).flatten()
+        return self.merge("area" if merge == POOLED else merge, count).member
 
 
 def visual_tokens(
     model: CrossLMMForConditionalGeneration, clips: Sequence[Clip], count: int, merge: str
 ) -> VisualTokens | RaggedTokens:
-    """What the language model reads: pooled squares (`area`) or what FOLDER merges."""
+    """What the language model reads: pooled squares (`POOLED`), or what a merging method makes."""
     features = None
     if model.model.reads_features:
-        features = model.model.feature_norm(torch.stack([clip.features for clip in clips]).float())
-    if merge == "area" or count == clips[0].full:
-        return VisualTokens(torch.stack([clip.tokens[count] for clip in clips]).float(), features)
+        features = torch.stack([clip.features.float() for clip in clips])
+        features = model.model.prepare_features(features)
+    if merge == POOLED or count == clips[0].full:
+        return VisualTokens(torch.stack([clip.tokens[count].float() for clip in clips]), features)
     return RaggedTokens.of(
-        [clip.folder(count) for clip in clips],
+        [clip.merge(merge, count) for clip in clips],
         frames=[FRAMES] * len(clips),
         pooled=clips[0].full,
         width=clips[0].visual.shape[-1],
@@ -295,12 +291,12 @@ def prepare(
         part = todo[first : first + together]
         made = [_encode(folder / name, rows, model, processor, kinds, settings) for name in part]
         asked = [[turn for turn in clip.turns if turn.kind != "labels"] for clip in made]
-        found = answer(model, made, asked, made[0].full, "area", limit=limit)
+        found = answer(model, made, asked, made[0].full, POOLED, limit=limit)
         for turns, said in zip(asked, found, strict=True):
             for turn, tokens in zip(turns, said, strict=True):
                 turn.answer = tokens
         packed = pack(made, asked, made[0].full, model.config)
-        states = states_of(model, packed, visual_tokens(model, made, made[0].full, "area"))
+        states = states_of(model, packed, visual_tokens(model, made, made[0].full, POOLED))
         answers = list(states[packed.predicts].split([len(t.answer) for ts in asked for t in ts]))
         for index, (name, clip) in enumerate(zip(part, made, strict=True)):
             clip.visual = states[index][packed.is_visual[index]]

@@ -1,11 +1,13 @@
 """The benchmark of distillation computes what the models themselves do."""
 
+import json
 import random
+from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import distillation, packed_clips
+from benchmarks import distillation_tables, packed_clips
 from benchmarks.distillation import ARMS, Bench, step_loss
 from crosslmm.checkpoints.loading import save_checkpoint
 from crosslmm.demo.teacher import init_teacher, teacher_processor
@@ -28,7 +30,9 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return bench
 
 
-@pytest.mark.parametrize(("merge", "count"), [("area", 36), ("area", 4), ("folder", 4)])
+@pytest.mark.parametrize(
+    ("merge", "count"), [("pooled", 36), ("pooled", 4), ("folder", 4), ("area", 4), ("random", 4)]
+)
 def test_a_packed_question_is_read_as_if_it_were_the_only_one(
     bench: Bench, merge: str, count: int
 ) -> None:
@@ -73,6 +77,49 @@ def test_a_teacher_has_nothing_to_learn_from_itself(bench: Bench) -> None:
     assert not [n for n in with_gradient if "language_model" in n or "vision_tower" in n]
 
 
+@pytest.mark.parametrize("name", ["v2v of its members", "shared keys and values", "in bfloat16"])
+def test_every_student_begins_as_its_teacher_with_merged_tokens(bench: Bench, name: str) -> None:
+    clips = packed_clips.load_clips(bench.work / "cache" / "train")
+    arm, model = ARMS[name], bench.student(ARMS[name], 0)
+    with torch.no_grad():
+        loss = step_loss(model, arm, clips, 4, random.Random(0))
+        untrained = step_loss(bench.model(), arm, clips, 4, random.Random(0))
+    torch.testing.assert_close(loss, untrained)
+    trained = {n for n, p in model.named_parameters() if p.requires_grad}
+    assert any(n.startswith("model.cross_attention_kv") for n in trained) == (arm.kv == "shared")
+    assert any(".t2v." in n for n in trained) == ("t2v" in arm.branches)
+
+
+def write_answers(work: Path, name: str, rights: list[list[bool]]) -> None:
+    """rights: of each clip's questions"""
+    rows = [
+        {"id": f"7-{clip}-{index}", "type": "count", "right": right}
+        for clip, part in enumerate(rights) for index, right in enumerate(part)
+    ]  # fmt: skip
+    (work / "answers" / f"{name}.json").write_text(json.dumps({"rows": rows}))
+    (work / "agreement" / f"{name}.json").write_text(json.dumps([0.02, 0.5]))
+
+
+def test_tables_give_the_share_that_is_won_back(tmp_path: Path) -> None:
+    (tmp_path / "answers").mkdir()
+    (tmp_path / "agreement").mkdir()
+    write_answers(tmp_path, "teacher-pooled-36", [[True, True], [True, True]])
+    write_answers(tmp_path, "teacher-folder-9", [[True, False], [False, False]])
+    write_answers(tmp_path, "v2v-1-folder-9", [[True, True], [False, False]])
+    write_answers(tmp_path, "v2v-2-folder-9", [[True, True], [True, False]])
+    write_answers(tmp_path, "v2v over the video-1-folder-9", [[True, True], [True, True]])
+    found = distillation_tables.accuracy(tmp_path, {"v2v": "folder"})
+    assert [row["at 9"] for row in found] == ["100.0%", "25.0%", "62.5% ± 17.7%"]
+    assert found[-1]["won back at 9"] == "50.0% ± 23.6%"
+    # Clips gain half a point in one question of two, and a quarter: no draw is outside of these.
+    assert found[-1]["gain at 9"] == "+37.5% (+25.0% to +50.0%)"
+    (row,) = distillation_tables.by_type(tmp_path, {"v2v": "folder"}, (9,))
+    assert row == {
+        "type": "count", "questions": 4, "all tokens": "100%", "not trained": "25%", "v2v": "62%",
+    }  # fmt: skip
+
+
 def test_a_spread_needs_two_seeds() -> None:
-    assert distillation._spread([0.5]) == "50.0%"
-    assert distillation._spread([0.4, 0.6]) == "50.0% ± 14.1%"
+    assert distillation_tables.spread([]) == ""
+    assert distillation_tables.spread([0.5]) == "50.0%"
+    assert distillation_tables.spread([0.4, 0.6]) == "50.0% ± 14.1%"

@@ -25,6 +25,7 @@ from crosslmm.training.token_schedule import TokenSchedule, student_counts, usua
 from crosslmm.training.trainer import TrainingProgress
 from tests.checkpoints.test_llava_onevision import write_checkpoint
 from tests.support.lessons import COLOURS, write_plain_clip
+from tests.support.tiny import tiny_checkpoint
 
 CPU = torch.device("cpu")
 FULL = 16  # tokens per frame of the teacher: patches of 49 pixels by 6, pooled to half the grid
@@ -199,6 +200,27 @@ class TestResuming:
         assert plans[0].resumed_at == 4
         before, after = weights(whole.folder), weights(resumed.folder)
         assert all(torch.equal(before[name], after[name]) for name in before)
+
+    def test_shared_keys_and_values_are_trained_and_resumed(
+        self, videos: Path, tmp_path: Path
+    ) -> None:
+        start = tiny_checkpoint(tmp_path / "start", gates=False, cross_kv="shared")
+        short = recipe({"tokens": (1,)}, steps=4, save_every=2)
+        whole, _ = distil(start, videos, tmp_path / "run", short)
+        kept = weights(whole.folder)
+        shutil.rmtree(tmp_path / "run" / "model")
+        shutil.rmtree(tmp_path / "run" / "checkpoint-4")
+        plans: list[RunPlan] = []
+        resumed, _ = distil(start, videos, tmp_path / "run", short, on_start=plans.append)
+        assert plans[0].resumed_at == 2
+        before, after = weights(start), weights(resumed.folder)
+        assert all(torch.equal(kept[name], after[name]) for name in after)
+        changed = {part_of(name) for name in after if not torch.equal(before[name], after[name])}
+        assert "shared keys and values" in changed
+        assert not changed & {"language model", "vision encoder", "projector"}
+        assert (
+            load_model(resumed.folder, device=CPU, dtype=torch.float32).config.cross_kv == "shared"
+        )
 
     def test_the_teacher_is_asked_once(
         self, start: Path, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
