@@ -25,7 +25,6 @@ def put_page(site: Site, body: str, path: str = "/watch") -> str:
 
 def content(url: str, cache: FeatureCache | None = None) -> bytes:
     with download(url, USUAL, allow_network=True, cache=cache) as file:
-        assert file.name == url
         return Path(file).read_bytes()
 
 
@@ -51,10 +50,7 @@ class TestWithYtDlp:
         assert content(url, cache) == content(url, cache) == b"a film"
         site.put("/film.mp4", b"another", Content_Type="video/mp4", ETag='"2"')
         assert content(url, cache) == b"another"
-        assert (
-            len(list((tmp_path / "videos").iterdir()) if (tmp_path / "videos").exists() else [])
-            <= 2
-        )
+        assert len(list((tmp_path / "videos").glob("*-*"))) == 1
 
     def test_a_page_of_another_server_is_followed(self, site: Site) -> None:
         site.put("/film.mp4", b"a film", Content_Type="video/mp4")
@@ -68,7 +64,7 @@ class TestWithYtDlp:
             ('<video src="/missing.mp4"></video>', "the server answered 404"),
             ('<video src="/watch"></video>', "a web page, not a video"),
             ('<video src="/list.m3u8"></video>', "no video found"),
-            ('<video src="file:///etc/passwd"></video>', "is not https"),
+            ('<video src="file:///etc/passwd"></video>', "no video found"),
             ('<video src="ftp://example.org/film.mp4"></video>', "no video found"),
         ],
     )
@@ -109,7 +105,9 @@ class TestWithYtDlp:
         body = PAGE.format('<video src="/film.mp4"></video>').encode()
         url = site.put("/watch", body, Content_Type="text/html", Set_Cookie="seen=1")
         assert [cookie.value for cookie in find_video(url, USUAL).cookies] == ["1"]
-        assert list(find_video(put_page(site, '<video src="/film.mp4">'), USUAL).cookies) == []
+        assert (
+            list(find_video(put_page(site, '<video src="/film.mp4"></video>'), USUAL).cookies) == []
+        )
 
     def test_nothing_else_opens_a_connection_or_runs(
         self, site: Site, monkeypatch: pytest.MonkeyPatch
