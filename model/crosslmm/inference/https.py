@@ -211,7 +211,7 @@ class RemoteFile:
 
 
 @dataclass(frozen=True)
-class Source:
+class PageVideo:
     """What a page says of its video: an address, and what it wants to be sent along."""
 
     address: str
@@ -220,7 +220,7 @@ class Source:
 
 
 @contextmanager
-def open_url(url: str, sampling: Sampling, source: Source | None = None) -> Iterator[RemoteFile]:
+def open_url(url: str, sampling: Sampling, source: PageVideo | None = None) -> Iterator[RemoteFile]:
     """The file at an address, within `deadline` and `file_timeout` of `sampling`. source: where that
     of a page is. Raises VideoError, and WebPage for a page."""
     request = Request(url)  # noqa: S310  `send` checks it

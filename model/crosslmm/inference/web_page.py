@@ -10,7 +10,7 @@ from typing import Any
 from urllib.request import Request
 
 from crosslmm.errors import VideoError
-from crosslmm.inference.https import Source, TimeLimit, as_video_error, send, shown
+from crosslmm.inference.https import PageVideo, TimeLimit, as_video_error, send, shown
 from crosslmm.limits import MAX_PAGE_BYTES
 from crosslmm.options import Sampling
 from crosslmm.video.source import over_time
@@ -19,7 +19,7 @@ from crosslmm.video.source import over_time
 _FORMAT = "bestvideo*[protocol~='^https?$'][height<=?720]"
 
 
-def find_video(url: str, sampling: Sampling) -> Source:
+def find_video(url: str, sampling: Sampling) -> PageVideo:
     """Raises VideoError where the page has none, and without yt-dlp."""
     try:
         import yt_dlp
@@ -45,7 +45,7 @@ def find_video(url: str, sampling: Sampling) -> Source:
     if info.get("is_live"):
         raise VideoError(f"{url}: is live, and has no end")
     headers = {name: str(value) for name, value in (info.get("http_headers") or {}).items()}
-    return Source(str(info["url"]), headers | {"Accept-Encoding": "identity"}, found.cookiejar)
+    return PageVideo(str(info["url"]), headers | {"Accept-Encoding": "identity"}, found.cookiejar)
 
 
 class _Silent:
