@@ -5,6 +5,9 @@
 
 The built-in model, greedy, on clips of several lengths. `uniform` is one pass over `--frames` frames;
 `zoom` skims and looks again within as many tokens, `query` too, at frames from all over the video;
+`uniform, all frames` is one pass over as many frames as the skim has, at full tokens: what the second
+look saves; `few` is one over as many frames as the second look has. With `--ordinary` the questions are
+those about ordinary clips of 2 to 60 seconds.
 `uniform, all frames` is one pass over as many frames as the skim has, at full tokens: what the second look
 saves; `few` is one over as many frames as the second look has. With `--ordinary` the questions are those
 about ordinary clips of 2 to 60 seconds, most of them about the whole video.

@@ -330,8 +330,8 @@ class Assistant:
 
         `frames` and `tokens_per_frame` are those of one pass over the video: skim and second look
         together have no more tokens. With `overview` the second look is at the skimmed frames that the
-        question points to, and some of all parts of the video. The rest is as for `open_video`; merging, `fps`, `at` and
-        `sampler` raise UsageError.
+        question points to, and some of all parts of the video. The rest is as for `open_video`;
+        merging, `fps`, `at` and `sampler` raise UsageError.
         """
         sampling, rest = _split(sampling, options, ZoomKeywords)
         return opening.open_zoomed(
