@@ -79,7 +79,7 @@ def ask(
     fps: options.FpsOption = None,
     max_frames: options.MaxFramesOption = None,
     frames_at: options.FramesAtOption = None,
-    sampler: options.SamplerOption = "uniform",
+    sampler: options.AskSamplerOption = "uniform",
     static_threshold: options.StaticThresholdOption = 0.0,
     start: options.StartOption = None,
     end: options.EndOption = None,
@@ -155,8 +155,12 @@ def ask(
     videos += last.others if last else ()
     at = read_frame_list(frames_at, videos, questions) or (last.at if last else None)
     questions = read_questions(questions)
+    by_question = sampler == "query"
+    if zoom and by_question:
+        raise UsageError("--zoom and --sampler query exclude each other: both choose the frames")
+    looking = "--zoom" if zoom else "--sampler query" if by_question else None
     if len(videos) > 1:
-        for flag, given in (("--evidence", evidence), ("--when", when), ("--zoom", zoom)):
+        for flag, given in (("--evidence", evidence), ("--when", when), (looking, looking)):
             if given:
                 raise UsageError(f"{flag} is for a question about one video, and these are several")
     if evidence is not None:
@@ -165,18 +169,20 @@ def ask(
             raise UsageError("--evidence takes one question: its file is about one answer")
     if fit is not None and (frames is not None or fps is not None):
         raise UsageError("--fit finds the number of frames: it excludes --frames and --fps")
-    if zoom and when:
+    if looking and when:
         raise UsageError(
-            "--when and --zoom exclude each other: spans need frames all over the video"
+            f"--when and {looking} exclude each other: spans need frames all over the video"
         )
-    if zoom and continued:
+    if looking and continued:
         raise UsageError(
-            "--zoom looks again for each question, and --continue goes on with one look"
+            f"{looking} looks again for each question, and --continue goes on with one look"
         )
-    if zoom and (fit is not None or frames == MAX):
-        raise UsageError("--zoom stays within the tokens of --frames: give a number")
-    if zoom and (merge is not None or keep is not None):
-        raise UsageError("--zoom and --merge exclude each other: a skim has one token per frame")
+    if looking and (fit is not None or frames == MAX):
+        raise UsageError(f"{looking} stays within the tokens of --frames: give a number")
+    if looking and (merge is not None or keep is not None):
+        raise UsageError(
+            f"{looking} and --merge exclude each other: a skim has one token per frame"
+        )
     merging = choose_merging(
         output, model, tokens_per_frame=tokens_per_frame, merge=merge, keep=keep
     )
@@ -187,7 +193,7 @@ def ask(
         fps=fps,
         max_frames=max_frames,
         at=at,
-        sampler=sampler,
+        sampler="uniform" if sampler == "query" else sampler,
         static_threshold=static_threshold,
         start=start,
         end=end,
@@ -196,8 +202,8 @@ def ask(
         file_timeout=file_timeout,
         max_pixels=max_pixels,
     )
-    if zoom:
-        check_zoom(sampling)
+    if looking:
+        check_zoom(sampling, "`zoom`" if zoom else "`sampler` query")
     cache = open_cache(no_cache=no_cache, cache_size=cache_size)
     sampling.shares(len(videos))  # raises where they do not divide
     sources = ctx.with_resource(
@@ -209,7 +215,7 @@ def ask(
 
     # How many frames these take, the loaded model says.
     ahead: AbstractContextManager[Any] = nullcontext([])
-    if not fills_memory and not zoom:
+    if not fills_memory and not looking:
         ahead = decode_ahead(files, sampling, model, cache)
     with ahead as streams:
         assistant = load_assistant(
@@ -235,7 +241,8 @@ def ask(
             files,
             sampling,
             origin=origin,
-            zoom=zoom,
+            zoom=looking is not None,
+            overview=by_question,
             streams=streams,
             questions=questions,
         )
@@ -247,8 +254,8 @@ def ask(
         response = (chat or session).stream(asked, **generation)
         spans = (lambda answer: session.evidence(answer).spans) if when else None
         write_answer(output, response, spans=spans)
-        if zoom:
-            show_looked_again(output, response.answer)
+        if looking:
+            show_looked_again(output, response.answer, overview=by_question)
         turn: Any = [
             {"role": "user", "content": asked},
             {"role": "assistant", "content": response.answer.text},

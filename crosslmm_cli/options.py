@@ -86,6 +86,15 @@ FramesAtOption = Annotated[
         help="Exactly these frames, one per line: 12.5, 1:05 or #120 (its index); - reads stdin.",
     ),
 ]
+AskSampler = Literal[Sampler, "query"]
+AskSamplerOption = Annotated[
+    AskSampler,
+    typer.Option(
+        "--sampler",
+        help="Choose frames evenly in time, some of each scene, the most diverse, or those that the "
+        "question points to and a few others, for which four times as many are skimmed.",
+    ),
+]
 SamplerOption = Annotated[
     Sampler,
     typer.Option(
