@@ -93,8 +93,8 @@ def open_session(
     """The videos decoded, encoded and prefilled, with what there is to say of them.
 
     zoom: one is skimmed, to look again at what each question points to; with `overview`, all over the
-    video. The rest is as in `Assistant.open_videos`. Raises VideoError for footage that the built-in model cannot know where
-    nobody chose it.
+    video. The rest is as in `Assistant.open_videos`. Raises VideoError for footage that the built-in
+    model cannot know where nobody chose it.
     """
     common: Any = {
         "allow_unfamiliar": origin != "built-in",

@@ -68,7 +68,7 @@ def test_an_overview_has_frames_of_all_parts_and_no_neighbours_while_there_are_o
     assert [each.indices for each in chosen] == [(45,), (85,), (15,)]  # 55 was taken already
     even, chosen = choose_frames(frames, scores, look=10)
     assert sorted([*even, *(each.indices[0] for each in chosen)]) == [*range(5, 100, 10)]
-    assert [each.score for each in chosen][0] == 0.4
+    assert chosen[0].score == 0.4
 
 
 @pytest.mark.parametrize("gates", [True, False], ids=["cross-attention", "self-attention"])
