@@ -38,5 +38,5 @@ def weights(folder: Path) -> Weights:
     return load_file(folder / "model.safetensors")
 
 
-def lines(path: Path) -> list[str]:
+def read_lines(path: Path) -> list[str]:
     return path.read_text("utf-8").splitlines()

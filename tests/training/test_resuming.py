@@ -13,7 +13,7 @@ import torch
 from crosslmm.errors import UsageError
 from crosslmm.training.checkpoints import latest_checkpoint, list_checkpoints
 from crosslmm.training.run import RunPlan
-from tests.support.training_runs import lines, run_training, weights
+from tests.support.training_runs import read_lines, run_training, weights
 
 KILLED_WHILE_SAVING = """
 import os, signal, sys, torch
@@ -58,7 +58,7 @@ class TestResuming:
         assert [entry.loss for entry in rest] == [entry.loss for entry in seen[4:]]
         before, after = weights(whole.folder), weights(resumed.folder)
         assert all(torch.equal(before[name], after[name]) for name in before)
-        logged = [json.loads(line) for line in lines(out / "log.jsonl")]
+        logged = [json.loads(line) for line in read_lines(out / "log.jsonl")]
         assert [entry["step"] for entry in logged if "loss" in entry] == list(range(1, 13))
         assert [path.name for path in list_checkpoints(out)] == ["checkpoint-8", "checkpoint-12"]
         assert not (out / ".partial").exists()

@@ -16,7 +16,7 @@ from crosslmm.training.run import RunPlan, train
 from crosslmm.training.trainer import TrainingDiverged
 from tests.support.lessons import lesson
 from tests.support.tiny import tiny_model
-from tests.support.training_runs import lines, recipe, run_training, weights
+from tests.support.training_runs import read_lines, recipe, run_training, weights
 
 
 class TestSteps:
@@ -74,7 +74,7 @@ class TestSteps:
         )  # fmt: skip
         assert trained.skipped == seen[-1].skipped == 4
         assert all(entry.loss is not None and entry.loss == entry.loss for entry in seen)
-        lines = lines(tmp_path / "run" / "skipped.jsonl")
+        lines = read_lines(tmp_path / "run" / "skipped.jsonl")
         origins = {json.loads(line)["origin"] for line in lines}
         assert origins == {f"{data}, record {number}" for number in (9, 10, 11, 12)}
         with pytest.raises(VideoError, match=r"of 12 samples cannot be trained on.*\n.*broken.mp4"):
@@ -83,7 +83,7 @@ class TestSteps:
         (lessons.parent / "broken.mp4").symlink_to(lessons.parent / records[0]["video"])
         fixed, _ = run_training(start, data, tmp_path / "strict", steps=6, max_skipped=0.1)
         assert fixed.skipped == 0
-        assert not lines(tmp_path / "strict" / "skipped.jsonl")
+        assert not read_lines(tmp_path / "strict" / "skipped.jsonl")
 
     def test_broken_videos_do_not_better_the_evaluation(
         self, start: Path, lessons: Path, tmp_path: Path
@@ -106,7 +106,7 @@ class TestSteps:
     def test_a_run_that_is_lost_stops(self, start: Path, lessons: Path, tmp_path: Path) -> None:
         with pytest.raises(TrainingDiverged, match="not a finite number"):
             run_training(start, lessons, tmp_path / "run", learning_rate=1e20, save_every=1)
-        assert len(lines(tmp_path / "run" / "log.jsonl")) < 12
+        assert len(read_lines(tmp_path / "run" / "log.jsonl")) < 12
 
     @pytest.mark.parametrize("stage", ["align", "tune"])
     def test_full_precision_from_a_checkpoint_of_half(
@@ -170,7 +170,7 @@ class TestSteps:
         _, alone = run_training(
             start, data, tmp_path / "alone", stage=stage, steps=4, batch_size=2, device_batch_size=1
         )
-        logged = [json.loads(line) for line in lines(tmp_path / "both" / "log.jsonl")]
+        logged = [json.loads(line) for line in read_lines(tmp_path / "both" / "log.jsonl")]
         losses = [entry["loss"] for entry in logged if "loss" in entry]
         assert losses == pytest.approx([entry.loss for entry in alone], rel=1e-4)
 
