@@ -91,8 +91,8 @@ AskSamplerOption = Annotated[
     AskSampler,
     typer.Option(
         "--sampler",
-        help="Choose frames evenly in time, some of each scene, the most diverse, or those that the "
-        "question points to and a few others, for which four times as many are skimmed.",
+        help="Choose frames evenly in time, some of each scene, the most diverse, those that take most "
+        "bytes, or those that the question points to, for which four times as many are skimmed.",
     ),
 ]
 SamplerOption = Annotated[

@@ -228,10 +228,6 @@ def share(count: int, parts: int) -> list[int]:
 def check_zoom(sampling: Sampling, asked: str = "`zoom`") -> None:
     """Raise `UsageError` where a skim and a second look cannot choose the frames themselves. asked: what
     asks for them."""
-    for name, usual in (("fps", None), ("at", None), ("sampler", "uniform")):
-        if getattr(sampling, name) != usual:
-def check_zoom(sampling: Sampling) -> None:
-    """Raise `UsageError` where a skim and a second look cannot choose the frames themselves."""
     allowed = {"fps": (None,), "at": (None,), "sampler": ("uniform", "codec")}
     for name, values in allowed.items():
         if getattr(sampling, name) not in values:

@@ -15,7 +15,6 @@ from crosslmm.inference.answer import FrameUsed
 from crosslmm.inference.assistant import Assistant
 from crosslmm.inference.encoding import EncodedVideo
 from crosslmm.inference.zoom import ZoomBudget, choose_frames, choose_moments
-from crosslmm.inference.zoom import ZoomBudget, choose_moments
 from crosslmm.options import Sampler
 from tests.support.tiny import tiny_model, tiny_processor
 
@@ -91,9 +90,13 @@ def test_an_overview_is_chosen_for_each_question(clip: Path, gates: bool) -> Non
         assert all(any(m.start <= time < m.end for time in times) for m in again.moments)
 
 
-@pytest.mark.parametrize("gates", [True, False], ids=["cross-attention", "self-attention"])
+@pytest.mark.parametrize(
+    ("gates", "sampler"),
+    [(True, "uniform"), (False, "codec")],
+    ids=["cross-attention", "self-attention"],
+)
 def test_an_answer_says_where_was_looked_again(
-    clip: Path, gates: bool, monkeypatch: pytest.MonkeyPatch
+    clip: Path, gates: bool, sampler: Sampler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoded: list[int] = []
     encode = opening.encode_video
@@ -104,13 +107,6 @@ def test_an_answer_says_where_was_looked_again(
         return replace(made, encode_seconds=1.0)
 
     monkeypatch.setattr(opening, "encode_video", encode_in_a_second)
-def test_an_answer_says_where_was_looked_again(clip: Path, gates: bool) -> None:
-@pytest.mark.parametrize(
-    ("gates", "sampler"),
-    [(True, "uniform"), (False, "codec")],
-    ids=["cross-attention", "self-attention"],
-)
-def test_an_answer_says_where_was_looked_again(clip: Path, gates: bool, sampler: Sampler) -> None:
     assistant = Assistant(tiny_model(gates=gates), tiny_processor(tokens_per_frame=4))
     video = assistant.open_zoomed(clip, frames=6, sampler=sampler)
     assert video.summary.startswith("skimmed 12 of 30 frames")
