@@ -5,7 +5,7 @@
 
 The built-in model, greedy, on clips of several lengths. `uniform` is one pass over `--frames` frames,
 `codec` one over as many that `--sampler codec` chooses; `zoom` skims and looks again within as many
-tokens, `zoom, codec` skims frames of that sampler, `query` looks again at frames from all over the video;
+tokens, `zoom, codec` skims frames of that sampler, `query` looks again all over the video;
 `uniform, all frames` is one pass over as many frames as the skim has, at full tokens: what the second
 look saves; `few` is one over as many frames as the second look has. With `--ordinary` the questions are
 those about ordinary clips of 2 to 60 seconds.
