@@ -1,11 +1,11 @@
 """Whether looking again pays: the needle test by one uniform pass and by zooming, at the same tokens.
 
     python -m benchmarks.needles --clips 10 --seed 90901
-    python -m benchmarks.needles --ordinary --clips 10 --seed 36500318 --methods uniform zoom query few
+    python -m benchmarks.needles --ordinary --clips 10 --seed 36500318 --methods uniform zoom few
 
 The built-in model, greedy, on clips of several lengths. `uniform` is one pass over `--frames` frames,
 `codec` one over as many that `--sampler codec` chooses; `zoom` skims and looks again within as many
-tokens, `zoom, codec` skims frames of that sampler, `query` looks again all over the video;
+tokens, `zoom, codec` skims frames of that sampler;
 `uniform, all frames` is one pass over as many frames as the skim has, at full tokens: what the second
 look saves; `few` is one over as many frames as the second look has. With `--ordinary` the questions are
 those about ordinary clips of 2 to 60 seconds.
@@ -30,7 +30,7 @@ from crosslmm.inference.answer import Answer
 from crosslmm.synthetic import write_needles
 from crosslmm.synthetic.clips import write_clips
 
-METHODS = ("uniform", "codec", "zoom", "zoom, codec", "query", "few", "uniform, all frames")
+METHODS = ("uniform", "codec", "zoom", "zoom, codec", "few", "uniform, all frames")
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,6 @@ def _measure(folder: Path, rows: list[Any], options: argparse.Namespace) -> Iter
         "uniform": lambda video: assistant.open_video(video, frames=options.frames),
         "codec": lambda video: assistant.open_video(video, frames=options.frames, sampler="codec"),
         "zoom": lambda video: assistant.open_zoomed(video, frames=options.frames),
-        "query": lambda video: assistant.open_zoomed(video, frames=options.frames, overview=True),
         "few": lambda video: assistant.open_video(video, frames=parts.look),
         "uniform, all frames": lambda video: assistant.open_video(video, frames=parts.skim),
         "zoom, codec": lambda video: assistant.open_zoomed(

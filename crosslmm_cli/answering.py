@@ -44,12 +44,8 @@ def write_answer(
     return True
 
 
-def show_looked_again(output: Output, answer: Any, *, overview: bool) -> None:
-    """The moments that an answer of `ask --zoom` was read from; overview: of `--sampler query`."""
-    if overview:
-        chosen, skimmed = len(answer.frames), answer.looked_again.skimmed
-        output.notice(f"answered from {chosen} of the {skimmed:,} frames skimmed")
-        return
+def show_looked_again(output: Output, answer: Any) -> None:
+    """The moments that an answer of `ask --zoom` was read from."""
     moments = sorted((moment.start, moment.end) for moment in answer.looked_again.moments)
     spans = [f"{start:.2f}-{end:.2f} s" for start, end in moments]
     output.notice(f"looked again at {', '.join(spans)}")

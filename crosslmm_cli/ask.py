@@ -79,7 +79,7 @@ def ask(
     fps: options.FpsOption = None,
     max_frames: options.MaxFramesOption = None,
     frames_at: options.FramesAtOption = None,
-    sampler: options.AskSamplerOption = "uniform",
+    sampler: options.SamplerOption = "uniform",
     static_threshold: options.StaticThresholdOption = 0.0,
     start: options.StartOption = None,
     end: options.EndOption = None,
@@ -155,12 +155,8 @@ def ask(
     videos += last.others if last else ()
     at = read_frame_list(frames_at, videos, questions) or (last.at if last else None)
     questions = read_questions(questions)
-    by_question = sampler == "query"
-    if zoom and by_question:
-        raise UsageError("--zoom and --sampler query exclude each other: both choose the frames")
-    looking = "--zoom" if zoom else "--sampler query" if by_question else None
     if len(videos) > 1:
-        for flag, given in (("--evidence", evidence), ("--when", when), (looking, looking)):
+        for flag, given in (("--evidence", evidence), ("--when", when), ("--zoom", zoom)):
             if given:
                 raise UsageError(f"{flag} is for a question about one video, and these are several")
     if evidence is not None:
@@ -169,20 +165,18 @@ def ask(
             raise UsageError("--evidence takes one question: its file is about one answer")
     if fit is not None and (frames is not None or fps is not None):
         raise UsageError("--fit finds the number of frames: it excludes --frames and --fps")
-    if looking and when:
+    if zoom and when:
         raise UsageError(
-            f"--when and {looking} exclude each other: spans need frames all over the video"
+            "--when and --zoom exclude each other: spans need frames all over the video"
         )
-    if looking and continued:
+    if zoom and continued:
         raise UsageError(
-            f"{looking} looks again for each question, and --continue goes on with one look"
+            "--zoom looks again for each question, and --continue goes on with one look"
         )
-    if looking and (fit is not None or frames == MAX):
-        raise UsageError(f"{looking} stays within the tokens of --frames: give a number")
-    if looking and (merge is not None or keep is not None):
-        raise UsageError(
-            f"{looking} and --merge exclude each other: a skim has one token per frame"
-        )
+    if zoom and (fit is not None or frames == MAX):
+        raise UsageError("--zoom stays within the tokens of --frames: give a number")
+    if zoom and (merge is not None or keep is not None):
+        raise UsageError("--zoom and --merge exclude each other: a skim has one token per frame")
     merging = choose_merging(
         output, model, tokens_per_frame=tokens_per_frame, merge=merge, keep=keep
     )
@@ -193,7 +187,7 @@ def ask(
         fps=fps,
         max_frames=max_frames,
         at=at,
-        sampler="uniform" if sampler == "query" else sampler,
+        sampler=sampler,
         static_threshold=static_threshold,
         start=start,
         end=end,
@@ -202,8 +196,8 @@ def ask(
         file_timeout=file_timeout,
         max_pixels=max_pixels,
     )
-    if looking:
-        check_zoom(sampling, "`zoom`" if zoom else "`sampler` query")
+    if zoom:
+        check_zoom(sampling)
     cache = open_cache(no_cache=no_cache, cache_size=cache_size)
     sampling.shares(len(videos))  # raises where they do not divide
     sources = ctx.with_resource(
@@ -215,7 +209,7 @@ def ask(
 
     # How many frames these take, the loaded model says.
     ahead: AbstractContextManager[Any] = nullcontext([])
-    if not fills_memory and not looking:
+    if not fills_memory and not zoom:
         ahead = decode_ahead(files, sampling, model, cache)
     with ahead as streams:
         assistant = load_assistant(
@@ -241,8 +235,7 @@ def ask(
             files,
             sampling,
             origin=origin,
-            zoom=looking is not None,
-            overview=by_question,
+            zoom=zoom,
             streams=streams,
             questions=questions,
         )
@@ -254,8 +247,8 @@ def ask(
         response = (chat or session).stream(asked, **generation)
         spans = (lambda answer: session.evidence(answer).spans) if when else None
         write_answer(output, response, spans=spans)
-        if looking:
-            show_looked_again(output, response.answer, overview=by_question)
+        if zoom:
+            show_looked_again(output, response.answer)
         turn: Any = [
             {"role": "user", "content": asked},
             {"role": "assistant", "content": response.answer.text},

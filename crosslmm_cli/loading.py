@@ -86,15 +86,14 @@ def open_session(
     *,
     origin: catalog.Origin,
     zoom: bool = False,
-    overview: bool = False,
     streams: "Sequence[FrameStream | None]" = (),
     questions: Sequence[str] = (),
 ) -> Any:
     """The videos decoded, encoded and prefilled, with what there is to say of them.
 
-    zoom: one is skimmed, to look again at what each question points to; with `overview`, all over the
-    video. The rest is as in `Assistant.open_videos`. Raises VideoError for footage that the built-in
-    model cannot know where nobody chose it.
+    zoom: one is skimmed, to look again at what each question points to. The rest is as in
+    `Assistant.open_videos`. Raises VideoError for footage that the built-in model cannot know where
+    nobody chose it.
     """
     common: Any = {
         "allow_unfamiliar": origin != "built-in",
@@ -104,7 +103,7 @@ def open_session(
     try:
         if zoom:
             (video,) = videos
-            session = assistant.open_zoomed(video, sampling, overview=overview, **common)
+            session = assistant.open_zoomed(video, sampling, **common)
         else:
             session = assistant.open_videos(videos, sampling, streams=streams, **common)
     except UnfamiliarFootage:

@@ -3,7 +3,7 @@
 import math
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -84,15 +84,6 @@ FramesAtOption = Annotated[
         "--frames-at",
         metavar="FILE",
         help="Exactly these frames, one per line: 12.5, 1:05 or #120 (its index); - reads stdin.",
-    ),
-]
-AskSampler = Literal[Sampler, "query"]
-AskSamplerOption = Annotated[
-    AskSampler,
-    typer.Option(
-        "--sampler",
-        help="Choose frames evenly in time, some of each scene, the most diverse, those that take most "
-        "bytes, or those that the question points to, for which four times as many are skimmed.",
     ),
 ]
 SamplerOption = Annotated[

@@ -225,14 +225,13 @@ def share(count: int, parts: int) -> list[int]:
     return [count // parts + (number < count % parts) for number in range(parts)]
 
 
-def check_zoom(sampling: Sampling, asked: str = "`zoom`") -> None:
-    """Raise `UsageError` where a skim and a second look cannot choose the frames themselves. asked: what
-    asks for them."""
+def check_zoom(sampling: Sampling) -> None:
+    """Raise `UsageError` where a skim and a second look cannot choose the frames themselves."""
     allowed = {"fps": (None,), "at": (None,), "sampler": ("uniform", "codec")}
     for name, values in allowed.items():
         if getattr(sampling, name) not in values:
             raise UsageError(
-                f"`{name}` and {asked} exclude each other: looking again chooses the frames, within the "
+                f"`{name}` and `zoom` exclude each other: looking again chooses the frames, within the "
                 "tokens of so many `frames`"
             )
 

@@ -24,35 +24,6 @@ def test_the_moments_are_said(run: Run, clip: Path, checkpoint: Path) -> None:
     assert len(again["moments"]) == 2
 
 
-def test_frames_by_the_question(run: Run, clip: Path, checkpoint: Path) -> None:
-    asked = ("ask", clip, "what?", "--model", checkpoint, "--sampler", "query", "--frames", 8)
-    done = run(*asked, "--max-new-tokens", 3)
-    assert done.code == 0
-    assert "answered from 4 of the 16 frames skimmed" in done.err
-    record = json.loads(run(*asked, "--max-new-tokens", 3, "--json").out)
-    assert record["answer"] == done.out.strip()
-    assert (len(record["frames"]), len(record["looked_again"]["moments"])) == (4, 3)
-
-
-@pytest.mark.parametrize(
-    ("extra", "words"),
-    [
-        (("--frames", "max"), "--sampler query stays within the tokens of --frames"),
-        (("--fps", "2"), "--fps and --sampler query exclude each other"),
-        (("--when",), "--when and --sampler query exclude each other"),
-        (("--zoom",), "--zoom and --sampler query exclude each other"),
-        (("other.mp4", "-Q", "what?"), "--sampler query is for a question about one video"),
-    ],
-)
-def test_what_chooses_frames_too_is_refused(
-    run: Run, clip: Path, extra: tuple[str, ...], words: str
-) -> None:
-    asked = (clip,) if "-Q" in extra else (clip, "what?")
-    done = run("ask", *asked, "--sampler", "query", *extra)
-    assert done.code == 2
-    assert words in " ".join(done.err.split())
-
-
 @pytest.mark.parametrize(
     ("extra", "words"),
     [

@@ -14,7 +14,7 @@ from crosslmm.inference import opening
 from crosslmm.inference.answer import FrameUsed
 from crosslmm.inference.assistant import Assistant
 from crosslmm.inference.encoding import EncodedVideo
-from crosslmm.inference.zoom import ZoomBudget, choose_frames, choose_moments
+from crosslmm.inference.zoom import ZoomBudget, choose_moments
 from crosslmm.options import Sampler
 from tests.support.tiny import tiny_model, tiny_processor
 
@@ -61,33 +61,6 @@ def test_where_every_frame_was_skimmed_neighbours_are_taken() -> None:
     chosen = choose_moments(frames, np.eye(12)[11], look=8, count=12)
     assert chosen[0].indices == (9, 10, 11)
     assert all(0 <= index < 12 for each in chosen for index in each.indices)
-
-
-def test_an_overview_has_frames_of_all_parts_and_no_neighbours_while_there_are_others() -> None:
-    frames = skimmed(*range(5, 100, 10))
-    scores = np.asarray([0, 0.1, 0, 0, 0.4, 0.3, 0.05, 0.02, 0.2, 0])
-    even, chosen = choose_frames(frames, scores, look=4)
-    assert even == (55,)  # the middle
-    assert [each.indices for each in chosen] == [(45,), (85,), (15,)]  # 55 was taken already
-    even, chosen = choose_frames(frames, scores, look=10)
-    assert sorted([*even, *(each.indices[0] for each in chosen)]) == [*range(5, 100, 10)]
-    assert chosen[0].score == 0.4
-
-
-@pytest.mark.parametrize("gates", [True, False], ids=["cross-attention", "self-attention"])
-def test_an_overview_is_chosen_for_each_question(clip: Path, gates: bool) -> None:
-    assistant = Assistant(tiny_model(gates=gates), tiny_processor(tokens_per_frame=4))
-    video = assistant.open_zoomed(clip, frames=10, overview=True)
-    for question in ("what?", "a longer question about it"):
-        answer = video.ask(question, max_new_tokens=2)
-        again = answer.looked_again
-        assert again is not None
-        assert (again.skimmed, len(answer.frames), len(again.moments)) == (20, 5, 4)
-        assert again.tokens == 20 + 5 * 4 <= 10 * 4
-        scores = [moment.score for moment in again.moments]
-        assert scores == sorted(scores, reverse=True)
-        times = [frame.time for frame in answer.frames]
-        assert all(any(m.start <= time < m.end for time in times) for m in again.moments)
 
 
 @pytest.mark.parametrize(

@@ -329,9 +329,8 @@ class Assistant:
         the moments that each question points to. See docs/needles.md for when that pays.
 
         `frames` and `tokens_per_frame` are those of one pass over the video: skim and second look
-        together have no more tokens. With `overview` the second look is at the skimmed frames that the
-        question points to, and some of all parts of the video. The rest is as for `open_video`;
-        merging, `fps`, `at` and `sampler` raise UsageError.
+        together have no more tokens. The rest is as for `open_video`; merging, `fps`, `at` and
+        `sampler` raise UsageError.
         """
         sampling, rest = _split(sampling, options, ZoomKeywords)
         return opening.open_zoomed(

@@ -64,7 +64,6 @@ class OneVideoKeywords(OpeningKeywords, total=False):
 class ZoomKeywords(SamplingOptions, total=False):
     """What `Assistant.open_zoomed` takes besides."""
 
-    overview: bool
     questions: Sequence[str]
     allow_unfamiliar: bool
     on_progress: Progress | None
@@ -170,13 +169,12 @@ def open_zoomed(
     sampling: Sampling,
     *,
     tokens_per_frame: int | None = None,
-    overview: bool = False,
     questions: Sequence[str] = (),
     allow_unfamiliar: bool = True,
     on_progress: Progress | None = None,
 ) -> ZoomedVideo:
     """Skim a video, to look again at what each question points to; `sampling` is of one uniform pass
-    with the same number of tokens. overview: as of `ZoomedVideo`. The rest is as for `open_videos`."""
+    with the same number of tokens. The rest is as for `open_videos`."""
     if not isinstance(video, str | os.PathLike) or is_address(video):
         raise UsageError("looking again reads the video a second time: give the path of a file")
     check_zoom(sampling)
@@ -210,7 +208,7 @@ def open_zoomed(
     skim = open_part(replace(sampling, frames=parts.skim, max_frames=None), 1)
     of_answers = warn_of_frames(runtime, len(skim.frames))  # which a skim gives none of
     warnings = tuple(warning for warning in skim.warnings if warning not in of_answers)
-    return ZoomedVideo(skim, parts, look, overview=overview, warnings=warnings)
+    return ZoomedVideo(skim, parts, look, warnings=warnings)
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,7 @@
 
 The budget is that of one pass: as many tokens as `frames` would have. A part of it is spent on skimming
 four frames, at one token each, for each frame of that pass; the rest on frames at full tokens around
-the few moments that the skim scores highest, denser there than any uniform pass; or, as an overview,
-on the skimmed frames that score highest, and some of all parts of the video.
+the few moments that the skim scores highest, denser there than any uniform pass.
 """
 
 import time
@@ -22,7 +21,6 @@ from crosslmm.options import GenerationKeywords
 
 _SKIMMED = 4  # frames, for each of a uniform pass
 _MOMENTS = 3
-_EVEN = 4  # of an overview, every so-manieth frame is one of those that are evenly spaced
 
 
 @dataclass(frozen=True)
@@ -59,13 +57,11 @@ class ZoomedVideo:
         budget: ZoomBudget,
         look: Callable[[Sequence[str]], VideoSession],
         *,
-        overview: bool = False,
         warnings: tuple[str, ...] = (),
     ) -> None:
         """look: opens the frames of these names, as `Sampling.at` takes them, at full tokens.
-        overview: at frames from all over the video, see `choose_frames`. warnings: about the video."""
+        warnings: about the video."""
         self._skim, self._budget, self._look = skim, budget, look
-        self._overview = overview
         self._looked: VideoSession | None = None
         self._spent = skim.timing
         self.video = skim.video
@@ -104,13 +100,10 @@ class ZoomedVideo:
         began = time.perf_counter()
         self._looked = None  # frees its memory
         scores = self._skim.score_frames(question)
-        look, frames = self._budget.look, self._skim.frames
-        even: tuple[int, ...] = ()
-        if self._overview:
-            even, chosen = choose_frames(frames, scores, look=look)
-        else:
-            chosen = choose_moments(frames, scores, look=look, count=self.source.frame_count)
-        names = sorted({*even, *(index for moment in chosen for index in moment.indices)})
+        chosen = choose_moments(
+            self._skim.frames, scores, look=self._budget.look, count=self._skim.source.frame_count
+        )
+        names = sorted({index for moment in chosen for index in moment.indices})
         scored = time.perf_counter() - began
         looked = self._look([f"#{index}" for index in names])
         response = looked.stream(question, **options)
@@ -175,26 +168,6 @@ def choose_moments(
         indices = _around(frames, row, share, count)
         chosen.append(ChosenMoment(row, float(scores[row]), indices))
     return chosen
-
-
-def choose_frames(
-    frames: Sequence[FrameUsed], scores: np.ndarray, *, look: int
-) -> tuple[tuple[int, ...], list[ChosenMoment]]:
-    """The indices of a few evenly spaced frames of a skim, and those with the highest scores of the
-    others, in the order of these, each a moment of its own.
-
-    No two neighbours are taken for their scores as long as there are others. look: frames in all.
-    """
-    count = min(look // _EVEN, len(frames))
-    even = [int((slot + 0.5) * len(frames) / count) for slot in range(count)]
-    best = [row for row in np.argsort(-scores, kind="stable").tolist() if row not in even]
-    rows: list[int] = []
-    for apart in (1, 0):
-        for row in best:
-            if len(rows) < look - count and all(abs(row - other) > apart for other in rows):
-                rows.append(row)
-    chosen = [ChosenMoment(row, float(scores[row]), (frames[row].index,)) for row in rows]
-    return tuple(frames[row].index for row in even), chosen
 
 
 def _around(frames: Sequence[FrameUsed], row: int, share: int, count: int) -> tuple[int, ...]:
