@@ -1,11 +1,14 @@
 """Whether looking again pays: the needle test by one uniform pass and by zooming, at the same tokens.
 
     python -m benchmarks.needles --clips 10 --seed 90901
+    python -m benchmarks.needles --ordinary --clips 10 --seed 36500318 --methods uniform zoom few
 
 The built-in model, greedy, on clips of several lengths. `uniform` is one pass over `--frames` frames,
 `codec` one over as many that `--sampler codec` chooses; `zoom` skims and looks again within as many
-tokens, `zoom, codec` skims frames of that sampler; `uniform, all frames` is one pass over as many
-frames as the skim has, at full tokens: what the second look saves.
+tokens, `zoom, codec` skims frames of that sampler;
+`uniform, all frames` is one pass over as many frames as the skim has, at full tokens: what the second
+look saves; `few` is one over as many frames as the second look has. With `--ordinary` the questions are
+those about ordinary clips of 2 to 60 seconds.
 """
 
 import argparse
@@ -25,8 +28,9 @@ from crosslmm.evaluation.scoring import is_right
 from crosslmm.evaluation.tasks.questions import read_questions
 from crosslmm.inference.answer import Answer
 from crosslmm.synthetic import write_needles
+from crosslmm.synthetic.clips import write_clips
 
-METHODS = ("uniform", "codec", "zoom", "zoom, codec", "uniform, all frames")
+METHODS = ("uniform", "codec", "zoom", "zoom, codec", "few", "uniform, all frames")
 
 
 @dataclass(frozen=True)
@@ -49,15 +53,27 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="crosslmm-benchmark-") as scratch:
         folder = options.folder or Path(scratch)
-        path = write_needles(
-            folder, clips=options.clips, seed=options.seed, lengths=options.lengths
-        )
+        if options.ordinary:
+            path = write_clips(
+                folder,
+                clips=options.clips,
+                seed=options.seed,
+                seconds=(2.0, 60.0),
+                fps=12.0,
+                questions_per_clip=8,
+            )
+        else:
+            path = write_needles(
+                folder, clips=options.clips, seed=options.seed, lengths=options.lengths
+            )
         asked = list(_measure(folder, read_questions(path), options))
     rows = list(summarize(asked))
     settings = {
-        name: getattr(options, name) for name in ("model", "clips", "seed", "lengths", "frames")
+        name: getattr(options, name)
+        for name in ("model", "clips", "seed", "lengths", "frames", "ordinary")
     }
-    record = Record(f"needles_{Path(options.model).name}_{options.seed}", settings, rows)
+    kind = "ordinary" if options.ordinary else "needles"
+    record = Record(f"{kind}_{Path(options.model).name}_{options.seed}", settings, rows)
     print(table(rows))
     say(f"wrote {record.write(options.out)}")
 
@@ -67,15 +83,16 @@ def _measure(folder: Path, rows: list[Any], options: argparse.Namespace) -> Iter
     from crosslmm.inference.zoom import ZoomBudget
 
     assistant = crosslmm.load(options.model, device="cpu", dtype="float32")
-    skim = ZoomBudget.of(options.frames, assistant.tokens_per_frame).skim
+    parts = ZoomBudget.of(options.frames, assistant.tokens_per_frame)
     opens: dict[str, Callable[[Path], Any]] = {
         "uniform": lambda video: assistant.open_video(video, frames=options.frames),
         "codec": lambda video: assistant.open_video(video, frames=options.frames, sampler="codec"),
         "zoom": lambda video: assistant.open_zoomed(video, frames=options.frames),
+        "few": lambda video: assistant.open_video(video, frames=parts.look),
+        "uniform, all frames": lambda video: assistant.open_video(video, frames=parts.skim),
         "zoom, codec": lambda video: assistant.open_zoomed(
             video, frames=options.frames, sampler="codec"
         ),
-        "uniform, all frames": lambda video: assistant.open_video(video, frames=skim),
     }
     videos = list(dict.fromkeys(row["video"] for row in rows))
     for number, video in enumerate(videos):
@@ -92,10 +109,11 @@ def _measure(folder: Path, rows: list[Any], options: argparse.Namespace) -> Iter
 
 def _asked(method: str, row: Any, answer: Answer, first: bool, seconds: float) -> Asked:
     again = answer.looked_again
-    shown = any(row["start"] - 1e-3 <= frame.time < row["end"] - 1e-3 for frame in answer.frames)
+    start, end = (row.get(edge, 0.0) for edge in ("start", "end"))
+    shown = any(start - 1e-3 <= frame.time < end - 1e-3 for frame in answer.frames)
     tokens = answer.tokens.visual if again is None else again.tokens
     right = is_right(row, answer.text)
-    return Asked(method, row["length"], row["type"], right, shown, tokens, first, seconds)
+    return Asked(method, row.get("length", 0), row["type"], right, shown, tokens, first, seconds)
 
 
 def summarize(asked: list[Asked]) -> Iterator[dict[str, Any]]:
@@ -132,6 +150,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=90901)
     parser.add_argument("--lengths", type=int, nargs="+", default=[32, 128, 512])
     parser.add_argument("--frames", type=int, default=16, help="of the uniform pass")
+    parser.add_argument("--ordinary", action="store_true")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--folder", type=Path, help="keep the clips here")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))

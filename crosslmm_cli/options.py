@@ -251,7 +251,10 @@ SchemaOption = Annotated[
 ]
 AllowNetworkOption = Annotated[
     bool,
-    typer.Option("--allow-network", help="Download a VIDEO that is an https address."),
+    typer.Option(
+        "--allow-network",
+        help="Download a VIDEO that is an https address, or a page with one (extra `web`).",
+    ),
 ]
 ContinueOption = Annotated[
     bool,

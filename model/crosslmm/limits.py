@@ -62,6 +62,8 @@ TEMPLATE_SECONDS = 10.0
 TEMPLATE_MEMORY = 256 * 2**20
 # Seconds that a checkpoint's tokenizer may take for a text.
 TOKENIZER_SECONDS = 30.0
+# Bytes that servers may answer, in all, until the video of a page is found.
+MAX_PAGE_BYTES = 64 * 2**20
 # Bytes of a file of the Hub's cache that names the commit of a revision.
 MAX_REF_BYTES = 2**10
 # Bytes of a question or a prompt, and of a list of files.

@@ -12,7 +12,7 @@ import pytest
 
 from crosslmm.checkpoints.catalog import demo_folder
 from crosslmm.cost import RECIPES, memory_needed
-from crosslmm.cost.budget import frames_at, most_frames, parse_compute, parse_size
+from crosslmm.cost.budget import frames_at, most_frames, parse_size
 from crosslmm.cost.profile import compare, find_shape, profile, reshape
 from crosslmm.cost.published import FIGURE_4, compare_with_paper, count_like_paper
 from crosslmm.cost.settings import Settings
@@ -35,8 +35,14 @@ MACS = {
     "prefill_total",
     "per_token",
 }
+
+
 LLAVA = "llava-hf/llava-onevision-qwen2-7b-ov-hf"
+
+
 BUDGET = {"tokens_per_frame", "merge", "keep"}
+
+
 MEMORY = {"weights", "features", "kv_cache", "cross_cache", "activations", "total"}
 
 
@@ -326,50 +332,6 @@ def test_refusals(run, home, arguments: list[str], code: int, message: str) -> N
     assert message in done.err
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        ["--plot", "bars.gif"],
-        ["--fits", "lots"],
-        ["--compare", "paper"],
-        ["--compare", "nothing-here"],
-        ["--video", "nowhere.mp4"],
-    ],
-)
-def test_what_is_wrong_is_said_before_anything_is_measured(
-    run, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, wrong: list[str]
-) -> None:
-    def loaded(*arguments: object, **options: object) -> None:
-        pytest.fail("the model was loaded")
-
-    monkeypatch.setattr("crosslmm_cli.profile.load_assistant", loaded)
-    done = run("profile", "-m", checkpoint, "--measure", *wrong)
-    assert done.code in (1, 2)
-    assert wrong[1] in done.err or "the paper's figure 4" in done.err
-
-
-def test_timings_are_shown_before_a_picture_fails(
-    run, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*arguments: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("crosslmm_cli.profile.draw", full)
-    done = run(
-        "profile", "-m", checkpoint, "--measure", "-n", "2", "--repeats", "1",
-        "--plot", tmp_path / "bars.png",
-    )  # fmt: skip
-    assert done.code == 1
-    assert "Measured on" in done.out
-
-
-@pytest.mark.parametrize("option", [["--repeats", "2"], ["--video", "x.mp4"], ["--device", "cpu"]])
-def test_options_of_a_measurement_need_one(run, option: list[str]) -> None:
-    done = run("profile", "-m", "crosslmm-2b", *option)
-    assert (done.code, done.out) == (2, "")
-    assert "--measure" in done.err
-
-
 def test_folder_is_read_with_its_gates(tmp_path: Path) -> None:
     from tests.support.tiny import tiny_checkpoint
 
@@ -412,122 +374,8 @@ def test_configuration_that_cannot_be_counted(tmp_path: Path) -> None:
         find_shape(str(folder))
 
 
-def test_measuring(run, checkpoint: Path, clip: Path) -> None:
-    done = run(
-        "profile", "--model", checkpoint, "--measure", "--video", clip, "-n", "2,4",
-        "--repeats", "2", "--device", "cpu", "--dtype", "float32", "--json",
-    )  # fmt: skip
-    assert done.code == 0, done.err
-    record = json.loads(done.out)
-    assert [item["frames"] for item in record["measured"]] == [2, 4]
-    for item in record["measured"]:
-        for stage in ("encode", "prefill", "first_token", "second_question"):
-            spread = item[stage]
-            assert 0 < spread["fastest"] <= spread["median"] <= spread["slowest"]
-        assert item["first_token"]["median"] > item["second_question"]["median"]
-        assert item["repeats"] == 2
-        assert item["settings"]["device"] == "cpu"
-        assert item["estimated_peak"] > 0
-        if sys.platform == "linux":
-            assert item["peak"] >= 0
-
-
-def test_measuring_makes_its_own_clip(run, checkpoint: Path) -> None:
-    done = run(
-        "profile", "-m", checkpoint, "--measure", "-n", "2", "--repeats", "1", "--device", "cpu"
-    )
-    assert done.code == 0, done.err
-    assert "Measured on" in done.out
-    assert max(map(len, done.out.splitlines())) <= 80
-
-
-def test_measuring_more_frames_than_there_are(run, checkpoint: Path, clip: Path) -> None:
-    done = run(
-        "profile", "-m", checkpoint, "--measure", "--video", clip, "-n", "64", "--repeats", "1"
-    )
-    assert done.code == 1
-    assert "has 30 frames, fewer than 64" in done.err
-
-
-def test_peak_memory_sees_what_is_taken_and_given_back() -> None:
-    import torch
-
-    from crosslmm.inference.measurement import peak_memory
-
-    with peak_memory(torch.device("cpu")) as peak:
-        block = torch.ones(64, 2**20, dtype=torch.uint8)
-        del block
-    if sys.platform != "linux":
-        assert peak.bytes is None
-    else:
-        assert 60 * 2**20 < peak.bytes < 100 * 2**20
-
-
 def test_paper_text_shows_the_deviation() -> None:
     first = profile("crosslmm-7b")
     shown = paper_text(first, compare_with_paper(first))
     assert "-0.07%" in shown
     assert "102.42" in shown
-
-
-def test_a_budget_of_compute_is_spent_to_the_last_frame() -> None:
-    shape = RECIPES["crosslmm-7b"]
-    for tokens in (1, 9, 49):
-        frames = frames_at(shape, 5e12, budget=TokenBudget(tokens), settings=Settings())
-        rows = profile(
-            "x", shape=shape, frames=[frames, frames + 1], budgets=[TokenBudget(tokens)]
-        ).rows
-        assert rows[0].prefill.total <= 5e12 < rows[1].prefill.total
-    assert frames_at(shape, 1e9, settings=Settings()) == 0
-
-
-@pytest.mark.parametrize(
-    ("given", "value"),
-    [
-        ("10TFLOP", (5e12, False)),
-        ("10 tflops", (5e12, False)),
-        ("3GMAC", (3e9, False)),
-        ("2s", (2, True)),
-        ("500ms", (0.5, True)),
-        ("1.5min", (90, True)),
-    ],
-)
-def test_a_budget_is_read(given: str, value: tuple[float, bool]) -> None:
-    assert parse_compute(given) == value
-
-
-@pytest.mark.parametrize("given", ["10", "TFLOP", "0s", "-2s", "1 hour", "1e3s"])
-def test_no_budget(given: str) -> None:
-    with pytest.raises(UsageError, match="budget"):
-        parse_compute(given)
-
-
-def test_the_budget_table(run) -> None:
-    given = ("profile", "-m", "crosslmm-7b", "--budget", "10TFLOP")
-    done = run(*given)
-    assert done.code == 0
-    heading, columns, *lines = done.out.splitlines()
-    assert heading == "A prefill of 10 TFLOPs:"
-    assert columns.split() == ["tokens", "per", "frame", "frames", "visual", "tokens"]
-    cells = [[int(cell.replace(",", "")) for cell in line.split()[:3]] for line in lines]
-    assert [tokens for tokens, _, _ in cells] == [side**2 for side in range(1, 15)]
-    frames = [count for _, count, _ in cells]
-    assert frames == sorted(frames, reverse=True)
-    assert all(visual == tokens * count for tokens, count, visual in cells)
-    record = json.loads(run(*given, "--json").out)
-    assert record["budget"]["frames"] == {str(tokens): count for tokens, count, _ in cells}
-    assert record["macs_per_second"] is None
-
-
-def test_a_budget_in_seconds_says_what_it_was_counted_with(run) -> None:
-    done = run("profile", "-m", "crosslmm-2b", "--budget", "20s", "--tokens-per-frame", "9")
-    assert done.code == 0
-    assert "20 s at the" in " ".join(done.out.split())
-    assert done.out.splitlines()[-1].split()[0] == "9"
-
-
-def test_a_budget_stands_alone(run) -> None:
-    done = run("profile", "--budget", "2s", "--frames", "8")
-    assert done.code == 2
-    assert "--budget finds the frames" in done.err
-    assert run("profile", "--budget", "2TFLOP", "--device", "cpu").code == 2

@@ -215,17 +215,17 @@ def test_redirects(site: Site) -> None:
     site.put("/v", b"video")
     assert content(site.redirect("/a", "/v")) == b"video"
     for target, message in (
-        ("file:///etc/passwd", "redirects to what is not https"),
-        ("ftp://host/v", "redirects to what is not https"),
+        ("file:///etc/passwd", "leads to what is not https"),
+        ("ftp://host/v", "leads to what is not https"),
         ("/loop", "redirects over 5 times"),
-        ("http://user:secret@host/", "redirects to what holds a user name"),
+        ("http://user:secret@host/", "leads to what holds a user name"),
     ):
         with pytest.raises(VideoError, match=message):
             content(site.redirect("/loop", target))
 
 
 def test_a_redirect_to_this_machine_is_not_even_connected_to() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server, https._TimeLimit(9) as limit:
+    with socket.create_server(("127.0.0.1", 0)) as server, https.TimeLimit(9) as limit:
         opener = https._opener(limit, public=True)
         with pytest.raises(https._PrivateAddress):
             opener.open(f"https://localhost:{server.getsockname()[1]}/v")

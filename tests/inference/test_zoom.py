@@ -1,6 +1,8 @@
 """Looking again: what a question points to, which moments are taken, and what an answer says of it."""
 
 import io
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +10,10 @@ import numpy as np
 import pytest
 
 from crosslmm.errors import UsageError
+from crosslmm.inference import opening
 from crosslmm.inference.answer import FrameUsed
 from crosslmm.inference.assistant import Assistant
+from crosslmm.inference.encoding import EncodedVideo
 from crosslmm.inference.zoom import ZoomBudget, choose_moments
 from crosslmm.options import Sampler
 from tests.support.tiny import tiny_model, tiny_processor
@@ -64,11 +68,23 @@ def test_where_every_frame_was_skimmed_neighbours_are_taken() -> None:
     [(True, "uniform"), (False, "codec")],
     ids=["cross-attention", "self-attention"],
 )
-def test_an_answer_says_where_was_looked_again(clip: Path, gates: bool, sampler: Sampler) -> None:
+def test_an_answer_says_where_was_looked_again(
+    clip: Path, gates: bool, sampler: Sampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[int] = []
+    encode = opening.encode_video
+
+    def encode_in_a_second(*arguments: Any, **options: Any) -> EncodedVideo:
+        made = encode(*arguments, **options)
+        encoded.append(len(made.frames))
+        return replace(made, encode_seconds=1.0)
+
+    monkeypatch.setattr(opening, "encode_video", encode_in_a_second)
     assistant = Assistant(tiny_model(gates=gates), tiny_processor(tokens_per_frame=4))
     video = assistant.open_zoomed(clip, frames=6, sampler=sampler)
     assert video.summary.startswith("skimmed 12 of 30 frames")
     answer = video.ask("what?", max_new_tokens=3)
+    assert (encoded, answer.timing.encode) == ([12, 3], 2.0)
     again = answer.looked_again
     assert again is not None
     assert (again.skimmed, len(answer.frames)) == (12, 3)
@@ -83,9 +99,12 @@ def test_an_answer_says_where_was_looked_again(clip: Path, gates: bool, sampler:
     # It is what these frames answer by themselves, and a second question skims nothing.
     named = [f"#{frame.index}" for frame in answer.frames]
     assert assistant.ask(clip, "what?", at=named, max_new_tokens=3).text == answer.text
+    encoded.clear()
+    began = time.perf_counter()
     second = video.ask("what?", max_new_tokens=3)
+    assert second.timing.first_token <= time.perf_counter() - began
+    assert (encoded, second.timing.encode) == ([3], 1.0)
     assert (second.text, second.looked_again) == (answer.text, again)
-    assert second.timing.first_token < answer.timing.first_token
     assert video.evidence(second).indices == tuple(frame.index for frame in second.frames)
 
 

@@ -27,9 +27,10 @@ from crosslmm.files import (
     remove_scratch,
 )
 from crosslmm.inference.feature_cache import FeatureCache
-from crosslmm.inference.https import RemoteFile, check_address, open_url
+from crosslmm.inference.https import RemoteFile, WebPage, check_address, open_url
 from crosslmm.inference.named_file import NamedFile
 from crosslmm.inference.own_folder import OwnFolder
+from crosslmm.inference.web_page import find_video
 from crosslmm.options import Sampling
 
 Report = Callable[[str, int, int], None]
@@ -53,13 +54,16 @@ def download(
     on_progress: Report | None = None,
     on_notice: Callable[[str], None] | None = None,
 ) -> Iterator[NamedFile]:
-    """The file at an https address: kept beside the features of `cache` where there is one, else until
-    this ends. Raises VideoError, also where the network is not allowed."""
+    """The file at an https address, or the video of a page: kept beside the features of `cache` where
+    there is one, else until this ends. Raises VideoError, also where the network is not allowed."""
     check_address(url, url)
     if not allow_network:
         raise VideoError(f"{url}: this is a URL; `allow_network` downloads it")
     with ExitStack() as stack:
-        remote = stack.enter_context(open_url(url, sampling))
+        try:
+            remote = stack.enter_context(open_url(url, sampling))
+        except WebPage:
+            remote = stack.enter_context(open_url(url, sampling, find_video(url, sampling)))
 
         def report(copied: int) -> None:
             if on_progress:

@@ -7,15 +7,16 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPMessage, HTTPSConnection
+from http.cookiejar import CookieJar
 from typing import IO, Any
-from urllib.error import HTTPError, URLError
+from urllib.error import URLError
 from urllib.parse import urljoin, urlsplit
 from urllib.request import (
-    HTTPDefaultErrorHandler,
-    HTTPErrorProcessor,
+    HTTPCookieProcessor,
     HTTPHandler,
     HTTPSHandler,
     OpenerDirector,
@@ -35,14 +36,22 @@ _LENGTH = re.compile(r"[0-9]{1,15}")
 # Addresses whose last four bytes are one of version 4: translated by a gateway, and an old form.
 _HOLD_VERSION_4 = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("::/96"))
 _TRANSLATED_HERE = ipaddress.IPv6Network("64:ff9b:1::/48")
+_PAGES = ("text/html", "application/xhtml+xml")
 _LONGEST_TEXT = 100  # characters of what a server says that are shown
+
+
+_REDIRECTIONS = (301, 302, 303, 307, 308)
+
+
+class WebPage(VideoError):
+    """A server answered with a page."""
 
 
 class _PrivateAddress(Exception):
     pass
 
 
-class _TimeLimit:
+class TimeLimit:
     """Ends the connections of a download when its time is over, whatever is being read of them."""
 
     def __init__(self, seconds: float) -> None:
@@ -51,7 +60,7 @@ class _TimeLimit:
         self._timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), self._end)
         self._timer.daemon = True
 
-    def __enter__(self) -> "_TimeLimit":
+    def __enter__(self) -> "TimeLimit":
         self._timer.start()
         return self
 
@@ -74,7 +83,7 @@ class _Guarded:
     """A connection that a time limit can end. With `public` nothing is sent to an address that is not on
     the public network, not even a greeting, unless through a proxy."""
 
-    def __init__(self, *arguments: Any, limit: _TimeLimit, public: bool, **options: Any) -> None:
+    def __init__(self, *arguments: Any, limit: TimeLimit, public: bool, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._limit, self._public = limit, public
         self._create_connection = self._connect  # where http.client opens a socket, before TLS
@@ -151,13 +160,18 @@ class RemoteFile:
     """The answer of a server, to be read once. version: what tells this content of the address from an
     earlier one, empty where the server does not say."""
 
-    def __init__(self, url: str, response: Any, sampling: Sampling, limit: _TimeLimit) -> None:
+    def __init__(self, url: str, response: Any, sampling: Sampling, limit: TimeLimit) -> None:
         """Raises VideoError for an answer of which a part cannot be told from all of it."""
         self.url, self._response, self._sampling, self._limit = url, response, sampling, limit
         headers: HTTPMessage = response.headers
         tag, date = headers.get("ETag", ""), headers.get("Last-Modified", "")
         lengths = headers.get_all("Content-Length") or [""]
         length = lengths[0] if len(lengths) == 1 and _LENGTH.fullmatch(lengths[0]) else ""
+        if response.status >= 400:
+            said = shown(response.reason)
+            raise VideoError(f"{url}: the server answered {response.status} {said}")
+        if headers.get_content_type() in _PAGES:
+            raise WebPage(f"{url}: a web page, not a video")
         if response.status != 200:
             raise VideoError(f"{url}: the server answered {response.status}, not with the file")
         if not length and not response.chunked:
@@ -192,39 +206,75 @@ class RemoteFile:
             raise VideoError(f"{self.url}: is empty")
 
     def _read(self) -> bytes:
-        with _errors(self.url, self._sampling, self._limit):
+        with as_video_error(self.url, self._sampling, self._limit):
             return bytes(self._response.read1(_PIECE))
 
 
+@dataclass(frozen=True)
+class PageVideo:
+    """What a page says of its video: an address, and what it wants to be sent along."""
+
+    address: str
+    headers: Mapping[str, str]
+    cookies: CookieJar
+
+
 @contextmanager
-def open_url(url: str, sampling: Sampling) -> Iterator[RemoteFile]:
-    """The file at an address, within `deadline` and `file_timeout` of `sampling`. Raises VideoError."""
-    address, hops = url, 0
-    with _TimeLimit(sampling.file_timeout) as limit:
-        while True:
-            check_address(url, address)
-            opener = _opener(limit, public=hops > 0)
-            request = Request(address, headers={"User-Agent": "crosslmm"})  # noqa: S310  checked above
-            with _errors(url, sampling, limit):
-                try:
-                    response: Any = opener.open(request, timeout=sampling.deadline)
-                except HTTPError as error:
-                    target = error.headers.get("Location")
-                    error.close()
-                    if error.code not in (301, 302, 303, 307, 308) or not target:
-                        raise
-                    if (hops := hops + 1) > _REDIRECTS:
-                        raise VideoError(f"{url}: redirects over {_REDIRECTS} times") from None
-                    address = urljoin(address, target)
-                    continue
-            with response:
-                yield RemoteFile(url, response, sampling, limit)
-            return
+def open_url(url: str, sampling: Sampling, source: PageVideo | None = None) -> Iterator[RemoteFile]:
+    """The file at an address, within `deadline` and `file_timeout` of `sampling`. source: where that
+    of a page is. Raises VideoError, and WebPage for a page."""
+    request = Request(url)  # noqa: S310  `send` checks it
+    cookies = None
+    if source is not None:
+        with as_video_error(url, sampling, None):
+            request = Request(source.address, headers=dict(source.headers))  # noqa: S310  as above
+        cookies = source.cookies
+    with TimeLimit(sampling.file_timeout) as limit:
+        response = send(url, request, sampling, limit, cookies=cookies)
+        with response:
+            yield RemoteFile(url, response, sampling, limit)
+
+
+def send(
+    url: str,
+    request: Request,
+    sampling: Sampling,
+    limit: TimeLimit,
+    *,
+    cookies: CookieJar | None = None,
+) -> Any:
+    """What a server answers, of any status, where `request` has redirected to; on behalf of `url`, the
+    only address of which a private network is not refused. Raises VideoError."""
+    hops = 0
+    while True:
+        address = request.full_url
+        check_address(url, address)
+        if not request.has_header("User-agent"):
+            request.add_header("User-Agent", "crosslmm")
+        opener = _opener(limit, public=address != url, cookies=cookies)
+        with as_video_error(url, sampling, limit):
+            response: Any = opener.open(request, timeout=sampling.deadline)
+        target = response.headers.get("Location")
+        if response.status not in _REDIRECTIONS or not target:
+            return response
+        response.close()
+        if (hops := hops + 1) > _REDIRECTS:
+            raise VideoError(f"{url}: redirects over {_REDIRECTS} times")
+        with as_video_error(url, sampling, limit):
+            request = _redirected(request, urljoin(address, target), response.status)
+
+
+def _redirected(request: Request, address: str, status: int) -> Request:
+    """A body goes along only where the server says so."""
+    headers = {name: value for name, value in request.headers.items() if name != "Content-type"}
+    if status in (307, 308) and request.data is not None:
+        return Request(address, request.data, request.headers)  # noqa: S310  `send` checks it
+    return Request(address, headers=headers)  # noqa: S310  `send` checks it
 
 
 def check_address(url: str, address: str) -> None:
     """Raises VideoError for one that is not downloaded from."""
-    via = "" if address == url else " redirects to what"
+    via = "" if address == url else " leads to what"
     try:
         parts = urlsplit(address)
         scheme, host, secret = parts.scheme, parts.hostname, parts.username
@@ -242,10 +292,12 @@ def check_address(url: str, address: str) -> None:
         raise VideoError(f"{named}:{via} holds a user name, which is not sent")
 
 
-def _opener(limit: _TimeLimit, *, public: bool) -> OpenerDirector:
+def _opener(limit: TimeLimit, *, public: bool, cookies: CookieJar | None = None) -> OpenerDirector:
     """Opens https and nothing else, without following a redirect."""
     opener = OpenerDirector()
-    handlers: list[Any] = [ProxyHandler(), HTTPDefaultErrorHandler(), HTTPErrorProcessor()]
+    handlers: list[Any] = [ProxyHandler()]
+    if cookies is not None:
+        handlers.append(HTTPCookieProcessor(cookies))
     handlers.append(_SecureHandler(limit=limit, public=public))
     if "http" in SCHEMES:
         handlers.append(_PlainHandler(limit=limit, public=False))
@@ -255,20 +307,16 @@ def _opener(limit: _TimeLimit, *, public: bool) -> OpenerDirector:
 
 
 @contextmanager
-def _errors(url: str, sampling: Sampling, limit: _TimeLimit) -> Iterator[None]:
+def as_video_error(url: str, sampling: Sampling, limit: TimeLimit | None) -> Iterator[None]:
     """Turns what the network may raise into VideoError."""
     try:
         yield
     except _PrivateAddress:
         raise VideoError(
-            f"{url}: redirects to an address of a private network; download it first"
-        ) from None
-    except HTTPError as error:
-        raise VideoError(
-            f"{url}: the server answered {error.code} {_shown(error.reason)}"
+            f"{url}: leads to an address of a private network; download it first"
         ) from None
     except (OSError, HTTPException, ValueError) as error:
-        if limit.expired:
+        if limit is not None and limit.expired:
             raise over_time(url, sampling) from None
         cause = error.reason if isinstance(error, URLError) else error
         if isinstance(cause, TimeoutError):
@@ -277,9 +325,9 @@ def _errors(url: str, sampling: Sampling, limit: _TimeLimit) -> Iterator[None]:
             said = getattr(cause, "strerror", None) or first_line(cause)
         else:
             said = cause
-        raise VideoError(f"{url}: cannot be downloaded ({_shown(said)})") from None
+        raise VideoError(f"{url}: cannot be downloaded ({shown(said)})") from None
 
 
-def _shown(text: object) -> str:
+def shown(text: object) -> str:
     """What a server says, without control codes."""
     return "".join(c if c.isprintable() else "?" for c in str(text))[:_LONGEST_TEXT]

@@ -1,0 +1,110 @@
+"""Training that was stopped goes on as if it had not been."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from crosslmm.errors import UsageError
+from crosslmm.training.checkpoints import latest_checkpoint, list_checkpoints
+from crosslmm.training.run import RunPlan
+from tests.support.training_runs import read_lines, run_training, weights
+
+KILLED_WHILE_SAVING = """
+import os, signal, sys, torch
+torch.set_num_threads(1)
+sys.path.insert(0, {tests!r})
+from tests.training.test_run import recipe
+from crosslmm.training.run import train
+from crosslmm.training.trainer import CrossLMMTrainer
+
+def die(self, folder):
+    if self.state.global_step == 8:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+CrossLMMTrainer.finish_checkpoint = die
+train(recipe(lora=None), model={start!r}, data={data!r}, out={out!r})
+"""
+
+
+class TestResuming:
+    @pytest.mark.timeout(600)
+    def test_killed_in_the_middle_it_ends_where_an_undisturbed_run_does(
+        self, start: Path, lessons: Path, tmp_path: Path
+    ) -> None:
+        whole, seen = run_training(start, lessons, tmp_path / "whole")
+        script = KILLED_WHILE_SAVING.format(
+            tests=str(Path(__file__).parents[2]), start=str(start), data=str(lessons),
+            out=str(tmp_path / "killed"),
+        )  # fmt: skip
+        killed = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]
+        out = tmp_path / "killed"
+        assert latest_checkpoint(out) == out / "checkpoint-4", (
+            "the one that was half written is not it"
+        )
+        assert (out / ".partial" / "checkpoint-8" / "optimizer.pt").exists()
+        assert not (out / "model").exists()
+
+        plans: list[RunPlan] = []
+        resumed, rest = run_training(start, lessons, out, on_start=plans.append)
+        assert plans[0].resumed_at == 4
+        assert [entry.step for entry in rest] == list(range(5, 13))
+        assert [entry.loss for entry in rest] == [entry.loss for entry in seen[4:]]
+        before, after = weights(whole.folder), weights(resumed.folder)
+        assert all(torch.equal(before[name], after[name]) for name in before)
+        logged = [json.loads(line) for line in read_lines(out / "log.jsonl")]
+        assert [entry["step"] for entry in logged if "loss" in entry] == list(range(1, 13))
+        assert [path.name for path in list_checkpoints(out)] == ["checkpoint-8", "checkpoint-12"]
+        assert not (out / ".partial").exists()
+
+        again, nothing = run_training(start, lessons, out)
+        assert again == resumed
+        assert nothing == []
+
+    def test_a_run_that_ended_within_an_epoch_takes_no_further_step(
+        self, start: Path, lessons: Path, tmp_path: Path
+    ) -> None:
+        first, _ = run_training(start, lessons, tmp_path / "run", steps=3)
+        before = weights(first.folder)
+        shutil.rmtree(first.folder)  # as if killed before it was written
+        again, nothing = run_training(start, lessons, tmp_path / "run", steps=3)
+        assert again == first
+        assert nothing == []
+        after = weights(again.folder)
+        assert all(torch.equal(before[name], after[name]) for name in before)
+
+    def test_the_same_seed_gives_the_same_losses(
+        self, start: Path, lessons: Path, tmp_path: Path
+    ) -> None:
+        losses = [
+            [
+                entry.loss
+                for entry in run_training(start, lessons, tmp_path / name, steps=4, seed=seed)[1]
+            ]
+            for name, seed in (("a", 1), ("b", 1), ("c", 2))
+        ]
+        assert losses[0] == losses[1]
+        assert losses[0] != losses[2]
+
+    def test_another_run_in_the_folder_is_left_alone(
+        self, start: Path, lessons: Path, tmp_path: Path
+    ) -> None:
+        run_training(start, lessons, tmp_path / "run", steps=1)
+        with pytest.raises(UsageError, match=r"learning_rate 0.003 → 0.1; steps 1 → 2"):
+            run_training(start, lessons, tmp_path / "run", steps=2, learning_rate=0.1)
+        more = lessons.with_name("more.json")
+        more.write_text(json.dumps(json.loads(lessons.read_text())[:4]))
+        run_training(start, more, tmp_path / "fewer", steps=1)
+        more.write_text(lessons.read_text())
+        with pytest.raises(UsageError, match="had 4 samples and now has 8"):
+            run_training(start, more, tmp_path / "fewer", steps=1)
+        (tmp_path / "mine").mkdir()
+        (tmp_path / "mine" / "thesis.txt").touch()
+        with pytest.raises(UsageError, match="not empty"):
+            run_training(start, lessons, tmp_path / "mine", steps=1)
