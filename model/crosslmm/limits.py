@@ -64,6 +64,7 @@ TEMPLATE_MEMORY = 256 * 2**20
 TOKENIZER_SECONDS = 30.0
 # Bytes that servers may answer, in all, until the video of a page is found.
 MAX_PAGE_BYTES = 64 * 2**20
+MAX_PAGE_REQUESTS = 100
 # Bytes of a file of the Hub's cache that names the commit of a revision.
 MAX_REF_BYTES = 2**10
 # Bytes of a question or a prompt, and of a list of files.

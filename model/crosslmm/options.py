@@ -131,7 +131,8 @@ class Sampling:
             value = getattr(self, name)
             if not 0 < value < float("inf"):
                 raise UsageError(f"`{name}` must be a number of seconds above 0, not {value!r}")
-        if not 0 <= self.static_threshold <= 255:
+        threshold = self.static_threshold
+        if not isinstance(threshold, int | float) or not 0 <= threshold <= 255:
             raise UsageError(
                 f"`static_threshold` must be a number from 0 to 255, not {self.static_threshold!r}"
             )

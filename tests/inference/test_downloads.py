@@ -5,8 +5,10 @@ import socket
 import threading
 import time
 from contextlib import suppress
+from http.cookiejar import CookieJar
 from pathlib import Path
 from typing import Any
+from urllib.request import Request
 
 import pytest
 
@@ -209,6 +211,71 @@ def test_a_server_that_is_slow(site: Site) -> None:
     large = site.put("/large", b"x" * 50_000_000)
     with pytest.raises(VideoError, match=r"took over 0\.001 s; raise `file_timeout`"):
         content(large, sampling=Sampling(file_timeout=0.001))
+
+
+def test_a_connection_made_after_the_time_was_over_is_ended_too(
+    monkeypatch: pytest.MonkeyPatch, site: Site
+) -> None:
+    connect = socket.create_connection
+
+    def late(*arguments: Any) -> socket.socket:
+        time.sleep(0.4)
+        return connect(*arguments)
+
+    monkeypatch.setattr(https.socket, "create_connection", late)
+    site.wait = 5
+    began = time.monotonic()
+    with pytest.raises(VideoError, match="file_timeout"):
+        content(site.put("/a.mp4", b"a film"), sampling=Sampling(file_timeout=0.2))
+    assert time.monotonic() - began < 3
+
+
+def test_no_address_of_many_is_tried_after_the_time_was_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried: list[object] = []
+
+    def refusing(address: object, *_: object) -> socket.socket:
+        tried.append(address)
+        time.sleep(0.15)
+        raise ConnectionRefusedError
+
+    many = [(2, 1, 6, "", (f"93.184.216.{number}", 443)) for number in range(20)]
+    monkeypatch.setattr(https.socket, "getaddrinfo", lambda *_, **__: many)
+    monkeypatch.setattr(https.socket, "create_connection", refusing)
+    for name in ("https_proxy", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(VideoError, match="file_timeout"):
+        content("https://example.org/a.mp4", sampling=Sampling(file_timeout=0.2))
+    assert len(tried) <= 3
+
+
+def test_only_what_the_user_gave_may_be_of_a_private_network(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.put("/a.mp4", b"a film")
+    url = site.redirect("/short", "/a.mp4")
+    make, guarded = https._opener, list[bool]()
+
+    def opener(limit: https.TimeLimit, *, public: bool, cookies: Any = None) -> Any:
+        guarded.append(public)
+        return make(limit, public=public, cookies=cookies)
+
+    monkeypatch.setattr(https, "_opener", opener)
+    assert content(url) == b"a film"
+    assert guarded == [False, True]
+    guarded.clear()
+    with https.open_url(url, USUAL, https.PageVideo(url, {}, CookieJar())):
+        assert guarded == [True, True]
+
+
+def test_what_is_meant_for_one_server_is_not_sent_to_another() -> None:
+    headers = {"User-Agent": "a", "Cookie": "b", "Authorization": "c", "Proxy-Authorization": "d"}
+    request = Request("https://example.org/a", headers=headers)
+    here = https._redirected(request, "https://example.org/b", 302)
+    assert {*here.headers} == {"User-agent", "Cookie", "Authorization"}
+    there = https._redirected(request, "https://example.com/b", 302)
+    assert {*there.headers} == {"User-agent"}
 
 
 def test_redirects(site: Site) -> None:

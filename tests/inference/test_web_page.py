@@ -84,6 +84,40 @@ class TestWithYtDlp:
         with pytest.raises(VideoError, match="answers over"):
             find_video(put_page(site, "x" * 2**20), USUAL)
 
+    @pytest.mark.parametrize(
+        "body",
+        [
+            '<script type="application/ld+json">{"@type":"VideoObject","name":[]}</script>',
+            '<script type="application/ld+json">{"@type":"VideoObject","hasPart":[1],"name":"a"}</script>',
+            '<meta property="og:video" content="http://[:">',
+        ],
+    )
+    def test_what_yt_dlp_stumbles_over_is_told_in_a_line(self, site: Site, body: str) -> None:
+        with pytest.raises(VideoError) as caught:
+            find_video(put_page(site, body), USUAL)
+        assert len(str(caught.value).splitlines()) == 1
+
+    def test_a_page_leads_to_so_many_addresses(
+        self, site: Site, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(web_page, "MAX_PAGE_REQUESTS", 2)
+        for number in range(9):
+            put_page(
+                site, f'<meta http-equiv="refresh" content="0; url=/{number + 1}">', f"/{number}"
+            )
+        url = put_page(site, '<meta http-equiv="refresh" content="0; url=/0">')
+        with pytest.raises(VideoError, match="leads to over 2 addresses"):
+            find_video(url, USUAL)
+        assert len(site.seen) == 2
+
+    def test_another_yt_dlp_is_refused(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+        import yt_dlp
+
+        monkeypatch.setattr(yt_dlp.YoutubeDL, "_request_director", object())
+        with pytest.raises(VideoError, match="this version of yt-dlp is not supported"):
+            find_video(put_page(site, '<video src="/film.mp4"></video>'), USUAL)
+        assert site.seen == []
+
     def test_time(self, site: Site) -> None:
         url = put_page(site, '<video src="/film.mp4"></video>')
         site.wait = 5

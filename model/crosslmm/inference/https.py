@@ -34,13 +34,18 @@ _REDIRECTS = 5
 _PIECE = 2**20
 _LENGTH = re.compile(r"[0-9]{1,15}")
 # Addresses whose last four bytes are one of version 4: translated by a gateway, and an old form.
-_HOLD_VERSION_4 = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("::/96"))
+_HOLD_VERSION_4 = tuple(map(ipaddress.IPv6Network, ("64:ff9b::/96", "::/96", "::ffff:0:0:0/96")))
+# Which Python takes for global ones, or some of them.
+_NOT_GLOBAL = tuple(
+    map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "3fff::/20", "5f00::/16"))
+)
 _TRANSLATED_HERE = ipaddress.IPv6Network("64:ff9b:1::/48")
 _PAGES = ("text/html", "application/xhtml+xml")
 _LONGEST_TEXT = 100  # characters of what a server says that are shown
 
 
 _REDIRECTIONS = (301, 302, 303, 307, 308)
+_FOR_ANY_SERVER = ("User-agent", "Accept", "Accept-encoding", "Accept-language", "Content-type")
 
 
 class WebPage(VideoError):
@@ -71,6 +76,8 @@ class TimeLimit:
 
     def watch(self, connected: socket.socket) -> None:
         self._sockets.append(connected.dup())  # TLS takes the socket itself over
+        if self.expired:  # while it was being connected
+            self._end()
 
     def _end(self) -> None:
         self.expired = True
@@ -93,8 +100,10 @@ class _Guarded:
         self._public = False  # what a proxy connects to is its to refuse
 
     def _connect(self, address: tuple[str, int], *arguments: Any) -> socket.socket:
-        found = public_addresses(*address) if self._public else [address]
+        found = find_addresses(*address, public=self._public)
         for each in found:
+            if self._limit.expired:
+                raise TimeoutError
             try:
                 connected = socket.create_connection(each, *arguments)
             except OSError:
@@ -133,11 +142,11 @@ class _PlainHandler(HTTPHandler):
         return self.do_open(_PlainConnection, request, **self._guard)  # type: ignore[arg-type]
 
 
-def public_addresses(host: str, port: int) -> list[tuple[str, int]]:
-    """Those of a host. Raises OSError, and _PrivateAddress where any is of this machine or of a private
-    network."""
+def find_addresses(host: str, port: int, *, public: bool) -> list[tuple[str, int]]:
+    """Those of a host. Raises OSError, and with `public` _PrivateAddress where any is of this machine or
+    of a private network."""
     found = [info[4] for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
-    if not all(is_public(str(address[0])) for address in found):
+    if public and not all(is_public(str(address[0])) for address in found):
         raise _PrivateAddress
     return [(str(address[0]), port) for address in found]
 
@@ -153,7 +162,8 @@ def is_public(address: str) -> bool:
             inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
         if inner is not None:
             return is_public(str(inner))
-    return ip.is_global and not ip.is_multicast
+    held = any(ip in network for network in _NOT_GLOBAL)
+    return ip.is_global and not ip.is_multicast and not held
 
 
 class RemoteFile:
@@ -230,7 +240,7 @@ def open_url(url: str, sampling: Sampling, source: PageVideo | None = None) -> I
             request = Request(source.address, headers=dict(source.headers))  # noqa: S310  as above
         cookies = source.cookies
     with TimeLimit(sampling.file_timeout) as limit:
-        response = send(url, request, sampling, limit, cookies=cookies)
+        response = send(url, request, sampling, limit, cookies=cookies, own=source is None)
         with response:
             yield RemoteFile(url, response, sampling, limit)
 
@@ -242,16 +252,19 @@ def send(
     limit: TimeLimit,
     *,
     cookies: CookieJar | None = None,
+    own: bool = False,
 ) -> Any:
-    """What a server answers, of any status, where `request` has redirected to; on behalf of `url`, the
-    only address of which a private network is not refused. Raises VideoError."""
+    """What a server answers, of any status, where `request` has redirected to; on behalf of `url`.
+
+    own: `request` is for `url` as the user gave it, which may be on a private network; what it redirects
+    to may not. Raises VideoError."""
     hops = 0
     while True:
         address = request.full_url
         check_address(url, address)
         if not request.has_header("User-agent"):
             request.add_header("User-Agent", "crosslmm")
-        opener = _opener(limit, public=address != url, cookies=cookies)
+        opener = _opener(limit, public=not own or hops > 0, cookies=cookies)
         with as_video_error(url, sampling, limit):
             response: Any = opener.open(request, timeout=sampling.deadline)
         target = response.headers.get("Location")
@@ -265,11 +278,18 @@ def send(
 
 
 def _redirected(request: Request, address: str, status: int) -> Request:
-    """A body goes along only where the server says so."""
-    headers = {name: value for name, value in request.headers.items() if name != "Content-type"}
-    if status in (307, 308) and request.data is not None:
-        return Request(address, request.data, request.headers)  # noqa: S310  `send` checks it
-    return Request(address, headers=headers)  # noqa: S310  `send` checks it
+    """A body goes along only where the server says so, and what is meant for one server not to another.
+    The password of a proxy, which urllib adds, goes nowhere."""
+    here = urlsplit(request.full_url).netloc == urlsplit(address).netloc
+    headers = {
+        name: value
+        for name, value in request.headers.items()
+        if name != "Proxy-authorization" and (here or name in _FOR_ANY_SERVER)
+    }
+    data = request.data if status in (307, 308) else None
+    if data is None:
+        headers.pop("Content-type", None)
+    return Request(address, data, headers)  # noqa: S310  `send` checks it
 
 
 def check_address(url: str, address: str) -> None:

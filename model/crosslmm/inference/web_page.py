@@ -6,12 +6,13 @@ used: it is given one that knows https, the limits, and no private network.
 
 import io
 from contextlib import ExitStack
+from http.cookiejar import CookieJar
 from typing import Any
 from urllib.request import Request
 
 from crosslmm.errors import VideoError
 from crosslmm.inference.https import PageVideo, TimeLimit, as_video_error, send, shown
-from crosslmm.limits import MAX_PAGE_BYTES
+from crosslmm.limits import MAX_PAGE_BYTES, MAX_PAGE_REQUESTS
 from crosslmm.options import Sampling
 from crosslmm.video.source import over_time
 
@@ -36,16 +37,22 @@ def find_video(url: str, sampling: Sampling) -> PageVideo:
         found = yt_dlp.YoutubeDL(_options(sampling))
         director.attach(found)
         try:
-            info = found.extract_info(url, download=False)
-        except yt_dlp.utils.YoutubeDLError as error:
-            said = shown(str(error).removeprefix("ERROR: "))
+            return _video_of(url, found.extract_info(url, download=False), found.cookiejar)
+        except VideoError:
+            raise
+        except Exception as error:  # a page may make yt-dlp fail in any way
+            said = shown(str(error).removeprefix("ERROR: ") or type(error).__name__)
             raise director.refused or VideoError(f"{url}: no video found ({said})") from None
+
+
+def _video_of(url: str, info: Any, cookies: CookieJar) -> PageVideo:
+    """info: what yt-dlp makes of a page."""
     if not info or info.get("_type", "video") != "video":
         raise VideoError(f"{url}: a list of videos; give the address of one")
     if info.get("is_live"):
         raise VideoError(f"{url}: is live, and has no end")
     headers = {name: str(value) for name, value in (info.get("http_headers") or {}).items()}
-    return PageVideo(str(info["url"]), headers | {"Accept-Encoding": "identity"}, found.cookiejar)
+    return PageVideo(str(info["url"]), headers | {"Accept-Encoding": "identity"}, cookies)
 
 
 class _Silent:
@@ -68,6 +75,7 @@ def _options(sampling: Sampling) -> dict[str, Any]:
         "socket_timeout": sampling.deadline,
         "logger": _Silent(),
         "quiet": True,
+        "color": "never",
     }
 
 
@@ -78,12 +86,16 @@ class _Director:
         self.handlers: dict[str, Any] = {}  # yt-dlp looks here for what else it could do
         self.refused: VideoError | None = None
         self._url, self._sampling, self._limit = url, sampling, limit
-        self._left = MAX_PAGE_BYTES
+        self._left, self._requests = MAX_PAGE_BYTES, MAX_PAGE_REQUESTS
         self._opened = ExitStack()
 
     def attach(self, downloader: Any) -> None:
         """Every request of `downloader` goes this way."""
         downloader.build_request_director = lambda *_: self
+        if downloader._request_director is not self:
+            raise VideoError(
+                f"{self._url}: a web page, and this version of yt-dlp is not supported"
+            )
         self._headers = dict(downloader.params["http_headers"])
         self._cookies = downloader.cookiejar
 
@@ -97,6 +109,9 @@ class _Director:
         try:
             if self._limit.expired:
                 raise over_time(self._url, self._sampling)
+            if (count := self._requests - 1) < 0:
+                raise VideoError(f"{self._url}: leads to over {MAX_PAGE_REQUESTS} addresses")
+            self._requests = count
             with as_video_error(self._url, self._sampling, self._limit):
                 request = Request(  # noqa: S310  `send` checks it
                     asked.url, asked.data, headers, method=asked.method
@@ -106,6 +121,7 @@ class _Director:
             self.refused = error
             raise TransportError(str(error)) from error
         self._opened.callback(raw.close)
+        self._left -= len(bytes(raw.headers))
         body = io.BufferedReader(_Body(self, raw))
         answer = Response(body, raw.url, raw.headers, raw.status, raw.reason)
         if raw.status >= 400:
@@ -117,6 +133,8 @@ class _Director:
         try:
             with as_video_error(self._url, self._sampling, self._limit):
                 piece = bytes(raw.read1(size))
+            if not piece:
+                raw.close()
             self._left -= len(piece)
             if self._left < 0:
                 raise VideoError(
