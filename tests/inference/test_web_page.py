@@ -16,6 +16,7 @@ from crosslmm.options import Sampling
 from tests.support.site import Site
 
 USUAL = Sampling()
+LD = "application/ld+json"
 PAGE = "<html><head><title>A film</title></head><body>{}</body></html>"
 
 
@@ -87,8 +88,8 @@ class TestWithYtDlp:
     @pytest.mark.parametrize(
         "body",
         [
-            '<script type="application/ld+json">{"@type":"VideoObject","name":[]}</script>',
-            '<script type="application/ld+json">{"@type":"VideoObject","hasPart":[1],"name":"a"}</script>',
+            f'<script type="{LD}">{{"@type":"VideoObject","name":[]}}</script>',
+            f'<script type="{LD}">{{"@type":"VideoObject","hasPart":[1],"name":"a"}}</script>',
             '<meta property="og:video" content="http://[:">',
         ],
     )
@@ -113,7 +114,7 @@ class TestWithYtDlp:
     def test_another_yt_dlp_is_refused(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
         import yt_dlp
 
-        monkeypatch.setattr(yt_dlp.YoutubeDL, "_request_director", object())
+        monkeypatch.setattr(yt_dlp.YoutubeDL, "urlopen", lambda *_: None)
         with pytest.raises(VideoError, match="this version of yt-dlp is not supported"):
             find_video(put_page(site, '<video src="/film.mp4"></video>'), USUAL)
         assert site.seen == []

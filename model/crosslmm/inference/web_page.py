@@ -5,7 +5,7 @@ used: it is given one that knows https, the limits, and no private network.
 """
 
 import io
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from http.cookiejar import CookieJar
 from typing import Any
 from urllib.request import Request
@@ -17,6 +17,7 @@ from crosslmm.options import Sampling
 from crosslmm.video.source import over_time
 
 # One file with a picture, so neither a playlist of pieces nor two files to be merged.
+_NOWHERE = "https://crosslmm.invalid/"  # asked for, to see that requests come this way
 _FORMAT = "bestvideo*[protocol~='^https?$'][height<=?720]"
 
 
@@ -88,22 +89,28 @@ class _Director:
         self._url, self._sampling, self._limit = url, sampling, limit
         self._left, self._requests = MAX_PAGE_BYTES, MAX_PAGE_REQUESTS
         self._opened = ExitStack()
+        self._attached = False
 
     def attach(self, downloader: Any) -> None:
         """Every request of `downloader` goes this way."""
         downloader.build_request_director = lambda *_: self
-        if downloader._request_director is not self:
+        self._headers = dict(downloader.params["http_headers"])
+        self._cookies = downloader.cookiejar
+        with suppress(Exception):  # another version may not come here
+            downloader.urlopen(_NOWHERE)
+        if not self._attached:
             raise VideoError(
                 f"{self._url}: a web page, and this version of yt-dlp is not supported"
             )
-        self._headers = dict(downloader.params["http_headers"])
-        self._cookies = downloader.cookiejar
 
     def send(self, asked: Any) -> Any:
         """asked: yt-dlp's `Request`; returns its `Response`, and raises its `RequestError`."""
         from yt_dlp.networking import Response
         from yt_dlp.networking.exceptions import HTTPError, TransportError
 
+        if asked.url == _NOWHERE:
+            self._attached = True
+            raise TransportError("nowhere")
         headers = self._headers | dict(asked.headers) | {"Accept-Encoding": "identity"}
         self.refused = None
         try:
