@@ -304,7 +304,8 @@ def test_a_redirect_to_this_machine_is_not_even_connected_to() -> None:
 @pytest.mark.parametrize(
     ("address", "refused"),
     [("10.0.0.1", True), ("169.254.169.254", True), ("::1", True), ("fe80::1%eth0", True),
-     ("::ffff:127.0.0.1", True), ("64:ff9b::a00:1", True), ("64:ff9b:1::1", True),
+     ("::ffff:127.0.0.1", True), ("64:ff9b::a00:1", True),
+     ("::ffff:0:127.0.0.1", True), ("192.0.0.8", True), ("3fff::1", True), ("64:ff9b:1::1", True),
      ("2002:a00:1::", True), ("::127.0.0.1", True), ("fec0::1", True), ("ff0e::1", True),
      ("224.0.1.1", True), ("93.184.216.34", False), ("2606:4700::1111", False),
      ("64:ff9b::5db8:d822", False)],

@@ -16,8 +16,8 @@ from crosslmm.limits import MAX_PAGE_BYTES, MAX_PAGE_REQUESTS
 from crosslmm.options import Sampling
 from crosslmm.video.source import over_time
 
-# One file with a picture, so neither a playlist of pieces nor two files to be merged.
 _NOWHERE = "https://crosslmm.invalid/"  # asked for, to see that requests come this way
+# One file with a picture, so neither a playlist of pieces nor two files to be merged.
 _FORMAT = "bestvideo*[protocol~='^https?$'][height<=?720]"
 
 
