@@ -261,6 +261,11 @@ def check_feature_bits(bits: int | None) -> int | None:
     return bits
 
 
+def features_setting(bits: int | None) -> dict[str, str]:
+    """What the settings say of features that are kept in so many bits; nothing where they are not."""
+    return {} if bits is None else {"features": f"{bits}bit"}
+
+
 def check_device(name: str) -> str:
     """`name` itself where it names a kind of device that crosslmm runs on; `UsageError` otherwise.
     Whether this machine has it, `resolve_device` finds out."""

@@ -16,7 +16,7 @@ from crosslmm.files import read_json
 from crosslmm.host import cpu_dtype, known_device
 from crosslmm.limits import AUTO_QUANTIZED_PARAMETERS, DEFAULT_FRAMES
 from crosslmm.merging import check_tokens_per_frame
-from crosslmm.options import check_feature_bits
+from crosslmm.options import check_feature_bits, features_setting
 
 _DTYPES = ("float32", "bfloat16", "float16")
 
@@ -38,11 +38,6 @@ class ModelIdentity:
             "tokens_per_frame": str(self.tokens_per_frame),
         }
         return settings | features_setting(self.feature_bits)
-
-
-def features_setting(bits: int | None) -> dict[str, str]:
-    """What the settings say of features that are kept in so many bits; nothing where they are not."""
-    return {} if bits is None else {"features": f"{bits}bit"}
 
 
 def read_identity(folder: Path, model_options: Mapping[str, Any]) -> ModelIdentity:

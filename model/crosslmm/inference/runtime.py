@@ -17,6 +17,7 @@ from crosslmm.inference.footage import FootageCheck, read_check
 from crosslmm.inference.schema_tokens import SchemaTokens
 from crosslmm.merging import MERGERS, TokenBudget, choose_budget
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
+from crosslmm.options import features_setting
 from crosslmm.processing_crosslmm import CrossLMMProcessor
 from crosslmm.versions import library_versions
 
@@ -94,14 +95,13 @@ class Runtime:
     @cached_property
     def settings(self) -> dict[str, str]:
         """How the model runs: device, dtype, quantization, attention, and features if packed."""
-        bits = self.model.model.feature_bits
         return {
             "device": str(self.device),
             "device_name": device_name(self.device),
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "quantization": self.quantization,
             "attention": str(self.model.config.text._attn_implementation),
-        } | ({} if bits is None else {"features": f"{bits}bit"})
+        } | features_setting(self.model.model.feature_bits)
 
     @cached_property
     def footage(self) -> FootageCheck | None:

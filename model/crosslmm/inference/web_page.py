@@ -116,9 +116,9 @@ class _Director:
         try:
             if self._limit.expired:
                 raise over_time(self._url, self._sampling)
-            if (count := self._requests - 1) < 0:
+            self._requests -= 1
+            if self._requests < 0:
                 raise VideoError(f"{self._url}: leads to over {MAX_PAGE_REQUESTS} addresses")
-            self._requests = count
             with as_video_error(self._url, self._sampling, self._limit):
                 request = Request(  # noqa: S310  `send` checks it
                     asked.url, asked.data, headers, method=asked.method

@@ -17,8 +17,6 @@ def is_still(frame: np.ndarray, last: np.ndarray, threshold: float) -> bool:
 
     frame, last: (H, W, 3) uint8.
     """
-    if threshold <= 0:
-        return np.array_equal(frame, last)
     height, width = frame.shape[:2]
     for top in range(0, height, BLOCK):  # a row of blocks at a time: a cut shows in the first
         rows = slice(top, top + BLOCK)

@@ -15,7 +15,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from crosslmm.captioning.engines import InProgress, Results
-from crosslmm.captioning.identity import features_setting
 from crosslmm.captioning.options import CaptionOptions, RunOptions
 from crosslmm.captioning.pool import ClipReader
 from crosslmm.captioning.reading import Clip, ReadRequest, pack, read_request, unpack
@@ -23,7 +22,7 @@ from crosslmm.captioning.results import CaptionResult, Segment, TimeBreakdown
 from crosslmm.checkpoints import catalog
 from crosslmm.errors import CrossLMMError, UsageError, first_line
 from crosslmm.fingerprint import checkpoint_fingerprint
-from crosslmm.options import check_feature_bits
+from crosslmm.options import check_feature_bits, features_setting
 
 if TYPE_CHECKING:
     from crosslmm.inference.assistant import Assistant
