@@ -7,7 +7,8 @@ also gives the peak of memory, then in turn within one process, until a row has 
 enough. The processor's time stands beside the clock's, for a machine that others keep busy. The
 checkpoint's cross-attention would be closed and free; here every gate is opened, so that all the
 work of a trained model is done. Further rows say what the choices cost: T2V's keys and values cached
-instead of read from shared features, V2V kept to its own frame, features in 8 bits, gates left closed.
+instead of read from shared features, V2V kept to its own frame, the T2V of an answer to 16 frames,
+features in 8 bits, gates left closed.
 """
 
 import argparse
@@ -40,6 +41,7 @@ class Contender:
     t2v_cache: str = "features"
     v2v_scope: str = "video"
     feature_bits: int | None = None
+    t2v_frames: int | None = None
 
     @property
     def is_peer(self) -> bool:
@@ -51,6 +53,7 @@ CONTENDERS = (
     Contender("crosslmm"),
     Contender("crosslmm, T2V keys and values cached", t2v_cache="projected"),
     Contender("crosslmm, V2V in its own frame", v2v_scope="frame"),
+    Contender("crosslmm, the same, T2V over 16 frames", v2v_scope="frame", t2v_frames=16),
     Contender("crosslmm, features in 8 bits", feature_bits=8),
     Contender("crosslmm, gates closed", gates=False),
 )
@@ -206,6 +209,7 @@ def prepare(model: Any, contender: Contender) -> Any:
 
     model.config.t2v_cache = contender.t2v_cache
     model.config.v2v_scope = contender.v2v_scope
+    model.config.t2v_frames = contender.t2v_frames
     model.model.feature_bits = contender.feature_bits
     for layer in model.model.cross_attention_layers.values():
         for branch in (layer.v2v, layer.t2v):
