@@ -197,7 +197,13 @@ def ask(
     cache = open_cache(no_cache=no_cache, cache_size=cache_size)
     sampling.shares(len(videos))  # raises where they do not divide
     sources = ctx.with_resource(
-        VideoSources(output, sampling, allow_network=allow_network, cache=cache)
+        VideoSources(
+            output,
+            sampling,
+            allow_network=allow_network,
+            cache=cache,
+            kept=last.kept if last else None,
+        )
     )
     files = sources.resolve(videos, stdin=True)
     for file in files:

@@ -117,7 +117,8 @@ def open_session(
     else:
         for number, part in enumerate(session.videos, start=1):
             skimmed = "skimmed " if zoom else ""
-            output.notice(f"video {number}, {part.label}: {skimmed}{part.summary}{source}")
+            name = part.label or part.name
+            output.notice(f"video {number}, {name}: {skimmed}{part.summary}{source}")
     if session.reused:
         output.notice(session.reused)
     if session.merged:
