@@ -161,7 +161,7 @@ def score(method: str, kind: str, maps: EvidenceMaps, truth: Truth) -> Scored:
         area = area_under_curve(
             np.asarray(maps.scores), np.asarray([n in first for n in range(len(maps.times))])
         )
-        length = (moment.end - moment.start) / maps.duration
+        length = (moment.end - moment.start) / maps.videos[0].duration
         found = float(moment.frame in first)
         return Scored(method, kind, float(holds), length, found, area=area)
     assert truth.boxes is not None

@@ -115,10 +115,11 @@ def overlap(spans: Sequence[Seconds], truth: Seconds) -> float:
 
 def _around(frames: Any, times: Sequence[float], duration: float) -> list[Seconds]:
     """What spans would be where evidence is in all frames that show the object, and in no others."""
-    from crosslmm.evidence.maps import EvidenceMaps
+    from crosslmm.evidence.maps import EvidenceMaps, EvidenceVideo
 
     heat = np.asarray(frames, dtype=float)[:, :, None]
-    maps = EvidenceMaps("", "", "", "", duration, (), tuple(times), heat, (), "", 0.0)
+    video = EvidenceVideo("", duration, len(times))
+    maps = EvidenceMaps((video,), "", "", "", (), tuple(times), heat, (), "", 0.0)
     return [(span.start, span.end) for span in maps.spans]
 
 

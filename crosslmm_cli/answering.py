@@ -1,6 +1,6 @@
 """An answer, written as it is generated."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from itertools import takewhile
 from threading import Event
 from typing import Any
@@ -13,11 +13,11 @@ def write_answer(
     response: Any,
     *,
     stop: Event | None = None,
-    spans: Callable[[Any], Sequence[Any]] | None = None,
+    find_evidence: Callable[[Any], Any] | None = None,
 ) -> bool:
     """Stream the answer of a `Response`, or write its record, and say it where the answer was cut.
 
-    spans: of an answer, the times in which what it is about was seen; they are written after it. False
+    find_evidence: of an answer; the times in which what it is about was seen are written after it. False
     where `stop` was set meanwhile, and the answer is not finished.
     """
     pieces = takewhile(lambda piece: stop is None or not stop.is_set(), response)
@@ -30,13 +30,13 @@ def write_answer(
         response.close()
         return False
     answer = response.answer
-    found = None if spans is None else spans(answer)
+    evidence = None if find_evidence is None else find_evidence(answer)
     if output.as_json:
-        when = {} if found is None else {"when": [span.as_dict() for span in found]}
+        when = {} if evidence is None else {"when": [span.as_dict() for span in evidence.spans]}
         output.record(answer.as_dict() | when)
-    elif found is not None:
-        times = ", ".join(f"{span.start:.2f}-{span.end:.2f} s" for span in found)
-        output.text(times or "seen at no time")
+    elif evidence is not None:
+        for line in _spans(evidence):
+            output.text(line)
     if answer.finish == "length":
         limit = answer.settings["max_new_tokens"]
         tokens = "1 token" if limit == 1 else f"{limit:,} tokens"
@@ -46,6 +46,16 @@ def write_answer(
 
 def show_looked_again(output: Output, answer: Any) -> None:
     """The moments that an answer of `ask --zoom` was read from."""
-    moments = sorted((moment.start, moment.end) for moment in answer.looked_again.moments)
-    spans = [f"{start:.2f}-{end:.2f} s" for start, end in moments]
-    output.notice(f"looked again at {', '.join(spans)}")
+    places: dict[str | None, list[str]] = {name: [] for name in answer.videos or [None]}
+    for moment in sorted(answer.looked_again.moments, key=lambda moment: moment.start):
+        places[moment.video].append(f"{moment.start:.2f}-{moment.end:.2f} s")
+    spans = [", ".join(times) + (f" of {name}" if name else "") for name, times in places.items()]
+    output.notice(f"looked again at {'; '.join(spans)}")
+
+
+def _spans(evidence: Any) -> Iterator[str]:
+    """A line for each video, which begins with its name where they are several."""
+    for video, spans in zip(evidence.videos, evidence.spans_by_video, strict=True):
+        name = f"{video.name}: " if len(evidence.videos) > 1 else ""
+        times = ", ".join(f"{span.start:.2f}-{span.end:.2f} s" for span in spans)
+        yield f"{name}{times or 'seen at no time'}"

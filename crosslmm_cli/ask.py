@@ -155,12 +155,8 @@ def ask(
     videos += last.others if last else ()
     at = read_frame_list(frames_at, videos, questions) or (last.at if last else None)
     questions = read_questions(questions)
-    if len(videos) > 1:
-        for flag, given in (("--evidence", evidence), ("--when", when), ("--zoom", zoom)):
-            if given:
-                raise UsageError(f"{flag} is for a question about one video, and these are several")
     if evidence is not None:
-        check_evidence_path(evidence, video)
+        check_evidence_path(evidence, videos)
         if len(questions) > 1:
             raise UsageError("--evidence takes one question: its file is about one answer")
     if fit is not None and (frames is not None or fps is not None):
@@ -201,7 +197,13 @@ def ask(
     cache = open_cache(no_cache=no_cache, cache_size=cache_size)
     sampling.shares(len(videos))  # raises where they do not divide
     sources = ctx.with_resource(
-        VideoSources(output, sampling, allow_network=allow_network, cache=cache)
+        VideoSources(
+            output,
+            sampling,
+            allow_network=allow_network,
+            cache=cache,
+            kept=last.kept if last else None,
+        )
     )
     files = sources.resolve(videos, stdin=True)
     for file in files:
@@ -245,8 +247,8 @@ def ask(
         if len(questions) > 1 and output.on_terminal and not as_json:
             output.notice(f"{chr(10) if number else ''}> {asked}")
         response = (chat or session).stream(asked, **generation)
-        spans = (lambda answer: session.evidence(answer).spans) if when else None
-        write_answer(output, response, spans=spans)
+        find = session.evidence if when else None
+        write_answer(output, response, find_evidence=find)
         if zoom:
             show_looked_again(output, response.answer)
         turn: Any = [

@@ -88,7 +88,13 @@ def chat(
     cache = open_cache(no_cache=no_cache, cache_size=cache_size)
     sampling.shares(len(videos))  # raises where they do not divide
     sources = ctx.with_resource(
-        VideoSources(output, sampling, allow_network=allow_network, cache=cache)
+        VideoSources(
+            output,
+            sampling,
+            allow_network=allow_network,
+            cache=cache,
+            kept=last.kept if last else None,
+        )
     )
     files = {tuple(videos): sources.resolve(videos)}
     for file in files[tuple(videos)]:

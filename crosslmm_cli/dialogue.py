@@ -144,8 +144,7 @@ class Dialogue:
                 self._output.notice(f"{usage:<14}  {what}", always=True)
 
     def _save_evidence(self, path: Path) -> None:
-        for video in self._videos:
-            check_evidence_path(path, video)
+        check_evidence_path(path, self._videos)
         _check_new(path)
         if self._answer is None:
             raise UsageError("there is no answer yet that evidence could be shown for")

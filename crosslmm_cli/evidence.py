@@ -14,4 +14,6 @@ def save_evidence(
     evidence.save(path)
     found = evidence.moments
     peak = f"; read most from {found[0].start:.1f} to {found[0].end:.1f} s" if found else ""
+    if found and found[0].video:
+        peak += f" of {found[0].video}"
     output.notice(f"wrote {path} in {evidence.seconds:.1f} s{peak}", always=always)

@@ -4,13 +4,14 @@ user alone."""
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crosslmm.checkpoints.settings import home
 from crosslmm.errors import UsageError, first_line
 from crosslmm.files import atomic_file, open_regular, parse_json
+from crosslmm.inference.downloads import is_address
 from crosslmm.inference.named_file import NamedFile
 from crosslmm.limits import MAX_TEXT_BYTES
 from crosslmm.options import Sampling
@@ -34,11 +35,13 @@ _KEPT = {"frames", "fps", "tokens_per_frame", "merge", "keep"} | {
 }
 # In a command's context: options as written, the dialogue, and what was added of it.
 _GIVEN, _LAST, _SHOWN = "crosslmm.given", "crosslmm.last", "crosslmm.shown"
+_STDIN = "-"
 
 
 @dataclass(frozen=True)
 class LastDialogue:
-    """- video: its absolute path; others: of those that the questions are about, too.
+    """- video: its absolute path, its address, or - for stdin; others: of those that the questions are
+      about, too; kept: by address, the file that it was downloaded to, where that stayed.
     - options: by parameter, as they were written; at: what `--frames-at` named.
     - messages: the turns.
     """
@@ -48,10 +51,11 @@ class LastDialogue:
     messages: list["Message"]
     at: list[float | str] | None = None
     others: Sequence[str] = ()
+    kept: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls) -> "LastDialogue":
-        """Raises UsageError where there is none."""
+        """Raises UsageError where there is none, and of a video that nobody has any more."""
         path = _file()
         try:
             with open_regular(path, os.O_RDONLY, own=True) as file:
@@ -66,11 +70,21 @@ class LastDialogue:
             raise UsageError(f"{path}: {error.strerror}; delete it") from None
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise UsageError(f"{path}: not a dialogue ({first_line(error)}); delete it") from None
+        if _STDIN in dialogue.videos:
+            raise UsageError(
+                "--continue: the last dialogue is about a video from stdin, which was not kept; give "
+                "the path of a file"
+            )
         return dialogue
+
+    @property
+    def videos(self) -> list[str]:
+        return [self.video, *self.others]
 
     def _check(self) -> None:
         roles = ("user", "assistant") * (len(self.messages) // 2)
-        texts = [self.video, *self.options, *self.options.values()]
+        texts = [*self.options, *self.options.values(), *self.videos]
+        texts += [*self.kept, *self.kept.values()]
         texts += [message["content"] for message in self.messages]
         if not all(isinstance(text, str) for text in texts) or not set(self.options) <= _KEPT:
             raise ValueError("unknown options")
@@ -78,9 +92,10 @@ class LastDialogue:
             raise ValueError("unknown turns")
         for message in self.messages:
             message["content"].encode()  # half a surrogate pair is no text for a tokenizer
-        # A name that is not absolute might be taken for a flag.
-        if not all(map(os.path.isabs, [self.video, *self.others])):
-            raise ValueError("unknown video")
+        # Another name might be taken for a flag.
+        for video in self.videos:
+            if not (os.path.isabs(video) or is_address(video) or video == _STDIN):
+                raise ValueError("unknown video")
         if not all(isinstance(frame, str | int | float) for frame in self.at or ()):
             raise ValueError("unknown frames")
 
@@ -137,8 +152,8 @@ def continued(ctx: Any, output: Output) -> LastDialogue | None:
     if last is not None:
         asked = len(last.messages) // 2
         questions = "1 question" if asked == 1 else f"{asked:,} questions"
-        videos = [last.video, *last.others]
-        output.notice(" ".join([f"going on after {questions} with", *videos, *ctx.meta[_SHOWN]]))
+        shown = [f"going on after {questions} with", *last.videos, *ctx.meta[_SHOWN]]
+        output.notice(" ".join(shown))
     return last
 
 
@@ -149,15 +164,16 @@ def remember(
     sampling: Sampling,
 ) -> None:
     """Keep a dialogue about videos that were opened with the options of this command, which came to this
-    `sampling`, unless they are gone when it ends."""
-    if any(isinstance(video, NamedFile) and not video.stays for video in videos):
-        _file().unlink(missing_ok=True)  # nor is the dialogue before this one the last
-        return
+    `sampling`."""
     options, at = dict(ctx.meta[_GIVEN]), sampling.at
     if sampling.frames is not None:  # as many as fitted into memory, too
         options["frames"] = str(sampling.frames)
-    video, *others = map(os.path.abspath, videos)
-    LastDialogue(video, options, [*messages], None if at is None else [*at], others).write()
+    given = [each for each in videos if isinstance(each, NamedFile)]
+    video, *others = [
+        each.name if isinstance(each, NamedFile) else os.path.abspath(each) for each in videos
+    ]
+    kept = {each.name: each.path for each in given if each.stays}
+    LastDialogue(video, options, [*messages], None if at is None else [*at], others, kept).write()
 
 
 def _file() -> Path:

@@ -91,7 +91,7 @@ def open_session(
 ) -> Any:
     """The videos decoded, encoded and prefilled, with what there is to say of them.
 
-    zoom: one is skimmed, to look again at what each question points to. The rest is as in
+    zoom: they are skimmed, to look again at what each question points to. The rest is as in
     `Assistant.open_videos`. Raises VideoError for footage that the built-in model cannot know where
     nobody chose it.
     """
@@ -102,8 +102,7 @@ def open_session(
     }
     try:
         if zoom:
-            (video,) = videos
-            session = assistant.open_zoomed(video, sampling, **common)
+            session = assistant.open_zoomed(videos, sampling, **common)
         else:
             session = assistant.open_videos(videos, sampling, streams=streams, **common)
     except UnfamiliarFootage:
@@ -117,7 +116,9 @@ def open_session(
         output.notice(f"{session.summary}{source}")
     else:
         for number, part in enumerate(session.videos, start=1):
-            output.notice(f"video {number}, {part.label}: {part.summary}{source}")
+            skimmed = "skimmed " if zoom else ""
+            name = part.label or part.name
+            output.notice(f"video {number}, {name}: {skimmed}{part.summary}{source}")
     if session.reused:
         output.notice(session.reused)
     if session.merged:

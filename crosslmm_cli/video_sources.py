@@ -1,13 +1,14 @@
 """Videos as they are written on a command line: paths, addresses to download, and `-` for stdin."""
 
+import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from crosslmm.errors import UsageError
-from crosslmm.inference.downloads import download, is_address
+from crosslmm.inference.downloads import download, is_address, label_of
 from crosslmm.inference.feature_cache import FeatureCache
 from crosslmm.inference.named_file import NamedFile, copy_file
 from crosslmm.options import Sampling
@@ -24,9 +25,11 @@ class VideoSources:
         *,
         allow_network: bool,
         cache: FeatureCache | None,
+        kept: Mapping[str, str] | None = None,
     ) -> None:
+        """kept: files of addresses that were downloaded earlier, used where they are still there."""
         self._output, self._sampling = output, sampling
-        self._allow_network, self._cache = allow_network, cache
+        self._allow_network, self._cache, self._kept = allow_network, cache, kept or {}
         self._opened = ExitStack()
 
     def __enter__(self) -> "VideoSources":
@@ -49,6 +52,8 @@ class VideoSources:
         ]
 
     def _download(self, url: str) -> NamedFile:
+        if (path := self._kept.get(url)) is not None and os.path.isfile(path):
+            return NamedFile(path, url, label_of(url), stays=True)
         downloaded = self._opened.enter_context(
             download(
                 url,

@@ -30,10 +30,10 @@ def test_a_dialogue_in_a_terminal(clip: Path, endless: Path, tmp_path: Path) -> 
         terminal.press_ctrl_c()
         terminal.wait_for("stopped; the question is not part of the dialogue")
         terminal.type("/undo\r")
-        terminal.wait_for("nothing to undo")
+        terminal.wait_for(f"{'nothing to undo':<80}\n>")  # reads keys by itself
         terminal.type("half a question")
         terminal.press_ctrl_c()
-        terminal.wait_for(f"{'Ctrl-D or /exit to leave':<80}\n>")  # reads keys by itself again
+        terminal.wait_for(f"{'Ctrl-D or /exit to leave':<80}\n>")
         terminal.type("\x04")
         assert terminal.wait() == 0
     history = tmp_path / "home/chat_history"

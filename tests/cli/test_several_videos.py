@@ -60,9 +60,12 @@ def test_one_video_may_have_its_question_as_an_option(
         (("which?",), "other.mp4: a file name in the place of a question"),
         ((), "other.mp4: a file name in the place of a question"),
         (("-q", "which?"), "give the question with --question"),  # not the letter of --quiet
-        (("-Q", "which?", "--zoom"), "--zoom is for a question about one video"),
-        (("-Q", "which?", "--when"), "--when is for a question about one video"),
-        (("-Q", "which?", "--evidence", "e.html"), "--evidence is for a question about one video"),
+        (("-Q", "which?", "--zoom", "--when"), "--when and --zoom exclude each other"),
+        (("-Q", "which?", "--zoom", "--frames", "1"), "--frames is for all videos together: 1 are"),
+        (
+            ("-Q", "which?", "--zoom", "--frames", "2"),
+            "too few to skim and to look again at 2 videos",
+        ),
         (("-Q", "which?", "--frames", "1"), "--frames is for all videos together: 1 are too few"),
         (("-Q", "which?", "--max-frames", "1"), "--max-frames is for all videos together"),
         (("-Q", " "), "a question is empty"),
@@ -117,10 +120,58 @@ def test_chat_about_both(
     options = ("--model", checkpoint, "--frames", 4, "--max-new-tokens", 2, "--json")
     done = run("chat", clip, other, *options)
     first, second = map(json.loads, done.out.splitlines())
-    assert done.code == 1
-    assert "evidence is of one video, and this session is about several" in done.err
+    assert done.code == 0
     assert first["videos"] == [str(clip), str(other)]
+    shown = json.loads((tmp_path / "e.json").read_text())
+    assert shown["videos"] == first["videos"]
+    assert [frame["video"] for frame in shown["frames"]] == [
+        frame["video"] for frame in first["frames"]
+    ]
     assert (second["video"], len(second["frames"])) == (str(clip), 4)
+
+
+def test_evidence_names_the_video(
+    ask: Run, clip: Path, other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = [str(clip), str(other)]
+    for suffix in ("json", "html", "png"):
+        done = ask("-Q", "which?", "--evidence", f"e.{suffix}")
+        assert done.code == 0, done.err
+        wrote = done.err.splitlines()[-1]
+        assert wrote.startswith(f"wrote e.{suffix} in ")
+        assert wrote.endswith(tuple(f" s of {name}" for name in names))
+    found = json.loads(Path("e.json").read_text())
+    assert (found["video"], found["videos"]) == (", ".join(names), names)
+    assert {item["video"] for item in found["moments"] + found["spans"]} <= set(names)
+    assert all("video" not in word for word in found["words"])
+
+
+def test_when_has_a_line_for_each_video(ask: Run, clip: Path, other: Path) -> None:
+    answer = ask("-Q", "which?").out
+    said = ask("-Q", "which?", "--when").out.removeprefix(answer).splitlines()
+    spans = json.loads(ask("-Q", "which?", "--when", "--json").out)["when"]
+    expected = []
+    for name in (str(clip), str(other)):
+        own = [span for span in spans if span["video"] == name]
+        times = ", ".join(f"{span['start']:.2f}-{span['end']:.2f} s" for span in own)
+        expected.append(f"{name}: {times or 'seen at no time'}")
+    assert said == expected
+
+
+def test_all_are_skimmed_and_looked_at_again(ask: Run, clip: Path, other: Path) -> None:
+    done = ask("-Q", "which?", "--zoom", "--frames", 8)
+    assert done.code == 0, done.err
+    first, second, *_, last = done.err.splitlines()
+    assert first.startswith("video 1, clip.mp4: skimmed 8 of 30 frames")
+    assert second.startswith("video 2, other.mp4: skimmed 8 of 12 frames")
+    assert last.startswith("looked again at ")
+    assert f" of {clip}; " in last
+    assert last.endswith(f" of {other}")
+    record = json.loads(ask("-Q", "which?", "--zoom", "--frames", 8, "--json").out)
+    assert record["answer"] == done.out.strip()
+    assert record["looked_again"]["tokens"] == 8 * 4
+    assert {each["video"] for each in record["frames"]} == {str(clip), str(other)}
 
 
 def test_footage_that_the_built_in_model_cannot_know(

@@ -43,7 +43,12 @@ def test_an_address_is_refused_in_one_line(run: Run, few: tuple[object, ...]) ->
 
 
 def test_an_address_that_may_be_downloaded(
-    run: Run, few: tuple[object, ...], site: Site, clip: Path, caches: Path
+    run: Run,
+    few: tuple[object, ...],
+    site: Site,
+    clip: Path,
+    caches: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     url = site.put("/clip.mp4", clip.read_bytes(), ETag='"1"')
     expected = run("ask", clip, "what?", *few).out
@@ -56,8 +61,17 @@ def test_an_address_that_may_be_downloaded(
     site.put("/clip.mp4", bytes(clip.stat().st_size), ETag='"1"')
     assert run(*asked).out == expected
     seen = len(site.seen)
-    assert run("ask", "-c", "and then?", "--max-new-tokens", 1).code == 0
+    more = run("ask", "-c", "and then?", "--max-new-tokens", 1, "--json")
+    assert more.code == 0, more.err
+    assert more.err.startswith(f"going on after 1 question with {url} --")
+    assert json.loads(more.out)["video"] == url
+    monkeypatch.setattr("sys.stdin", io.StringIO("at last?\n"))
+    assert "and then?" in run("chat", "-c", "--max-new-tokens", 1, "--json").out
     assert len(site.seen) == seen, "a dialogue goes on with what was downloaded"
+    assert run("cache", "clear").code == 0
+    gone = run("ask", "-c", "and then?")
+    assert gone.code == 1
+    assert gone.err.endswith(f"crosslmm: {url}: this is a URL; --allow-network downloads it\n")
 
 
 def test_what_was_downloaded_is_listed_and_cleared(
@@ -92,8 +106,16 @@ def test_without_the_cache_nothing_stays(
     assert done.code == 0, done.err
     assert url in evidence.read_text()
     evidence.unlink()
-    assert [path.name for path in tmp_path.iterdir()] == []
-    assert "there is no dialogue yet" in run("ask", "-c", "and?").err
+    stays = [path.name for path in tmp_path.rglob("*")]
+    assert stays == ["home", "last_dialogue.json"]
+    refused = run("ask", "-c", "and?", "--no-cache")
+    assert (refused.code, len(site.seen)) == (1, 1)
+    assert refused.err.endswith(f"crosslmm: {url}: this is a URL; --allow-network downloads it\n")
+    more = run("ask", "-c", "and?", "--allow-network", "--no-cache", "--json")
+    assert more.code == 0, more.err
+    assert "what?" in json.loads(more.out)["prompt"]
+    assert len(site.seen) == 2
+    assert [path.name for path in tmp_path.rglob("*")] == stays
 
 
 def test_what_is_no_video_is_called_by_its_address(
@@ -132,6 +154,15 @@ def test_a_video_from_stdin(
     both = json.loads(run("ask", clip, "-", "-Q", "which?", *few, "--json").out)
     assert both["videos"] == [str(clip), "-"]
     assert "Video 2:\n" in both["prompt"]
+    for command in ("ask", "chat"):
+        gone = run(command, "-c", *["and?"] * (command == "ask"))
+        assert gone.code == 2
+        assert gone.err == (
+            "crosslmm: --continue: the last dialogue is about a video from stdin, which was not kept; "
+            "give the path of a file\n"
+        )
+    pipe(monkeypatch, clip.read_bytes())
+    assert "video 2, -: 1 of 30 frames" in run("ask", clip, "-", "-Q", "which?", *few).err
     pipe(monkeypatch, b"what?")
     assert run("ask", clip, "-", *few).out == expected, "in the place of a question it is one"
 

@@ -5,30 +5,34 @@ import hashlib
 import html.parser
 import io
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from crosslmm.errors import UsageError, VideoError
-from crosslmm.evidence import Evidence, Word
+from crosslmm.evidence import Evidence, EvidenceVideo, Word
 from crosslmm.options import Sampling
+from tests.support.clips import write_clip
 
 TIMES = (1.0, 3.0, 5.0, 7.0)
 
 
 def make(heat: Any, **changes: Any) -> Evidence:
+    """video, duration: of the one video, unless `videos` are several."""
     heat = np.asarray(heat, dtype=float)
     count = len(heat)
+    one = EvidenceVideo(changes.pop("video", "clip.mp4"), changes.pop("duration", 8.0), count)
     fields = {
-        "video": "clip.mp4",
+        "videos": (one,),
         "question": "what?",
         "answer": "a word",
         "model": "tiny",
-        "duration": 8.0,
         "indices": tuple(range(count)),
         "times": TIMES[:count],
         "heat": heat / max(heat.sum(), 1e-9),
@@ -230,3 +234,110 @@ def test_every_link_of_a_page_leads_somewhere(clip: Path, tmp_path: Path) -> Non
     links = [(attrs["href"] or "")[1:] for attrs in page.of("a")]
     assert len(links) == 15 + 12
     assert set(links) <= anchors
+
+
+def of_two(clip: Path, other: Path, *scores: float, **changes: Any) -> Evidence:
+    """Of frames at 0, 1 and 2 s of a clip of 3 s, and at 0 and 0.5 s of one of 2 s."""
+    fields = {
+        "videos": (EvidenceVideo(str(clip), 3.0, 3), EvidenceVideo(str(other), 2.0, 2)),
+        "indices": (0, 10, 20, 0, 3),
+        "times": (0.0, 1.0, 2.0, 0.0, 0.5),
+        "words": (),
+    }
+    return make(flat(*scores), **fields | changes)
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("other") / "other <b>.mp4"
+    write_clip(path, frames=12, fps=6)
+    return path
+
+
+def height_of(path: Path) -> int:
+    with Image.open(path) as image:
+        return image.height
+
+
+def test_moments_and_spans_end_where_their_video_does(clip: Path, other: Path) -> None:
+    """Neighbours in the list are none where another video begins, and the peak of all is what counts."""
+    evidence = of_two(clip, other, 1, 1, 5, 8, 0.5)
+    assert [(each.video, each.start, each.end) for each in evidence.moments] == [
+        (str(other), 0.0, 0.25),
+        (str(clip), 1.0, 3.0),
+    ]
+    assert [[(each.start, each.end) for each in own] for own in evidence.spans_by_video] == [
+        [(1.5, 3.0)],
+        [(0.0, 0.25)],
+    ]
+    none = of_two(clip, other, 1, 1, 1, 0, 0)
+    assert [len(own) for own in none.spans_by_video] == [1, 0]
+    record = evidence.as_dict()
+    assert record["videos"] == [str(clip), str(other)]
+    assert [each["video"] for each in record["frames"]] == [str(clip)] * 3 + [str(other)] * 2
+    assert [each["video"] for each in record["spans"]] == [str(clip), str(other)]
+    one = make(flat(1, 8)).as_dict()
+    assert "video" not in one["moments"][0] | one["spans"][0] | one["frames"][0]
+    assert "videos" not in one
+
+
+def test_a_page_of_several_videos(clip: Path, other: Path, tmp_path: Path) -> None:
+    evidence = of_two(clip, other, 1, 1, 5, 8, 0.5)
+    evidence.save(tmp_path / "e.html")
+    text = (tmp_path / "e.html").read_text()
+    page = Page(text)
+    players = page.of("video")
+    assert [each["id"] for each in players] == ["player-0", "player-1"]
+    for player, video in zip(players, (clip, other), strict=True):
+        assert (tmp_path / unquote(player["src"] or "")).resolve() == video
+    assert len({each["poster"] for each in players}) == 2
+    bars = [attrs for attrs in page.of("rect") if "data-height" in attrs]
+    assert [attrs["data-frame"] for attrs in bars] == list("01234")
+    assert [attrs["data-video"] for attrs in bars] == list("00011")
+    assert max(float(attrs["data-height"] or "") for attrs in bars[:3]) == 5 / 8
+    assert "other &lt;b&gt;.mp4" in text
+    first, second = [attrs for attrs in page.of("a") if attrs["data-time"] in ("0.000", "1.000")][
+        :2
+    ]
+    assert (first["data-video"], second["data-video"]) == ("1", "0")
+    ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+
+
+def test_a_sheet_has_the_frames_of_each_video(clip: Path, other: Path, tmp_path: Path) -> None:
+    evidence = of_two(clip, other, 1, 1, 5, 8, 0.5)
+    evidence.save(tmp_path / "e.png")
+    make(flat(1, 1, 5), **frames_of(clip, 3)).save(tmp_path / "one.png")
+    heights = [height_of(tmp_path / name) for name in ("one.png", "e.png")]
+    assert heights[1] > 1.5 * heights[0]
+    gone = of_two(clip, tmp_path / "gone.mp4", 1, 1, 5, 8, 0.5)
+    with pytest.raises(VideoError, match=r"gone\.mp4: no such file"):
+        gone.save(tmp_path / "g.png")
+
+
+def test_what_leads_to_the_answer_is_dimmed(clip: Path, tmp_path: Path) -> None:
+    said = "1: nothing <b>, so a word"
+    words = tuple(
+        Word(match[0], match.start(), match.end(), (0.5, 0.5))
+        for match in re.finditer(r"\S+", said)
+    )
+    fields = frames_of(clip, 2) | {"words": words, "answer": said, "reasoning": 19}
+    make(flat(1, 2), **fields).save(tmp_path / "e.html")
+    (answer,) = re.findall(r'<p class="answer".*?>(.*)</p>', (tmp_path / "e.html").read_text())
+    dimmed, rest = re.fullmatch(r'<span class="reasoning">(.*</span> )</span>(.*)', answer).groups()
+    plain = [html.unescape(re.sub(r"<[^>]+>", "", part)) for part in (dimmed, rest)]
+    assert plain == ["1: nothing <b>, so ", "a word"]
+    assert dimmed.count('class="word"') == 4
+    assert rest.count('class="word"') == 2
+    make(flat(1, 2), **frames_of(clip, 2)).save(tmp_path / "plain.html")
+    assert 'class="reasoning"' not in (tmp_path / "plain.html").read_text()
+
+
+def test_an_answer_on_a_sheet_is_not_cut_by_what_leads_to_it(clip: Path, tmp_path: Path) -> None:
+    said = "what is seen " * 200
+    heights = []
+    for answer, reasoning in ((said + "the end", len(said)), (said, 0)):
+        fields = frames_of(clip, 2) | {"answer": answer, "reasoning": reasoning}
+        make(flat(1, 2), **fields).save(tmp_path / f"{reasoning}.png")
+        heights.append(height_of(tmp_path / f"{reasoning}.png"))
+    assert heights[0] - heights[1] == 24, "a line for the answer"

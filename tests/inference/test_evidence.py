@@ -14,6 +14,7 @@ from crosslmm.inference.assistant import Assistant
 from crosslmm.inference.attention import observe_self_attention, observe_text_to_visual
 from crosslmm.inference.evidence import TokenLayout, split_words
 from crosslmm.inference.feature_cache import FeatureCache
+from tests.support.clips import write_clip
 from tests.support.tiny import text_config, tiny_model, tiny_processor, tiny_tokenizer
 
 
@@ -55,6 +56,20 @@ def test_rows_are_those_that_the_model_attends_with(
     for layer, weights in enumerate(expected):
         assert torch.allclose(seen[layer], weights[0], atol=1e-6)
     assert count_hooks(model) == hooks
+
+
+def test_a_single_row_is_seen_beside_merged_tokens(clip: Path) -> None:
+    """With a mask, which counts tokens by their mass, its heads reach the kernel as rows."""
+    model = tiny_model()
+    video = Assistant(model, tiny_processor()).open_video(clip, frames=3, merge="folder", keep=5)
+    found = []
+    for attention in ("sdpa", "eager"):
+        model.set_attn_implementation(attention)
+        with video.prefix.lend() as cache:
+            found.append(seen_by(model, cache, torch.tensor([[70]]), observe_self_attention))
+    for layer, weights in found[1].items():
+        assert weights.shape[:2] == (4, 1)
+        assert torch.allclose(found[0][layer], weights, atol=1e-6)
 
 
 def test_text_to_visual_is_seen_alike_however_it_is_cached(clip: Path) -> None:
@@ -156,7 +171,7 @@ def test_evidence_needs_an_answer_about_the_video(clip: Path) -> None:
 
 def test_a_merged_token_gives_what_it_is_given_to_all_that_it_stands_for() -> None:
     member = torch.tensor([0, 0, 1, 0, 1, 1, 1, 1])  # two frames of four tokens
-    layout = TokenLayout(2, 4, 2, member)
+    layout = TokenLayout(2, 4, (2,), member)
     spread = layout.spread(torch.tensor([[0.3, 0.5]]))
     assert torch.allclose(spread[0, 0], torch.tensor([0.1, 0.1, 0.1, 0.1]))
     assert torch.allclose(spread.sum(), torch.tensor(0.8))
@@ -184,3 +199,54 @@ def test_words_of_several_tokens_and_tokens_of_a_part_of_a_character() -> None:
         ("à", 0, 1, (1, 2)),
         ("bé", 2, 4, (4, 5, 6)),
     ]
+
+
+def test_tokens_of_several_videos_are_found_in_the_prompt() -> None:
+    """Text is between them, and a newline of its own ends each."""
+    ids = torch.tensor([1, 9, 9, 9, 9, 5, 9, 9, 9, 2])
+    layout = TokenLayout(5, 1, (3, 2))
+    assert layout.columns(ids, 9).tolist() == [1, 2, 3, 6, 7]
+    assert TokenLayout(7, 1, (4, 3)).columns(ids, 9).tolist() == [1, 2, 3, 4, 6, 7, 8]
+
+
+@pytest.mark.parametrize(
+    ("changes", "options"),
+    [
+        ({}, {}),
+        ({"gates": False, "video_newline": True}, {}),
+        ({"gates": False}, {"merge": "folder", "keep": 5}),
+    ],
+)
+def test_evidence_of_an_answer_about_several_videos(
+    clip: Path, tmp_path: Path, changes: dict, options: dict
+) -> None:
+    """Each video has the share of what its own tokens are attended with, by the only word."""
+    other = tmp_path / "other.mp4"
+    write_clip(other, frames=12, fps=6)
+    model = tiny_model(**changes)
+    processor = tiny_processor(video_newline=changes.get("video_newline", False))
+    session = Assistant(model, processor).open_videos([clip, other], frames=5, **options)
+    answer = session.ask("which?", max_new_tokens=1)
+    evidence = session.evidence(answer)
+    assert [(each.name, each.frames) for each in evidence.videos] == [
+        (str(clip), 3),
+        (str(other), 2),
+    ]
+    assert evidence.times == tuple(frame.time for frame in answer.frames)
+    assert answer.trace is not None
+    ids = torch.tensor([[*answer.trace.prompt, *answer.trace.answer]])
+    model.set_attn_implementation("eager")
+    with torch.inference_mode(), session.prefix.lend() as cache:
+        *_, last = model.model(
+            input_ids=ids, past_key_values=cache, use_cache=True, output_attentions=True
+        ).attentions
+    weights = last[0, :, -1].mean(dim=0)
+    is_video = session.prefix.ids[0] == model.config.video_token_id
+    second = int((~is_video & (is_video.cumsum(0) > 0)).nonzero()[0])  # text after the first
+    starts = [int(is_video.nonzero()[0]), second + int(is_video[second:].nonzero()[0])]
+    read = [
+        float(weights[start : start + video.tokens].sum())
+        for start, video in zip(starts, session.videos, strict=True)
+    ]
+    assert sum(evidence.scores[:3]) == pytest.approx(read[0] / sum(read), rel=1e-4)
+    assert sum(evidence.scores) == pytest.approx(1)

@@ -1,4 +1,4 @@
-"""Evidence: the moments and places of a video that an answer was read from, and files that show them.
+"""Evidence: the moments and places of videos that an answer was read from, and files that show them.
 
 What computes it from a model's attention is `inference/evidence.py`.
 """
@@ -9,13 +9,21 @@ from crosslmm.evidence.paths import check_evidence_path
 
 if TYPE_CHECKING:
     from crosslmm.evidence.evidence import Evidence
-    from crosslmm.evidence.maps import Moment, Region, TimeSpan, Word
+    from crosslmm.evidence.maps import EvidenceVideo, Moment, Region, TimeSpan, Word
 
-__all__ = ["Evidence", "Moment", "Region", "TimeSpan", "Word", "check_evidence_path"]
+__all__ = [
+    "Evidence",
+    "EvidenceVideo",
+    "Moment",
+    "Region",
+    "TimeSpan",
+    "Word",
+    "check_evidence_path",
+]
 
 _MODULES = {
     "Evidence": "evidence",
-    **dict.fromkeys(("Moment", "Region", "TimeSpan", "Word"), "maps"),
+    **dict.fromkeys(("EvidenceVideo", "Moment", "Region", "TimeSpan", "Word"), "maps"),
 }
 
 

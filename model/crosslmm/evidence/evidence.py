@@ -17,11 +17,11 @@ class Evidence(EvidenceMaps):
     def save(self, path: str | Path) -> None:
         """Write a page (.html), a contact sheet (.png) or all numbers (.json), by the file's suffix.
 
-        Raises UsageError for another suffix, for the video itself, and where the file cannot be
-        written; VideoError where its frames, which a page and a sheet show, cannot be read again.
+        Raises UsageError for another suffix, for a video itself, and where the file cannot be
+        written; VideoError where frames, which a page and a sheet show, cannot be read again.
         """
         path = Path(path)
-        check_evidence_path(path, self.video)
+        check_evidence_path(path, [video.name for video in self.videos])
         match path.suffix.lower():
             case ".html":
                 data = draw_page(self, path)

@@ -30,7 +30,7 @@ class Moment:
 
     What a frame is the first to show happened after the frame before: so a moment begins there, and
     ends halfway to the frame after. frame: the one with the most evidence, by its place among those
-    used; time: its seconds; score: its share of all evidence.
+    used; time: its seconds; score: its share of all evidence; video: the name of its own, of several.
     """
 
     start: float
@@ -39,23 +39,40 @@ class Moment:
     frame: int
     time: float
     regions: tuple[Region, ...]
+    video: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON form, which names no video where there is one."""
+        return {
+            "start": round(self.start, 3),
+            "end": round(self.end, 3),
+            "score": round(self.score, 4),
+            "time": round(self.time, 3),
+            "regions": [
+                {"box": [round(side, 4) for side in region.box], "score": round(region.score, 4)}
+                for region in self.regions
+            ],
+            **_named(self.video),
+        }
 
 
 @dataclass(frozen=True)
 class TimeSpan:
     """A part of the video in which what the answer is about was seen, in seconds; score: the share of
-    all evidence that is in it."""
+    all evidence that is in it; video: as of `Moment`."""
 
     start: float
     end: float
     score: float
+    video: str | None = None
 
-    def as_dict(self) -> dict[str, float]:
-        """The JSON form."""
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON form, which names no video where there is one."""
         return {
             "start": round(self.start, 3),
             "end": round(self.end, 3),
             "score": round(self.score, 4),
+            **_named(self.video),
         }
 
 
@@ -70,24 +87,34 @@ class Word:
     scores: tuple[float, ...]
 
 
+@dataclass(frozen=True)
+class EvidenceVideo:
+    """One of the videos that a question was about. duration: in seconds; frames: how many of those used
+    are of it; file: where it is, if that is not `name`."""
+
+    name: str
+    duration: float
+    frames: int
+    file: str | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class EvidenceMaps:
-    """Where in a video an answer was read from.
+    """Where in one video, or in several, an answer was read from.
 
-    - duration: of the video, in seconds; indices, times: of the frames that were used.
+    - answer: all that was said; reasoning: how many characters of it come before the answer itself.
+    - indices, times: of the frames that were used, those of one video after those of the other.
     - heat: (T, side, side), the share of all evidence in each cell of each frame.
     - source: whose attention the places in frames are from, `cross-attention` (text to visual) or
       `self-attention`; the moments are always from the latter.
     - seconds: what computing it took.
-    - sampling: how the video was read; its limits and reader are those of what reads it again.
-    - file: where the video is, if that is not `video`.
+    - sampling: how the videos were read; its limits and reader are those of what reads them again.
     """
 
-    video: str
+    videos: tuple[EvidenceVideo, ...]
     question: str
     answer: str
     model: str
-    duration: float
     indices: tuple[int, ...]
     times: tuple[float, ...]
     heat: np.ndarray = field(repr=False)
@@ -95,7 +122,18 @@ class EvidenceMaps:
     source: str
     seconds: float
     sampling: Sampling = field(default=Sampling(), repr=False)
-    file: str | None = field(default=None, repr=False)
+    reasoning: int = 0
+
+    @property
+    def video(self) -> str:
+        """The names of all."""
+        return ", ".join(video.name for video in self.videos)
+
+    @cached_property
+    def ranges(self) -> tuple[range, ...]:
+        """Of each video, the places of its frames among all."""
+        edges = itertools.accumulate((video.frames for video in self.videos), initial=0)
+        return tuple(itertools.starmap(range, itertools.pairwise(edges)))
 
     @cached_property
     def scores(self) -> tuple[float, ...]:
@@ -110,19 +148,28 @@ class EvidenceMaps:
     @cached_property
     def moments(self) -> tuple[Moment, ...]:
         """Where the evidence is at least half as much as at its peak, the most first."""
-        found = [self._moment(run) for run in _runs(np.asarray(self.scores), _PEAK)]
+        found = [self._moment(number, run) for number, run in self._runs(_PEAK)]
         return tuple(sorted(found, key=lambda moment: -moment.score))
 
     @cached_property
     def spans(self) -> tuple[TimeSpan, ...]:
-        """When what the answer is about was seen, in the order of time: wider than `moments`, which are
-        where most was read. A span ends halfway to the frames before and after."""
-        edges = [(one + other) / 2 for one, other in itertools.pairwise(self.times)]
-        starts, ends = [0.0, *edges], [*edges, self.duration]
-        return tuple(
-            TimeSpan(starts[run[0]], ends[run[-1]], sum(self.scores[number] for number in run))
-            for run in _runs(np.asarray(self.scores), _SEEN)
-        )
+        """When what the answer is about was seen, in the order of videos and of time: wider than
+        `moments`, which are where most was read. A span ends halfway to the frames before and after."""
+        return tuple(itertools.chain(*self.spans_by_video))
+
+    @cached_property
+    def spans_by_video(self) -> tuple[tuple[TimeSpan, ...], ...]:
+        """The spans of each video."""
+        found: list[list[TimeSpan]] = [[] for _ in self.videos]
+        for number, run in self._runs(_SEEN):
+            start, end = self._middle(number, run[0] - 1), self._middle(number, run[-1])
+            score = sum(self.scores[frame] for frame in run)
+            found[number].append(TimeSpan(start, end, score, self._name(number)))
+        return tuple(map(tuple, found))
+
+    def video_of(self, frame: int) -> int:
+        """The place of a frame's video among `videos`."""
+        return next(number for number, frames in enumerate(self.ranges) if frame in frames)
 
     def regions(self, frame: int) -> tuple[Region, ...]:
         """The parts of a frame that stand out, the most first."""
@@ -134,7 +181,10 @@ class EvidenceMaps:
         return tuple(sorted(found, key=lambda region: -region.score)[:_MOST_REGIONS])
 
     def as_dict(self) -> dict[str, Any]:
-        """The JSON form; `heat` is left out."""
+        """The JSON form; `heat` is left out, and what names videos where there is one."""
+        several = len(self.videos) > 1
+        names = [self._name(number) for number, frames in enumerate(self.ranges) for _ in frames]
+        frames = zip(self.indices, self.times, self.scores, names, strict=True)
         return {
             "video": self.video,
             "question": self.question,
@@ -142,26 +192,11 @@ class EvidenceMaps:
             "model": self.model,
             "source": self.source,
             "seconds": round(self.seconds, 3),
-            "moments": [
-                {
-                    "start": round(moment.start, 3),
-                    "end": round(moment.end, 3),
-                    "score": round(moment.score, 4),
-                    "time": round(moment.time, 3),
-                    "regions": [
-                        {
-                            "box": [round(side, 4) for side in region.box],
-                            "score": round(region.score, 4),
-                        }
-                        for region in moment.regions
-                    ],
-                }
-                for moment in self.moments
-            ],
+            "moments": [moment.as_dict() for moment in self.moments],
             "spans": [span.as_dict() for span in self.spans],
             "frames": [
-                {"index": index, "time": round(time, 3), "score": round(score, 4)}
-                for index, time, score in zip(self.indices, self.times, self.scores, strict=True)
+                {"index": index, "time": round(time, 3), "score": round(score, 4), **_named(name)}
+                for index, time, score, name in frames
             ],
             "words": [
                 {
@@ -172,30 +207,52 @@ class EvidenceMaps:
                 }
                 for word in self.words
             ],
+            **({"videos": [video.name for video in self.videos]} if several else {}),
         }
 
-    def _moment(self, run: Sequence[int]) -> Moment:
-        times, last = self.times, len(self.times) - 1
-        frame = max(run, key=lambda number: self.scores[number])
-        start = times[run[0] - 1] if run[0] > 0 else 0.0
-        end = (times[run[-1]] + times[run[-1] + 1]) / 2 if run[-1] < last else self.duration
-        end = max(end, times[run[-1]])
-        return Moment(start, end, self.scores[frame], frame, times[frame], self.regions(frame))
+    def _name(self, number: int) -> str | None:
+        return self.videos[number].name if len(self.videos) > 1 else None
+
+    def _runs(self, share: float) -> Iterator[tuple[int, list[int]]]:
+        """The number of a video, and neighbouring frames of it of which each has at least this share of
+        the highest score of all."""
+        least = share * max(self.scores, default=0.0)
+        if least <= 0:
+            return
+        for number, frames in enumerate(self.ranges):
+            for is_high, run in itertools.groupby(
+                frames, lambda frame: self.scores[frame] >= least
+            ):
+                if is_high:
+                    yield number, list(run)
+
+    def _moment(self, number: int, run: Sequence[int]) -> Moment:
+        times, frame = self.times, max(run, key=lambda place: self.scores[place])
+        start = times[run[0] - 1] if run[0] > self.ranges[number][0] else 0.0
+        return Moment(
+            start,
+            max(self._middle(number, run[-1]), times[run[-1]]),
+            self.scores[frame],
+            frame,
+            times[frame],
+            self.regions(frame),
+            self._name(number),
+        )
+
+    def _middle(self, number: int, frame: int) -> float:
+        """The seconds halfway from a frame of a video to the next one, its start before the first, its
+        end after the last."""
+        frames = self.ranges[number]
+        if frame < frames[0]:
+            return 0.0
+        if frame == frames[-1]:
+            return self.videos[number].duration
+        return (self.times[frame] + self.times[frame + 1]) / 2
 
 
-def _runs(scores: np.ndarray, share: float) -> Iterator[list[int]]:
-    """Neighbouring frames of which each has at least this share of the highest score."""
-    run: list[int] = []
-    if scores.max(initial=0.0) <= 0:
-        return
-    for number, high in enumerate(scores >= share * scores.max()):
-        if high:
-            run.append(number)
-        elif run:
-            yield run
-            run = []
-    if run:
-        yield run
+def _named(video: str | None) -> dict[str, str]:
+    """What the JSON form has of it."""
+    return {} if video is None else {"video": video}
 
 
 def _patches(heat: np.ndarray) -> list[set[tuple[int, int]]]:

@@ -1,5 +1,5 @@
-"""Evidence as one page that needs nothing else: no network, no other file but, where it is there, the
-video for its player.
+"""Evidence as one page that needs nothing else: no network, no other file but, where they are there,
+the videos for their players.
 
 All that comes from a video or a model is escaped, and a policy in the page lets nothing run or load
 but what is written here.
@@ -44,6 +44,7 @@ def draw_page(evidence: EvidenceMaps, path: Path) -> bytes:
     pictures = [
         {
             "frame": picture.frame,
+            "video": evidence.video_of(picture.frame),
             "time": evidence.times[picture.frame],
             "score": evidence.scores[picture.frame],
             "image": _data_uri(encode(picture.image, "JPEG"), "jpeg"),
@@ -59,21 +60,22 @@ def draw_page(evidence: EvidenceMaps, path: Path) -> bytes:
         script=Markup(script),  # noqa: S704  a file of this package
         pictures=pictures,
         shown={picture["frame"] for picture in pictures},
-        pieces=_pieces(evidence),
-        bars=_bars(evidence),
-        player=_link(evidence.video, path),
+        reasoning=_pieces(evidence, 0, evidence.reasoning),
+        pieces=_pieces(evidence, evidence.reasoning, len(evidence.answer)),
+        timelines=_timelines(evidence, path),
     )
     return page.encode("utf-8", "backslashreplace")
 
 
-def _pieces(evidence: EvidenceMaps) -> list[tuple[str, str | None]]:
-    """The answer in order: words with their scores, and what is between them with None."""
+def _pieces(evidence: EvidenceMaps, start: int, end: int) -> list[tuple[str, str | None]]:
+    """What was said from `start` to `end`: words with their scores, what is between them with None."""
     pieces: list[tuple[str, str | None]] = []
-    done = 0
+    done = start
     for word in evidence.words:
-        pieces += [(evidence.answer[done : word.start], None), (word.text, _scores(word))]
-        done = word.end
-    return [*pieces, (evidence.answer[done:], None)]
+        if start <= word.start < end:
+            pieces += [(evidence.answer[done : word.start], None), (word.text, _scores(word))]
+            done = word.end
+    return [*pieces, (evidence.answer[done:end], None)]
 
 
 def _scores(word: Word) -> str:
@@ -83,12 +85,24 @@ def _scores(word: Word) -> str:
     return "".join(_DIGITS[round(35 * score / highest)] for score in word.scores)
 
 
-def _bars(evidence: EvidenceMaps) -> list[dict[str, Any]]:
+def _timelines(evidence: EvidenceMaps, page: Path) -> list[dict[str, Any]]:
+    """Of each video, with a link to it for a player, and a bar for each frame, relative to the highest
+    of all."""
     highest = max(evidence.scores, default=0.0) or 1.0
     peaks = {moment.frame for moment in evidence.moments}
-    return [
+    bars = [
         {"time": time, "score": score, "height": score / highest, "peak": frame in peaks}
         for frame, (time, score) in enumerate(evidence.frames)
+    ]
+    return [
+        {
+            "name": video.name,
+            "duration": video.duration,
+            "player": _link(video.name, page),
+            "bars": bars[frames.start : frames.stop],
+            "frames": frames,
+        }
+        for video, frames in zip(evidence.videos, evidence.ranges, strict=True)
     ]
 
 

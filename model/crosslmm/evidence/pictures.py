@@ -1,8 +1,9 @@
-"""The frames that evidence points at, read again from the video, with heat maps and boxes for them."""
+"""The frames that evidence points at, read again from the videos, with heat maps and boxes for them."""
 
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -31,7 +32,7 @@ class Picture:
 
 
 def best_frames(evidence: EvidenceMaps, most: int) -> list[int]:
-    """The frames of moments first, then others by their evidence; in order of time."""
+    """The frames of moments first, then others by their evidence; in the order that they have."""
     peaks = [moment.frame for moment in evidence.moments]
     others = sorted(range(len(evidence.times)), key=lambda frame: -evidence.scores[frame])
     return sorted(list(dict.fromkeys([*peaks, *others]))[:most])
@@ -40,25 +41,28 @@ def best_frames(evidence: EvidenceMaps, most: int) -> list[int]:
 def read_pictures(
     evidence: EvidenceMaps, frames: Sequence[int], *, width: int
 ) -> Iterator[Picture]:
-    """Read frames of the video again, one at a time, fitted into a square. Raises VideoError."""
+    """Read frames of the videos again, ascending, one at a time, fitted into a square. Raises
+    VideoError."""
     read = evidence.sampling
-    wanted = Sampling(
-        at=[f"#{evidence.indices[frame]}" for frame in frames],
+    limits = Sampling(
         reader=read.reader,
         deadline=read.deadline,
         file_timeout=read.file_timeout,
         max_pixels=read.max_pixels,
     )
     highest = float(evidence.heat.max(initial=0.0)) or 1.0
-    try:
-        with open_stream(evidence.file or evidence.video, wanted) as stream:
-            for frame, shown in zip(frames, stream, strict=True):
-                image = ImageOps.contain(Image.fromarray(shown.pixels), (width, width))
-                yield Picture(frame, image, _heat_map(evidence.heat[frame] / highest))
-    except ValueError:
-        raise VideoError(
-            f"{evidence.video}: has fewer frames than when it was read first"
-        ) from None
+    for number, group in groupby(frames, evidence.video_of):
+        video, wanted = evidence.videos[number], list(group)
+        named = replace(limits, at=[f"#{evidence.indices[frame]}" for frame in wanted])
+        try:
+            with open_stream(video.file or video.name, named) as stream:
+                for frame, shown in zip(wanted, stream, strict=True):
+                    image = ImageOps.contain(Image.fromarray(shown.pixels), (width, width))
+                    yield Picture(frame, image, _heat_map(evidence.heat[frame] / highest))
+        except ValueError:
+            raise VideoError(
+                f"{video.name}: has fewer frames than when it was read first"
+            ) from None
 
 
 def encode(image: Image.Image, kind: str) -> bytes:

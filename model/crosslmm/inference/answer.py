@@ -72,6 +72,14 @@ class ZoomMoment:
     start: float
     end: float
     score: float
+    video: ClassVar[str | None] = None
+
+
+@dataclass(frozen=True)
+class ZoomMomentOfVideo(ZoomMoment):
+    """Of one of several videos; video: its name."""
+
+    video: str  # type: ignore[misc]
 
 
 @dataclass(frozen=True)

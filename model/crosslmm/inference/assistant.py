@@ -311,30 +311,31 @@ class Assistant:
         """Open several videos for questions about all of them: "which of them shows a dog?".
 
         They share `frames`, `max_frames` and `keep` evenly; `start`, `end` and `fps` hold for each. The
-        prompt numbers and names them, and the `frames` of an answer name their video. The rest is as for
-        `open_video`; `evidence` is of one video only.
+        prompt numbers and names them; the `frames` of an answer, and the moments of its evidence, name
+        their video. The rest is as for `open_video`.
         """
         sampling, rest = _split(sampling, options, VideosKeywords)
         return opening.open_videos(self.runtime, videos, sampling, **rest)
 
     def open_zoomed(
         self,
-        video: str | os.PathLike[str],
+        video: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
         sampling: Sampling | None = None,
         *,
         tokens_per_frame: int | None = None,
         **options: Unpack[ZoomKeywords],
     ) -> ZoomedVideo:
-        """Skim a video file with one token per frame, and look again, with more frames and tokens, at
-        the moments that each question points to. See docs/needles.md for when that pays.
+        """Skim a video file, or several, with one token per frame, and look again, with more frames and
+        tokens, at the moments that each question points to. See docs/needles.md for when that pays.
 
-        `frames` and `tokens_per_frame` are those of one pass over the video: skim and second look
+        `frames` and `tokens_per_frame` are those of one pass over all of it: skim and second look
         together have no more tokens. The rest is as for `open_video`; merging, `fps`, `at` and
         `sampler` raise UsageError.
         """
         sampling, rest = _split(sampling, options, ZoomKeywords)
+        several: Any = video if isinstance(video, list | tuple) else [video]
         return opening.open_zoomed(
-            self.runtime, video, sampling, tokens_per_frame=tokens_per_frame, **rest
+            self.runtime, several, sampling, tokens_per_frame=tokens_per_frame, **rest
         )
 
     def most_frames(

@@ -100,14 +100,16 @@ class _FusedCalls(TorchFunctionMode):
         super().__init__()
         self._see = see
         self._number: int | None = None
+        self._rows = 0
         self._seen = False
 
     def watch(self, number: int, module: nn.Module) -> list[Any]:
         thread = threading.get_ident()
 
-        def before(module: nn.Module, args: Any) -> None:
+        def before(module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
             if threading.get_ident() == thread:
-                self._number, self._seen = number, False
+                states = args[0] if args else kwargs["hidden_states"]  # (1, rows, H)
+                self._number, self._rows, self._seen = number, states.shape[1], False
 
         def after(module: nn.Module, args: Any, output: Any) -> None:
             if threading.get_ident() != thread:
@@ -116,7 +118,10 @@ class _FusedCalls(TorchFunctionMode):
             if not self._seen and isinstance(output, tuple) and output[1] is not None:
                 self._see(number, 0, output[1][0].float())
 
-        return [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
+        return [
+            module.register_forward_pre_hook(before, with_kwargs=True),
+            module.register_forward_hook(after),
+        ]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -137,8 +142,10 @@ class _FusedCalls(TorchFunctionMode):
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> None:
-        rows, length = query.shape[2], key.shape[2]
+        rows, length = self._rows, key.shape[2]
         mask = None if attn_mask is None else attn_mask[0]
+        if query.shape[2] > rows:  # a single row, of the heads that share a key
+            query = query.reshape(1, -1, rows, query.shape[-1])
         if is_causal:
             mask = torch.ones(rows, length, dtype=torch.bool, device=query.device).tril()
         scaling = query.shape[-1] ** -0.5 if scale is None else scale

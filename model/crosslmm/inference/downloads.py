@@ -44,6 +44,11 @@ def is_address(video: object) -> TypeGuard[str]:
     return isinstance(video, str) and bool(_ADDRESS.match(video)) and not os.path.lexists(video)
 
 
+def label_of(url: str) -> str:
+    """What a prompt about several videos calls the one at this address."""
+    return os.path.basename(unquote(urlsplit(url).path))
+
+
 @contextmanager
 def download(
     url: str,
@@ -83,8 +88,7 @@ def download(
             path = Path(folder) / "video"
             with _writing(url), path.open("xb") as file:
                 remote.copy(file, report)
-        label = os.path.basename(unquote(urlsplit(url).path))
-        yield NamedFile(str(path), url, label, stays)
+        yield NamedFile(str(path), url, label_of(url), stays)
 
 
 def downloaded(cache: FeatureCache) -> list[int]:

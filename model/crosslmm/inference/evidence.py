@@ -1,6 +1,6 @@
-"""The evidence of an answer: what its words attend to in the video while they are said.
+"""The evidence of an answer: what its words attend to in the videos while they are said.
 
-After an answer is complete, its words go through the model once more, on top of the video's cache, and
+After an answer is complete, its words go through the model once more, on top of the videos' cache, and
 attention is summed up as it is seen, so that memory does not grow with layers and heads.
 
 - When: the language model's own attention to the merged tokens, in its last layers, where what was
@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from crosslmm.errors import UsageError
-from crosslmm.evidence import Evidence, Word
+from crosslmm.evidence import Evidence, EvidenceVideo, Word
 from crosslmm.inference.answer import Answer, TokenTrace
 from crosslmm.inference.attention import observe_self_attention, observe_text_to_visual
 from crosslmm.inference.encoding import VideoPart
@@ -43,29 +43,38 @@ _TINY = 1e-12
 
 @dataclass(frozen=True, eq=False)
 class TokenLayout:
-    """What the visual tokens of one video stand for.
+    """What the visual tokens of one video, or of several, stand for.
 
-    - frames: T; pooled: M tokens of each frame before merging, a square grid; merged: K.
+    - frames: T; pooled: M tokens of each frame before merging, a square grid.
+    - videos: merged tokens of each video, K together.
     - member: (T·M,), the merged token that each of them went into; None where there is no merging.
     """
 
     frames: int
     pooled: int
-    merged: int
+    videos: tuple[int, ...]
     member: torch.Tensor | None = None
 
     @classmethod
-    def of(cls, visual: VisualTokens | RaggedTokens) -> "TokenLayout":
+    def of(cls, visual: VisualTokens | RaggedTokens, videos: Sequence[int]) -> "TokenLayout":
         if isinstance(visual, VisualTokens):
             _, frames, pooled, _ = visual.embeds.shape
-            return cls(frames, pooled, frames * pooled)
-        return cls(visual.frames[0], visual.pooled, visual.longest, visual.member)
+            return cls(frames, pooled, tuple(videos))
+        return cls(visual.frames[0], visual.pooled, tuple(videos), visual.member)
+
+    def columns(self, ids: torch.Tensor, placeholder: int) -> torch.Tensor:
+        """ids: (L,), of a prompt → (K,), where its merged tokens are: text is between videos, and a
+        placeholder of its own may end each."""
+        places = (ids == placeholder).nonzero()[:, 0]
+        ends = (len(places) - sum(self.videos)) // len(self.videos)
+        parts = torch.split(places, [count + ends for count in self.videos])
+        return torch.cat([part[:count] for part, count in zip(parts, self.videos, strict=True)])
 
     def spread(self, weights: torch.Tensor) -> torch.Tensor:
         """(…, K) → (…, T, M): what a merged token is given, in equal parts to all it stands for."""
         if self.member is not None:
             member = self.member.to(weights.device)
-            mass = torch.bincount(member, minlength=self.merged).clamp(min=1)
+            mass = torch.bincount(member, minlength=sum(self.videos)).clamp(min=1)
             weights = (weights / mass)[..., member]
         return weights.reshape(*weights.shape[:-1], self.frames, self.pooled)
 
@@ -75,11 +84,11 @@ def find_evidence(
     prefix: VideoPrefix,
     layout: TokenLayout,
     answer: Answer,
-    video: VideoPart,
+    videos: Sequence[VideoPart],
     sampling: Sampling,
     part: tuple[int, int] | None = None,
 ) -> Evidence:
-    """The evidence of an answer, or of a part of its characters, about the video whose prefix this is.
+    """The evidence of an answer, or of a part of its characters, about the videos whose prefix this is.
     Raises UsageError."""
     began = time.perf_counter()
     trace = answer.trace
@@ -97,14 +106,15 @@ def find_evidence(
     heat = heat * (frames / max(frames.sum(), _TINY))[:, None]
     side = round(heat.shape[1] ** 0.5)
     return Evidence(
-        video=answer.video,
+        videos=tuple(
+            EvidenceVideo(video.name, video.source.duration, len(video.frames), video.path)
+            for video in videos
+        ),
         question=answer.question,
         answer=said,
         model=answer.model,
-        duration=video.source.duration,
         indices=tuple(frame.index for frame in answer.frames),
         times=tuple(frame.time for frame in answer.frames),
-        file=video.path,
         heat=heat.reshape(-1, side, side),
         words=tuple(
             Word(
@@ -115,6 +125,7 @@ def find_evidence(
         source="cross-attention" if attention.crosses else "self-attention",
         seconds=time.perf_counter() - began,
         sampling=sampling,
+        reasoning=before,
     )
 
 
@@ -166,9 +177,11 @@ class _Attention:
     - usual: (T, cells), of what comes before the answer, for each of its tokens.
     """
 
-    def __init__(self, layout: TokenLayout, lead: int, length: int, tokens: int) -> None:
-        """lead: merged tokens come after so many; length: of prompt and answer; tokens: A."""
-        self._layout, self._lead, self._length, self._tokens = layout, lead, length, tokens
+    def __init__(
+        self, layout: TokenLayout, columns: torch.Tensor, length: int, tokens: int
+    ) -> None:
+        """columns: of merged tokens in the prompt; length: of prompt and answer; tokens: A."""
+        self._layout, self._columns, self._length, self._tokens = layout, columns, length, tokens
         self.frames = np.zeros((tokens, layout.frames))
         self.words = np.zeros((tokens, tokens))
         self._merged: Any = 0.0
@@ -181,8 +194,7 @@ class _Attention:
         # A sliding window has dropped what came first.
         mean = nn.functional.pad(mean, (self._length - mean.shape[1], 0))
         rows = slice(first, first + len(mean))
-        video = mean[:, self._lead : self._lead + self._layout.merged]
-        spread = self._layout.spread(video)  # (rows, T, M)
+        spread = self._layout.spread(mean[:, self._columns])  # (rows, T, M)
         self.frames[rows] += spread.sum(dim=-1).cpu().numpy()
         self.words[rows] += mean[:, -self._tokens :].cpu().numpy()
         self._merged = self._merged + spread.sum(dim=0).cpu().numpy()
@@ -230,9 +242,9 @@ def _read(
         torch.tensor([ids], device=device, dtype=prefix.ids.dtype)
         for ids in (trace.prompt, trace.answer)
     )
-    lead = int((prefix.ids[0] == model.config.video_token_id).nonzero().min())
+    columns = layout.columns(prefix.ids[0], model.config.video_token_id)
     length = len(prefix) + before.shape[1] + answer.shape[1]
-    seen = _Attention(layout, lead, length, answer.shape[1])
+    seen = _Attention(layout, columns, length, answer.shape[1])
 
     unseen, usual = before[:, :-_USUAL_ROWS], before[:, -_USUAL_ROWS:]
 

@@ -27,7 +27,8 @@ def score_frames(
     Raises UsageError where the model's attention cannot be seen.
     """
     model = runtime.model
-    lead = int((prefix.ids[0] == model.config.video_token_id).nonzero().min())
+    columns = layout.columns(prefix.ids[0], model.config.video_token_id)
+    length = len(prefix)  # of all tokens so far
     own: dict[int, Any] = {}
     cross: dict[int, Any] = {}
 
@@ -37,9 +38,8 @@ def score_frames(
         found[layer] = np.maximum(found.get(layer, 0.0), most)
 
     def see_self(layer: int, first: int, weights: torch.Tensor) -> None:
-        video = weights.mean(dim=0)[:, lead : lead + layout.merged]
-        if video.shape[1] == layout.merged:  # a sliding window has dropped what came first
-            note(own, layer, layout.spread(video))
+        if weights.shape[-1] == length:  # a sliding window has dropped what came first
+            note(own, layer, layout.spread(weights.mean(dim=0)[:, columns]))
 
     def see_text(layer: int, first: int, weights: torch.Tensor) -> None:
         mean = weights.mean(dim=0)
@@ -52,6 +52,7 @@ def score_frames(
         observe_self_attention(model, see_self, share=LAST_LAYERS),
     ):
         for part in torch.split(question, PREFILL_TOKENS, dim=1):
+            length += part.shape[1]
             model.model(input_ids=part, past_key_values=cache, use_cache=True)
     layers = list((cross or own).values())
     if not layers:

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 from crosslmm.errors import OutOfMemory, UnfamiliarFootage, UsageError
@@ -106,6 +107,7 @@ def open_videos(
     on_progress: Progress | None = None,
     streams: Sequence[FrameStream | None] = (),
     questions: Sequence[str] = (),
+    named: Sequence[Sequence[str]] | None = None,
 ) -> VideoSession:
     """Decode, encode and prefill videos for questions about all of them, which share the frames and
     tokens of one; with fewer frames where memory runs out.
@@ -117,6 +119,7 @@ def open_videos(
     - on_progress: called with a stage, what is done of it and the total.
     - streams: as `stream` of `open_video`, for each.
     - questions: that will be asked, to say before anything is encoded where they do not fit.
+    - named: the frames of each video, as `at` of `sampling` names those of one.
 
     Raises VideoError, UsageError, OutOfMemory.
     """
@@ -160,12 +163,13 @@ def open_videos(
             on_progress=on_progress,
             started=started,
             question_tokens=question_tokens,
+            named=named,
         )
 
 
 def open_zoomed(
     runtime: Runtime,
-    video: VideoLike,
+    videos: Sequence[str | os.PathLike[str]],
     sampling: Sampling,
     *,
     tokens_per_frame: int | None = None,
@@ -173,11 +177,12 @@ def open_zoomed(
     allow_unfamiliar: bool = True,
     on_progress: Progress | None = None,
 ) -> ZoomedVideo:
-    """Skim a video, to look again at what each question points to; `sampling` is of one uniform pass
-    with the same number of tokens. The rest is as for `open_videos`."""
-    if not isinstance(video, str | os.PathLike) or is_address(video):
+    """Skim videos, to look again at what each question points to; `sampling` is of one uniform pass over
+    them with the same number of tokens. The rest is as for `open_videos`."""
+    if not all(isinstance(each, str | os.PathLike) and not is_address(each) for each in videos):
         raise UsageError("looking again reads the video a second time: give the path of a file")
     check_zoom(sampling)
+    sampling.shares(len(videos))  # raises where they do not divide
     budget = runtime.choose_budget(tokens_per_frame=tokens_per_frame)
     if budget.merge is not None:
         raise UsageError(
@@ -185,25 +190,28 @@ def open_zoomed(
             "would merge them"
         )
     frames = sampling.most_frames or runtime.default_frames
-    parts = ZoomBudget.of(frames, budget.pooled)
+    parts = ZoomBudget.of(frames, budget.pooled, len(videos))
 
-    def open_part(part: Sampling, tokens: int) -> VideoSession:
-        return open_video(
+    def open_part(
+        part: Sampling, tokens: int, named: Sequence[Sequence[str]] | None = None
+    ) -> VideoSession:
+        return open_videos(
             runtime,
-            video,
+            videos,
             part,
             tokens_per_frame=tokens,
             questions=questions,
             allow_unfamiliar=allow_unfamiliar,
             on_progress=on_progress,
+            named=named,
         )
 
-    def look(names: Sequence[str]) -> VideoSession:
+    def look(names: Sequence[Sequence[str]]) -> VideoSession:
         part = replace(
-            sampling, at=names, frames=None, max_frames=None, start=None, end=None,
+            sampling, frames=None, max_frames=None, start=None, end=None,
             sampler="uniform", seek="exact",
         )  # fmt: skip
-        return open_part(part, parts.tokens)
+        return open_part(part, parts.tokens, names)
 
     skim = open_part(replace(sampling, frames=parts.skim, max_frames=None), 1)
     of_answers = warn_of_frames(runtime, len(skim.frames))  # which a skim gives none of
@@ -271,11 +279,12 @@ def _open(
     on_progress: Progress | None,
     started: float,
     question_tokens: int,
+    named: Sequence[Sequence[str]] | None,
 ) -> VideoSession:
     count = len(sources)
     name, several = ", ".join(source.name for source in sources), count > 1
     budgets = share_budget(budget, count)
-    if not all(isinstance(source.video, GivenFrames) for source in sources):
+    if named is None and not all(isinstance(each.video, GivenFrames) for each in sources):
         sampling = sampling.or_frames(runtime.default_frames)
 
     def encode(video: _Video, done: int, total: int) -> tuple[EncodedVideo, tuple[str, ...]]:
@@ -299,6 +308,8 @@ def _open(
         if on_progress:
             on_progress("decode", 0, 0)
         shares = tried.shares(count)
+        if named is not None:
+            shares = [replace(each, at=at) for each, at in zip(shares, named, strict=True)]
         with ExitStack() as opened:
             videos = deque(
                 source.prepare(runtime, share, each, opened)
@@ -325,7 +336,7 @@ def _open(
             runtime,
             name,
             replace(encoded, warnings=(*encoded.warnings, *warnings, *many)),
-            sampling=sampling,
+            sampling=sampling if named is None else replace(sampling, at=[*chain(*named)]),
             budget=budget,
             started=started,
         )

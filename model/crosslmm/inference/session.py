@@ -60,7 +60,7 @@ class VideoSession:
         self._budget = budget
         # As merged: where fewer frames came than were expected, earlier windows kept what they had.
         self.visual_tokens = encoded.visual.longest
-        self._layout = TokenLayout.of(encoded.visual)
+        self._layout = TokenLayout.of(encoded.visual, [part.tokens for part in self.videos])
         self._reader = f"{runtime.key} {budget}"
         self._started = started
         self._prefix: VideoPrefix | None = None
@@ -107,7 +107,8 @@ class VideoSession:
     @property
     def source(self) -> SourceInfo:
         """Of the one video. Raises UsageError where there are several, each with its own in `videos`."""
-        self._check_one("`source`")
+        if len(self.videos) > 1:
+            raise UsageError("`source` is of one video, and this session is about several")
         return self.videos[0].source
 
     @property
@@ -202,8 +203,8 @@ class VideoSession:
         )
 
     def evidence(self, answer: Answer, *, part: tuple[int, int] | None = None) -> Evidence:
-        """The moments and places that an answer about this video was read from, by what its words
-        attend to: one more pass over question and answer, not over the video.
+        """The moments and places that an answer about the videos was read from, by what its words
+        attend to: one more pass over question and answer, not over the videos.
 
         part: the first of the answer's characters to look at, and the one after the last; None for
         all, or for the conclusion where the built-in model says what leads to it.
@@ -211,7 +212,6 @@ class VideoSession:
         Raises UsageError for an answer about another video, or that says nothing, OutOfMemory,
         RuntimeError while a response is being read.
         """
-        self._check_one("evidence")
         if answer.trace is None or (answer.video, answer.frames) != (self.video, self.frames):
             raise UsageError("the answer is not one about this video")
         if answer.trace.reader != self._reader:
@@ -225,7 +225,7 @@ class VideoSession:
                     self.prefix,
                     self._layout,
                     answer,
-                    self.videos[0],
+                    self.videos,
                     self._sampling,
                     part,
                 )
@@ -237,7 +237,6 @@ class VideoSession:
 
         Raises UsageError, OutOfMemory, RuntimeError while a response is being read.
         """
-        self._check_one("a score of frames")
         ids = self._prompt_ids(self._prompt([{"role": "user", "content": question.strip()}]))
         try:
             with memory_errors():
@@ -387,7 +386,3 @@ class VideoSession:
         frames, tokens = len(self.frames), [video.tokens for video in self.videos]
         encoded = self._runtime.processor.encode_prompts([prompt], [frames], merged=[tokens])
         return encoded["input_ids"]
-
-    def _check_one(self, what: str) -> None:
-        if len(self.videos) > 1:
-            raise UsageError(f"{what} is of one video, and this session is about several")

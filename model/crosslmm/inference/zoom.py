@@ -3,6 +3,9 @@
 The budget is that of one pass: as many tokens as `frames` would have. A part of it is spent on skimming
 four frames, at one token each, for each frame of that pass; the rest on frames at full tokens around
 the few moments that the skim scores highest, denser there than any uniform pass.
+
+Several videos share one budget, and the moments are the highest of all. A video that has none of them
+is looked at in a single frame, for the question is about all of them, by their numbers in the prompt.
 """
 
 import time
@@ -14,10 +17,18 @@ import numpy as np
 
 from crosslmm.errors import UsageError
 from crosslmm.evidence import Evidence
-from crosslmm.inference.answer import Answer, FrameUsed, LookedAgain, Timing, ZoomMoment
+from crosslmm.inference.answer import (
+    Answer,
+    FrameUsed,
+    LookedAgain,
+    Timing,
+    ZoomMoment,
+    ZoomMomentOfVideo,
+)
 from crosslmm.inference.response import Response
 from crosslmm.inference.session import VideoSession
-from crosslmm.options import GenerationKeywords
+from crosslmm.options import GenerationKeywords, share
+from crosslmm.video import SourceInfo
 
 _SKIMMED = 4  # frames, for each of a uniform pass
 _MOMENTS = 3
@@ -33,20 +44,23 @@ class ZoomBudget:
     tokens: int
 
     @classmethod
-    def of(cls, frames: int, tokens: int) -> "ZoomBudget":
-        """frames, tokens: of each, of the uniform pass. Raises UsageError where it is too small."""
+    def of(cls, frames: int, tokens: int, videos: int = 1) -> "ZoomBudget":
+        """frames, tokens: of each, of the uniform pass over all videos. Raises UsageError where it is
+        too small."""
         skim = min(_SKIMMED * frames, frames * tokens // 2)
         look = (frames * tokens - skim) // tokens
-        if look < 1 or skim <= look:
+        if look < videos or skim <= look:
+            at_all = f" at {videos} videos" if videos > 1 else ""
             raise UsageError(
-                f"{frames} frames of {tokens} tokens are too few to skim and to look again: use more "
-                "`frames`, or more `tokens_per_frame`"
+                f"{frames} frames of {tokens} tokens are too few to skim and to look again{at_all}: use "
+                "more `frames`, or more `tokens_per_frame`"
             )
         return cls(skim, look, tokens)
 
 
 class ZoomedVideo:
-    """A video that was skimmed, for any number of questions: each looks again where it points to.
+    """One video, or several, that were skimmed, for any number of questions: each looks again where it
+    points to.
 
     The skim is done once. `Assistant.open_zoomed` makes it.
     """
@@ -55,17 +69,17 @@ class ZoomedVideo:
         self,
         skim: VideoSession,
         budget: ZoomBudget,
-        look: Callable[[Sequence[str]], VideoSession],
+        look: Callable[[Sequence[Sequence[str]]], VideoSession],
         *,
         warnings: tuple[str, ...] = (),
     ) -> None:
-        """look: opens the frames of these names, as `Sampling.at` takes them, at full tokens.
-        warnings: about the video."""
+        """look: opens the frames of these names of each video, as `Sampling.at` takes them, at full
+        tokens. warnings: about the videos."""
         self._skim, self._budget, self._look = skim, budget, look
         self._looked: VideoSession | None = None
         self._spent = skim.timing
         self.video = skim.video
-        self.source = skim.source
+        self.videos = skim.videos
         self.warnings = warnings
         self.from_cache = skim.from_cache
         self.reused, self.packed = skim.reused, skim.packed
@@ -74,6 +88,11 @@ class ZoomedVideo:
 
     def __repr__(self) -> str:
         return f"<ZoomedVideo {self.video}: {self.summary}>"
+
+    @property
+    def source(self) -> SourceInfo:
+        """As of `VideoSession`."""
+        return self._skim.source
 
     @property
     def summary(self) -> str:
@@ -100,12 +119,14 @@ class ZoomedVideo:
         began = time.perf_counter()
         self._looked = None  # frees its memory
         scores = self._skim.score_frames(question)
-        chosen = choose_moments(
-            self._skim.frames, scores, look=self._budget.look, count=self._skim.source.frame_count
-        )
-        names = sorted({index for moment in chosen for index in moment.indices})
+        skimmed = [SkimmedVideo(each.frames, each.source.frame_count) for each in self.videos]
+        chosen = choose_moments(skimmed, scores, look=self._budget.look)
+        names = []
+        for video in range(len(skimmed)):
+            own = {index for each in chosen if each.video == video for index in each.indices}
+            names.append([f"#{index}" for index in sorted(own)])
         scored = time.perf_counter() - began
-        looked = self._look([f"#{index}" for index in names])
+        looked = self._look(names)
         response = looked.stream(question, **options)
         yield from response
         self._looked = looked
@@ -132,56 +153,78 @@ class ZoomedVideo:
         )
 
     def _moment(self, chosen: "ChosenMoment") -> ZoomMoment:
-        frame = self._skim.frames[chosen.row]
-        per_frame = self.source.duration / max(self.source.frame_count, 1)
+        video = self.videos[chosen.video]
+        frame, source = video.frames[chosen.row], video.source
+        per_frame = source.duration / max(source.frame_count, 1)
         first, last = chosen.indices[0] - frame.index, chosen.indices[-1] + 1 - frame.index
         start, end = frame.time + first * per_frame, frame.time + last * per_frame
-        return ZoomMoment(max(start, 0.0), min(end, self.source.duration), chosen.score)
+        seconds = max(start, 0.0), min(end, source.duration)
+        if len(self.videos) > 1:
+            return ZoomMomentOfVideo(*seconds, chosen.score, video.name)
+        return ZoomMoment(*seconds, chosen.score)
+
+
+@dataclass(frozen=True)
+class SkimmedVideo:
+    """frames: of the skim; count: of all that the video has."""
+
+    frames: Sequence[FrameUsed]
+    count: int
 
 
 @dataclass(frozen=True)
 class ChosenMoment:
-    """row: of the skimmed frame in its middle; indices: of the frames to look at, ascending."""
+    """video: its place among those skimmed; row: of the skimmed frame in its middle, among those of the
+    video; indices: of the frames to look at, ascending."""
 
+    video: int
     row: int
     score: float
     indices: tuple[int, ...]
 
 
 def choose_moments(
-    frames: Sequence[FrameUsed], scores: np.ndarray, *, look: int, count: int
+    videos: Sequence[SkimmedVideo], scores: np.ndarray, *, look: int
 ) -> list[ChosenMoment]:
-    """The moments of a skim with the highest scores, in the order of these, and the frames around them.
+    """The moments of a skim with the highest scores, in the order of these, and the frames around them;
+    of a video that has none of them, its best frame alone.
 
-    A moment reaches to the skimmed frames before and after. look: frames in all; count: of the video.
+    A moment reaches to the skimmed frames before and after. scores: of all skimmed frames, in the order
+    of the videos; look: frames in all, at least one for each video.
     """
-    most = min(_MOMENTS, max(1, look // 2))
-    rows: list[int] = []
-    for row in np.argsort(-scores, kind="stable").tolist():
-        if len(rows) == most:
+    places = [(video, row) for video, skim in enumerate(videos) for row in range(len(skim.frames))]
+    best = [places[each] for each in np.argsort(-scores, kind="stable").tolist()]
+    most = min(_MOMENTS, max(1, (look - len(videos) + 1) // 2))
+    middles: list[tuple[int, int]] = []
+    for video, row in best:
+        if len(middles) == most:
             break
-        if all(abs(row - other) > 1 for other in rows):
-            rows.append(row)
-    chosen = []
-    for number, row in enumerate(rows):
-        share = look // len(rows) + (number < look % len(rows))
-        indices = _around(frames, row, share, count)
-        chosen.append(ChosenMoment(row, float(scores[row]), indices))
-    return chosen
+        if all(video != other or abs(row - near) > 1 for other, near in middles):
+            middles.append((video, row))
+    missing = set(range(len(videos))) - {video for video, _ in middles}
+    shares = share(look - len(missing), len(middles)) + [1] * len(missing)
+    middles += [next(place for place in best if place[0] == video) for video in sorted(missing)]
+    score = dict(zip(places, scores.tolist(), strict=True))
+    chosen = [
+        ChosenMoment(video, row, score[video, row], _around(videos[video], row, frames))
+        for (video, row), frames in zip(middles, shares, strict=True)
+    ]
+    return sorted(chosen, key=lambda each: -each.score)
 
 
-def _around(frames: Sequence[FrameUsed], row: int, share: int, count: int) -> tuple[int, ...]:
+def _around(video: SkimmedVideo, row: int, most: int) -> tuple[int, ...]:
     """So many frames, evenly spaced from the skimmed frame before, which shows what was there until
     then, to the one after; the skimmed one is among them. From further around where these are fewer."""
+    frames = video.frames
     own = frames[row].index
     gap = max(1, round((frames[-1].index - frames[0].index) / max(1, len(frames) - 1)))
     first = max(0, frames[0].index - gap // 2)
-    last = min(count - 1, frames[-1].index + gap // 2)
+    last = min(video.count - 1, frames[-1].index + gap // 2)
     low = frames[row - 1].index if row else first
     high = frames[row + 1].index if row + 1 < len(frames) else last
-    if high - low < share:
-        low = max(first, min(own - share // 2, last + 1 - share))
-        return tuple(range(low, min(low + share, last + 1)))
-    found = [round(float(place)) for place in np.linspace(low, high, share + 1)[:-1]]
+    if high - low < most:
+        low = max(first, min(own - most // 2, last + 1 - most))
+        return tuple(range(low, min(low + most, last + 1)))
+    found = [round(float(place)) for place in np.linspace(low, high, most + 1)[:-1]]
     nearest = min(found[1:] or found, key=lambda index: (abs(index - own), index))
     return tuple(sorted({*found} - {nearest} | {own}))

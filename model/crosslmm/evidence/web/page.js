@@ -1,19 +1,19 @@
 "use strict";
 const bars = [...document.querySelectorAll(".bar")];
-const shown = document.getElementById("shown");
-const player = document.getElementById("player");
-const whole = shown.textContent;
+const labels = [...document.querySelectorAll(".shown")];
+const whole = labels[0].textContent;
 
 function draw(heights, label) {
   bars.forEach((bar, number) => {
     bar.setAttribute("y", 98 - 96 * heights[number]);
     bar.setAttribute("height", 96 * heights[number] + 2);
   });
-  shown.textContent = label;
+  for (const shown of labels) shown.textContent = label;
 }
 
-function seek(time) {
-  if (player) player.currentTime = Number(time);
+function seek(place) {
+  const player = document.getElementById("player-" + place.video);
+  if (player) player.currentTime = Number(place.time);
 }
 
 const all = bars.map((bar) => Number(bar.dataset.height));
@@ -28,15 +28,17 @@ for (const word of document.querySelectorAll(".word")) {
 }
 for (const bar of bars) {
   bar.addEventListener("click", () => {
-    seek(bar.dataset.time);
+    seek(bar.dataset);
     const figure = document.getElementById("frame-" + bar.dataset.frame);
     if (figure) figure.scrollIntoView({ behavior: "smooth", block: "center" });
   });
 }
 for (const link of document.querySelectorAll("a[data-time]")) {
-  link.addEventListener("click", () => seek(link.dataset.time));
+  link.addEventListener("click", () => seek(link.dataset));
 }
 document.getElementById("heat").addEventListener("change", (event) => {
   document.body.classList.toggle("plain", !event.target.checked);
 });
-if (player) player.addEventListener("error", () => player.remove());
+for (const player of document.querySelectorAll("video")) {
+  player.addEventListener("error", () => player.remove());
+}
