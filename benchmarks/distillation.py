@@ -18,7 +18,7 @@ import math
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -29,8 +29,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
+from benchmarks.distillation_arms import ARMS, KINDS, LIMITS, RATES, Arm
 from benchmarks.distillation_tables import tables
 from benchmarks.packed_clips import (
+    COUNTS,
     POOLED,
     Clip,
     Turn,
@@ -49,81 +51,11 @@ from crosslmm.demo.plain_attention import PLAIN
 from crosslmm.evaluation.scoring import is_right
 from crosslmm.merging.merged import mean_of
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
-from crosslmm.training.distillation import distillation_terms
+from crosslmm.training.distillation_loss import Predictions, distillation_terms
+from crosslmm.training.token_schedule import TokenDraw, TokenSchedule
 
-BRANCHES = ("v2v", "t2v")
 UNTRAINED = ("folder", "area", "random", POOLED)
-LIMITS = {"train": 64, "dev": 128, "test": 128}
-KINDS = {"train": ("generic", "questions", "labels"), "dev": ("own",), "test": ("own",)}
 CLIPS_PER_STEP = 4
-
-
-@dataclass(frozen=True)
-class Arm:
-    """A student and how it is trained.
-
-    - merge: a merging method, or `pooled` squares; counts: tokens per frame, one drawn for each step.
-    - branches: of the cross-attention that are trained; lora: rank of adapters on q and v, 0 for none.
-    - target: `distribution` (KL) or `words` (cross-entropy) of the teacher; `labels`: the truth.
-    - asked: kinds of turns, see `packed_clips.prepare`; answer_tokens: the longest answer.
-    - scope, kv: which features V2V reads, and whether layers share their keys and values; see
-      `CrossLMMConfig`.
-    - fresh: cross-attention starts from random weights, as it does on a LLaVA-OneVision checkpoint; else
-      from those that the teacher's file still has of the built-in model.
-    - bfloat16: of the products; weights stay in float32.
-    """
-
-    merge: str = "folder"
-    branches: tuple[str, ...] = BRANCHES
-    lora: int = 0
-    target: str = "distribution"
-    asked: tuple[str, ...] = ("generic", "questions")
-    answer_tokens: int = LIMITS["train"]
-    scope: str = "frame"
-    kv: str = "per_layer"
-    fresh: bool = True
-    clips: int = 160
-    steps: int = 120
-    rate: float = 2e-3
-    gate_rate: float = 2e-2
-    hidden: float = 0.1
-    counts: tuple[int, ...] = (9, 4)
-    bfloat16: bool = False
-
-
-ARMS = {
-    "cross-attention": Arm(),
-    "adapters": Arm(branches=(), lora=16, rate=1e-3),
-    "both": Arm(lora=16),
-    "labels": Arm(target="labels"),
-    "words": Arm(target="words"),
-    "pooled": Arm(merge=POOLED),
-    "40 videos": Arm(clips=40),
-    "built-in weights": Arm(fresh=False),
-    "v2v": Arm(branches=("v2v",)),
-    "t2v": Arm(branches=("t2v",)),
-    "v2v over the video": Arm(branches=("v2v",), scope="video"),
-    "v2v of the past": Arm(branches=("v2v",), scope="past"),
-    "v2v of its members": Arm(branches=("v2v",), scope="member"),
-    "4 times the steps": Arm(steps=480),
-    "both, 4 times the steps": Arm(lora=16, steps=480),
-    "adapters, 4 times the steps": Arm(branches=(), lora=16, rate=1e-3, steps=480),
-    "shared keys and values": Arm(kv="shared"),
-    "400 videos, 4 times the steps": Arm(clips=400, steps=480, bfloat16=True),
-    "both, 400 videos, 4 times the steps": Arm(lora=16, clips=400, steps=480, bfloat16=True),
-    "adapters, 400 videos, 4 times the steps": Arm(
-        branches=(), lora=16, rate=1e-3, clips=400, steps=480, bfloat16=True
-    ),
-    "in bfloat16": Arm(bfloat16=True),
-    "own questions, complete": Arm(asked=("own",), answer_tokens=128),
-    "both, own questions, complete": Arm(lora=16, asked=("own",), answer_tokens=128),
-}
-# Compared on dev, before any arm above was trained.
-RATES = {
-    "dev-lora1e-3": Arm(branches=(), lora=16, rate=1e-3, steps=60),
-    "dev-xa1e-3": Arm(rate=1e-3, gate_rate=1e-3, steps=60),
-    "dev-xa2e-3": Arm(rate=2e-3, gate_rate=2e-2, steps=60),
-}
 
 
 class Bench:
@@ -210,6 +142,7 @@ class Bench:
             lambda step: min((step + 1) / warmup, 0.5 + 0.5 * math.cos(math.pi * step / arm.steps)),
         )
         chance = random.Random(seed)
+        counts = TokenSchedule(arm.counts, steps=arm.steps, progressive=arm.progressive, seed=seed)
         queue: list[Clip] = []
         losses: list[float] = []
         started, used = time.perf_counter(), time.process_time()
@@ -218,7 +151,9 @@ class Bench:
                 queue += chance.sample(clips, len(clips))
             part, queue = queue[:CLIPS_PER_STEP], queue[CLIPS_PER_STEP:]
             with torch.autocast("cpu", torch.bfloat16, enabled=arm.bfloat16):
-                loss = step_loss(model, arm, part, chance.choice(arm.counts), chance)
+                drawn = TokenDraw(chance.choice(arm.counts), None)
+                draw = counts.at(step) if arm.progressive else drawn
+                loss = step_loss(model, arm, part, draw, chance)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(list(trained.values()), 1.0)
@@ -327,29 +262,45 @@ class Bench:
         return table(rows)
 
 
-def step_loss(model: Any, arm: Arm, clips: list[Clip], count: int, chance: random.Random) -> Any:
+def step_loss(
+    model: Any, arm: Arm, clips: list[Clip], draw: TokenDraw, chance: random.Random
+) -> Any:
     kinds = ("labels",) if arm.target == "labels" else arm.asked
     chosen: list[list[Turn]] = []
     for clip in clips:
         found = [turn for turn in clip.turns if turn.kind in kinds]
         chosen.append(chance.sample(found, min(3, len(found))))
-    rows = pack(clips, chosen, count, model.config)
-    states = states_of(model, rows, visual_tokens(model, clips, count, arm.merge))
-    logits = model.lm_head(states[rows.predicts])
+    rows = pack(clips, chosen, draw.student, model.config)
+    states = states_of(model, rows, visual_tokens(model, clips, draw.student, arm.merge))
+    own = Predictions(model.lm_head, states[rows.predicts], states[rows.is_visual])
     if arm.target == "labels":
-        return F.cross_entropy(logits, rows.answer)
+        return F.cross_entropy(model.lm_head(own.states), rows.answer)
     with torch.no_grad():
-        taught = [turn.states for turns in chosen for turn in turns]
-        teacher_logits = model.lm_head(torch.cat([s.float() for s in taught if s is not None]))
-        means = []
-        for clip in clips:
-            member = clip.member(count, arm.merge)
-            means.append(mean_of(clip.visual, member, torch.bincount(member)).float())
-    terms = distillation_terms(
-        logits, teacher_logits, rows.answer, states[rows.is_visual], torch.cat(means), 1.0
-    )
+        target = taught(model, arm, clips, chosen, draw)
+    terms = distillation_terms(own, target, rows.answer, 1.0)
     loss = terms["answer" if arm.target == "words" else "divergence"] / len(rows.answer)
     return loss + arm.hidden * terms["hidden"] if arm.target == "distribution" else loss
+
+
+def taught(
+    model: Any, arm: Arm, clips: list[Clip], chosen: list[list[Turn]], draw: TokenDraw
+) -> Predictions:
+    """The teacher's states, as they are kept, or the student's own at more tokens."""
+    visual = [clip.visual.float() for clip in clips]
+    said = [turn.states.float() for turns in chosen for turn in turns if turn.states is not None]
+    if draw.teacher is not None:
+        rows = pack(clips, chosen, draw.teacher, model.config)
+        states = states_of(model, rows, visual_tokens(model, clips, draw.teacher, arm.merge))
+        said = [states[rows.predicts]]
+        visual = [
+            own[shown][clip.member(draw.teacher, arm.merge)]
+            for own, shown, clip in zip(states, rows.is_visual, clips, strict=True)
+        ]
+    means = []
+    for clip, own in zip(clips, visual, strict=True):
+        member = clip.member(draw.student, arm.merge)
+        means.append(mean_of(own, member, torch.bincount(member)).float())
+    return Predictions(model.lm_head, torch.cat(said), torch.cat(means))
 
 
 def _divergence(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -376,7 +327,7 @@ def main() -> None:
         teacher = bench.model()
         bench.test("teacher", teacher, POOLED, teacher.config.tokens_per_frame)
         for merge in UNTRAINED:
-            for count in (9, 4):
+            for count in COUNTS:
                 bench.test("teacher", teacher, merge, count)
                 bench.count_same("teacher", teacher, merge, count)
         for seed in arguments.seeds:

@@ -24,16 +24,19 @@ _DRAWS = 4000
 def tables(work: Path, merges: Mapping[str, str]) -> str:
     """merges: the merging method of each arm. Of what is finished."""
     parts = [accuracy(work, merges), agreement(work, merges), by_type(work, merges)]
+    parts += [accuracy(work, merges, (1,)), agreement(work, merges, (1,))]
     return "\n\n".join(table(rows) for rows in parts if rows)
 
 
-def accuracy(work: Path, merges: Mapping[str, str]) -> list[dict[str, Any]]:
+def accuracy(
+    work: Path, merges: Mapping[str, str], counts: Sequence[int] = COUNTS
+) -> list[dict[str, Any]]:
     """Right answers, and the share of what merging loses that is won back."""
     full = _right(_full(work)[0])
-    rows: list[dict[str, Any]] = [{"student": "all tokens", "at 9": f"{full:.1%}"}]
+    rows: list[dict[str, Any]] = [{"student": "all tokens", f"at {counts[0]}": f"{full:.1%}"}]
     for label, merge in (*((f"not trained, {m}", m) for m in _untrained(work)), *merges.items()):
         row: dict[str, Any] = {"student": label, "seeds": ""}
-        for count in COUNTS:
+        for count in counts:
             start = _answers(work, "teacher", merge, count)
             found = start if label not in merges else _answers(work, _seeds(label), merge, count)
             shares = [_right(answers) for answers in found]
@@ -49,12 +52,14 @@ def accuracy(work: Path, merges: Mapping[str, str]) -> list[dict[str, Any]]:
                 row["seeds"] = len(shares)
                 row[f"gain at {count}"] = f"{gain:+.1%} ({low:+.1%} to {high:+.1%})"
                 row[f"won back at {count}"] = spread([1 - (full - s) / lost for s in shares])
-        if row["at 9"] or row["at 4"]:
+        if any(row[f"at {count}"] for count in counts):
             rows.append(row)
     return [dict.fromkeys(rows[-1], "") | row for row in rows]
 
 
-def agreement(work: Path, merges: Mapping[str, str]) -> list[dict[str, Any]]:
+def agreement(
+    work: Path, merges: Mapping[str, str], counts: Sequence[int] = COUNTS
+) -> list[dict[str, Any]]:
     """Divergence from the teacher, the share of it that training takes away, and answers given word for
     word; also with one branch's gates closed."""
     rows = []
@@ -64,7 +69,7 @@ def agreement(work: Path, merges: Mapping[str, str]) -> list[dict[str, Any]]:
         labels += [(f"… without {b}", f"{_seeds(name)} without {b}", merge) for b in ("v2v", "t2v")]
     for label, pattern, merge in labels:
         row: dict[str, Any] = {"student": label}
-        for count in COUNTS:
+        for count in counts:
             found = _read(work / "agreement", pattern, merge, count)
             start = _read(work / "agreement", "teacher", merge, count)
             nats, same = ([pair[i] for pair in found] for i in (0, 1))
@@ -74,7 +79,7 @@ def agreement(work: Path, merges: Mapping[str, str]) -> list[dict[str, Any]]:
                 f"won back at {count}": spread(shares),
                 f"same at {count}": spread(same),
             }
-        if row["same at 9"] or row["same at 4"]:
+        if any(row[f"same at {count}"] for count in counts):
             rows.append(row)
     return rows
 

@@ -22,6 +22,8 @@ UNPACKED_BYTES = 16 * 2**20
 SCALE_BYTES = 4
 # Up to so many queries, attending over the features costs less than projecting them again.
 ABSORBED_QUERIES = 8
+# Tokens of answers whose logits a step of distillation holds together.
+LOGITS_TOGETHER = 32
 # Frames of a video when neither the user nor the checkpoint gives a number.
 DEFAULT_FRAMES = 64
 # Videos of one question, all of which are open, and decoded ahead, before the first is encoded.

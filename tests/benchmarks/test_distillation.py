@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import distillation_tables, packed_clips
+from benchmarks import distillation_memory, distillation_tables, packed_clips
 from benchmarks.distillation import ARMS, Bench, step_loss
 from crosslmm.checkpoints.loading import save_checkpoint
 from crosslmm.demo.teacher import init_teacher, teacher_processor
 from crosslmm.synthetic.clips import write_clips
+from crosslmm.training.token_schedule import TokenDraw
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +65,10 @@ def test_a_teacher_has_nothing_to_learn_from_itself(bench: Bench) -> None:
     model, clips = bench.model(), packed_clips.load_clips(bench.work / "cache" / "train")
     arm = ARMS["cross-attention"]
     with torch.no_grad():
-        loss = step_loss(model, arm, clips, 36, random.Random(0))
+        loss = step_loss(model, arm, clips, TokenDraw(36, None), random.Random(0))
     assert float(loss) < 1e-3
     student = bench.student(arm, 0)
-    loss = step_loss(student, arm, clips, 4, random.Random(0))
+    loss = step_loss(student, arm, clips, TokenDraw(4, None), random.Random(0))
     loss.backward()
     with_gradient = {n for n, p in student.named_parameters() if p.grad is not None}
     assert {n for n in with_gradient if n.endswith(".gate")} == {
@@ -82,12 +83,24 @@ def test_every_student_begins_as_its_teacher_with_merged_tokens(bench: Bench, na
     clips = packed_clips.load_clips(bench.work / "cache" / "train")
     arm, model = ARMS[name], bench.student(ARMS[name], 0)
     with torch.no_grad():
-        loss = step_loss(model, arm, clips, 4, random.Random(0))
-        untrained = step_loss(bench.model(), arm, clips, 4, random.Random(0))
+        loss = step_loss(model, arm, clips, TokenDraw(4, None), random.Random(0))
+        untrained = step_loss(bench.model(), arm, clips, TokenDraw(4, None), random.Random(0))
     torch.testing.assert_close(loss, untrained)
     trained = {n for n, p in model.named_parameters() if p.requires_grad}
     assert any(n.startswith("model.cross_attention_kv") for n in trained) == (arm.kv == "shared")
     assert any(".t2v." in n for n in trained) == ("t2v" in arm.branches)
+
+
+def test_a_student_can_teach_itself_at_more_tokens(bench: Bench) -> None:
+    model, clips = bench.model(), packed_clips.load_clips(bench.work / "cache" / "train")
+    arm = ARMS["9, 4 and 1 tokens, progressive"]
+    with torch.no_grad():
+        own = step_loss(model, arm, clips, TokenDraw(4, 36), random.Random(0))
+        teachers = step_loss(model, arm, clips, TokenDraw(4, None), random.Random(0))
+        itself = step_loss(model, arm, clips, TokenDraw(4, 4), random.Random(0))
+    torch.testing.assert_close(own, teachers, atol=1e-3, rtol=1e-3)  # the latter's are kept in half
+    assert float(itself) == pytest.approx(0, abs=1e-5)
+    assert float(own) > 1e-3
 
 
 def write_answers(work: Path, name: str, rights: list[list[bool]]) -> None:
@@ -123,3 +136,15 @@ def test_a_spread_needs_two_seeds() -> None:
     assert distillation_tables.spread([]) == ""
     assert distillation_tables.spread([0.5]) == "50.0%"
     assert distillation_tables.spread([0.4, 0.6]) == "50.0% ± 14.1%"
+
+
+def test_the_memory_of_each_phase_is_kept(tmp_path: Path) -> None:
+    write_clips(tmp_path / "clips", clips=2, seed=3, seconds=(2, 3), size=(64, 64), fps=4)
+    distillation_memory.talking_checkpoint("tiny", tmp_path / "model")
+    settings = {"frames": 2, "answer_tokens": 4, "batch": 1, "steps": 2}
+    rows, notes = distillation_memory.distil(
+        tmp_path / "model", tmp_path / "clips", tmp_path / "run", settings
+    )
+    assert [row["phase"] for row in rows] == ["imports", "loading", "answers", "steps", "saving"]
+    assert all(0 < row["own_gb"] <= row["total_gb"] for row in rows)
+    assert "estimated memory per device" in notes[1]

@@ -17,7 +17,6 @@ from crosslmm.checkpoints.headers import part_of
 from crosslmm.checkpoints.loading import load_model, load_processor
 from crosslmm.errors import UsageError, VideoError
 from crosslmm.training import answers
-from crosslmm.training.distillation import distillation_terms
 from crosslmm.training.recipe import DistillOptions, LoraOptions, Recipe, load_recipe
 from crosslmm.training.run import RunPlan, TrainingResult, train
 from crosslmm.training.student import Rows, encode_once, make_teacher, read_video, share_weights
@@ -404,22 +403,6 @@ def _batch() -> tuple[torch.Tensor, ...]:
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randn(2, 2, 3, 49, 49, generator=generator)
     return ids, pixels, torch.tensor([[True, True], [True, False]]), labels
-
-
-class TestLoss:
-    def test_nothing_is_left_to_learn_from_oneself(self) -> None:
-        logits, states = torch.randn(3, 7), torch.randn(2, 4, 8)
-        terms = distillation_terms(logits, logits, torch.tensor([1, 2, 3]), states, states, 2.0)
-        assert float(terms["divergence"]) == pytest.approx(0, abs=1e-6)
-        assert float(terms["hidden"]) == pytest.approx(0, abs=1e-6)
-
-    def test_the_divergence_is_the_teachers_from_the_students(self) -> None:
-        teacher, student = torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0, 0.0]])
-        states = torch.ones(1, 1, 2)
-        terms = distillation_terms(student, teacher, torch.tensor([0]), states, -states, 2.0)
-        p, q = teacher.div(2).softmax(-1), student.div(2).softmax(-1)
-        assert float(terms["divergence"]) == pytest.approx(4 * float((p * (p / q).log()).sum()))
-        assert float(terms["hidden"]) == pytest.approx(2)
 
 
 class TestSchedule:

@@ -63,6 +63,7 @@ def crosslmm_config(folder: Path) -> CrossLMMConfig:
         projector_bias=source.multimodal_projector_bias,
         vision_feature_layer=layer,
         video_newline=True,
+        dtype=source.dtype,
     )
     config.tie_word_embeddings = source.tie_word_embeddings
     return config

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from crosslmm.checkpoints import catalog, loading
 from crosslmm.checkpoints.headers import part_of
@@ -31,11 +30,13 @@ from crosslmm.training import lora
 from crosslmm.training.answers import AnsweredVideos, AnswerProgress, answer_videos
 from crosslmm.training.checkpoints import check_loaded
 from crosslmm.training.dataset import VideoDataset
+from crosslmm.training.distillation_loss import Predictions, distillation_terms
 from crosslmm.training.generic_prompts import GENERIC_PROMPTS, read_prompts
 from crosslmm.training.method import ADAPTER, MODEL, Prepared
 from crosslmm.training.recipe import DistillOptions, Recipe
 from crosslmm.training.stages import freeze, trainable_parts
 from crosslmm.training.student import (
+    Encoded,
     Rows,
     Student,
     encode_once,
@@ -93,9 +94,11 @@ class Distillation:
         self._counts = student_counts(options.tokens, self._full)
         usual = usual_count(self._counts, options.default_tokens)
         dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
+        # Of float16 the step would make bfloat16 each time that it reads a weight.
+        half = torch.bfloat16 if dtype == torch.float16 else dtype
         load: dict[str, Any] = {
             "device": device,
-            "dtype": torch.float32 if recipe.precision == "fp32" else dtype,
+            "dtype": torch.float32 if recipe.precision == "fp32" else half,
             "quantization": options.quantization,
         }
         model = loading.load_model(source, config=config, **load)
@@ -114,13 +117,14 @@ class Distillation:
         how = f"{usual} by default" if options.merge is None else f"merged by `{options.merge}`"
         notes = (
             f"teacher: {self._full} tokens per frame; student: {_listed(self._counts)}, {how}",
-            self._memory_note(config),
+            self._memory_note(config, load["dtype"]),
             *self._notes,
         )
         return Prepared(Student(network), model, config, dtype, notes)
 
-    def _memory_note(self, config: CrossLMMConfig) -> str:
-        """An estimate for a device, of videos with the most frames that the recipe names."""
+    def _memory_note(self, config: CrossLMMConfig, dtype: torch.dtype) -> str:
+        """An estimate for a device, of videos with the most frames that the recipe names; dtype: of the
+        frozen weights."""
         recipe = self.recipe
         shape = ModelShape.from_config(json.loads(config.to_json_string()))
         if self._teacher is not None and not self._teacher.model.reads_features:
@@ -132,7 +136,7 @@ class Distillation:
             student_tokens=self._counts[0],
             answer_tokens=self.options.answer_tokens,
             batch=recipe.device_batch_size,
-            dtype="float32" if recipe.precision == "fp32" else None,
+            dtype=str(dtype).removeprefix("torch."),
             quantization=self.options.quantization,
             checkpointing=recipe.gradient_checkpointing,
         )
@@ -236,24 +240,11 @@ class DistillTrainer(CrossLMMTrainer):
             video_token=self.network.config.video_token_id, merged=videos.frames * self._full,
         )  # fmt: skip
         rows = full_rows.keep(videos.frames * draw.student)
-        taught = full_rows.keep(videos.frames * teacher_count)
-        with torch.no_grad():
-            given = (taught, videos.visual(teacher_count))
-            known = (
-                self._own_states(*given) if draw.teacher else read_video(self.teacher.model, *given)
-            )
-            teacher_logits = self.teacher.lm_head(taught.answers(known))
-            target = videos.means(taught.visual(known), teacher_count, draw.student)
+        target = self._teach(videos, full_rows.keep(videos.frames * teacher_count), draw)
         states = model(rows, videos.visual(draw.student))
-        terms = distillation_terms(
-            self.network.base.lm_head(rows.answers(states)),
-            teacher_logits,
-            rows.answer_tokens,
-            rows.visual(states),
-            target,
-            self.options.temperature,
-        )
-        count = len(teacher_logits)
+        own = Predictions(self.network.base.lm_head, rows.answers(states), rows.visual(states))
+        terms = distillation_terms(own, target, rows.answer_tokens, self.options.temperature)
+        count = len(rows.answer_tokens)
         options = self.options
         loss = (
             options.divergence_weight * terms["divergence"]
@@ -279,13 +270,20 @@ class DistillTrainer(CrossLMMTrainer):
         )
         return schedule.at(self.state.global_step)
 
-    def _own_states(self, *given: Any) -> torch.Tensor:
-        """The student as a teacher of its own, without dropout."""
-        student = self.network
-        student.eval()
-        states: torch.Tensor = read_video(student.base.model, *given)
-        student.train()
-        return states
+    @torch.no_grad()
+    def _teach(self, videos: Encoded, rows: Rows, draw: TokenDraw) -> Predictions:
+        """The teacher's, or, where it reads fewer tokens, the student's own, without dropout."""
+        count, student = draw.teacher or self._full, self.network
+        given = (rows, videos.visual(count))
+        if draw.teacher is None:
+            known = read_video(self.teacher.model, *given)
+        else:
+            student.eval()
+            with self.accelerator.autocast():  # as in its own step: what it trains is in float32
+                known = read_video(student.base.model, *given)
+            student.train()
+        merged = videos.means(rows.visual(known), count, draw.student)
+        return Predictions(self.teacher.lm_head, rows.answers(known), merged)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         means = {n: round(float(torch.stack(v).mean()), 6) for n, v in self._terms.items()}
@@ -297,34 +295,6 @@ class DistillTrainer(CrossLMMTrainer):
         trained = {name for name, weight in self.network.named_parameters() if weight.requires_grad}
         missing = trained & set(load_result.missing_keys)
         check_loaded(self.network, missing, load_result.unexpected_keys)
-
-
-def distillation_terms(
-    logits: torch.Tensor,
-    teacher_logits: torch.Tensor,
-    answer: torch.Tensor,
-    states: torch.Tensor,
-    teacher_states: torch.Tensor,
-    temperature: float,
-) -> dict[str, torch.Tensor]:
-    """The terms of the loss, the first two summed over the tokens of the answers, the last a mean.
-
-    logits, teacher_logits (A, vocabulary); answer (A,); states (R, H) of merged tokens and
-    teacher_states, each the mean of the teacher's that it stands for. The divergence is multiplied
-    with the square of the temperature, which keeps its gradient's size (arXiv 1503.02531).
-    """
-    logits, teacher_logits = logits.float(), teacher_logits.float()
-    divergence = F.kl_div(
-        F.log_softmax(logits / temperature, dim=-1),
-        F.log_softmax(teacher_logits / temperature, dim=-1),
-        reduction="sum",
-        log_target=True,
-    )
-    return {
-        "divergence": divergence * temperature**2,
-        "answer": F.cross_entropy(logits, answer, reduction="sum"),
-        "hidden": 1 - F.cosine_similarity(states.float(), teacher_states.float(), dim=-1).mean(),
-    }
 
 
 def _listed(counts: tuple[int, ...]) -> str:
