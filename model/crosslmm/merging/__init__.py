@@ -22,6 +22,7 @@ from crosslmm.merging.grid import (
 from crosslmm.merging.merged import GuidedMerger, MergedTokens, Merger
 from crosslmm.merging.pool import PoolMerger
 from crosslmm.merging.prumerge import PruMerger
+from crosslmm.merging.salient import SalientMerger
 from crosslmm.merging.transport import TransportMerger
 from crosslmm.merging.tree import TreeMerger
 
@@ -53,6 +54,7 @@ MERGERS: dict[str, Callable[[], Merger | GuidedMerger]] = {
     "area": AreaMerger,
     "weighted": WeightedMerger,
     "folder": FolderMerger,
+    "salient": SalientMerger,
     "tree": TreeMerger,
     "pool": PoolMerger,
     "transport": TransportMerger,
