@@ -4,7 +4,7 @@ The encoder sees one frame at a time by design of the paper, so frames go throug
 any size with the same result, and no hidden state but the last is ever kept.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -12,28 +12,19 @@ from torch import nn
 from transformers.activations import ACT2FN
 
 from crosslmm.configuration_crosslmm import CrossLMMConfig
-from crosslmm.patch_importance import attended
 
 
 def encode_frames(
-    vision_tower: Any,
-    pixel_values: torch.Tensor,
-    layers: int,
-    chunk: int,
-    *,
-    see: Callable[[torch.Tensor], None] | None = None,
+    vision_tower: Any, pixel_values: torch.Tensor, layers: int, chunk: int
 ) -> Iterator[torch.Tensor]:
     """Features of frames, chunk by chunk.
 
     pixel_values: (F, 3, S, S) normalised; yields (chunk, N, D), the output of the `layers`-th layer
-    of a SigLIP encoder before any final norm, as LLaVA reads it. see: is given, before each chunk, how
-    much that layer attends to each patch, (chunk, N).
+    of a SigLIP encoder before any final norm, as LLaVA reads it.
     """
     for start in range(0, pixel_values.shape[0], chunk):
         hidden_states = vision_tower.embeddings(pixel_values[start : start + chunk])
-        for index, layer in enumerate(vision_tower.encoder.layers[:layers], start=1):
-            if see is not None and index == layers:
-                see(attended(layer, hidden_states))
+        for layer in vision_tower.encoder.layers[:layers]:
             hidden_states = layer(hidden_states, None)
         yield hidden_states
 

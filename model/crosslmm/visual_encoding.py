@@ -1,7 +1,7 @@
 """From pixels to visual tokens: how `CrossLMMModel` encodes videos, and how transformers' users ask
 any CrossLMM for what it makes of them."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import torch
@@ -12,7 +12,7 @@ from transformers.utils import can_return_tuple
 from crosslmm.configuration_crosslmm import CrossLMMConfig
 from crosslmm.cross_attention import DualCrossAttentionLayer
 from crosslmm.limits import FRAMES_PER_CHUNK, packed_width
-from crosslmm.merging import GUIDED_MERGERS, MERGERS, MergedTokens, check_merging, pool_tokens
+from crosslmm.merging import MERGERS, MergedTokens, check_merging, pool_tokens
 from crosslmm.norm import RMSNorm
 from crosslmm.packed_features import pack_features
 from crosslmm.ragged_tokens import RaggedTokens
@@ -67,28 +67,17 @@ class VisualEncoderMixin:
         tokens_per_frame: int,
         *,
         keep_features: bool | None = None,
-        see: Callable[[torch.Tensor], None] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Encode single frames, in chunks of `frames_per_chunk`.
 
         pixel_values: (F, 3, S, S) normalised. Returns the merged and projected tokens (F, M, H) and
         what cross-attention reads of them (F, N, D), the latter None unless it is to be kept: by
-        default where something reads it. see: is given, chunk by chunk, how much the encoder attends
-        to the patches of each token, (chunk, M).
+        default where something reads it.
         """
         if keep_features is None:
             keep_features = self.reads_features
-
-        def see_patches(attention: torch.Tensor) -> None:
-            assert see is not None
-            see(pool_tokens(attention[..., None], tokens_per_frame)[..., 0])
-
         chunks = encode_frames(
-            self.vision_tower,
-            pixel_values,
-            self.config.vision_layers,
-            self.frames_per_chunk,
-            see=see and see_patches,
+            self.vision_tower, pixel_values, self.config.vision_layers, self.frames_per_chunk
         )
         embeds = FrameBuffer(len(pixel_values))
         features = FrameBuffer(len(pixel_values))
@@ -137,10 +126,8 @@ class VisualEncoderMixin:
         frame_mask: torch.Tensor | None = None,
         *,
         keep_features: bool | None = None,
-        importance: bool = False,
     ) -> VisualTokens:
-        """Encode a batch of videos: pixel_values_videos (B, T, 3, S, S), frame_mask (B, T).
-        importance: whether that of the merged tokens is asked for."""
+        """Encode a batch of videos: pixel_values_videos (B, T, 3, S, S), frame_mask (B, T)."""
         batch, frames = pixel_values_videos.shape[:2]
         if frame_mask is not None and bool(frame_mask.all()):
             frame_mask = None
@@ -151,18 +138,11 @@ class VisualEncoderMixin:
             pixels = pixel_values_videos.flatten(0, 1)
         else:
             pixels = pixel_values_videos[real]
-        seen: list[torch.Tensor] = []
-        embeds, features = self.encode_frames(
-            pixels,
-            tokens_per_frame,
-            keep_features=keep_features,
-            see=seen.append if importance else None,
-        )
+        embeds, features = self.encode_frames(pixels, tokens_per_frame, keep_features=keep_features)
         return VisualTokens(
             embeds=scatter_frames(embeds, real),
             features=None if features is None else scatter_frames(features, real),
             frame_mask=frame_mask,
-            importance=scatter_frames(torch.cat(seen), real) if seen else None,
         )
 
     def encode_ragged(
@@ -177,11 +157,7 @@ class VisualEncoderMixin:
         """As `encode_video`, each video merged to so many tokens by a method of `MERGERS`."""
         pooled = self.config.tokens_per_frame
         visual = self.encode_video(
-            pixel_values_videos,
-            pooled,
-            frame_mask,
-            keep_features=keep_features,
-            importance=merge in GUIDED_MERGERS,
+            pixel_values_videos, pooled, frame_mask, keep_features=keep_features
         )
         return merge_video(visual, counts, merge)
 
@@ -222,10 +198,10 @@ def merge_rows(
         if not used:
             merged.append(None)
             continue
-        real = slice(None) if visual.frame_mask is None else visual.frame_mask[row]
-        importance = None if visual.importance is None else visual.importance[row][real]
+        mask = visual.frame_mask
+        tokens = visual.embeds[row] if mask is None else visual.embeds[row][mask[row]]
         windows = WindowMerger(merge, frames=used, budget=count)
-        windows.add(visual.embeds[row][real], importance)
+        windows.add(tokens)
         merged.append(windows.finish())
     return merged
 

@@ -18,8 +18,6 @@ class VisualTokens:
     - features: (B, T, N, D), normalised, for cross-attention; None where every gate is
       closed and nothing would read them.
     - frame_mask: (B, T), True at real frames; None where all are.
-    - importance: (B, T, M), how much the encoder attends to the patches of each merged token, for
-      merging methods that read it; None unless asked for.
     - first_frame, total_frames: of a part of a video, which frame of it comes first, and how many it
       has in all; None where `embeds` are of complete videos.
     """
@@ -29,7 +27,6 @@ class VisualTokens:
     frame_mask: torch.Tensor | None = None
     first_frame: int = 0
     total_frames: int | None = None
-    importance: torch.Tensor | None = None
 
     @property
     def is_start(self) -> bool:

@@ -20,7 +20,6 @@ class WindowMerger:
         self._budget = budget
         self._window = window
         self._buffer = FrameBuffer(min(window, frames))
-        self._importance: FrameBuffer | None = None  # where it is given
         self._pending = 0
         self._done = 0  # frames that are merged
         self._merged: list[MergedTokens] = []
@@ -30,23 +29,17 @@ class WindowMerger:
         """Allocate what adding tokens like these takes."""
         self._buffer.allocate(tokens)
 
-    def add(self, tokens: torch.Tensor, importance: torch.Tensor | None = None) -> None:
-        """tokens: (F, M, W) of the frames that follow; a window is merged as soon as it is full.
-        importance: (F, M), for a method that reads it."""
+    def add(self, tokens: torch.Tensor) -> None:
+        """tokens: (F, M, W) of the frames that follow; a window is merged as soon as it is full."""
         while len(tokens):
             room = self._window - self._pending
             part, tokens = tokens[:room], tokens[room:]
             self._buffer.add(part)
-            if importance is not None:
-                self._importance = self._importance or FrameBuffer(self._window)
-                self._importance.add(importance[:room])
-                importance = importance[room:]
             self._pending += len(part)
             if self._pending == self._window:
                 until = self._done + self._window
                 self._merge(self._budget * until // self._frames - self._kept)
                 self._buffer = FrameBuffer(min(self._window, max(self._frames - until, 1)))
-                self._importance = None
 
     def finish(self, budget: int | None = None) -> MergedTokens:
         """All that came, merged.
@@ -87,8 +80,7 @@ class WindowMerger:
                 torch.cat([last.mass[:-1], last.mass[-1:] + count]),
             )
             return None
-        importance = None if self._importance is None else self._importance.joined()
-        merged = merge_tokens(tokens, budget, self._method, importance)
+        merged = merge_tokens(tokens, budget, self._method)
         return MergedTokens(
             merged.tokens,
             merged.place + self._done * tokens.shape[1],

@@ -174,7 +174,15 @@ def test_a_frame_of_equal_tokens(method: str) -> None:
 
 @pytest.mark.parametrize(
     ("method", "survives"),
-    [("area", 0.5), ("weighted", 0.9), ("folder", 1), ("salient", 1), ("tree", 1), ("pool", 1), ("transport", 0.5)],
+    [
+        ("area", 0.5),
+        ("weighted", 0.9),
+        ("folder", 1),
+        ("salient", 1),
+        ("tree", 1),
+        ("pool", 1),
+        ("transport", 0.5),
+    ],
 )
 def test_an_odd_patch(method: str, survives: float) -> None:
     """How much of a patch unlike all others of its frame is left: less than this where it is lost."""

@@ -20,7 +20,7 @@ from crosslmm.inference.generation import GenerationOptions, decode_answer, stop
 from crosslmm.inference.question import check_context, check_questions
 from crosslmm.inference.reasoning import split_reasoning
 from crosslmm.inference.runtime import Runtime
-from crosslmm.merging import GUIDED_MERGERS, TokenBudget, check_count
+from crosslmm.merging import TokenBudget, check_count
 from crosslmm.modeling_crosslmm import VisualTokens
 from crosslmm.ragged_tokens import RaggedTokens
 from crosslmm.video import Frames
@@ -171,12 +171,7 @@ def _encode(
 ) -> VisualTokens | RaggedTokens:
     """All frames through the encoder, then laid out by video, shorter ones padded, and merged."""
     height, width = runtime.processor.frame_size
-    encoder = FrameEncoder(
-        runtime,
-        frames=sum(map(len, videos)),
-        budget=TokenBudget(budget.pooled),
-        importance=budget.merge in GUIDED_MERGERS,
-    )
+    encoder = FrameEncoder(runtime, frames=sum(map(len, videos)), budget=TokenBudget(budget.pooled))
     for clip in videos:
         fits = clip.pixels.shape[1:3] == (height, width)
         for frame in clip.pixels:
@@ -188,9 +183,6 @@ def _encode(
     padded = VisualTokens(
         embeds=scatter_frames(visual.embeds[0], kept),
         features=None if visual.features is None else scatter_frames(visual.features[0], kept),
-        importance=(
-            None if visual.importance is None else scatter_frames(visual.importance[0], kept)
-        ),
         frame_mask=None if bool(kept.all()) else kept.to(runtime.device),
     )
     if budget.merge is None:

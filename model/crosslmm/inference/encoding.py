@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from itertools import repeat
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from crosslmm.errors import UsageError, VideoError
 from crosslmm.inference.answer import FrameUsed
 from crosslmm.inference.given import GivenFrames
 from crosslmm.inference.runtime import Progress, Runtime
-from crosslmm.merging import GUIDED_MERGERS, TokenBudget, check_count
+from crosslmm.merging import TokenBudget, check_count
 from crosslmm.modeling_crosslmm import VisualTokens
 from crosslmm.options import Sampling
 from crosslmm.ragged_tokens import RaggedTokens
@@ -113,16 +112,8 @@ class FrameEncoder:
     `encoded` counts the frames that went through the encoder: those that differ from the one before.
     """
 
-    def __init__(
-        self,
-        runtime: Runtime,
-        *,
-        frames: int,
-        budget: TokenBudget | None = None,
-        importance: bool = False,
-    ) -> None:
-        """frames: how many will be added, at most; budget: the runtime's unless given; importance:
-        whether that of tokens is asked for, which are to be merged later."""
+    def __init__(self, runtime: Runtime, *, frames: int, budget: TokenBudget | None = None) -> None:
+        """frames: how many will be added, at most; budget: the runtime's unless given."""
         self._runtime = runtime
         self._frames = frames
         self._added = 0
@@ -136,8 +127,6 @@ class FrameEncoder:
         if budget.merge is not None:
             self._merger = WindowMerger(budget.merge, frames=frames, budget=budget.count(frames))
         self._features: FrameBuffer | None = None
-        self._importance: FrameBuffer | None = None
-        self._sees = importance or budget.merge in GUIDED_MERGERS
         self.chunk = runtime.model.model.frames_per_chunk
         self.seconds = 0.0
 
@@ -181,8 +170,7 @@ class FrameEncoder:
         features = None if self._features is None else self._features.joined()[None]
         visual: VisualTokens | RaggedTokens
         if self._merger is None:
-            importance = None if self._importance is None else self._importance.joined()[None]
-            visual = VisualTokens(self._embeds.joined()[None], features, importance=importance)
+            visual = VisualTokens(embeds=self._embeds.joined()[None], features=features)
         else:
             with torch.inference_mode(), memory_errors():
                 # Of fewer frames than expected as many of each as of the others, so that a method that
@@ -200,46 +188,31 @@ class FrameEncoder:
         return visual
 
     @torch.inference_mode()
-    def _encode(
-        self, frames: Sequence[np.ndarray]
-    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """The tokens of the frames, their features and their importance, with room made for them."""
+    def _encode(self, frames: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The tokens of the frames and their features, with room made for both."""
         model, device = self._runtime.model, self._runtime.device
         pixels = torch.from_numpy(np.stack(frames))
         if device.type == "cuda":
             pixels = pixels.pin_memory()
         pixels = pixels.to(device, non_blocking=True)
         pixels = self._runtime.processor.normalise(pixels, dtype=model.dtype)
-        seen: list[torch.Tensor] = []
-        embeds, features = model.model.encode_frames(
-            pixels, self._budget.pooled, see=seen.append if self._sees else None
-        )
+        embeds, features = model.model.encode_frames(pixels, self._budget.pooled)
         (self._merger or self._embeds).allocate(embeds)
         if features is not None:
             self._features = self._features or FrameBuffer(self._frames)
             self._features.allocate(features)
-        return embeds, features, torch.cat(seen) if seen else None
+        return embeds, features
 
     @torch.inference_mode()
     def _keep(
-        self,
-        embeds: torch.Tensor,
-        features: torch.Tensor | None,
-        importance: torch.Tensor | None,
-        copies: Sequence[int],
+        self, embeds: torch.Tensor, features: torch.Tensor | None, copies: Sequence[int]
     ) -> None:
         if features is not None and self._features is not None:
             for part in _repeated(features, copies):
                 self._features.add(part)
-        weights = repeat(None) if importance is None else _repeated(importance, copies)
-        for part, weight in zip(_repeated(embeds, copies), weights, strict=False):
-            if self._merger is not None:
-                self._merger.add(part, weight)
-                continue
-            self._embeds.add(part)
-            if weight is not None:
-                self._importance = self._importance or FrameBuffer(self._frames)
-                self._importance.add(weight)
+        target = self._merger or self._embeds
+        for part in _repeated(embeds, copies):
+            target.add(part)
         self._added += sum(copies)
         self.encoded += len(copies)
 

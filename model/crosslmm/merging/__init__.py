@@ -6,7 +6,7 @@ and one line of its registry.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from crosslmm.merging.baselines import RandomMerger, UniformMerger
 from crosslmm.merging.budget import TokenBudget, check_merging, choose_budget, parse_share
@@ -19,9 +19,8 @@ from crosslmm.merging.grid import (
     nearest_cells,
     pool_tokens,
 )
-from crosslmm.merging.merged import GuidedMerger, MergedTokens, Merger
+from crosslmm.merging.merged import MergedTokens, Merger
 from crosslmm.merging.pool import PoolMerger
-from crosslmm.merging.prumerge import PruMerger
 from crosslmm.merging.salient import SalientMerger
 from crosslmm.merging.transport import TransportMerger
 from crosslmm.merging.tree import TreeMerger
@@ -30,10 +29,8 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
-    "GUIDED_MERGERS",
     "MERGERS",
     "POOLINGS",
-    "GuidedMerger",
     "MergedTokens",
     "Merger",
     "TokenBudget",
@@ -49,8 +46,7 @@ __all__ = [
     "pool_tokens",
 ]
 
-GUIDED_MERGERS: dict[str, Callable[[], GuidedMerger]] = {"prumerge": PruMerger}
-MERGERS: dict[str, Callable[[], Merger | GuidedMerger]] = {
+MERGERS: dict[str, Callable[[], Merger]] = {
     "area": AreaMerger,
     "weighted": WeightedMerger,
     "folder": FolderMerger,
@@ -58,7 +54,6 @@ MERGERS: dict[str, Callable[[], Merger | GuidedMerger]] = {
     "tree": TreeMerger,
     "pool": PoolMerger,
     "transport": TransportMerger,
-    **GUIDED_MERGERS,
     "random": RandomMerger,
     "uniform": UniformMerger,
 }
@@ -81,18 +76,10 @@ def merge_tokens(
     tokens: "torch.Tensor",
     budget: int,
     method: str,
-    importance: "torch.Tensor | None" = None,
 ) -> MergedTokens:
-    """`Merger.merge` by the name of a method in `MERGERS`. importance: (T, M), for those that read it.
-
-    Raises ValueError for a budget below 1 or above the number of tokens, and without the importance that
-    a method reads.
-    """
+    """`Merger.merge` by the name of a method in `MERGERS`. Raises ValueError for a budget below 1 or
+    above the number of tokens."""
     count = tokens.shape[0] * tokens.shape[1]
     if not 1 <= budget <= count:
         raise ValueError(f"{count:,} tokens cannot be merged to {budget:,}")
-    if method not in GUIDED_MERGERS:
-        return cast(Merger, MERGERS[method]()).merge(tokens, budget)
-    if importance is None:
-        raise ValueError(f"`method` {method} needs the `importance` of each token")
-    return GUIDED_MERGERS[method]().merge(tokens, budget, importance)
+    return MERGERS[method]().merge(tokens, budget)

@@ -41,19 +41,6 @@ class Merger(Protocol):
         ...
 
 
-class GuidedMerger(Protocol):
-    """A merging method that also reads how important each token is to the encoder."""
-
-    def merge(
-        self,
-        tokens: "torch.Tensor",
-        budget: int,
-        importance: "torch.Tensor",
-    ) -> MergedTokens:
-        """As `Merger.merge`; importance: (T, M)."""
-        ...
-
-
 def merge_into(tokens: "torch.Tensor", place: "torch.Tensor") -> MergedTokens:
     """The means of the tokens (T, M, W) that stand at the same place.
 

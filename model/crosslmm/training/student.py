@@ -15,7 +15,7 @@ from torch import nn
 
 from crosslmm.checkpoints.headers import part_of
 from crosslmm.errors import CheckpointError
-from crosslmm.merging import GUIDED_MERGERS, MergedTokens, pool_tokens
+from crosslmm.merging import MergedTokens, pool_tokens
 from crosslmm.merging.merged import mean_of
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration, CrossLMMModel
 from crosslmm.ragged_tokens import RaggedTokens
@@ -127,7 +127,7 @@ class Encoded:
     - features: (B, T, N, D), not normalised; frame_mask: (B, T), True at real frames.
     - embeds: by their number per frame, tokens (B, T, M, H), `full` among them.
     - merge: a method of `MERGERS` that makes the other numbers of the full one; None where they are
-      pooled. importance: (B, T, M) of the full number, where it reads that.
+      pooled.
     """
 
     features: torch.Tensor
@@ -135,7 +135,6 @@ class Encoded:
     embeds: dict[int, torch.Tensor]
     full: int
     merge: str | None
-    importance: torch.Tensor | None = None
     _merged: dict[int, list[MergedTokens]] = field(default_factory=dict)
 
     @property
@@ -155,9 +154,7 @@ class Encoded:
         """Of each video."""
         if count not in self._merged:
             assert self.merge is not None
-            whole = VisualTokens(
-                self.embeds[self.full], None, self.frame_mask, importance=self.importance
-            )
+            whole = VisualTokens(self.embeds[self.full], None, self.frame_mask)
             rows = merge_rows(
                 whole, [frames * count for frames in self.frames.tolist()], self.merge
             )
@@ -192,13 +189,8 @@ def encode_once(
     merge: str | None = None,
 ) -> Encoded:
     """Videos (B, T, 3, S, S) at each of the tokens per frame in `counts`; see `Encoded`."""
-    attention: list[torch.Tensor] = []
     chunks = encode_frames(
-        model.vision_tower,
-        pixels[frame_mask],
-        model.config.vision_layers,
-        model.frames_per_chunk,
-        see=attention.append if merge in GUIDED_MERGERS else None,
+        model.vision_tower, pixels[frame_mask], model.config.vision_layers, model.frames_per_chunk
     )
     features: list[torch.Tensor] = []
     tokens: dict[int, list[torch.Tensor]] = {}
@@ -206,17 +198,12 @@ def encode_once(
         features.append(chunk)
         for count in counts if merge is None else [full]:
             tokens.setdefault(count, []).append(model.merge_features(chunk, count))
-    importance = None
-    if attention:
-        pooled = pool_tokens(torch.cat(attention)[..., None], full)[..., 0]
-        importance = scatter_frames(pooled, frame_mask)
     return Encoded(
         scatter_frames(torch.cat(features), frame_mask),
         frame_mask,
         {n: scatter_frames(torch.cat(parts), frame_mask) for n, parts in tokens.items()},
         full,
         merge,
-        importance,
     )
 
 
