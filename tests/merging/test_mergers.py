@@ -131,7 +131,9 @@ def test_folder_equals_plain_loops() -> None:
 def gather_slowly(tokens: torch.Tensor, budget: int) -> list[tuple[torch.Tensor, list[int]]]:
     """The salient tokens of one frame, (M, W) → the mean and the members of each, by place."""
     count = len(tokens)
-    distance = [float((token - tokens.mean(dim=0)).norm()) for token in tokens]
+    unit = [token / token.norm() for token in tokens]
+    mean = torch.stack(unit).mean(dim=0)
+    distance = [1 - float(token @ mean) for token in unit]
     even = budget // 3
     stays = {(2 * step + 1) * count // (2 * even) for step in range(even)}
     for index in sorted(range(count), key=lambda index: -distance[index]):

@@ -13,9 +13,10 @@ SPREAD = 1 / 3
 
 
 class SalientMerger:
-    """The tokens furthest from their frame's mean stay, with some at equal distances, and each other
-    one goes into the most similar of these by cosine, as means weighted by that distance. The steps
-    are PruMerge's (Shang et al., 2024), with salience in place of the encoder's attention."""
+    """The tokens least like their frame's mean stay, with some at equal distances, and each other one
+    goes into the most similar of these, all by cosine, as means weighted by how little they are like
+    that mean. The steps are PruMerge's (Shang et al., 2024), with this in place of the encoder's
+    attention."""
 
     def merge(
         self,
@@ -35,14 +36,14 @@ def gather(
 
     runs, count, width = tokens.shape
     rows = tokens.float()
-    salience = (rows - rows.mean(dim=1, keepdim=True)).norm(dim=-1)
-    weight = salience.clamp(min=torch.finfo(rows.dtype).tiny)  # where all tokens are the same
+    unit = normalize(rows, dim=-1)
+    salience = 1 - (unit @ unit.mean(dim=1)[..., None])[..., 0]
+    weight = salience.clamp(min=1e-6)  # where all tokens are the same
     even = int(SPREAD * budget)
     spread = (torch.arange(even, device=rows.device) * 2 + 1) * count // (2 * max(even, 1))
     salience[:, spread] = torch.inf
     place = salience.topk(budget, dim=-1).indices.sort(dim=-1).values
     wide = place[..., None].expand(-1, -1, width)
-    unit = normalize(rows, dim=-1)
     member = (unit @ unit.gather(1, wide).transpose(1, 2)).argmax(dim=-1)
     del unit
     slots = torch.arange(budget, device=rows.device).expand(runs, -1)
