@@ -51,7 +51,7 @@ def test_an_impossible_budget_is_refused(budget: int) -> None:
         merge_tokens(tokens(), budget, "random")
 
 
-@pytest.mark.parametrize("method", [*GRIDS, "folder", "tree", "pool", "transport"])
+@pytest.mark.parametrize("method", [*GRIDS, "folder", "salient", "tree", "pool", "transport"])
 def test_scaling_changes_nothing(method: str) -> None:
     given = tokens()
     merged, scaled = merge_tokens(given, 20, method), merge_tokens(8 * given, 20, method)
@@ -128,9 +128,63 @@ def test_folder_equals_plain_loops() -> None:
                 assert found.tolist() == sorted(members)
 
 
+def gather_slowly(tokens: torch.Tensor, budget: int) -> list[tuple[torch.Tensor, list[int]]]:
+    """The salient tokens of one frame, (M, W) → the mean and the members of each, by place."""
+    count = len(tokens)
+    unit = [token / token.norm() for token in tokens]
+    mean = torch.stack(unit).mean(dim=0)
+    distance = [1 - float(token @ mean) for token in unit]
+    even = budget // 3
+    stays = {(2 * step + 1) * count // (2 * even) for step in range(even)}
+    for index in sorted(range(count), key=lambda index: -distance[index]):
+        if len(stays) < budget:
+            stays.add(index)
+    groups: dict[int, list[int]] = {index: [index] for index in sorted(stays)}
+    for index in set(range(count)) - stays:
+        cosine = {
+            place: float(torch.cosine_similarity(tokens[index], tokens[place], dim=0))
+            for place in stays
+        }
+        groups[max(cosine, key=lambda place: cosine[place])].append(index)
+    return [
+        (
+            sum(distance[index] * tokens[index] for index in group)
+            / sum(distance[index] for index in group),
+            group,
+        )
+        for group in groups.values()
+    ]
+
+
+def test_salient_equals_plain_loops() -> None:
+    given = tokens(frames=2, places=25, width=6)
+    for each in (1, 4, 9, 13, 24):
+        merged = merge_tokens(given, 2 * each, "salient")
+        for frame in range(2):
+            for slot, (mean, members) in enumerate(gather_slowly(given[frame], each)):
+                at = frame * each + slot
+                torch.testing.assert_close(merged.tokens[at], mean, atol=1e-5, rtol=1e-5)
+                found = (merged.member == at).nonzero().flatten() - frame * 25
+                assert found.tolist() == sorted(members)
+
+
+@pytest.mark.parametrize("method", ["folder", "salient"])
+def test_a_frame_of_equal_tokens(method: str) -> None:
+    merged = merge_tokens(torch.ones(2, 9, 4), 6, method)
+    assert torch.equal(merged.tokens, torch.ones(6, 4))
+
+
 @pytest.mark.parametrize(
     ("method", "survives"),
-    [("area", 0.5), ("weighted", 0.9), ("folder", 1), ("tree", 1), ("pool", 1), ("transport", 0.5)],
+    [
+        ("area", 0.5),
+        ("weighted", 0.9),
+        ("folder", 1),
+        ("salient", 1),
+        ("tree", 1),
+        ("pool", 1),
+        ("transport", 0.5),
+    ],
 )
 def test_an_odd_patch(method: str, survives: float) -> None:
     """How much of a patch unlike all others of its frame is left: less than this where it is lost."""
@@ -149,7 +203,7 @@ def test_ten_thousand_frames_take_no_more_memory_than_their_tokens() -> None:
     assert int(merged.mass.sum()) == 90_000
 
 
-@pytest.mark.parametrize("method", ["folder", "tree", "pool", "transport"])
+@pytest.mark.parametrize("method", ["folder", "salient", "tree", "pool", "transport"])
 def test_a_window_is_merged_to_very_few(method: str) -> None:
     given = tokens(frames=64, places=36, width=4)
     for budget in (1, 40):

@@ -117,6 +117,23 @@ def _folder_workspace(window: MergeWindow) -> int:
     return most
 
 
+def _salient_macs(window: MergeWindow) -> int:
+    """Cosines of all tokens with those that stay."""
+    return sum(runs * count * kept * window.width for (count, kept), runs in _runs(window).items())
+
+
+def _salient_workspace(window: MergeWindow) -> int:
+    """Of the runs that are merged together, in float32: their tokens, these weighted, and what they are
+    the difference from; before, the cosines."""
+    most = 0
+    for (count, kept), runs in _runs(window).items():
+        together = min(runs, RUNS_AT_ONCE)
+        own = together * count * window.width * (window.size + _float_copy(window))
+        stays = together * kept * window.width * 4
+        most = max(most, own + stays + together * count * (8 * window.width + 4 * kept))
+    return most
+
+
 def _weighted_workspace(window: MergeWindow) -> int:
     """In float32: the tokens, their distances from the mean of their cell, and the squares of these."""
     return window.values * (8 + _float_copy(window))
@@ -176,6 +193,7 @@ _METHODS = {
     "area": _Method(_nothing, _nothing),
     "weighted": _Method(_nothing, _weighted_workspace),
     "folder": _Method(_folder_macs, _folder_workspace),
+    "salient": _Method(_salient_macs, _salient_workspace),
     "tree": _Method(_tree_macs, _tree_workspace),
     "pool": _Method(_pool_macs, _pool_workspace),
     "random": _Method(_nothing, _nothing),

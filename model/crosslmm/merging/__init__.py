@@ -21,6 +21,7 @@ from crosslmm.merging.grid import (
 )
 from crosslmm.merging.merged import MergedTokens, Merger
 from crosslmm.merging.pool import PoolMerger
+from crosslmm.merging.salient import SalientMerger
 from crosslmm.merging.transport import TransportMerger
 from crosslmm.merging.tree import TreeMerger
 
@@ -49,6 +50,7 @@ MERGERS: dict[str, Callable[[], Merger]] = {
     "area": AreaMerger,
     "weighted": WeightedMerger,
     "folder": FolderMerger,
+    "salient": SalientMerger,
     "tree": TreeMerger,
     "pool": PoolMerger,
     "transport": TransportMerger,
