@@ -61,9 +61,9 @@ def talking_checkpoint(shape: str, folder: Path) -> None:
     letters = [index for token, index in tokens if token.isascii() and token.isalpha()]
     for name in weights:
         if name.endswith(("embed_tokens.weight", "lm_head.weight")):
-            said = weights[name][letters]
-            weights[name] = torch.zeros_like(weights[name])
-            weights[name][letters] = said
+            others = torch.ones(len(weights[name]), dtype=torch.bool)
+            others[letters] = False
+            weights[name][others] *= 0.05
     save_file(weights, path, metadata={"format": "pt"})
 
 

@@ -41,10 +41,12 @@ class Supervised:
         check_tokens_per_frame(tokens, config.patches_per_frame, error=UsageError)
         quantized = recipe.quantization != "none"
         dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
+        # On a CPU a norm of float16 takes no bfloat16, and frozen weights are written as they were read.
+        unmixed = dtype == torch.float16 and device.type == "cpu"
         model = loading.load_model(
             source,
             device=device if quantized else torch.device("cpu"),
-            dtype=torch.float32 if recipe.precision == "fp32" else dtype,
+            dtype=torch.float32 if recipe.precision == "fp32" or unmixed else dtype,
             quantization=recipe.quantization,
             config=config,
         )

@@ -1,8 +1,9 @@
-"""Distillation on a checkpoint in half precision, as the published ones are."""
+"""Training from a LLaVA-OneVision checkpoint in half precision, as the published ones are."""
 
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,8 +12,10 @@ from crosslmm.checkpoints.loading import load_config
 from crosslmm.cost.distillation import distill_memory
 from crosslmm.cost.shape import ModelShape
 from crosslmm.training.distillation import Distillation
+from crosslmm.training.recipe import Stage
 from crosslmm.training.run import RunPlan
 from tests.checkpoints.test_llava_onevision import write_checkpoint
+from tests.support.training_runs import run_training
 from tests.training.test_distillation import CPU, distil, logged, recipe, weights
 from tests.training.test_distillation import videos as videos  # a fixture
 
@@ -59,3 +62,19 @@ def test_a_run_computes_and_keeps_what_the_checkpoint_has(
     assert kept
     for name in kept:
         assert torch.equal(after[name], before[name.removeprefix("model.")]), name
+
+
+@pytest.mark.parametrize("stage", ["align", "tune"])
+def test_the_papers_stages_keep_its_precision_too(
+    half: Path, stage: Stage, lessons: Path, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"stage": stage, "steps": 2, "precision": "bf16"}
+    trained, _ = run_training(half, lessons, tmp_path / "run", learning_rate=1e-3, **options)
+    after, before = weights(trained.folder), weights(half)
+    assert {tensor.dtype for tensor in after.values()} == {HALVES[half.name]}
+    same = [
+        torch.equal(after[name], before[name.removeprefix("model.")])
+        for name in after
+        if "vision_tower.encoder.layers.0" in name
+    ]
+    assert all(same) == (stage == "align")
