@@ -9,7 +9,7 @@ from crosslmm.merging import MERGERS, check_merging, parse_share
 from crosslmm_cli.output import Output
 
 NONE = "none"
-BEST = "folder"  # of the methods in docs/merging.md
+BEST = "salient"  # of the methods in docs/merging.md
 RECOMMENDED = "10%"
 _NONE_AND_KEEP = "--merge none takes all tokens: it excludes --keep"
 _MANY_TOKENS = 4096  # of a video; below that merging saves little
@@ -74,7 +74,7 @@ def merging_of(model: str) -> MergingChoice | None:
 
 
 def describe(choice: MergingChoice) -> str:
-    """`folder keeps 10% of the tokens`"""
+    """`salient keeps 10% of the tokens`"""
     if choice.merge is None:
         return "all tokens are kept"
     return f"{choice.merge} keeps {choice.keep} of the tokens"

@@ -12,7 +12,7 @@ from crosslmm.checkpoints import catalog, settings
 from crosslmm_cli import merging
 from tests.support.models import write_cached, write_model
 
-SET = "folder keeps 50% of the tokens, as set by `crosslmm models use`"
+SET = "salient keeps 50% of the tokens, as set by `crosslmm models use`"
 pytestmark = pytest.mark.usefixtures("home")
 
 
@@ -21,7 +21,7 @@ def chosen(run, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.delenv("CROSSLMM_MODEL", raising=False)
     done = run("models", "use", checkpoint, "--keep", "50%")
     assert done.code == 0, done.err
-    assert "folder keeps 50% of the tokens, unless a command says otherwise" in done.err
+    assert "salient keeps 50% of the tokens, unless a command says otherwise" in done.err
     return str(checkpoint)
 
 
@@ -35,7 +35,7 @@ def test_it_is_taken_unless_told_otherwise(run, clip: Path, chosen: str) -> None
     answer, said = asked(run, clip)
     assert (answer["tokens"]["visual"], answer["settings"]["keep"]) == (12, "50%")
     assert SET in said
-    assert "folder: 12 of 24 tokens kept" in said
+    assert "salient: 12 of 24 tokens kept" in said
     for options, tokens in (
         (("--merge", "none"), 24),
         (("--tokens-per-frame", 9), 54),
@@ -54,7 +54,7 @@ def test_chat_caption_and_eval_take_it(
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("what?\n"))
     done = run("chat", clip, "-n", 6, "--max-new-tokens", 1)
-    assert "folder: 12 of 24 tokens kept" in done.err, done.err
+    assert "salient: 12 of 24 tokens kept" in done.err, done.err
     done = run("caption", clip, "-n", 6, "--max-new-tokens", 1, "--out", "-")
     assert json.loads(done.out)["segments"][0]["visual_tokens"] == 12, done.err
     assert SET in done.err
@@ -77,7 +77,7 @@ def test_it_is_shown_and_forgotten(run, chosen: str) -> None:
     assert f"{chosen}: {SET}" in run("models", "list").err
     records = [json.loads(line) for line in run("models", "list", "--json").out.splitlines()]
     kept = {record["name"]: record.get("merging") for record in records}
-    assert kept[chosen] == {"merge": "folder", "keep": "50%"}
+    assert kept[chosen] == {"merge": "salient", "keep": "50%"}
     assert kept["demo"] is None
     run("models", "use", "demo")
     run("models", "use", chosen)  # says nothing of tokens
@@ -86,7 +86,7 @@ def test_it_is_shown_and_forgotten(run, chosen: str) -> None:
     assert "all tokens are kept" in done.err
     assert settings.read_merging(chosen) == settings.MergingChoice()
     run("models", "use", chosen, "--keep", "500")
-    assert settings.read_merging(chosen) == settings.MergingChoice("folder", "500")
+    assert settings.read_merging(chosen) == settings.MergingChoice("salient", "500")
     run("models", "use", chosen, "--merge", "none")
     assert settings.read_merging(chosen) == settings.MergingChoice()
 
