@@ -86,6 +86,7 @@ def open_session(
     *,
     origin: catalog.Origin,
     zoom: bool = False,
+    system: str | None = None,
     streams: "Sequence[FrameStream | None]" = (),
     questions: Sequence[str] = (),
 ) -> Any:
@@ -97,6 +98,7 @@ def open_session(
     """
     common: Any = {
         "allow_unfamiliar": origin != "built-in",
+        "system": system,
         "on_progress": output.progress,
         "questions": questions,
     }
