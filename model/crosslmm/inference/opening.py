@@ -154,7 +154,7 @@ def open_videos(
             if isinstance(video, NamedFile):
                 label = video.label
             elif isinstance(video, str | os.PathLike) or not name.startswith("("):
-                label = os.path.basename(name)
+                label = os.path.basename(os.path.normpath(name))
             else:
                 label, name = "", f"video {number} {name}" if len(videos) > 1 else name
             sources.append(_Source(source, name, label, stream))
