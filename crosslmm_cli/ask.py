@@ -105,7 +105,10 @@ def ask(
     ] = None,
     max_new_tokens: options.MaxNewTokensOption = MAX_NEW_TOKENS,
     temperature: options.TemperatureOption = 0.0,
+    top_p: options.TopPOption = None,
     seed: options.SeedOption = None,
+    stop: options.StopOption = None,
+    system: options.SystemOption = None,
     schema: options.SchemaOption = None,
     no_cache: options.NoCacheOption = False,
     cache_size: options.CacheSizeOption = None,
@@ -146,9 +149,13 @@ def ask(
     """
     output = Output(as_json=as_json, quiet=quiet, progress=not no_progress)
     generation = GenerationKeywords(
-        max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        stop=stop or (),
     )
-    check_generation(max_new_tokens, temperature, seed)
+    check_generation(max_new_tokens, temperature, seed, top_p, stop or ())
     generation["schema"] = read_schema(schema)
     last = last_dialogue.continued(ctx, output)
     videos, questions = split_arguments(video, questions or [], question or [])
@@ -238,6 +245,7 @@ def ask(
             sampling,
             origin=origin,
             zoom=zoom,
+            system=system,
             streams=streams,
             questions=questions,
         )

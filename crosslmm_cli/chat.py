@@ -47,7 +47,10 @@ def chat(
     dtype: options.DtypeOption = "auto",
     max_new_tokens: options.MaxNewTokensOption = MAX_NEW_TOKENS,
     temperature: options.TemperatureOption = 0.0,
+    top_p: options.TopPOption = None,
     seed: options.SeedOption = None,
+    stop: options.StopOption = None,
+    system: options.SystemOption = None,
     schema: options.SchemaOption = None,
     no_cache: options.NoCacheOption = False,
     cache_size: options.CacheSizeOption = None,
@@ -63,9 +66,13 @@ def chat(
     """
     output = Output(as_json=as_json, quiet=quiet, progress=not no_progress)
     generation = GenerationKeywords(
-        max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        stop=stop or (),
     )
-    check_generation(max_new_tokens, temperature, seed)
+    check_generation(max_new_tokens, temperature, seed, top_p, stop or ())
     generation["schema"] = read_schema(schema)
     merging = choose_merging(
         output, model, tokens_per_frame=tokens_per_frame, merge=merge, keep=keep
@@ -119,7 +126,15 @@ def chat(
             named = tuple(paths)
             streams = first if paths == videos else ()
             opened = files[named] = files.get(named) or sources.resolve(paths)
-            return open_session(output, assistant, opened, sampling, origin=origin, streams=streams)
+            return open_session(
+                output,
+                assistant,
+                opened,
+                sampling,
+                origin=origin,
+                system=system,
+                streams=streams,
+            )
 
         def remember(paths: Sequence[str], messages: Sequence[Any]) -> None:
             last_dialogue.remember(ctx, files[tuple(paths)], messages, sampling)

@@ -18,7 +18,7 @@ PANELS = {
     ),
     "Answer": (
         *("question", "prompt", "prompt_file"),
-        *("max_new_tokens", "temperature", "seed", "schema"),
+        *("max_new_tokens", "temperature", "top_p", "seed", "stop", "system", "schema"),
     ),
     "Run": ("batch_size", "readers", "retry_failed", "overwrite", "engine", "workers"),
     "Output": (

@@ -31,7 +31,7 @@ _TOGETHER = (
 _KEPT = {"frames", "fps", "tokens_per_frame", "merge", "keep"} | {
     *("max_frames", "sampler", "static_threshold", "start", "end", "reader", "seek"),
     *("max_pixels", "file_timeout"),
-    *("model", "quantize", "feature_bits", "device", "dtype"),
+    *("model", "quantize", "feature_bits", "device", "dtype", "system"),
 }
 # In a command's context: options as written, the dialogue, and what was added of it.
 _GIVEN, _LAST, _SHOWN = "crosslmm.given", "crosslmm.last", "crosslmm.shown"

@@ -86,6 +86,7 @@ def open_session(
     *,
     origin: catalog.Origin,
     zoom: bool = False,
+    system: str | None = None,
     streams: "Sequence[FrameStream | None]" = (),
     questions: Sequence[str] = (),
 ) -> Any:
@@ -97,6 +98,7 @@ def open_session(
     """
     common: Any = {
         "allow_unfamiliar": origin != "built-in",
+        "system": system,
         "on_progress": output.progress,
         "questions": questions,
     }
@@ -160,6 +162,7 @@ def decode_ahead(
     """The frames of `videos` as the model takes them, decoding while torch is imported and the model is
     loaded; none where only the loaded model knows how it takes them, and None for those that are in the
     cache."""
+    from crosslmm.video.frame_folder import is_frame_folder
     from crosslmm.video.stream import FrameStream  # NumPy and FFmpeg, which help does not need
 
     folder = catalog.resolve_model(catalog.default_model(model).name).folder
@@ -173,7 +176,8 @@ def decode_ahead(
         streams: list[FrameStream | None] = []
         paths = [os.fspath(video) for video in videos]
         for video, share in zip(paths, shares, strict=True):
-            if cache is not None and cache.may_hold(video, share):
+            kept = cache is not None and cache.may_hold(video, share)
+            if kept or is_frame_folder(video):
                 streams.append(None)
                 continue
             stream = FrameStream(video, share, size=settings.size, resample=settings.resample)

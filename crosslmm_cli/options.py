@@ -224,6 +224,25 @@ TemperatureOption = Annotated[
         "--temperature", metavar="T", min=0.0, help="Sampling temperature; 0 decodes greedily."
     ),
 ]
+TopPOption = Annotated[
+    float | None,
+    typer.Option(
+        "--top-p",
+        metavar="P",
+        help="With --temperature, sample from the likeliest tokens that have this probability together.",
+        show_default="the checkpoint's own",
+    ),
+]
+StopOption = Annotated[
+    list[str] | None,
+    typer.Option("--stop", metavar="TEXT", help="End an answer before this text; repeatable."),
+]
+SystemOption = Annotated[
+    str | None,
+    typer.Option(
+        "--system", metavar="TEXT", help="How to answer, in a system turn before the video."
+    ),
+]
 SeedOption = Annotated[
     int | None, typer.Option("--seed", metavar="N", help="Random seed for sampling.")
 ]

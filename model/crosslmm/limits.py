@@ -46,6 +46,8 @@ LARGE_PIXELS = 4096 * 2304
 MAX_FRAME_BYTES = 256 * 2**20
 # Packets of a video.
 MAX_SOURCE_FRAMES = 10_000_000
+# Files of a folder of images that are frames of a video.
+MAX_FOLDER_FRAMES = 100_000
 # Bytes taken of a video that is downloaded, or given as a file object or on stdin, which is copied to a
 # temporary file, or as an iterator of frames.
 MAX_GIVEN_BYTES = 4 * 2**30

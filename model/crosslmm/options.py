@@ -33,6 +33,9 @@ _FRAME_INDEX = re.compile(r"#[0-9]{1,18}")
 
 # Tokens of an answer, at most, where nobody gives a number; captions have their own.
 MAX_NEW_TOKENS = 512
+# Each is looked for in every piece of an answer.
+MAX_STOP_TEXTS = 64
+MAX_STOP_CHARACTERS = 1_000
 # Logits divided by less may leave the range of float32.
 _LOWEST_TEMPERATURE = 0.0001
 
@@ -60,7 +63,9 @@ class GenerationKeywords(TypedDict, total=False):
 
     max_new_tokens: int
     temperature: float
+    top_p: float | None
     seed: int | None
+    stop: str | Sequence[str]
     schema: Mapping[str, Any] | None
 
 
@@ -237,7 +242,13 @@ def check_zoom(sampling: Sampling) -> None:
             )
 
 
-def check_generation(max_new_tokens: int, temperature: float, seed: int | None) -> None:
+def check_generation(
+    max_new_tokens: int,
+    temperature: float,
+    seed: int | None,
+    top_p: float | None = None,
+    stop: Sequence[str] = (),
+) -> None:
     """Raise `UsageError` for options of an answer that mean nothing."""
     if not _is_whole(max_new_tokens) or max_new_tokens >= 2**63:
         raise UsageError(f"`max_new_tokens` must be a whole number, not {max_new_tokens!r}")
@@ -248,6 +259,17 @@ def check_generation(max_new_tokens: int, temperature: float, seed: int | None) 
     if 0 < temperature < _LOWEST_TEMPERATURE:
         raise UsageError(
             f"`temperature` must be 0 or at least {_LOWEST_TEMPERATURE}, not {temperature!r}"
+        )
+    if top_p is not None:
+        if not isinstance(top_p, int | float) or not 0 < top_p <= 1:
+            raise UsageError(f"`top_p` must be a number above 0 and at most 1, not {top_p!r}")
+        if temperature == 0:
+            raise UsageError("`top_p` is for sampling: give a `temperature` above 0")
+    if not all(isinstance(text, str) and text for text in stop):
+        raise UsageError("`stop` takes texts that are not empty")
+    if len(stop) > MAX_STOP_TEXTS or max(map(len, stop), default=0) > MAX_STOP_CHARACTERS:
+        raise UsageError(
+            f"`stop` takes at most {MAX_STOP_TEXTS} texts of {MAX_STOP_CHARACTERS:,} characters"
         )
     if seed is not None and not (_is_whole(seed) and -(2**63) <= seed < 2**64):
         raise UsageError(f"`seed` must be a whole number of 64 bits, not {seed!r}")

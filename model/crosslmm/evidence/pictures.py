@@ -11,7 +11,8 @@ from PIL import Image, ImageOps
 from crosslmm.errors import VideoError
 from crosslmm.evidence.maps import EvidenceMaps
 from crosslmm.options import Sampling
-from crosslmm.video import open_stream
+from crosslmm.video import open_stream, sample
+from crosslmm.video.frame_folder import frame_files, is_frame_folder
 
 _HEAT = (255, 96, 0)
 _OPAQUE = 190  # of 255, where there is the most evidence
@@ -53,16 +54,28 @@ def read_pictures(
     highest = float(evidence.heat.max(initial=0.0)) or 1.0
     for number, group in groupby(frames, evidence.video_of):
         video, wanted = evidence.videos[number], list(group)
-        named = replace(limits, at=[f"#{evidence.indices[frame]}" for frame in wanted])
+        indices = [evidence.indices[frame] for frame in wanted]
         try:
-            with open_stream(video.file or video.name, named) as stream:
-                for frame, shown in zip(wanted, stream, strict=True):
-                    image = ImageOps.contain(Image.fromarray(shown.pixels), (width, width))
-                    yield Picture(frame, image, _heat_map(evidence.heat[frame] / highest))
-        except ValueError:
+            again = _read_again(video.file or video.name, indices, limits)
+            for frame, pixels in zip(wanted, again, strict=True):
+                image = ImageOps.contain(Image.fromarray(pixels), (width, width))
+                yield Picture(frame, image, _heat_map(evidence.heat[frame] / highest))
+        except (IndexError, ValueError):
             raise VideoError(
                 f"{video.name}: has fewer frames than when it was read first"
             ) from None
+
+
+def _read_again(path: str, indices: Sequence[int], limits: Sampling) -> Iterator[np.ndarray]:
+    """(H, W, 3) of each. Raises VideoError, IndexError."""
+    if is_frame_folder(path):
+        files = frame_files(path)
+        for index in indices:
+            yield sample(files[index], replace(limits, frames=1, reader="auto")).pixels[0]
+        return
+    with open_stream(path, replace(limits, at=[f"#{index}" for index in indices])) as stream:
+        for frame in stream:
+            yield frame.pixels
 
 
 def encode(image: Image.Image, kind: str) -> bytes:

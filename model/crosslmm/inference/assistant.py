@@ -277,7 +277,7 @@ class Assistant:
     ) -> VideoSession:
         """Decode, encode and prefill a video once, for any number of questions.
 
-        - video: a path; a binary file object, read to its end; `crosslmm.Frames`; an array or tensor
+        - video: a path, also of a folder of images; a binary file object, read to its end; `crosslmm.Frames`; an array or tensor
           (T, H, W, 3) or (T, 3, H, W) of uint8; a list of PIL images, arrays or paths of images. An
           image alone, (H, W, 3), is a video of one frame, also for checkpoints of LLaVA-OneVision,
           which transformers gives high-resolution tiles.
@@ -288,6 +288,7 @@ class Assistant:
           each frame's as the checkpoint was trained; keep: how many, as a share ("10%") or a number for
           the complete video; or `tokens_per_frame`, so many for each frame in all.
         - allow_network: True downloads a video at an https address; it is kept where `cache` was chosen.
+        - system: a turn before the video, which says how to answer.
         - allow_unfamiliar: False raises UnfamiliarFootage where the built-in model would only warn.
         - on_progress: called with a stage, what is done of it and the total.
         - stream: one of the same video that was started earlier, so that it decodes while the model is

@@ -25,6 +25,7 @@ from crosslmm.inference.answer import Finish
 from crosslmm.inference.finite import FiniteLogits
 from crosslmm.inference.schema import Schema, grammar_of
 from crosslmm.inference.schema_tokens import SchemaTokens
+from crosslmm.inference.stop_texts import StopTexts
 from crosslmm.inference.token_sampling import GREEDY_SETTINGS, SeededSampler
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.options import MAX_NEW_TOKENS, check_generation
@@ -34,20 +35,38 @@ from crosslmm.prompts.tokenization import AnswerText, tokenizer_errors
 @dataclass(frozen=True)
 class GenerationOptions:
     """How an answer is generated: greedily at temperature 0, else sampled, the same for the same
-    seed; as JSON that fits a `schema`. Raises UsageError for values that mean nothing."""
+    seed, of the likeliest tokens that together have the probability `top_p` (the checkpoint's unless
+    given); up to the first of the texts `stop`; as JSON that fits a `schema`. Raises UsageError for
+    values that mean nothing."""
 
     max_new_tokens: int = MAX_NEW_TOKENS
     temperature: float = 0.0
+    top_p: float | None = None
     seed: int | None = None
+    stop: str | Sequence[str] = ()
     schema: Schema | None = None
 
     def __post_init__(self) -> None:
-        check_generation(self.max_new_tokens, self.temperature, self.seed)
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        object.__setattr__(self, "stop", stop)
+        check_generation(self.max_new_tokens, self.temperature, self.seed, self.top_p, stop)
         if self.schema is not None:
             grammar_of(self.schema)
         if self.temperature > 0 and self.seed is None:
             # Chosen here, so that it can be reported with the answer.
             object.__setattr__(self, "seed", secrets.randbits(32))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """As JSON; of those that are rarely asked for, only what is."""
+        schema = None if self.schema is None else dict(self.schema)
+        rare = {"top_p": self.top_p, "stop": [*self.stop] or None, "schema": schema}
+        return {
+            "max_new_tokens": self.max_new_tokens,
+            "temperature": self.temperature,
+            "seed": self.seed,
+            **{name: value for name, value in rare.items() if value is not None},
+        }
 
     def config(self, model: CrossLMMForConditionalGeneration) -> GenerationConfig:
         """The generation settings of the checkpoint, but greedy and of this length."""
@@ -72,6 +91,7 @@ class GenerationOptions:
         sampler = SeededSampler(
             model.generation_config,
             temperature=self.temperature,
+            top_p=self.top_p,
             seed=self.seed,
             device=model.device,
         )
@@ -119,6 +139,7 @@ class TokenStream:
         self._options = options
         self._inputs = inputs
         self._schema_tokens = schema_tokens
+        self._stopped = False
 
     def __iter__(self) -> Iterator[str]:
         started = time.perf_counter()
@@ -127,17 +148,25 @@ class TokenStream:
             target=self._generate, args=(pipe,), name="crosslmm-generate", daemon=True
         )
         worker.start()
-        detokenizer = AnswerText(self._tokenizer)
+        detokenizer, stops = AnswerText(self._tokenizer), StopTexts(self._options.stop)
         streamed = ""
         try:
             for token_id in pipe:
                 if not self.token_ids:
                     self.prefill_seconds = time.perf_counter() - started
                 self.token_ids.append(token_id)
-                if piece := detokenizer.step(token_id):
+                if piece := stops.feed(detokenizer.step(token_id)):
                     streamed += piece
                     yield piece
+                if stops.found:
+                    pipe.cancelled.set()
+                    worker.join()  # which uses the cache
+                    break
             self.generate_seconds = time.perf_counter() - started - self.prefill_seconds
+            self._stopped = stops.found
+            if stops.found:
+                self.text = streamed
+                return
             self.text = decode_answer(self._tokenizer, self.token_ids)
             if self.text.startswith(streamed) and len(self.text) > len(streamed):
                 yield self.text[len(streamed) :]
@@ -151,7 +180,7 @@ class TokenStream:
 
     @property
     def finish(self) -> Finish:
-        if len(self.token_ids) < self._options.max_new_tokens:
+        if self._stopped or len(self.token_ids) < self._options.max_new_tokens:
             return "end"
         stopped = self.token_ids[-1] in stop_token_ids(self._model.generation_config)
         return "end" if stopped else "length"

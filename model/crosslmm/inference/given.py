@@ -16,12 +16,13 @@ from crosslmm.errors import UsageError, VideoError
 from crosslmm.inference.named_file import NamedFile, copy_file
 from crosslmm.options import Sampling
 from crosslmm.prompts.inputs import read_clip
-from crosslmm.video import Frame, Frames, SourceInfo
+from crosslmm.video import Frame, Frames, SourceInfo, sample
+from crosslmm.video.frame_folder import check_frame_folder, frame_files, is_frame_folder
 from crosslmm.video.image import is_image_file
 from crosslmm.video.moments import pick_frames
 
-# A path, a binary file object, `Frames`, an array or tensor (T, H, W, 3) or (T, 3, H, W) of uint8, or
-# images. Arrays and tensors are of libraries that need not be there to say so.
+# A path, also of a folder of images, a binary file object, `Frames`, an array or tensor (T, H, W, 3) or
+# (T, 3, H, W) of uint8, or images. Arrays and tensors are of libraries that need not be there to say so.
 VideoLike: TypeAlias = str | os.PathLike[str] | IO[bytes] | Frames | Sequence[Any] | Any
 
 _OF_FILES = (
@@ -49,14 +50,16 @@ def _is_no_image(item: Any) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class GivenFrames:
-    """Frames with their indices and times in seconds; iterate it as a `FrameStream`."""
+    """Frames, or what `read` makes frames of, with their indices and times in seconds; iterate it as a
+    `FrameStream`."""
 
-    frames: Sequence[np.ndarray | Image.Image]
+    frames: Sequence[np.ndarray | Image.Image | str]
     indices: tuple[int, ...]
     times: tuple[float, ...]
     source: SourceInfo
     warnings: tuple[str, ...] = ()
     resize: Callable[[Any], np.ndarray] = np.asarray
+    read: Callable[[Any], Any] = lambda frame: frame
     seconds = 0.0
 
     @classmethod
@@ -84,20 +87,33 @@ class GivenFrames:
             raise UsageError(str(error)) from None
         count = len(clip.frames)
         known = _times(count, sampling.fps, times)
-        spacing = (known[-1] - known[0]) / (count - 1) if count > 1 else 0.0
-        first = np.asarray(clip.frames[0])
-        source = SourceInfo(
-            path=f"({count} frames)" if count > 1 else "(image)",
-            duration=known[-1] + spacing,
-            fps=1 / spacing if spacing else 0.0,
-            size=(first.shape[0], first.shape[1]),
-            codec="none",
-            container="frames",
-            rotation=0,
-            frame_count=count,
-            reader="none",
-        )
+        name = f"({count} frames)" if count > 1 else "(image)"
+        source = _source(name, known, np.asarray(clip.frames[0]))
         return cls(clip.frames, tuple(range(count)), known, source)
+
+    @classmethod
+    def of_folder(
+        cls, folder: str | os.PathLike[str], sampling: Sampling, times: Sequence[float] | None
+    ) -> "GivenFrames":
+        """The images in a folder, which are read one by one as they are needed. Raises UsageError,
+        VideoError."""
+        check_frame_folder(folder, sampling)
+        files = frame_files(folder)
+        known = _times(
+            len(files), sampling.fps, times, f"{os.fsdecode(folder)}: a folder of frames has"
+        )
+        limits = Sampling(
+            frames=1,
+            deadline=sampling.deadline,
+            file_timeout=sampling.file_timeout,
+            max_pixels=sampling.max_pixels,
+        )
+
+        def read(path: str) -> Any:
+            return sample(path, limits).pixels[0]
+
+        source = _source(os.fsdecode(folder), known, read(files[0]))
+        return cls(files, tuple(range(len(files))), known, source, read=read)
 
     @property
     def count(self) -> int:
@@ -105,7 +121,7 @@ class GivenFrames:
 
     def __iter__(self) -> Iterator[Frame]:
         for frame, index, time in zip(self.frames, self.indices, self.times, strict=True):
-            yield Frame(self.resize(frame), index, time)
+            yield Frame(self.resize(self.read(frame)), index, time)
 
     def chosen(self, sampling: Sampling, resize: Callable[[Any], np.ndarray]) -> "GivenFrames":
         """Those that `at` names by time or place, or those from `start` to `end`, evenly thinned to
@@ -144,11 +160,33 @@ class GivenFrames:
         )
 
 
-def _times(count: int, fps: float | None, times: Sequence[float] | None) -> tuple[float, ...]:
+def _source(name: str, times: Sequence[float], first: np.ndarray) -> SourceInfo:
+    """first: a frame, (H, W, 3)."""
+    count = len(times)
+    spacing = (times[-1] - times[0]) / (count - 1) if count > 1 else 0.0
+    return SourceInfo(
+        path=name,
+        duration=times[-1] + spacing,
+        fps=1 / spacing if spacing else 0.0,
+        size=(first.shape[0], first.shape[1]),
+        codec="none",
+        container="frames",
+        rotation=0,
+        frame_count=count,
+        reader="none",
+    )
+
+
+def _times(
+    count: int,
+    fps: float | None,
+    times: Sequence[float] | None,
+    what: str = "frames in memory have",
+) -> tuple[float, ...]:
     if times is None:
         if fps is None and count > 1:
             raise UsageError(
-                "frames in memory have no times: give `fps`, the rate of these frames, or `times`, "
+                f"{what} no times: give `fps`, the rate of these frames, or `times`, "
                 "the seconds of each"
             )
         return tuple(index / (fps or 1.0) for index in range(count))
@@ -174,6 +212,9 @@ def readable(
     if not is_file and not isinstance(video, str | os.PathLike):
         given = GivenFrames.of(video, sampling, times)
         yield given, given.source.path
+        return
+    if not is_file and is_frame_folder(video):
+        yield GivenFrames.of_folder(video, sampling, times), os.fsdecode(video)
         return
     if times is not None:
         raise UsageError("`times` are for frames in memory; a file has its own")

@@ -25,7 +25,7 @@ from crosslmm.inference.encoding import (
 from crosslmm.inference.given import GivenFrames, VideoLike, readable
 from crosslmm.inference.joined_videos import VideoJoiner, share_budget
 from crosslmm.inference.named_file import NamedFile
-from crosslmm.inference.question import check_context, check_questions
+from crosslmm.inference.question import check_context, check_questions, check_system
 from crosslmm.inference.runtime import Progress, Runtime
 from crosslmm.inference.session import VideoSession
 from crosslmm.inference.zoom import ZoomBudget, ZoomedVideo
@@ -45,6 +45,7 @@ class OpeningKeywords(SamplingOptions, total=False):
     keep: str | int | None
     allow_network: bool
     allow_unfamiliar: bool
+    system: str | None
     on_progress: Progress | None
 
 
@@ -67,6 +68,7 @@ class ZoomKeywords(SamplingOptions, total=False):
 
     questions: Sequence[str]
     allow_unfamiliar: bool
+    system: str | None
     on_progress: Progress | None
 
 
@@ -104,6 +106,7 @@ def open_videos(
     keep: str | int | None = None,
     allow_network: bool = False,
     allow_unfamiliar: bool = True,
+    system: str | None = None,
     on_progress: Progress | None = None,
     streams: Sequence[FrameStream | None] = (),
     questions: Sequence[str] = (),
@@ -116,6 +119,7 @@ def open_videos(
     - tokens_per_frame, merge, keep: as in `merging.choose_budget`.
     - allow_network: whether an https address may be downloaded.
     - allow_unfamiliar: False raises UnfamiliarFootage, before anything is prefilled.
+    - system: a turn before the video, which says how to answer.
     - on_progress: called with a stage, what is done of it and the total.
     - streams: as `stream` of `open_video`, for each.
     - questions: that will be asked, to say before anything is encoded where they do not fit.
@@ -128,7 +132,7 @@ def open_videos(
         raise UsageError("no video was given")
     if times is not None and len(videos) > 1:
         raise UsageError("`times` are of one video, and these are several")
-    question_tokens = check_questions(runtime, questions)
+    question_tokens = check_questions(runtime, questions) + check_system(runtime, system)
     budget = runtime.choose_budget(tokens_per_frame=tokens_per_frame, merge=merge, keep=keep)
     sampling.shares(len(videos))  # raises before any work
     with ExitStack() as stack:
@@ -150,7 +154,7 @@ def open_videos(
             if isinstance(video, NamedFile):
                 label = video.label
             elif isinstance(video, str | os.PathLike) or not name.startswith("("):
-                label = os.path.basename(name)
+                label = os.path.basename(os.path.normpath(name))
             else:
                 label, name = "", f"video {number} {name}" if len(videos) > 1 else name
             sources.append(_Source(source, name, label, stream))
@@ -160,6 +164,7 @@ def open_videos(
             sampling,
             budget=budget,
             allow_unfamiliar=allow_unfamiliar,
+            system=system,
             on_progress=on_progress,
             started=started,
             question_tokens=question_tokens,
@@ -175,6 +180,7 @@ def open_zoomed(
     tokens_per_frame: int | None = None,
     questions: Sequence[str] = (),
     allow_unfamiliar: bool = True,
+    system: str | None = None,
     on_progress: Progress | None = None,
 ) -> ZoomedVideo:
     """Skim videos, to look again at what each question points to; `sampling` is of one uniform pass over
@@ -202,6 +208,7 @@ def open_zoomed(
             tokens_per_frame=tokens,
             questions=questions,
             allow_unfamiliar=allow_unfamiliar,
+            system=system,
             on_progress=on_progress,
             named=named,
         )
@@ -276,6 +283,7 @@ def _open(
     *,
     budget: TokenBudget,
     allow_unfamiliar: bool,
+    system: str | None,
     on_progress: Progress | None,
     started: float,
     question_tokens: int,
@@ -339,6 +347,7 @@ def _open(
             sampling=sampling if named is None else replace(sampling, at=[*chain(*named)]),
             budget=budget,
             started=started,
+            system=system,
         )
         session.prefill(encoded.visual, encoded.prefix)
         if kept is not None:

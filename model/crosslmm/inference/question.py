@@ -16,21 +16,32 @@ def check_questions(runtime: Runtime, questions: Iterable[str]) -> int:
     return check_texts(runtime.processor.tokenizer, questions, context=runtime.context)
 
 
-def check_texts(tokenizer: Any, questions: Iterable[str], *, context: int) -> int:
+def check_system(runtime: Runtime, system: str | None) -> int:
+    """Tokens of what prompts begin with. Raises UsageError as `check_questions` does."""
+    if system is None:
+        return 0
+    return check_texts(
+        runtime.processor.tokenizer, [system], context=runtime.context, what="`system`"
+    )
+
+
+def check_texts(
+    tokenizer: Any, questions: Iterable[str], *, context: int, what: str = "the question"
+) -> int:
     """Tokens of the longest question, at least. Raises `UsageError` for one that is empty or no Unicode,
     or that alone has more than the context of the model, CheckpointError of the tokenizer. Needs no
-    weights."""
+    weights. what: it is called in errors."""
     longest = 0
     for question in questions:
         if not isinstance(question, str):
-            raise UsageError(f"a question is a text, not {question!r}")
+            raise UsageError(f"{what} must be a text, not {question!r}")
         if not question.strip():
-            raise UsageError("the question is empty")
+            raise UsageError(f"{what} is empty")
         try:
             question.encode()
         except UnicodeEncodeError:
             shown = question[:_SHOWN]
-            raise UsageError(f"the question {shown!r} is not valid Unicode text") from None
+            raise UsageError(f"{what} {shown!r} is not valid Unicode text") from None
         text = question
         if len(text) > context:
             # Tokenizing is slow beyond any use: no token of the vocabulary is that long.
@@ -41,7 +52,7 @@ def check_texts(tokenizer: Any, questions: Iterable[str], *, context: int) -> in
         if count > context:
             over = "over " if len(text) < len(question) else ""
             raise UsageError(
-                f"the question {question[:_SHOWN]!r}… has {over}{count:,} tokens, more than the "
+                f"{what} {question[:_SHOWN]!r}… has {over}{count:,} tokens, more than the "
                 f"{context:,} of the model's context; shorten it"
             )
     return longest

@@ -45,8 +45,10 @@ class VideoSession:
         sampling: Sampling,
         budget: TokenBudget,
         started: float,
+        system: str | None = None,
     ) -> None:
-        """sampling: as asked for; started: the `time.perf_counter()` of the request."""
+        """sampling: as asked for; started: the `time.perf_counter()` of the request; system: what every
+        prompt begins with."""
         self.video = video
         self.frames = encoded.frames
         self.frames_encoded = encoded.encoded
@@ -58,6 +60,7 @@ class VideoSession:
         self._runtime = runtime
         self._sampling = sampling
         self._budget = budget
+        self._system = system
         # As merged: where fewer frames came than were expected, earlier windows kept what they had.
         self.visual_tokens = encoded.visual.longest
         self._layout = TokenLayout.of(encoded.visual, [part.tokens for part in self.videos])
@@ -167,8 +170,10 @@ class VideoSession:
         """The answer as an iterator of pieces of text, with the result in its `answer`.
 
         temperature 0 is greedy; above, tokens are sampled, repeatably with the same seed (one is
-        chosen and reported where none is given). schema: a JSON Schema that the answer fits, unless
-        `max_new_tokens` cuts it. Raises UsageError.
+        chosen and reported where none is given), of the likeliest that have the probability `top_p`
+        together. stop: a text, or several, of which the first to come ends the answer and is no part
+        of it. schema: a JSON Schema that the answer fits, unless `max_new_tokens` or `stop` cuts it.
+        Raises UsageError.
         """
         chosen = GenerationOptions(**options)
         return self.respond([{"role": "user", "content": question.strip()}], chosen)
@@ -338,10 +343,8 @@ class VideoSession:
                 **sampling.settings,
                 "reader": ", ".join(sorted({video.source.reader for video in self.videos})),
                 **self._budget.settings,
-                "max_new_tokens": options.max_new_tokens,
-                "temperature": options.temperature,
-                "seed": options.seed,
-                **({} if options.schema is None else {"schema": dict(options.schema)}),
+                **options.settings,
+                **({} if self._system is None else {"system": self._system}),
             },
             versions=runtime.versions,
             warnings=self.warnings,
@@ -358,6 +361,8 @@ class VideoSession:
 
     def _prompt(self, messages: Sequence[Message]) -> str:
         """The prompt as text, its placeholder not expanded."""
+        if self._system is not None:
+            messages = [{"role": "system", "content": self._system}, *messages]
         videos = [
             PromptVideo(video.label, [frame.time for frame in video.frames], video.source.duration)
             for video in self.videos

@@ -46,11 +46,20 @@ class SeededSampler(LogitsProcessor):
     """Samples with the checkpoint's `top_k`, `top_p` and so on; the same seed, the same tokens."""
 
     def __init__(
-        self, settings: GenerationConfig, *, temperature: float, seed: int, device: torch.device
+        self,
+        settings: GenerationConfig,
+        *,
+        temperature: float,
+        top_p: float | None = None,
+        seed: int,
+        device: torch.device,
     ) -> None:
+        """top_p: in place of the checkpoint's."""
         self._warpers = LogitsProcessorList([TemperatureLogitsWarper(float(temperature))])
         for name, (warper, neutral) in _WARPERS.items():
             value = getattr(settings, name)
+            if name == "top_p" and top_p is not None:
+                value = top_p
             if name == "top_k" and value is None:
                 value = _DEFAULT_TOP_K
             if value is not None and value != neutral:

@@ -1,0 +1,58 @@
+"""A folder of images that are the frames of a video, in the order of their names."""
+
+import os
+import re
+
+from crosslmm.errors import UsageError, VideoError
+from crosslmm.limits import MAX_FOLDER_FRAMES
+from crosslmm.options import Sampling
+from crosslmm.video.image import is_image_file
+
+_OF_VIDEOS = ("sampler", "static_threshold", "seek", "reader")
+
+
+def is_frame_folder(path: str | os.PathLike[str]) -> bool:
+    return os.path.isdir(path)
+
+
+def frame_files(folder: str | os.PathLike[str]) -> list[str]:
+    """The paths of its images, told by their first bytes: by name, numbers in it by their value, so that
+    `9.png` comes before `10.png`. Hidden files are left out. Raises VideoError where there are none, or
+    over `MAX_FOLDER_FRAMES`."""
+    shown = os.fsdecode(folder)
+    try:
+        names = [name for name in os.listdir(shown) if not name.startswith(".")]
+    except OSError as error:
+        raise VideoError(f"{shown}: cannot be read ({error.strerror})") from None
+    if len(names) > MAX_FOLDER_FRAMES:
+        raise VideoError(
+            f"{shown}: holds {len(names):,} files; of a folder of frames at most "
+            f"{MAX_FOLDER_FRAMES:,} are read"
+        )
+    paths = [os.path.join(shown, name) for name in sorted(names, key=_by_numbers)]
+    images = [path for path in paths if is_image_file(path)]
+    if not images:
+        raise VideoError(
+            f"{shown}: this is a folder without images; give a video file in it, or a folder of frames"
+        )
+    return images
+
+
+def check_frame_folder(folder: str | os.PathLike[str], sampling: Sampling) -> None:
+    """Before anything is loaded: UsageError for options that a folder of frames cannot have, and where
+    its rate is not known; VideoError as of `frame_files`."""
+    frame_files(folder)
+    shown, usual = os.fsdecode(folder), Sampling()
+    for name in _OF_VIDEOS:
+        if getattr(sampling, name) != getattr(usual, name):
+            raise UsageError(f"{shown}: `{name}` is for video files, not for a folder of frames")
+    if sampling.frames is not None:
+        raise UsageError(
+            f"{shown}: a folder of frames needs `fps`, the rate at which they were taken, and "
+            "`max_frames` in place of `frames`"
+        )
+
+
+def _by_numbers(name: str) -> list[str | int]:
+    parts = re.split("([0-9]+)", name)
+    return [int(part) if number % 2 else part for number, part in enumerate(parts)]
