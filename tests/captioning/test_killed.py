@@ -106,7 +106,8 @@ for attempt in range(3):
         ray.shutdown()
 run = crosslmm.caption(
     folder, assistant=checkpoint, engine="ray", workers=2, readers=2, batch_size=2, out=out,
-    frames=2, max_new_tokens=24, model_options={"dtype": "float32", "device": "cpu"},
+    frames=2, max_new_tokens=24, merge="salient", keep="50%",
+    model_options={"dtype": "float32", "device": "cpu"},
 )
 threading.Thread(target=kill_reader, daemon=True).start()
 for result in run:
@@ -175,6 +176,7 @@ def test_on_ray_killed_workers_lose_nothing_and_double_nothing(
 
     local = tmp_path / "local.jsonl"
     options: dict[str, Any] = {"frames": 2, "max_new_tokens": 24, "readers": 0}
+    options |= {"merge": "salient", "keep": "50%"}
     model = crosslmm.load(checkpoint, dtype="float32", device="cpu")
     list(crosslmm.caption(folder, assistant=model, out=local, **options))
     assert results(out.read_text("utf-8")) == results(local.read_text("utf-8"))
