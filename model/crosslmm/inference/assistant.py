@@ -277,10 +277,10 @@ class Assistant:
     ) -> VideoSession:
         """Decode, encode and prefill a video once, for any number of questions.
 
-        - video: a path, also of a folder of images; a binary file object, read to its end; `crosslmm.Frames`; an array or tensor
-          (T, H, W, 3) or (T, 3, H, W) of uint8; a list of PIL images, arrays or paths of images. An
-          image alone, (H, W, 3), is a video of one frame, also for checkpoints of LLaVA-OneVision,
-          which transformers gives high-resolution tiles.
+        - video: a path, also of a folder of images; a binary file object, read to its end;
+          `crosslmm.Frames`; an array or tensor (T, H, W, 3) or (T, 3, H, W) of uint8; a list of PIL
+          images, arrays or paths of images. An image alone, (H, W, 3), is a video of one frame, also for
+          checkpoints of LLaVA-OneVision, which transformers gives high-resolution tiles.
         - Sampling options are those of `crosslmm.sample`. Of frames in memory all are used unless
           `frames`, `max_frames`, `start` or `end` choose some. Several of them need `fps`, here the
           rate of these frames, or `times`, the seconds of each; `Frames` bring theirs.
