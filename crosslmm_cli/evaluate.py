@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from crosslmm.cost.chart import check_chart_path
 from crosslmm.errors import UsageError
 from crosslmm.evaluation.tasks import TASKS, get_task
 from crosslmm.files import check_writable
@@ -68,6 +69,14 @@ def evaluate(
         Path | None,
         typer.Option("--answers", metavar="FILE", help="Write every answer to this JSONL file."),
     ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            "--plot",
+            metavar="FILE",
+            help="Of the needle test, draw accuracy by length and depth (.png, .svg or .pdf).",
+        ),
+    ] = None,
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,
     no_progress: options.NoProgressOption = False,
@@ -79,11 +88,15 @@ def evaluate(
     output = Output(as_json=as_json, quiet=quiet, progress=not no_progress)
     if answers is not None:
         check_writable(answers)
+    if plot is not None:
+        check_chart_path(plot)
     from crosslmm.evaluation.runner import evaluate as run
-    from crosslmm.evaluation.runner import write_answers
+    from crosslmm.evaluation.runner import is_needle, write_answers
 
     chosen = get_task(task)
     rows = chosen.read(questions)
+    if plot is not None and not all(map(is_needle, rows)):
+        raise UsageError("--plot is for the needle test: these questions have no length and depth")
     counts: list[int] = tokens_per_frame or []
     merges = [] if merge == NONE else options.listed(merge)
     ways = merge_ways(merges, counts=counts, keep=options.listed(keep))
@@ -102,8 +115,9 @@ def evaluate(
         **one,
     )
     if table:
-        if answers is not None:
-            raise UsageError("--answers needs one way to merge, not a table of several")
+        for flag, given in (("--answers", answers), ("--plot", plot)):
+            if given is not None:
+                raise UsageError(f"{flag} needs one way to merge, not a table of several")
         budgets = merge_budgets(assistant, ways)
         folder = video_folder or questions.parent
         show_merge_table(output, assistant, rows, folder, budgets, task=chosen, frames=frames)
@@ -145,6 +159,12 @@ def evaluate(
             output.table(depths, right=range(1, len(depths[0])))
     if answers is not None:
         write_answers(report, answers)
+    if plot is not None:
+        from crosslmm.evaluation.heat_map import draw_heat_map  # Matplotlib
+
+        count = frames or assistant.default_frames
+        draw_heat_map(plot, report, title=f"{assistant.name}, {count} frames")
+        output.notice(f"wrote {plot}")
     if report.failures:
         count = len(report.failures)
         videos = "1 video" if count == 1 else f"{count:,} videos"

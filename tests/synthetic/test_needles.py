@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from crosslmm.errors import UsageError
+from crosslmm.evaluation.heat_map import draw_heat_map
 from crosslmm.evaluation.runner import Report, ScoredAnswer
 from crosslmm.evaluation.tasks.questions import Questions, read_questions
 from crosslmm.synthetic import write_needles
@@ -117,7 +119,40 @@ def test_eval_shows_a_map_of_length_and_depth(
 ) -> None:
     monkeypatch.setattr(Questions, "max_new_tokens", 1)
     path = write_needles(tmp_path, clips=2, seed=4, lengths=(32,), questions_per_clip=1, **SMALL)
-    shown = run("eval", path, "--model", checkpoint, "--frames", 2)
+    plot = tmp_path / "map.png"
+    shown = run("eval", path, "--model", checkpoint, "--frames", 2, "--plot", plot)
+    with Image.open(plot) as image:
+        assert image.format == "PNG"
+    assert f"wrote {plot}" in shown.err
     *_, head, line = shown.out.splitlines()
     assert head.split() == ["frames", "at", "10%", "at", "30%", "all"]
     assert line.split() == ["32", "0%", "0%", "0.0%"]
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        (("--plot", "map.gif"), "--plot needs a file ending in .png, .svg, .pdf"),
+        (("--plot", "map.png"), "--plot is for the needle test"),
+        (("--plot", "map.png", "--merge", "area,folder", "--keep", "50%"), "--plot is for"),
+    ],
+)
+def test_a_map_is_of_needles(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extra: tuple, words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    row = {"video": "v.mp4", "type": "glyph", "question": "q", "answer": "A"}
+    (tmp_path / "q.jsonl").write_text(json.dumps(row))
+    done = run("eval", "q.jsonl", "--model", "demo", *extra)
+    assert done.code == 2
+    assert words in done.err
+    assert not list(tmp_path.glob("map.*"))
+
+
+def test_a_map_of_many_lengths_stays_small(tmp_path: Path) -> None:
+    row = {"video": "v", "type": "glyph", "question": "q", "answer": "A"}
+    rows = [row | {"length": n, "depth": n / 200} for n in range(200)]
+    report = Report(tuple(ScoredAnswer(each, "", True) for each in rows))
+    draw_heat_map(tmp_path / "map.png", report, title="many")
+    with Image.open(tmp_path / "map.png") as image:
+        assert max(image.size) <= 18 * 130

@@ -50,7 +50,7 @@ class Report:
     def depths(self) -> "dict[tuple[int, float], Report]":
         """By the length of a clip in frames and the depth of what is asked about, 0 to 1; empty where
         some rows are of another test."""
-        if not all(_is_needle(answer.row) for answer in self.answers):
+        if not all(is_needle(answer.row) for answer in self.answers):
             return {}
         found = self._grouped(lambda row: (row["length"], row["depth"]))
         return dict(sorted(found.items()))
@@ -95,7 +95,8 @@ class Report:
         return {name: Report(tuple(answers)) for name, answers in groups.items()}
 
 
-def _is_needle(row: QuestionRow) -> bool:
+def is_needle(row: QuestionRow) -> bool:
+    """Whether a question says how long its clip is, and at which depth what it asks about."""
     length, depth = row.get("length"), row.get("depth", -1)
     return type(length) is int and isinstance(depth, int | float) and 0 <= depth <= 1
 
