@@ -99,7 +99,8 @@ def find_evidence(
     first, last = (before + character for character in part or (0, len(answer.text)))
     rows = [row for word in words if word.start < last and word.end > first for row in word.rows]
     if not rows:
-        raise UsageError("the answer has no words there, so nothing was read for it")
+        where = "there" if said.strip() else "at all"
+        raise UsageError(f"the answer has no words {where}, so nothing was read for it")
     attention = _read(runtime, prefix, layout, trace)
     flow = attention.flow()
     frames, heat = flow[rows].mean(axis=0), attention.heat()
