@@ -51,6 +51,7 @@ ARMS = {
     "labels": Arm(target="labels"),
     "words": Arm(target="words"),
     "pooled": Arm(merge=POOLED),
+    "pooled, adapters": Arm(merge=POOLED, branches=(), lora=16, rate=1e-3),
     "40 videos": Arm(clips=40),
     "built-in weights": Arm(fresh=False),
     "v2v": Arm(branches=("v2v",)),

@@ -2,13 +2,14 @@
 
     python -m benchmarks.needles --clips 10 --seed 90901
     python -m benchmarks.needles --ordinary --clips 10 --seed 36500318 --methods uniform zoom few
+    python -m benchmarks.needles --questions clips/questions.jsonl --frames 8 --methods uniform codec
 
 The built-in model, greedy, on clips of several lengths. `uniform` is one pass over `--frames` frames,
 `codec` one over as many that `--sampler codec` chooses; `zoom` skims and looks again within as many
 tokens, `zoom, codec` skims frames of that sampler;
 `uniform, all frames` is one pass over as many frames as the skim has, at full tokens: what the second
 look saves; `few` is one over as many frames as the second look has. With `--ordinary` the questions are
-those about ordinary clips of 2 to 60 seconds.
+those about ordinary clips of 2 to 60 seconds; with `--questions` those of a file of `crosslmm synth`.
 """
 
 import argparse
@@ -53,7 +54,9 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="crosslmm-benchmark-") as scratch:
         folder = options.folder or Path(scratch)
-        if options.ordinary:
+        if options.questions:
+            path = options.questions
+        elif options.ordinary:
             path = write_clips(
                 folder,
                 clips=options.clips,
@@ -66,14 +69,18 @@ def main() -> None:
             path = write_needles(
                 folder, clips=options.clips, seed=options.seed, lengths=options.lengths
             )
-        asked = list(_measure(folder, read_questions(path), options))
+        asked = list(_measure(path.parent, read_questions(path), options))
     rows = list(summarize(asked))
     settings = {
         name: getattr(options, name)
         for name in ("model", "clips", "seed", "lengths", "frames", "ordinary")
     }
     kind = "ordinary" if options.ordinary else "needles"
-    record = Record(f"{kind}_{Path(options.model).name}_{options.seed}", settings, rows)
+    name = f"{kind}_{Path(options.model).name}_{options.seed}"
+    if options.questions:
+        settings |= {"questions": str(path), "clips": None, "seed": None}
+        name = f"questions_{Path(options.model).name}_{path.parent.name}"
+    record = Record(name, settings, rows)
     print(table(rows))
     say(f"wrote {record.write(options.out)}")
 
@@ -151,6 +158,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--lengths", type=int, nargs="+", default=[32, 128, 512])
     parser.add_argument("--frames", type=int, default=16, help="of the uniform pass")
     parser.add_argument("--ordinary", action="store_true")
+    parser.add_argument("--questions", type=Path, help="in place of clips that are made")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--folder", type=Path, help="keep the clips here")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
