@@ -5,7 +5,7 @@ from itertools import takewhile
 from threading import Event
 from typing import Any
 
-from crosslmm_cli.output import Output
+from crosslmm_cli.output import Output, one_line
 
 
 def write_answer(
@@ -49,13 +49,17 @@ def show_looked_again(output: Output, answer: Any) -> None:
     places: dict[str | None, list[str]] = {name: [] for name in answer.videos or [None]}
     for moment in sorted(answer.looked_again.moments, key=lambda moment: moment.start):
         places[moment.video].append(f"{moment.start:.2f}-{moment.end:.2f} s")
-    spans = [", ".join(times) + (f" of {name}" if name else "") for name, times in places.items()]
+    spans = [
+        ", ".join(times) + (f" of {one_line(name)}" if name else "")
+        for name, times in places.items()
+    ]
     output.notice(f"looked again at {'; '.join(spans)}")
 
 
 def _spans(evidence: Any) -> Iterator[str]:
-    """A line for each video, which begins with its name where they are several."""
-    for video, spans in zip(evidence.videos, evidence.spans_by_video, strict=True):
-        name = f"{video.name}: " if len(evidence.videos) > 1 else ""
+    """A line for each video, which begins with its number and name where they are several."""
+    pairs = zip(evidence.videos, evidence.spans_by_video, strict=True)
+    for number, (video, spans) in enumerate(pairs, start=1):
+        name = f"video {number}, {one_line(video.name)}: " if len(evidence.videos) > 1 else ""
         times = ", ".join(f"{span.start:.2f}-{span.end:.2f} s" for span in spans)
         yield f"{name}{times or 'seen at no time'}"

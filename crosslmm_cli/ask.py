@@ -24,7 +24,7 @@ from crosslmm_cli.evidence import save_evidence
 from crosslmm_cli.frame_list import read_frame_list
 from crosslmm_cli.inputs import check_video, read_questions, read_schema, split_arguments
 from crosslmm_cli.loading import decode_ahead, load_assistant, open_cache, open_session
-from crosslmm_cli.merging import choose_merging
+from crosslmm_cli.merging import NONE, choose_merging
 from crosslmm_cli.output import Output
 from crosslmm_cli.video_sources import VideoSources
 
@@ -178,10 +178,10 @@ def ask(
         )
     if zoom and (fit is not None or frames == MAX):
         raise UsageError("--zoom stays within the tokens of --frames: give a number")
-    if zoom and (merge is not None or keep is not None):
+    if zoom and (merge not in (None, NONE) or keep is not None):
         raise UsageError("--zoom and --merge exclude each other: a skim has one token per frame")
     merging = choose_merging(
-        output, model, tokens_per_frame=tokens_per_frame, merge=merge, keep=keep
+        output, model, tokens_per_frame=tokens_per_frame, merge=NONE if zoom else merge, keep=keep
     )
     fills_memory = fit is not None or frames == MAX
     memory = options.memory_size("--fit", fit) if fit is not None else None
@@ -263,6 +263,9 @@ def ask(
             {"role": "user", "content": asked},
             {"role": "assistant", "content": response.answer.text},
         ]
-        last_dialogue.remember(ctx, files, chat.messages if chat else turn, sampling)
+        read = sampling
+        if zoom and len(files) == 1:
+            read = sampling.naming([f"#{frame.index}" for frame in response.answer.frames])
+        last_dialogue.remember(ctx, files, chat.messages if chat else turn, read)
         if evidence is not None:
             save_evidence(output, session, response.answer, evidence)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from crosslmm_cli.output import Output
+from crosslmm_cli.output import Output, one_line
 
 
 def save_evidence(
@@ -15,5 +15,5 @@ def save_evidence(
     found = evidence.moments
     peak = f"; read most from {found[0].start:.1f} to {found[0].end:.1f} s" if found else ""
     if found and found[0].video:
-        peak += f" of {found[0].video}"
-    output.notice(f"wrote {path} in {evidence.seconds:.1f} s{peak}", always=always)
+        peak += f" of {one_line(found[0].video)}"
+    output.notice(f"wrote {one_line(str(path))} in {evidence.seconds:.1f} s{peak}", always=always)

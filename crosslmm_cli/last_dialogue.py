@@ -17,7 +17,7 @@ from crosslmm.limits import MAX_TEXT_BYTES
 from crosslmm.options import Sampling
 from crosslmm_cli.commands import Command
 from crosslmm_cli.flags import flags_of
-from crosslmm_cli.output import Output
+from crosslmm_cli.output import Output, one_line
 
 if TYPE_CHECKING:
     from crosslmm.processing_crosslmm import Message
@@ -28,6 +28,8 @@ _TOGETHER = (
     {"start", "end"},
     {"tokens_per_frame", "merge", "keep"},
 )
+# What chooses frames in place of those that were named.
+_CHOOSING = _TOGETHER[0] | _TOGETHER[1] | {"sampler"}
 _KEPT = {"frames", "fps", "tokens_per_frame", "merge", "keep"} | {
     *("max_frames", "sampler", "static_threshold", "start", "end", "reader", "seek"),
     *("max_pixels", "file_timeout"),
@@ -122,16 +124,19 @@ class DialogueCommand(Command):
         if "continued" in given and "help" not in given and not ctx.resilient_parsing:
             last = LastDialogue.read()
             first = next(iter(given.get("videos") or ()), given.get("video"))
-            if first is not None and ("videos" in given or os.path.isfile(first)):
+            # With --question every argument is a video.
+            is_video = "videos" in given or "question" in given or os.path.isfile(first or "")
+            if first is not None and is_video:
                 raise UsageError(
-                    f"--continue goes on with {last.video}; leave out either --continue or {first}"
+                    f"--continue goes on with {', '.join(last.videos)}; leave out either --continue or "
+                    f"{first}"
                 )
             dropped = {name for names in _TOGETHER if names & given.keys() for name in names}
             flags = flags_of(self)
             missing = [name for name in last.options if name not in given.keys() | dropped]
             kept = [f"{flags[name]}={last.options[name]}" for name in missing]
             ctx.meta[_SHOWN] = kept
-            ctx.meta[_LAST] = replace(last, at=None if "frames" in dropped else last.at)
+            ctx.meta[_LAST] = replace(last, at=None if _CHOOSING & given.keys() else last.at)
             others = last.others if "videos" in given else ()  # `ask` adds them itself
             args = [*kept, last.video, *others, *args]
             given = self._written(ctx, args)
@@ -153,7 +158,7 @@ def continued(ctx: Any, output: Output) -> LastDialogue | None:
         asked = len(last.messages) // 2
         questions = "1 question" if asked == 1 else f"{asked:,} questions"
         shown = [f"going on after {questions} with", *last.videos, *ctx.meta[_SHOWN]]
-        output.notice(" ".join(shown))
+        output.notice(one_line(" ".join(shown)))
     return last
 
 
@@ -168,6 +173,8 @@ def remember(
     options, at = dict(ctx.meta[_GIVEN]), sampling.at
     if sampling.frames is not None:  # as many as fitted into memory, too
         options["frames"] = str(sampling.frames)
+    if at is not None:
+        options = {name: value for name, value in options.items() if name not in _CHOOSING}
     given = [each for each in videos if isinstance(each, NamedFile)]
     video, *others = [
         each.name if isinstance(each, NamedFile) else os.path.abspath(each) for each in videos

@@ -14,7 +14,7 @@ from crosslmm.merging import check_tokens_per_frame
 from crosslmm.options import Sampling, check_device, check_feature_bits
 from crosslmm_cli import options
 from crosslmm_cli.merging import recommend_for
-from crosslmm_cli.output import Output
+from crosslmm_cli.output import Output, one_line
 
 if TYPE_CHECKING:
     from crosslmm.video import FrameStream
@@ -119,7 +119,8 @@ def open_session(
     else:
         for number, part in enumerate(session.videos, start=1):
             skimmed = "skimmed " if zoom else ""
-            name = part.label or part.name
+            name = one_line(part.label or part.name)
+            source = ", from the cache" if part.from_cache else ""
             output.notice(f"video {number}, {name}: {skimmed}{part.summary}{source}")
     if session.reused:
         output.notice(session.reused)

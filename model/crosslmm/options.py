@@ -109,6 +109,13 @@ class Sampling:
     file_timeout: float = FILE_TIMEOUT
     max_pixels: int = MAX_PIXELS
 
+    def naming(self, at: "Sequence[float | str] | None") -> "Sampling":
+        """Read as this, but exactly these frames, in place of those that it would choose."""
+        return replace(
+            self, frames=None, fps=None, max_frames=None, start=None, end=None,
+            sampler="uniform", seek="exact", at=at,
+        )  # fmt: skip
+
     def __post_init__(self) -> None:
         if self.frames is not None and self.fps is not None:
             raise UsageError("`frames` and `fps` exclude each other: give one of them")

@@ -102,7 +102,12 @@ def test_they_are_gone_on_with(
     talked = json.loads(run("chat", "-c", "--json", "--max-new-tokens", 3).out)
     assert talked["frames"] == first["frames"]
     assert "and how?" in talked["prompt"]
-    for refused in (["ask", "-c", other, "-Q", "x"], ["chat", "-c", clip, other]):
+    for refused in (
+        ["ask", "-c", other, "-Q", "x"],
+        ["ask", "-c", "-", "-Q", "x"],
+        ["ask", "-c", "gone.mp4", "-Q", "x"],
+        ["chat", "-c", clip, other],
+    ):
         assert "leave out either --continue or" in run(*refused).err
 
 
@@ -155,7 +160,8 @@ def test_when_has_a_line_for_each_video(ask: Run, clip: Path, other: Path) -> No
     for name in (str(clip), str(other)):
         own = [span for span in spans if span["video"] == name]
         times = ", ".join(f"{span['start']:.2f}-{span['end']:.2f} s" for span in own)
-        expected.append(f"{name}: {times or 'seen at no time'}")
+        number = len(expected) + 1
+        expected.append(f"video {number}, {name}: {times or 'seen at no time'}")
     assert said == expected
 
 

@@ -24,6 +24,25 @@ def test_the_moments_are_said(run: Run, clip: Path, checkpoint: Path) -> None:
     assert len(again["moments"]) == 2
 
 
+def test_it_goes_on_with_the_frames_that_were_looked_at(
+    run: Run, clip: Path, checkpoint: Path
+) -> None:
+    asked = ("ask", clip, "what?", "--model", checkpoint, "--zoom", "--max-new-tokens", 3)
+    looked = json.loads(run(*asked, "--frames", 8, "--end", 2, "--json").out)["frames"]
+    assert json.loads(run("ask", "-c", "and?", "--json").out)["frames"] == looked
+    assert run("ask", "-c", "and?", "--sampler", "codec").code == 0
+
+
+def test_a_share_of_tokens_that_is_remembered_gives_way(
+    run: Run, clip: Path, checkpoint: Path
+) -> None:
+    assert run("models", "use", checkpoint, "--keep", "50%").code == 0
+    for merging in ((), ("--merge", "none")):
+        done = run("ask", clip, "what?", "--zoom", "--frames", 8, *merging, "--max-new-tokens", 1)
+        assert done.code == 0, done.err
+        assert "looked again at" in done.err
+
+
 @pytest.mark.parametrize(
     ("extra", "words"),
     [

@@ -82,6 +82,18 @@ def test_a_moment_begins_after_the_frame_before(scores: tuple, moments: list) ->
     )
 
 
+def test_what_lies_between_frames_that_are_far_apart_was_not_looked_at() -> None:
+    times = (1.0, 1.5, 2.0, 2.5, 60.0, 60.5, 61.0)
+    evidence = make(flat(1, 1, 1, 8, 8, 1, 1), times=times, duration=90.0)
+    assert [(span.start, span.end) for span in evidence.spans] == [(2.25, 4.5), (58.0, 60.25)]
+    evidence = make(flat(0, 0, 0, 8, 0, 0, 8), times=times, duration=90.0)
+    assert [(span.start, span.end) for span in evidence.spans] == [(2.25, 4.5), (60.75, 63.0)]
+    ends = {(moment.start, moment.end) for moment in evidence.moments}
+    assert ends == {(2.0, 4.5), (60.5, 63.0)}
+    evidence = make(flat(8, 0, 0, 0, 8, 0, 0), times=times, duration=90.0)
+    assert [(span.start, span.end) for span in evidence.spans] == [(0.0, 1.25), (58.0, 60.25)]
+
+
 def test_regions_are_what_stands_out_in_a_frame() -> None:
     heat = np.zeros((1, 4, 4))
     heat[0, 0, 0:2] = 8  # across, at the top left

@@ -318,7 +318,10 @@ def test_each_is_kept_in_the_cache_by_itself(
         assert (again.text, again.frames, again.from_cache) == (first.text, first.frames, True)
     third = tmp_path / "c.mp4"
     write_clip(third, frames=8, fps=8)
-    assert not ask([clips[0], third], frames=4).from_cache, "one of them was encoded"
+    partly = load().open_videos([clips[0], third], frames=4)
+    assert not partly.from_cache, "one of them was encoded"
+    assert [part.from_cache for part in partly.videos] == [True, False]
+    assert partly.reused == "", "nothing is known of the frames of the other"
     ask(clips[1], frames=3)  # with what the language model computed of it
     both = ask([clips[1], third], frames=5)
     assert (

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crosslmm.errors import UsageError
+from crosslmm.errors import UsageError, VideoError
 from crosslmm.inference import opening
 from crosslmm.inference.answer import FrameUsed
 from crosslmm.inference.assistant import Assistant
@@ -207,6 +207,15 @@ def test_what_does_not_go_together_is_refused(
 ) -> None:
     with pytest.raises(UsageError, match=words):
         assistant.open_zoomed(clip, **options)
+
+
+def test_a_video_that_changed_meanwhile_is_refused(assistant: Assistant, tmp_path: Path) -> None:
+    video = tmp_path / "clip.mp4"
+    write_clip(video, frames=30, fps=10)
+    zoomed = assistant.open_zoomed(video, frames=6, tokens_per_frame=4)
+    write_clip(video, frames=12, fps=10)
+    with pytest.raises(VideoError, match=r"clip.mp4: changed since it was skimmed"):
+        zoomed.ask("what?", max_new_tokens=1)
 
 
 def test_a_video_that_cannot_be_read_twice_is_refused(assistant: Assistant, clip: Path) -> None:

@@ -13,6 +13,7 @@ from crosslmm.options import Sampling
 _PEAK = 0.5  # share of the highest score down to which neighbours belong to a peak
 _SEEN = 0.15  # … and to what was read for as long as it is seen
 _MOST_REGIONS = 3  # of a frame
+_FAR = 4  # times the usual distance of two frames: what lies between was not looked at
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ class EvidenceMaps:
         """The spans of each video."""
         found: list[list[TimeSpan]] = [[] for _ in self.videos]
         for number, run in self._runs(_SEEN):
-            start, end = self._middle(number, run[0] - 1), self._middle(number, run[-1])
+            start, end = self._start(number, run[0]), self._end(number, run[-1])
             score = sum(self.scores[frame] for frame in run)
             found[number].append(TimeSpan(start, end, score, self._name(number)))
         return tuple(map(tuple, found))
@@ -220,18 +221,24 @@ class EvidenceMaps:
         if least <= 0:
             return
         for number, frames in enumerate(self.ranges):
-            for is_high, run in itertools.groupby(
-                frames, lambda frame: self.scores[frame] >= least
-            ):
+            run: list[int] = []
+            for frame in frames:
+                is_high = self.scores[frame] >= least
+                is_far = run and self.times[frame] - self.times[run[-1]] > self._reach
+                if run and (is_far or not is_high):
+                    yield number, run
+                    run = []
                 if is_high:
-                    yield number, list(run)
+                    run.append(frame)
+            if run:
+                yield number, run
 
     def _moment(self, number: int, run: Sequence[int]) -> Moment:
         times, frame = self.times, max(run, key=lambda place: self.scores[place])
         start = times[run[0] - 1] if run[0] > self.ranges[number][0] else 0.0
         return Moment(
-            start,
-            max(self._middle(number, run[-1]), times[run[-1]]),
+            max(start, times[run[0]] - self._reach),
+            self._end(number, run[-1]),
             self.scores[frame],
             frame,
             times[frame],
@@ -239,15 +246,26 @@ class EvidenceMaps:
             self._name(number),
         )
 
-    def _middle(self, number: int, frame: int) -> float:
-        """The seconds halfway from a frame of a video to the next one, its start before the first, its
-        end after the last."""
-        frames = self.ranges[number]
-        if frame < frames[0]:
-            return 0.0
-        if frame == frames[-1]:
-            return self.videos[number].duration
-        return (self.times[frame] + self.times[frame + 1]) / 2
+    @cached_property
+    def _reach(self) -> float:
+        """Seconds beyond which a frame tells nothing, where some are much further apart than most."""
+        gaps = [np.diff(self.times[frames.start : frames.stop]) for frames in self.ranges]
+        known = np.concatenate(gaps)
+        return _FAR * float(np.median(known)) if len(known) else float("inf")
+
+    def _start(self, number: int, frame: int) -> float:
+        """The seconds halfway to the frame before, or the start of the video."""
+        time = self.times[frame]
+        is_first = frame == self.ranges[number][0]
+        start = 0.0 if is_first else (self.times[frame - 1] + time) / 2
+        return max(start, time - self._reach)
+
+    def _end(self, number: int, frame: int) -> float:
+        """The seconds halfway to the frame after, or the end of the video."""
+        time = self.times[frame]
+        is_last = frame == self.ranges[number][-1]
+        end = self.videos[number].duration if is_last else (time + self.times[frame + 1]) / 2
+        return max(min(end, time + self._reach), time)
 
 
 def _named(video: str | None) -> dict[str, str]:

@@ -50,7 +50,7 @@ def draw_sheet(evidence: EvidenceMaps) -> bytes:
     for number, video in enumerate(evidence.videos):
         if several:
             name = f"Video {number + 1}: {os.path.basename(video.name)}"
-            (line, *_) = _wrap(name, _font(15, bold=True), width - 2 * _GAP)
+            line = _cut(name, _font(15, bold=True), width - 2 * _GAP)
             pen.text((_GAP, top), line, fill=_INK, font=_font(15, bold=True))
         bars = (_GAP, top + _LINE * several, width - _GAP, top + _LINE * several + _BARS)
         _draw_timeline(pen, evidence, number, bars)
@@ -117,6 +117,14 @@ def _wrap(text: str, font: Any, width: int) -> list[str]:
     if len(lines) > _MOST_LINES:
         lines = [*lines[: _MOST_LINES - 1], lines[_MOST_LINES - 1][:-1] + "…"]
     return lines
+
+
+def _cut(text: str, font: Any, width: int) -> str:
+    """As much of a line as fits."""
+    text = " ".join(text.split())
+    if font.getlength(text) <= width:
+        return text
+    return next(_lines(text.replace(" ", "\u00a0"), font, width))[:-1] + "…"
 
 
 def _lines(text: str, font: Any, width: int) -> Iterator[str]:

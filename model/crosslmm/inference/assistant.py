@@ -330,8 +330,8 @@ class Assistant:
         tokens, at the moments that each question points to. See docs/needles.md for when that pays.
 
         `frames` and `tokens_per_frame` are those of one pass over all of it: skim and second look
-        together have no more tokens. The rest is as for `open_video`; merging, `fps`, `at` and
-        `sampler` raise UsageError.
+        together have no more tokens. The rest is as for `open_video`; merging, `fps`, `at`, and any
+        `sampler` but uniform and codec, raise UsageError.
         """
         sampling, rest = _split(sampling, options, ZoomKeywords)
         several: Any = video if isinstance(video, list | tuple) else [video]

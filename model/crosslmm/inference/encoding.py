@@ -31,7 +31,8 @@ from crosslmm.window_merging import WindowMerger
 @dataclass(frozen=True)
 class VideoPart:
     """One of the videos of a session. label: what a prompt about several calls it; tokens: how many the
-    language model reads of it; path: of its file, where that has another name."""
+    language model reads of it; path: of its file, where that has another name; from_cache: whether it
+    had been encoded earlier."""
 
     name: str
     label: str
@@ -39,6 +40,7 @@ class VideoPart:
     frames: tuple[FrameUsed, ...]
     tokens: int
     path: str | None = None
+    from_cache: bool = False
 
     @property
     def summary(self) -> str:

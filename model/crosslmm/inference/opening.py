@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
-from crosslmm.errors import OutOfMemory, UnfamiliarFootage, UsageError
+from crosslmm.errors import OutOfMemory, UnfamiliarFootage, UsageError, VideoError
 from crosslmm.inference.cached_video import CachedVideo
 from crosslmm.inference.downloads import download, is_address
 from crosslmm.inference.encoding import (
@@ -214,16 +214,26 @@ def open_zoomed(
         )
 
     def look(names: Sequence[Sequence[str]]) -> VideoSession:
-        part = replace(
-            sampling, frames=None, max_frames=None, start=None, end=None,
-            sampler="uniform", seek="exact",
-        )  # fmt: skip
-        return open_part(part, parts.tokens, names)
+        if [_file_state(each) for each in videos] != skimmed:
+            raise VideoError(
+                f"{', '.join(map(str, videos))}: changed since it was skimmed; open it again"
+            )
+        return open_part(sampling.naming(None), parts.tokens, names)
 
+    skimmed = [_file_state(each) for each in videos]
     skim = open_part(replace(sampling, frames=parts.skim, max_frames=None), 1)
     of_answers = warn_of_frames(runtime, len(skim.frames))  # which a skim gives none of
     warnings = tuple(warning for warning in skim.warnings if warning not in of_answers)
     return ZoomedVideo(skim, parts, look, warnings=warnings)
+
+
+def _file_state(path: str | os.PathLike[str]) -> tuple[int, ...]:
+    """What changes with a file's content; nothing of one that cannot be read."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 @dataclass(frozen=True)
@@ -238,7 +248,9 @@ class _Source:
 
     def part(self, source: SourceInfo, made: EncodedVideo) -> VideoPart:
         path = os.fspath(self.video) if isinstance(self.video, NamedFile) else None
-        return VideoPart(self.name, self.label, source, made.frames, made.visual.longest, path)
+        return VideoPart(
+            self.name, self.label, source, made.frames, made.visual.longest, path, made.from_cache
+        )
 
     def prepare(
         self, runtime: Runtime, sampling: Sampling, budget: TokenBudget, opened: ExitStack

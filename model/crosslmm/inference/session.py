@@ -123,7 +123,7 @@ class VideoSession:
     def reused(self) -> str:
         """`encoded 61 of 256 frames: the others show the same …`; nothing where all differ."""
         encoded, frames = self.frames_encoded, len(self.frames)
-        if encoded == frames or self.from_cache:
+        if encoded == frames or self.from_cache or any(part.from_cache for part in self.videos):
             return ""
         return (
             f"encoded {encoded:,} of {frames:,} frames: the others show the same as the one before"

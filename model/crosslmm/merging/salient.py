@@ -13,10 +13,10 @@ SPREAD = 1 / 3
 
 
 class SalientMerger:
-    """The tokens least like their frame's mean stay, with some at equal distances, and each other one
-    goes into the most similar of these, all by cosine, as means weighted by how little they are like
-    that mean. The steps are PruMerge's (Shang et al., 2024), with this in place of the encoder's
-    attention."""
+    """The tokens least like those of their frame, by their mean cosine, stay, with some at equal
+    distances. Each other one goes into the most similar that stays, in a mean weighted by how little
+    each is like its frame. The steps are PruMerge's (Shang et al., 2024), with this in place of the
+    encoder's attention. With fewer tokens than frames, several frames are taken together."""
 
     def merge(
         self,
