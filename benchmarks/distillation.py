@@ -54,7 +54,7 @@ from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.training.distillation_loss import Predictions, distillation_terms
 from crosslmm.training.token_schedule import TokenDraw, TokenSchedule
 
-UNTRAINED = ("folder", "area", "random", POOLED)
+UNTRAINED = ("folder", "salient", "area", "random", POOLED)
 CLIPS_PER_STEP = 4
 
 
