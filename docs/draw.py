@@ -90,6 +90,7 @@ SAVED = {
 }
 TABLES = (
     Table("against_llava_onevision_middle_cpu", AGAINST),
+    Table("against_llava_onevision_middle_cpu_without_amx", AGAINST),
     Table("against_llava_onevision_0.5b_cpu", AGAINST),
     Table("encoder_savings", SAVED),
 )
