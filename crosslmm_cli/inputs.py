@@ -15,7 +15,7 @@ from crosslmm.inference.schema import grammar_of
 from crosslmm.limits import MAX_LIST_BYTES, MAX_TEXT_BYTES
 from crosslmm.options import Sampling
 from crosslmm.video.file import VideoFile
-from crosslmm.video.frame_folder import check_frame_folder, is_frame_folder
+from crosslmm.video.frame_folder import check_frame_folder, frame_files, is_frame_folder
 
 
 def check_video(video: str | NamedFile, sampling: Sampling, questions: Sequence[str] = ()) -> None:
@@ -27,11 +27,13 @@ def check_video(video: str | NamedFile, sampling: Sampling, questions: Sequence[
     if not os.path.lexists(path) and any(map(os.path.isfile, questions)):
         raise VideoError(f"{path}: no such file; the video comes before the questions")
     if is_frame_folder(path):
-        check_frame_folder(path, sampling)
         if sampling.fps is None:
-            raise UsageError(
-                f"{path}: a folder of frames needs `fps`, the rate at which they were taken"
+            raise VideoError(
+                f"{path}: this is a folder; give a video file in it, or, where it holds the frames of "
+                "one, `fps`, the rate at which they were taken"
             )
+        check_frame_folder(path, sampling)
+        frame_files(path)
         return
     from crosslmm.video.probe import check_file  # NumPy and FFmpeg, which help does not need
 

@@ -98,6 +98,8 @@ class LastDialogue:
         for video in self.videos:
             if not (os.path.isabs(video) or is_address(video) or video == _STDIN):
                 raise ValueError("unknown video")
+        if not isinstance(self.at, list | None) or not isinstance(self.others, list | tuple):
+            raise TypeError("unknown frames or videos")
         if not all(isinstance(frame, str | int | float) for frame in self.at or ()):
             raise ValueError("unknown frames")
 

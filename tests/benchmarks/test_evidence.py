@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks.evidence import Truth, area_under_curve, by_chance, find_truth, score, summarize
 from benchmarks.spans import overlap, seen_during
-from crosslmm.evidence.maps import EvidenceMaps
+from crosslmm.evidence.maps import EvidenceMaps, EvidenceVideo
 from crosslmm.synthetic.clips import clip_questions, plan_clip
 
 TIMES = (1.0, 3.0, 5.0, 7.0)
@@ -16,8 +16,9 @@ BOXES = np.tile([0.5, 0.0, 1.0, 0.5], (4, 1))
 def maps(frame: int, row: int, column: int) -> EvidenceMaps:
     heat = np.full((4, 4, 4), 1e-3)
     heat[frame, row, column] = 1
+    video = EvidenceVideo("v", 8.0, 4)
     return EvidenceMaps(
-        "v", "q", "a", "m", 8.0, (0, 1, 2, 3), TIMES, heat / heat.sum(), (), "self-attention", 0.0
+        (video,), "q", "a", "m", (0, 1, 2, 3), TIMES, heat / heat.sum(), (), "self-attention", 0.0
     )
 
 

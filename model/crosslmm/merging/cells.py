@@ -79,5 +79,8 @@ def cells_per_frame(frames: int, places: int, budget: int) -> int:
     if grid_side(places) is None:
         raise ValueError(f"{places} tokens of a frame are not a square grid")
     if budget % frames:
-        raise ValueError(f"{budget:,} tokens are not the same number for each of {frames:,} frames")
+        raise ValueError(
+            f"{budget:,} tokens are not the same number for each of {frames:,} frames; give "
+            "`tokens_per_frame`"
+        )
     return check_tokens_per_frame(budget // frames, places)

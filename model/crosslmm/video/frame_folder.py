@@ -20,15 +20,19 @@ def frame_files(folder: str | os.PathLike[str]) -> list[str]:
     `9.png` comes before `10.png`. Hidden files are left out. Raises VideoError where there are none, or
     over `MAX_FOLDER_FRAMES`."""
     shown = os.fsdecode(folder)
+    names = []
     try:
-        names = [name for name in os.listdir(shown) if not name.startswith(".")]
+        with os.scandir(shown) as entries:
+            for entry in entries:
+                if not entry.name.startswith("."):
+                    names.append(entry.name)
+                if len(names) > MAX_FOLDER_FRAMES:
+                    raise VideoError(
+                        f"{shown}: holds more than the {MAX_FOLDER_FRAMES:,} files of a folder of "
+                        "frames that are read"
+                    )
     except OSError as error:
         raise VideoError(f"{shown}: cannot be read ({error.strerror})") from None
-    if len(names) > MAX_FOLDER_FRAMES:
-        raise VideoError(
-            f"{shown}: holds {len(names):,} files; of a folder of frames at most "
-            f"{MAX_FOLDER_FRAMES:,} are read"
-        )
     paths = [os.path.join(shown, name) for name in sorted(names, key=_by_numbers)]
     images = [path for path in paths if is_image_file(path)]
     if not images:
@@ -39,9 +43,7 @@ def frame_files(folder: str | os.PathLike[str]) -> list[str]:
 
 
 def check_frame_folder(folder: str | os.PathLike[str], sampling: Sampling) -> None:
-    """Before anything is loaded: UsageError for options that a folder of frames cannot have, and where
-    its rate is not known; VideoError as of `frame_files`."""
-    frame_files(folder)
+    """Raise UsageError for options that a folder of frames cannot have, before it is listed."""
     shown, usual = os.fsdecode(folder), Sampling()
     for name in _OF_VIDEOS:
         if getattr(sampling, name) != getattr(usual, name):
