@@ -20,6 +20,7 @@ from typing import Any
 from benchmarks.checkpoints import SHAPES, random_checkpoint
 from benchmarks.fresh import fresh
 from benchmarks.record import Record, say, table
+from crosslmm.video.memory_limit import process_status
 
 
 def main() -> None:
@@ -138,9 +139,7 @@ def phases() -> Iterator[Phases]:
 
 def resident() -> tuple[int, int]:
     """Bytes of this process's own memory, and of mapped files, that are in memory."""
-    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    own, mapped = (int(fields[name].split()[0]) << 10 for name in ("RssAnon", "RssFile"))
-    return own, mapped
+    return process_status("RssAnon") or 0, process_status("RssFile") or 0
 
 
 if __name__ == "__main__":

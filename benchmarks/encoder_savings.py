@@ -35,6 +35,7 @@ from crosslmm.evaluation.tasks import get_task
 from crosslmm.merging import grid_side
 from crosslmm.merging.folder import fold
 from crosslmm.options import Sampling
+from crosslmm.vision import encode_frames
 
 # (vision tower, pixels (F, 3, S, S), layers) → features (F, N, D), and the share of the tokens of all
 # layers that was computed.
@@ -42,10 +43,7 @@ Encode = Callable[[Any, torch.Tensor, int], tuple[torch.Tensor, float]]
 
 
 def encode_all(tower: Any, pixels: torch.Tensor, layers: int) -> tuple[torch.Tensor, float]:
-    states = tower.embeddings(pixels)
-    for layer in tower.encoder.layers[:layers]:
-        states = layer(states, None)
-    return states, 1.0
+    return next(encode_frames(tower, pixels, layers, len(pixels))), 1.0
 
 
 def encode_merged(
@@ -157,12 +155,12 @@ def main() -> None:
         found.append(
             {
                 "encoded": name,
-                "computed": _percent(fmean(shares)),
-                "right": _percent(report.accuracy),
-                "95 %": f"{_percent(low)} to {_percent(high)}",
+                "computed": f"{fmean(shares):.1%}",
+                "right": f"{report.accuracy:.1%}",
+                "95 %": f"{low:.1%} to {high:.1%}",
                 "other answers": sum(a != b for a, b in zip(said, usual, strict=True)),
-                "computed of videos": _percent(fmean(real)),
-                "error of features": _percent(fmean(errors)),
+                "computed of videos": f"{fmean(real):.1%}",
+                "error of features": f"{fmean(errors):.1%}",
                 "seconds per frame": round(_time(encode, options.videos[0], options.layers), 3),
             }
         )
@@ -228,10 +226,6 @@ def _pixels(video: Path, size: tuple[int, int], most: int) -> torch.Tensor:
 
     frames = crosslmm.sample(video, Sampling(fps=1, max_frames=most), size=size)
     return torch.from_numpy(frames.pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}%"
 
 
 def _options() -> argparse.Namespace:

@@ -1,6 +1,6 @@
 """An answer, written as it is generated."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import takewhile
 from threading import Event
 from typing import Any
@@ -46,12 +46,12 @@ def write_answer(
 
 def show_looked_again(output: Output, answer: Any) -> None:
     """The moments that an answer of `ask --zoom` was read from."""
-    places: dict[str | None, list[str]] = {name: [] for name in answer.videos or [None]}
+    places: dict[str | None, list[Any]] = {name: [] for name in answer.videos or [None]}
     for moment in sorted(answer.looked_again.moments, key=lambda moment: moment.start):
-        places[moment.video].append(f"{moment.start:.2f}-{moment.end:.2f} s")
+        places[moment.video].append(moment)
     spans = [
-        ", ".join(times) + (f" of {one_line(name)}" if name else "")
-        for name, times in places.items()
+        _times(moments) + (f" of {one_line(name)}" if name else "")
+        for name, moments in places.items()
     ]
     output.notice(f"looked again at {'; '.join(spans)}")
 
@@ -61,5 +61,8 @@ def _spans(evidence: Any) -> Iterator[str]:
     pairs = zip(evidence.videos, evidence.spans_by_video, strict=True)
     for number, (video, spans) in enumerate(pairs, start=1):
         name = f"video {number}, {one_line(video.name)}: " if len(evidence.videos) > 1 else ""
-        times = ", ".join(f"{span.start:.2f}-{span.end:.2f} s" for span in spans)
-        yield f"{name}{times or 'seen at no time'}"
+        yield f"{name}{_times(spans) or 'seen at no time'}"
+
+
+def _times(spans: Sequence[Any]) -> str:
+    return ", ".join(f"{span.start:.2f}-{span.end:.2f} s" for span in spans)

@@ -13,16 +13,14 @@ from crosslmm.evidence import check_evidence_path
 from crosslmm.limits import FILE_TIMEOUT, MAX_PIXELS
 from crosslmm.options import (
     MAX_NEW_TOKENS,
-    GenerationKeywords,
     Sampling,
-    check_generation,
     check_zoom,
 )
 from crosslmm_cli import last_dialogue, options
 from crosslmm_cli.answering import show_looked_again, write_answer
 from crosslmm_cli.evidence import save_evidence
 from crosslmm_cli.frame_list import read_frame_list
-from crosslmm_cli.inputs import check_video, read_questions, read_schema, split_arguments
+from crosslmm_cli.inputs import check_video, read_generation, read_questions, split_arguments
 from crosslmm_cli.loading import decode_ahead, load_assistant, open_cache, open_session
 from crosslmm_cli.merging import NONE, choose_merging
 from crosslmm_cli.output import Output
@@ -148,15 +146,14 @@ def ask(
     videos are asked about together; they share --frames.
     """
     output = Output(as_json=as_json, quiet=quiet, progress=not no_progress)
-    generation = GenerationKeywords(
+    generation = read_generation(
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         top_p=top_p,
         seed=seed,
-        stop=stop or (),
+        stop=stop,
+        schema=schema,
     )
-    check_generation(max_new_tokens, temperature, seed, top_p, stop or ())
-    generation["schema"] = read_schema(schema)
     last = last_dialogue.continued(ctx, output)
     videos, questions = split_arguments(video, questions or [], question or [])
     videos += last.others if last else ()

@@ -7,10 +7,10 @@ import typer
 
 from crosslmm.checkpoints import catalog, settings
 from crosslmm.limits import FILE_TIMEOUT, MAX_PIXELS
-from crosslmm.options import MAX_NEW_TOKENS, GenerationKeywords, Sampling, check_generation
+from crosslmm.options import MAX_NEW_TOKENS, Sampling
 from crosslmm_cli import last_dialogue, options
 from crosslmm_cli.dialogue import HELP, Dialogue
-from crosslmm_cli.inputs import check_video, read_schema
+from crosslmm_cli.inputs import check_video, read_generation
 from crosslmm_cli.line_editor import is_typed, read_lines
 from crosslmm_cli.loading import decode_ahead, load_assistant, open_cache, open_session
 from crosslmm_cli.merging import choose_merging
@@ -65,15 +65,14 @@ def chat(
     and Ctrl-C stops an answer. Questions can also be piped in, one per line.
     """
     output = Output(as_json=as_json, quiet=quiet, progress=not no_progress)
-    generation = GenerationKeywords(
+    generation = read_generation(
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         top_p=top_p,
         seed=seed,
-        stop=stop or (),
+        stop=stop,
+        schema=schema,
     )
-    check_generation(max_new_tokens, temperature, seed, top_p, stop or ())
-    generation["schema"] = read_schema(schema)
     merging = choose_merging(
         output, model, tokens_per_frame=tokens_per_frame, merge=merge, keep=keep
     )

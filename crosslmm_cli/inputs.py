@@ -13,7 +13,7 @@ from crosslmm.files import parse_json, read_regular, read_text
 from crosslmm.inference.named_file import NamedFile
 from crosslmm.inference.schema import grammar_of
 from crosslmm.limits import MAX_LIST_BYTES, MAX_TEXT_BYTES
-from crosslmm.options import Sampling
+from crosslmm.options import GenerationKeywords, Sampling, check_generation
 from crosslmm.video.file import VideoFile
 from crosslmm.video.frame_folder import check_frame_folder, frame_files, is_frame_folder
 
@@ -138,6 +138,28 @@ def read_prompt(prompt: str | None, file: Path | None) -> str | None:
         raise UsageError(f"{file}: {error.strerror}") from None
     except ValueError as error:
         raise UsageError(f"{file}: the prompt is {error}") from None
+
+
+def read_generation(
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float | None,
+    seed: int | None,
+    stop: list[str] | None,
+    schema: Path | None,
+) -> GenerationKeywords:
+    """How an answer is generated, as the options of a command have it. Raises UsageError."""
+    stops = stop or ()
+    check_generation(max_new_tokens, temperature, seed, top_p, stops)
+    return GenerationKeywords(
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        stop=stops,
+        schema=read_schema(schema),
+    )
 
 
 def read_schema(file: Path | None) -> dict[str, Any] | None:

@@ -109,6 +109,16 @@ class Sampling:
     file_timeout: float = FILE_TIMEOUT
     max_pixels: int = MAX_PIXELS
 
+    @property
+    def limits(self) -> "Sampling":
+        """How it is read, without which frames."""
+        return Sampling(
+            reader=self.reader,
+            deadline=self.deadline,
+            file_timeout=self.file_timeout,
+            max_pixels=self.max_pixels,
+        )
+
     def naming(self, at: "Sequence[float | str] | None") -> "Sampling":
         """Read as this, but exactly these frames, in place of those that it would choose."""
         return replace(

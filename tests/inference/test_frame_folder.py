@@ -52,9 +52,9 @@ def test_it_is_the_video_of_its_images(
     options: Any = {"fps": 2, "max_frames": 4, "max_new_tokens": 6}
     expected = assistant.ask(images, "what?", **options)
     read: list[str] = []
-    sample = given.sample
+    read_frame = given.read_frame
     monkeypatch.setattr(
-        given, "sample", lambda path, *rest: (read.append(path), sample(path, *rest))[1]
+        given, "read_frame", lambda path, **rest: (read.append(path), read_frame(path, **rest))[1]
     )
     answer = assistant.ask(folder, "what?", **options)
     assert (answer.text, answer.frames) == (expected.text, expected.frames)

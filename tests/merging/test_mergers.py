@@ -1,5 +1,8 @@
 """What every merging method promises."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 
@@ -116,18 +119,6 @@ def fold_slowly(tokens: torch.Tensor, budget: int) -> list[tuple[torch.Tensor, l
     return groups
 
 
-def test_folder_equals_plain_loops() -> None:
-    given = tokens(frames=2, places=25, width=6).double()
-    for each in (1, 4, 9, 13, 24):
-        merged = merge_tokens(given, 2 * each, "folder")
-        for frame in range(2):
-            for slot, (mean, members) in enumerate(fold_slowly(given[frame], each)):
-                at = frame * each + slot
-                torch.testing.assert_close(merged.tokens[at], mean, atol=1e-5, rtol=1e-5)
-                found = (merged.member == at).nonzero().flatten() - frame * 25
-                assert found.tolist() == sorted(members)
-
-
 def gather_slowly(tokens: torch.Tensor, budget: int) -> list[tuple[torch.Tensor, list[int]]]:
     """The salient tokens of one frame, (M, W) → the mean and the members of each, by place."""
     count = len(tokens)
@@ -156,12 +147,15 @@ def gather_slowly(tokens: torch.Tensor, budget: int) -> list[tuple[torch.Tensor,
     ]
 
 
-def test_salient_equals_plain_loops() -> None:
-    given = tokens(frames=2, places=25, width=6)
+@pytest.mark.parametrize(
+    ("method", "slowly"), [("folder", fold_slowly), ("salient", gather_slowly)]
+)
+def test_a_method_equals_plain_loops(method: str, slowly: Callable[..., Any]) -> None:
+    given = tokens(frames=2, places=25, width=6).double()
     for each in (1, 4, 9, 13, 24):
-        merged = merge_tokens(given, 2 * each, "salient")
+        merged = merge_tokens(given, 2 * each, method)
         for frame in range(2):
-            for slot, (mean, members) in enumerate(gather_slowly(given[frame], each)):
+            for slot, (mean, members) in enumerate(slowly(given[frame], each)):
                 at = frame * each + slot
                 torch.testing.assert_close(merged.tokens[at], mean, atol=1e-5, rtol=1e-5)
                 found = (merged.member == at).nonzero().flatten() - frame * 25

@@ -96,6 +96,18 @@ def _runs(window: MergeWindow) -> Counter[tuple[int, int]]:
     )
 
 
+def _most_of_runs(window: MergeWindow, taken: Callable[[int, int, int], int]) -> int:
+    """taken: what some runs take that are merged together, by their number, the tokens of each and those
+    kept of it → the most that any of them take."""
+    return max(
+        (
+            taken(min(runs, RUNS_AT_ONCE), count, kept)
+            for (count, kept), runs in _runs(window).items()
+        ),
+        default=0,
+    )
+
+
 def _folder_macs(window: MergeWindow) -> int:
     """Cosines of even with odd tokens, round by round."""
     total = 0
@@ -109,12 +121,12 @@ def _folder_macs(window: MergeWindow) -> int:
 def _folder_workspace(window: MergeWindow) -> int:
     """Of the runs that are merged together: their tokens, and in float32 the means, these normalised,
     their sums before and after half of them are added, and all cosines."""
-    most = 0
-    for (count, _), runs in _runs(window).items():
-        together = min(runs, RUNS_AT_ONCE)
-        tokens = together * count * window.width * (window.size + _float_copy(window) + 14)
-        most = max(most, tokens + together * (count // 2) ** 2 * 4)
-    return most
+
+    def taken(together: int, count: int, kept: int) -> int:
+        tokens = count * window.width * (window.size + _float_copy(window) + 14)
+        return together * (tokens + (count // 2) ** 2 * 4)
+
+    return _most_of_runs(window, taken)
 
 
 def _salient_macs(window: MergeWindow) -> int:
@@ -125,13 +137,12 @@ def _salient_macs(window: MergeWindow) -> int:
 def _salient_workspace(window: MergeWindow) -> int:
     """Of the runs that are merged together, in float32: their tokens, these weighted, and what they are
     the difference from; before, the cosines."""
-    most = 0
-    for (count, kept), runs in _runs(window).items():
-        together = min(runs, RUNS_AT_ONCE)
-        own = together * count * window.width * (window.size + _float_copy(window))
-        stays = together * kept * window.width * 4
-        most = max(most, own + stays + together * count * (8 * window.width + 4 * kept))
-    return most
+
+    def taken(together: int, count: int, kept: int) -> int:
+        own = count * window.width * (window.size + _float_copy(window) + 8)
+        return together * (own + kept * window.width * 4 + count * kept * 4)
+
+    return _most_of_runs(window, taken)
 
 
 def _weighted_workspace(window: MergeWindow) -> int:

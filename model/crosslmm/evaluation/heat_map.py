@@ -14,19 +14,20 @@ def draw_heat_map(path: Path, report: Report, *, title: str) -> None:
     """Write it to `path`, in the format of its ending: .png, .svg or .pdf. Raises UsageError, also for
     questions that are not of the needle test."""
     check_chart_path(path)
-    if not report.depths:
+    parts = report.depths
+    if not parts:
         raise UsageError("`plot` is for the needle test: these questions have no length and depth")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    lengths = sorted({length for length, _ in report.depths})
-    depths = sorted({depth for _, depth in report.depths})
+    lengths = sorted({length for length, _ in parts})
+    depths = sorted({depth for _, depth in parts})
     shares = np.full((len(depths), len(lengths)), np.nan)
     size = min(2.4 + 0.9 * len(lengths), 18.0), min(1.8 + 0.5 * len(depths), 18.0)
     figure = Figure(figsize=size, dpi=130)
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    for (length, depth), part in report.depths.items():
+    for (length, depth), part in parts.items():
         row, column = depths.index(depth), lengths.index(length)
         shares[row, column] = part.accuracy
         ink = "white" if part.accuracy < 0.5 else "black"  # on the colours of the map

@@ -45,9 +45,7 @@ class Moment:
     def as_dict(self) -> dict[str, Any]:
         """The JSON form, which names no video where there is one."""
         return {
-            "start": round(self.start, 3),
-            "end": round(self.end, 3),
-            "score": round(self.score, 4),
+            **_rounded(self),
             "time": round(self.time, 3),
             "regions": [
                 {"box": [round(side, 4) for side in region.box], "score": round(region.score, 4)}
@@ -69,12 +67,7 @@ class TimeSpan:
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON form, which names no video where there is one."""
-        return {
-            "start": round(self.start, 3),
-            "end": round(self.end, 3),
-            "score": round(self.score, 4),
-            **_named(self.video),
-        }
+        return _rounded(self) | _named(self.video)
 
 
 @dataclass(frozen=True)
@@ -266,6 +259,15 @@ class EvidenceMaps:
         is_last = frame == self.ranges[number][-1]
         end = self.videos[number].duration if is_last else (time + self.times[frame + 1]) / 2
         return max(min(end, time + self._reach), time)
+
+
+def _rounded(part: Moment | TimeSpan) -> dict[str, Any]:
+    """When it is, and its share, in the JSON form."""
+    return {
+        "start": round(part.start, 3),
+        "end": round(part.end, 3),
+        "score": round(part.score, 4),
+    }
 
 
 def _named(video: str | None) -> dict[str, str]:

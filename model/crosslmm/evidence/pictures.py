@@ -11,8 +11,8 @@ from PIL import Image, ImageOps
 from crosslmm.errors import VideoError
 from crosslmm.evidence.maps import EvidenceMaps
 from crosslmm.options import Sampling
-from crosslmm.video import open_stream, sample
-from crosslmm.video.frame_folder import frame_files, is_frame_folder
+from crosslmm.video import open_stream
+from crosslmm.video.frame_folder import frame_files, is_frame_folder, read_frame
 
 _HEAT = (255, 96, 0)
 _OPAQUE = 190  # of 255, where there is the most evidence
@@ -44,19 +44,12 @@ def read_pictures(
 ) -> Iterator[Picture]:
     """Read frames of the videos again, ascending, one at a time, fitted into a square. Raises
     VideoError."""
-    read = evidence.sampling
-    limits = Sampling(
-        reader=read.reader,
-        deadline=read.deadline,
-        file_timeout=read.file_timeout,
-        max_pixels=read.max_pixels,
-    )
     highest = float(evidence.heat.max(initial=0.0)) or 1.0
     for number, group in groupby(frames, evidence.video_of):
         video, wanted = evidence.videos[number], list(group)
         indices = [evidence.indices[frame] for frame in wanted]
         try:
-            again = _read_again(video.file or video.name, indices, limits)
+            again = _read_again(video.file or video.name, indices, evidence.sampling)
             for frame, pixels in zip(wanted, again, strict=True):
                 image = ImageOps.contain(Image.fromarray(pixels), (width, width))
                 yield Picture(frame, image, _heat_map(evidence.heat[frame] / highest))
@@ -66,14 +59,15 @@ def read_pictures(
             ) from None
 
 
-def _read_again(path: str, indices: Sequence[int], limits: Sampling) -> Iterator[np.ndarray]:
+def _read_again(path: str, indices: Sequence[int], sampling: Sampling) -> Iterator[np.ndarray]:
     """(H, W, 3) of each. Raises VideoError, IndexError."""
     if is_frame_folder(path):
         files = frame_files(path)
         for index in indices:
-            yield sample(files[index], replace(limits, frames=1, reader="auto")).pixels[0]
+            yield read_frame(files[index], sampling)
         return
-    with open_stream(path, replace(limits, at=[f"#{index}" for index in indices])) as stream:
+    wanted = replace(sampling.limits, at=[f"#{index}" for index in indices])
+    with open_stream(path, wanted) as stream:
         for frame in stream:
             yield frame.pixels
 

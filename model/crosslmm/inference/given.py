@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any, TypeAlias
@@ -16,8 +17,13 @@ from crosslmm.errors import UsageError, VideoError
 from crosslmm.inference.named_file import NamedFile, copy_file
 from crosslmm.options import Sampling
 from crosslmm.prompts.inputs import read_clip
-from crosslmm.video import Frame, Frames, SourceInfo, sample
-from crosslmm.video.frame_folder import check_frame_folder, frame_files, is_frame_folder
+from crosslmm.video import Frame, Frames, SourceInfo
+from crosslmm.video.frame_folder import (
+    check_frame_folder,
+    frame_files,
+    is_frame_folder,
+    read_frame,
+)
 from crosslmm.video.image import is_image_file
 from crosslmm.video.moments import pick_frames
 
@@ -102,16 +108,7 @@ class GivenFrames:
         known = _times(
             len(files), sampling.fps, times, f"{os.fsdecode(folder)}: a folder of frames has"
         )
-        limits = Sampling(
-            frames=1,
-            deadline=sampling.deadline,
-            file_timeout=sampling.file_timeout,
-            max_pixels=sampling.max_pixels,
-        )
-
-        def read(path: str) -> Any:
-            return sample(path, limits).pixels[0]
-
+        read = partial(read_frame, sampling=sampling)
         source = _source(os.fsdecode(folder), known, read(files[0]))
         return cls(files, tuple(range(len(files))), known, source, read=read)
 

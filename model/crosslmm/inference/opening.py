@@ -10,6 +10,7 @@ from itertools import chain
 from typing import Any
 
 from crosslmm.errors import OutOfMemory, UnfamiliarFootage, UsageError, VideoError
+from crosslmm.fingerprint import file_state
 from crosslmm.inference.cached_video import CachedVideo
 from crosslmm.inference.downloads import download, is_address
 from crosslmm.inference.encoding import (
@@ -227,13 +228,13 @@ def open_zoomed(
     return ZoomedVideo(skim, parts, look, warnings=warnings)
 
 
-def _file_state(path: str | os.PathLike[str]) -> tuple[int, ...]:
+def _file_state(path: str | os.PathLike[str]) -> str:
     """What changes with a file's content; nothing of one that cannot be read."""
     try:
         found = os.stat(path)
     except OSError:
-        return ()
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+        return ""
+    return file_state(found) or f"{found.st_size} {found.st_mtime_ns}"
 
 
 @dataclass(frozen=True)

@@ -53,8 +53,11 @@ class VideoSession:
         self.frames = encoded.frames
         self.frames_encoded = encoded.encoded
         self.videos = encoded.parts or (
-            VideoPart(video, "", encoded.source, encoded.frames, encoded.visual.longest),
-        )
+            VideoPart(
+                video, "", encoded.source, encoded.frames, encoded.visual.longest,
+                from_cache=encoded.from_cache,
+            ),
+        )  # fmt: skip
         self.warnings = encoded.warnings
         self.from_cache = encoded.from_cache
         self._runtime = runtime
@@ -123,7 +126,7 @@ class VideoSession:
     def reused(self) -> str:
         """`encoded 61 of 256 frames: the others show the same …`; nothing where all differ."""
         encoded, frames = self.frames_encoded, len(self.frames)
-        if encoded == frames or self.from_cache or any(part.from_cache for part in self.videos):
+        if encoded == frames or any(part.from_cache for part in self.videos):
             return ""
         return (
             f"encoded {encoded:,} of {frames:,} frames: the others show the same as the one before"

@@ -6,12 +6,13 @@ and one line of its registry.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from crosslmm.merging.baselines import RandomMerger, UniformMerger
 from crosslmm.merging.budget import TokenBudget, check_merging, choose_budget, parse_share
 from crosslmm.merging.cells import AreaMerger, WeightedMerger, cell_of, cells_per_frame
-from crosslmm.merging.folder import FolderMerger
+from crosslmm.merging.folder import fold
 from crosslmm.merging.grid import (
     POOLINGS,
     check_tokens_per_frame,
@@ -21,7 +22,8 @@ from crosslmm.merging.grid import (
 )
 from crosslmm.merging.merged import MergedTokens, Merger
 from crosslmm.merging.pool import PoolMerger
-from crosslmm.merging.salient import SalientMerger
+from crosslmm.merging.runs import RunMerger
+from crosslmm.merging.salient import gather
 from crosslmm.merging.transport import TransportMerger
 from crosslmm.merging.tree import TreeMerger
 
@@ -49,8 +51,8 @@ __all__ = [
 MERGERS: dict[str, Callable[[], Merger]] = {
     "area": AreaMerger,
     "weighted": WeightedMerger,
-    "folder": FolderMerger,
-    "salient": SalientMerger,
+    "folder": partial(RunMerger, fold),
+    "salient": partial(RunMerger, gather),
     "tree": TreeMerger,
     "pool": PoolMerger,
     "transport": TransportMerger,

@@ -2,30 +2,18 @@
 
 from typing import TYPE_CHECKING
 
-from crosslmm.merging.merged import MergedTokens
-from crosslmm.merging.runs import reduce_runs
-
 if TYPE_CHECKING:
     import torch
-
-
-class FolderMerger:
-    """Merges within each frame, in rounds: tokens at even indices go into the odd one most similar to
-    them by cosine, the most similar pairs first, as the mean of all that a token stands for."""
-
-    def merge(
-        self,
-        tokens: "torch.Tensor",
-        budget: int,
-    ) -> MergedTokens:
-        """tokens: (T, M, W) → `budget` means of their members, at the place of one of them."""
-        return reduce_runs(tokens, budget, fold)
 
 
 def fold(
     tokens: "torch.Tensor", budget: int
 ) -> tuple["torch.Tensor", "torch.Tensor", "torch.Tensor"]:
-    """(R, n, W) → means (R, b, W), places (R, b), members (R, n); see `merging.runs`."""
+    """Merges in rounds: tokens at even indices go into the odd one most similar to them by cosine, the
+    most similar pairs first, as the mean of all that a token stands for.
+
+    (R, n, W) → means (R, b, W), places (R, b), members (R, n); see `merging.runs`.
+    """
     import torch
     from torch.nn.functional import normalize
 

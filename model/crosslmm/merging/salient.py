@@ -2,9 +2,6 @@
 
 from typing import TYPE_CHECKING
 
-from crosslmm.merging.merged import MergedTokens
-from crosslmm.merging.runs import reduce_runs
-
 if TYPE_CHECKING:
     import torch
 
@@ -12,25 +9,16 @@ if TYPE_CHECKING:
 SPREAD = 1 / 3
 
 
-class SalientMerger:
-    """The tokens least like those of their frame, by their mean cosine, stay, with some at equal
-    distances. Each other one goes into the most similar that stays, in a mean weighted by how little
-    each is like its frame. The steps are PruMerge's (Shang et al., 2024), with this in place of the
-    encoder's attention. With fewer tokens than frames, several frames are taken together."""
-
-    def merge(
-        self,
-        tokens: "torch.Tensor",
-        budget: int,
-    ) -> MergedTokens:
-        """tokens: (T, M, W) → `budget` means of their members, at the place of the one that stays."""
-        return reduce_runs(tokens, budget, gather)
-
-
 def gather(
     tokens: "torch.Tensor", budget: int
 ) -> tuple["torch.Tensor", "torch.Tensor", "torch.Tensor"]:
-    """(R, n, W) → means (R, b, W), places (R, b), members (R, n); see `merging.runs`."""
+    """The tokens least like those of their frame, by their mean cosine, stay, with some at equal
+    distances. Each other one goes into the most similar that stays, in a mean weighted by how little
+    each is like its frame. The steps are PruMerge's (Shang et al., 2024), with this in place of the
+    encoder's attention. With fewer tokens than frames, several frames are taken together.
+
+    (R, n, W) → means (R, b, W), places (R, b), members (R, n); see `merging.runs`.
+    """
     import torch
     from torch.nn.functional import normalize
 

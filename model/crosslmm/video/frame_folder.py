@@ -2,11 +2,16 @@
 
 import os
 import re
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from crosslmm.errors import UsageError, VideoError
 from crosslmm.limits import MAX_FOLDER_FRAMES
 from crosslmm.options import Sampling
 from crosslmm.video.image import is_image_file
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _OF_VIDEOS = ("sampler", "static_threshold", "seek", "reader")
 
@@ -40,6 +45,14 @@ def frame_files(folder: str | os.PathLike[str]) -> list[str]:
             f"{shown}: this is a folder without images; give a video file in it, or a folder of frames"
         )
     return images
+
+
+def read_frame(path: str, sampling: Sampling) -> "np.ndarray":
+    """(H, W, 3) uint8 of one of the images, read within the limits of `sampling`. Raises VideoError."""
+    from crosslmm.video import sample
+
+    pixels: np.ndarray = sample(path, replace(sampling.limits, frames=1, reader="auto")).pixels[0]
+    return pixels
 
 
 def check_frame_folder(folder: str | os.PathLike[str], sampling: Sampling) -> None:
