@@ -54,8 +54,7 @@ class ClipStage:
 
 @dataclass(frozen=True)
 class DemoRecipe:
-    """Everything the result depends on besides the seed. `images`: per batch of the encoder's stage;
-    batches are per process."""
+    """Everything the result depends on besides the seed. `images`: per batch of the encoder's stage."""
 
     images: int
     encoder: StageOptions
@@ -157,10 +156,9 @@ def train_demo(
 
 
 def keep_settings(out: Path, recipe: DemoRecipe | ClipStage, seed: int) -> None:
-    """Record what a run depends on: its stages cannot be resumed with another recipe, seed or number of
-    processes."""
+    """Record what a run depends on: its stages cannot be resumed with another recipe or seed."""
     state = PartialState()
-    settings = json.loads(json.dumps([asdict(recipe), seed, state.num_processes]))
+    settings = json.loads(json.dumps([asdict(recipe), seed]))
     path = out / SETTINGS
     try:
         kept = read_json(path) if holds_run(out, SETTINGS) else None
@@ -169,8 +167,7 @@ def keep_settings(out: Path, recipe: DemoRecipe | ClipStage, seed: int) -> None:
     state.wait_for_everyone()
     if kept not in (None, settings):
         raise UsageError(
-            f"{out}: holds a run made with a different recipe, `seed` or number of processes; "
-            "give another `out`"
+            f"{out}: holds a run made with a different recipe or `seed`; give another `out`"
         )
     if kept is None and state.is_main_process:
         out.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,8 @@
 
 A stage is a module that returns its loss, and a source of complete batches by number. As batch i is
 the same in every run, resuming skips no data. Only the number passes through the data loader; the
-collator makes the batch, so each process of a distributed run draws only its own.
+collator makes the batch, so each process of a distributed run draws only its own, and one process
+alone takes the same steps.
 """
 
 import itertools
@@ -20,6 +21,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from crosslmm.demo.optimizer import Rates, make_optimizer
 from crosslmm.device import computes_bfloat16, resolve_device
+from crosslmm.errors import UsageError
 from crosslmm.files import read_json
 from crosslmm.training.checkpoints import (
     STATE,
@@ -42,10 +44,12 @@ class BatchSource(Protocol):
 class StageOptions(Rates):
     """How long and how fast a stage trains, all rates under one cosine with warm-up.
 
+    - `batches`: of one step, which the processes share; one process takes them one after another.
     - `final_rate`: what part of the rates is left at the end of the cosine.
     """
 
     steps: int
+    batches: int = 2
     final_rate: float = 0.02
     warmup_steps: int = 100
     save_steps: int = 50
@@ -67,6 +71,7 @@ class _StageTrainer(AtomicCheckpoints):
 
     def __init__(self, *, options: StageOptions, **kwargs: Any):
         super().__init__(**kwargs)
+        self.model_accepts_loss_kwargs = False  # a loss is the mean of its batch already
         self.options = options
         self._values: dict[str, list[Tensor]] = {}
 
@@ -121,13 +126,19 @@ def run_stage(
 ) -> list[dict[str, float]]:
     """Train `module` on `source`, resuming from the latest checkpoint in `folder`.
 
-    Returns the log, one record per `log_steps`. A stage that has finished is only loaded.
+    Returns the log, one record per `log_steps`. A stage that has finished is only loaded. Raises
+    UsageError where the processes cannot share the batches of a step.
     """
-    distributed = int(os.environ.get("WORLD_SIZE", "1")) > 1  # set by the launchers
+    processes = int(os.environ.get("WORLD_SIZE", "1"))  # set by the launchers
+    if options.batches % processes:
+        raise UsageError(
+            f"{processes} processes cannot share the {options.batches} batches of a step equally"
+        )
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=options.steps,
         per_device_train_batch_size=1,  # a number, which stands for a batch
+        gradient_accumulation_steps=options.batches // processes,
         learning_rate=options.learning_rate,
         lr_scheduler_type="cosine_with_min_lr",
         lr_scheduler_kwargs={"min_lr_rate": options.final_rate},
@@ -143,7 +154,7 @@ def run_stage(
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,
-        ddp_backend="gloo" if distributed and not torch.cuda.is_available() else None,
+        ddp_backend="gloo" if processes > 1 and not torch.cuda.is_available() else None,
         accelerator_config={"dispatch_batches": False},
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # DataParallel would drop every second batch
@@ -161,7 +172,7 @@ def run_stage(
         options=options,
         model=module,
         args=arguments,
-        train_dataset=_Numbers(done * arguments.world_size),
+        train_dataset=_Numbers(done * options.batches),
         data_collator=lambda numbers: source.at(numbers[0]),
     )
     trainer.remove_callback(PrinterCallback)
