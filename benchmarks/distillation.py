@@ -24,7 +24,6 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
@@ -45,17 +44,16 @@ from benchmarks.packed_clips import (
     visual_tokens,
 )  # fmt: skip
 from benchmarks.record import table
+from benchmarks.students import build_student, load_student
 from crosslmm.checkpoints import loading
-from crosslmm.configuration_crosslmm import CrossLMMConfig
-from crosslmm.demo.plain_attention import PLAIN
 from crosslmm.evaluation.scoring import is_right
 from crosslmm.merging.merged import mean_of
-from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.training.distillation_loss import Predictions, distillation_terms
 from crosslmm.training.token_schedule import TokenDraw, TokenSchedule
 
 UNTRAINED = ("folder", "salient", "area", "random", POOLED)
 CLIPS_PER_STEP = 4
+WARM_CLIPS = 40
 
 
 class Bench:
@@ -64,21 +62,8 @@ class Bench:
         self.processor = loading.load_processor(teacher)
         self._clips: dict[str, list[Clip]] = {}
 
-    def model(self, kv: str = "per_layer") -> Any:
-        """The teacher; with other keys and values than its file has, those of a new model."""
-        model: Any = loading.load_model(
-            self.teacher, device=torch.device("cpu"), dtype=torch.float32
-        )
-        if kv != model.config.cross_kv:
-            weights = model.state_dict()
-            model = CrossLMMForConditionalGeneration(
-                CrossLMMConfig.from_dict(
-                    model.config.to_dict() | {"cross_kv": kv, "t2v_cache": "features"}
-                )
-            )
-            model.load_state_dict(weights, strict=False)
-        model.set_attn_implementation(PLAIN)
-        return model.requires_grad_(False).eval()
+    def model(self) -> Any:
+        return load_student(self.teacher)
 
     def clips(self, name: str, kinds: Sequence[str], count: int, limit: int) -> list[Clip]:
         """Of the folder `name`, with turns of these kinds, answered in up to `limit` tokens."""
@@ -92,32 +77,8 @@ class Bench:
         return self._clips[kept][:count]
 
     def student(self, arm: Arm, seed: int) -> Any:
-        torch.manual_seed(seed)
-        model = self.model(arm.kv)
-        model.config.v2v_scope = arm.scope
-        layers = model.model.cross_attention_layers
-        if arm.fresh:
-            for name, module in model.model.named_modules():
-                if not name.startswith(("cross_attention", "feature_norm")):
-                    continue
-                if isinstance(module, nn.Linear):
-                    nn.init.normal_(module.weight, std=0.02)
-                elif isinstance(getattr(module, "weight", None), nn.Parameter):
-                    nn.init.ones_(module.weight)
-        if arm.lora:
-            options = LoraConfig(
-                r=arm.lora, lora_alpha=2 * arm.lora, target_modules=r".*self_attn\.[qv]_proj"
-            )
-            inject_adapter_in_model(options, model.model.language_model)
-        last = f"cross_attention_layers.{max(map(int, layers))}.v2v"  # nothing reads what it adds
-        for name, weight in model.named_parameters():
-            in_branch = any(f".{branch}." in name for branch in arm.branches)
-            shared = arm.branches and ("feature_norm" in name or "cross_attention" in name)
-            shared = shared and ".v2v." not in name and ".t2v." not in name
-            weight.requires_grad_(
-                ("lora_" in name or in_branch or bool(shared)) and last not in name
-            )
-        return model
+        clips = self.clips("train", KINDS["train"], WARM_CLIPS, LIMITS["train"]) if arm.warm else ()
+        return build_student(self.teacher, arm, seed, clips)
 
     def train(self, name: str, seed: int, arm: Arm | None = None) -> Any:
         """The trained student, from its file where there is one."""
@@ -156,6 +117,9 @@ class Bench:
                 loss = step_loss(model, arm, part, draw, chance)
             optimizer.zero_grad()
             loss.backward()
+            if step < arm.t2v_from * arm.steps:
+                for late in (p for n, p in trained.items() if ".t2v." in n):
+                    late.grad = None
             nn.utils.clip_grad_norm_(list(trained.values()), 1.0)
             optimizer.step()
             schedule.step()
@@ -230,7 +194,8 @@ class Bench:
             print(f"{label} at {count}: {found['right']:.1%}", flush=True)
             self.count_same(label, model, arm.merge, count)
         gates = {n: p for n, p in model.named_parameters() if n.endswith(".gate")}
-        for branch in arm.branches if len(arm.branches) > 1 else ():
+        separate = len(arm.branches) > 1 and not arm.joint
+        for branch in arm.branches if separate else ():
             opened = {n: p.clone() for n, p in gates.items() if f".{branch}." in n}
             with torch.no_grad():
                 for gate in opened:

@@ -19,6 +19,10 @@ class Arm:
     - asked: kinds of turns, see `packed_clips.prepare`; answer_tokens: the longest answer.
     - scope, kv: which features V2V reads, and whether layers share their keys and values; see
       `CrossLMMConfig`.
+    - every: a dual cross-attention layer after every so many decoder layers.
+    - joint: `gate`, one for both branches of a layer; `module`, one attention with its gate for both.
+    - t2v_from: the share of the run before which T2V is not trained, its gates closed.
+    - warm: where the gates begin, with the weights of `students.warm_start`; 0 for closed gates.
     - fresh: cross-attention starts from random weights, as it does on a LLaVA-OneVision checkpoint; else
       from those that the teacher's file still has of the built-in model.
     - progressive: the share of the run in which the counts go down; see `DistillOptions`.
@@ -33,6 +37,10 @@ class Arm:
     answer_tokens: int = LIMITS["train"]
     scope: str = "frame"
     kv: str = "per_layer"
+    every: int = 2
+    joint: str = ""
+    t2v_from: float = 0.0
+    warm: float = 0.0
     fresh: bool = True
     clips: int = 160
     steps: int = 120
@@ -66,6 +74,12 @@ ARMS = {
     "both, 4 times the steps": Arm(lora=16, steps=480),
     "adapters, 4 times the steps": Arm(branches=(), lora=16, rate=1e-3, steps=480),
     "shared keys and values": Arm(kv="shared"),
+    "after every layer": Arm(every=1),
+    "after every fourth layer": Arm(every=4),
+    "one gate": Arm(joint="gate"),
+    "one module": Arm(joint="module"),
+    "t2v in the second half": Arm(t2v_from=0.5),
+    "warm start": Arm(warm=0.1),
     "400 videos, 4 times the steps": Arm(clips=400, steps=480, bfloat16=True),
     "both, 400 videos, 4 times the steps": Arm(lora=16, clips=400, steps=480, bfloat16=True),
     "adapters, 400 videos, 4 times the steps": Arm(

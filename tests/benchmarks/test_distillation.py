@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from benchmarks import distillation_memory, distillation_tables, packed_clips
 from benchmarks.distillation import ARMS, Bench, step_loss
+from benchmarks.students import fit_ridge, pool_squares, warm_start
 from crosslmm.checkpoints.loading import save_checkpoint
 from crosslmm.demo.teacher import init_teacher, teacher_processor
 from crosslmm.synthetic.clips import write_clips
@@ -78,7 +80,11 @@ def test_a_teacher_has_nothing_to_learn_from_itself(bench: Bench) -> None:
     assert not [n for n in with_gradient if "language_model" in n or "vision_tower" in n]
 
 
-@pytest.mark.parametrize("name", ["v2v of its members", "shared keys and values", "in bfloat16"])
+@pytest.mark.parametrize(
+    "name",
+    ["v2v of its members", "shared keys and values", "in bfloat16", "after every layer",
+     "after every fourth layer", "one gate", "one module"],
+)  # fmt: skip
 def test_every_student_begins_as_its_teacher_with_merged_tokens(bench: Bench, name: str) -> None:
     clips = packed_clips.load_clips(bench.work / "cache" / "train")
     arm, model = ARMS[name], bench.student(ARMS[name], 0)
@@ -88,7 +94,52 @@ def test_every_student_begins_as_its_teacher_with_merged_tokens(bench: Bench, na
     torch.testing.assert_close(loss, untrained)
     trained = {n for n, p in model.named_parameters() if p.requires_grad}
     assert any(n.startswith("model.cross_attention_kv") for n in trained) == (arm.kv == "shared")
-    assert any(".t2v." in n for n in trained) == ("t2v" in arm.branches)
+    assert any(".t2v." in n for n in trained) == ("t2v" in arm.branches and arm.joint != "module")
+    gates = {n for n in trained if n.endswith(".gate")}
+    assert len(gates) == {"after every layer": 11, "after every fourth layer": 2, "one gate": 3,
+                          "one module": 3, "v2v of its members": 2}.get(name, 5)  # fmt: skip
+
+
+def test_t2v_waits_for_its_part_of_the_run(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    clips = packed_clips.load_clips(bench.work / "cache" / "train")
+    monkeypatch.setattr(bench, "clips", lambda *_: clips)
+    monkeypatch.setattr(bench, "work", tmp_path)
+    moved = []
+    for late in (1.0, 0.5):
+        arm = replace(ARMS["cross-attention"], steps=4, counts=(4,), t2v_from=late)
+        before = dict(bench.student(arm, 0).named_parameters())
+        after = bench.train(f"late {late}", 0, arm).named_parameters()
+        moved.append({n for n, p in after if not torch.equal(p, before[n])})
+    assert any(".v2v." in n for n in moved[0])
+    assert not any(".t2v." in n for n in moved[0])
+    assert any(".t2v." in n for n in moved[1])
+
+
+def test_a_warm_start_has_keys_like_those_of_the_decoder(bench: Bench) -> None:
+    clips = packed_clips.load_clips(bench.work / "cache" / "train")
+    model, seen = bench.model(), []
+    attention = model.model.language_model.layers[2].self_attn
+    attention.k_proj.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+    warm_start(model, clips, gate=0.1)
+    layer = model.model.cross_attention_layers["1"]
+    assert float(layer.v2v.gate) == float(layer.t2v.gate) == pytest.approx(0.1)
+    assert torch.equal(layer.t2v.q_proj.weight, attention.q_proj.weight)
+    rows = packed_clips.pack(clips, [[], []], 36, model.config)
+    own = seen[0][rows.is_visual] - attention.k_proj.bias
+    features = model.model.prepare_features(torch.stack([c.features.float() for c in clips]))
+    tokens = pool_squares(features, 36)
+    assert tokens.shape == (2 * 8 * 36, 160)
+    square = features[0, 0].unflatten(0, (12, 12))[:2, 2:4]
+    torch.testing.assert_close(tokens[1], square.mean(dim=(0, 1)))
+    missed = layer.v2v.k_proj(tokens) - own
+    assert float(missed.square().mean() / own.var()) < 0.5
+
+
+def test_ridge_regression_is_close_to_least_squares() -> None:
+    inputs, weight = torch.randn(200, 8), torch.randn(3, 8)
+    torch.testing.assert_close(fit_ridge(inputs, inputs @ weight.T), weight, rtol=0.01, atol=0.01)
 
 
 def test_a_student_can_teach_itself_at_more_tokens(bench: Bench) -> None:
