@@ -1,6 +1,9 @@
 """The demo's training: resumable, repeatable, and it learns."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -72,6 +75,32 @@ def test_killed_and_started_again_it_goes_on_to_the_same_end(tmp_path: Path) -> 
     assert restored.config.default_frames == 8
 
 
+@pytest.mark.timeout(600)
+def test_one_process_takes_the_steps_of_two(tmp_path: Path) -> None:
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+        "-m", "crosslmm_cli", "train", "demo", "--out", tmp_path / "two", "--set", "short=true",
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, capture_output=True, check=False, env=environment, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    train_demo(tmp_path / "one", short=True)
+    for stage in ("1-encoder", "2-clips"):
+        two, one = (_losses(tmp_path / each, stage) for each in ("two", "one"))
+        assert two == pytest.approx(one, rel=5e-3)
+        assert len({*two}) == len(two) == 4
+    assert train_demo(tmp_path / "two", short=True) == tmp_path / "two" / "demo"
+
+
+def test_processes_that_cannot_share_a_step_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    images = ImageBatches(batch=1, image_size=96, patch_size=8, seed=0)
+    with pytest.raises(UsageError, match="3 processes cannot share the 2 batches"):
+        run_stage(torch.nn.Identity(), images, StageOptions(steps=1), folder=tmp_path / "run")
+
+
 def test_what_is_not_a_run_of_the_demo_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "demo").mkdir()
     mine = tmp_path / "demo" / "holidays.mp4"
@@ -114,7 +143,7 @@ def test_another_seed_is_another_model(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="does not fit its model"):
         train_demo(tmp_path / "0", seed=0, recipe=recipe)
     for other in ({"seed": 1, "recipe": recipe}, {"seed": 0, "short": True}):
-        with pytest.raises(UsageError, match="a different recipe, `seed`"):
+        with pytest.raises(UsageError, match="a different recipe or `seed`"):
             train_demo(tmp_path / "0", **other)
 
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 import yaml
-from accelerate import PartialState
 
 from crosslmm.checkpoints.loading import save_checkpoint
 from crosslmm.demo.batches import ClipBatches, ClipOptions
@@ -29,7 +28,7 @@ from crosslmm.demo.encoder import (
 from crosslmm.demo.loss import AnswerLoss
 from crosslmm.demo.model import IMAGE_SIZE, PATCH_SIZE, demo_config, demo_processor
 from crosslmm.demo.plain_attention import PLAIN
-from crosslmm.demo.stage import StageOptions, run_stage
+from crosslmm.demo.stage import StageOptions, join_processes, run_stage
 from crosslmm.errors import UsageError
 from crosslmm.files import atomic_write, read_json
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
@@ -148,7 +147,7 @@ def train_demo(
         run_stage(answer_loss, source, replace(stage.options, seed=seed), folder=out / stage.name,
                   report=report)  # fmt: skip
     folder = out / "demo"
-    state = PartialState()
+    state = join_processes()
     if state.is_main_process:
         save_demo(model, folder, demo_processor())
     state.wait_for_everyone()
@@ -157,7 +156,7 @@ def train_demo(
 
 def keep_settings(out: Path, recipe: DemoRecipe | ClipStage, seed: int) -> None:
     """Record what a run depends on: its stages cannot be resumed with another recipe or seed."""
-    state = PartialState()
+    state = join_processes()
     settings = json.loads(json.dumps([asdict(recipe), seed]))
     path = out / SETTINGS
     try:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
+from accelerate import PartialState
 from safetensors.torch import load_model
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
@@ -114,6 +115,11 @@ class _ProgressReporter(TrainerCallback):
         ]
         step = f"{self.stage}: step {state.global_step:,} of {state.max_steps:,}"
         self.report(", ".join([step, *values]))
+
+
+def join_processes() -> PartialState:
+    """All processes of a launcher; without a GPU, too, where accelerate asks to be told so."""
+    return PartialState(cpu=not torch.cuda.is_available())
 
 
 def run_stage(

@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
 
 from crosslmm.checkpoints import catalog, loading
 from crosslmm.checkpoints.headers import parse_gate
@@ -22,7 +21,7 @@ from crosslmm.demo.loss import AnswerLoss
 from crosslmm.demo.model import demo_processor
 from crosslmm.demo.plain_attention import PLAIN
 from crosslmm.demo.run import FEW_STEPS, ClipStage, keep_settings, save_demo, teacher_stage
-from crosslmm.demo.stage import run_stage
+from crosslmm.demo.stage import join_processes, run_stage
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.processing_crosslmm import CrossLMMProcessor
 
@@ -52,7 +51,7 @@ def train_teacher(
     model = init_teacher(processor)
     _train(model, processor, stage, out=out, seed=seed, report=report)
     folder = out / "teacher"
-    state = PartialState()
+    state = join_processes()
     if state.is_main_process:
         save_demo(model, folder, processor)
         save_as_llava_onevision(out / LLAVA_ONEVISION, model, processor)
