@@ -4,92 +4,25 @@ Each test is an attack that once worked. `victim` stands for any file of the use
 """
 
 import hashlib
-import json
 import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import crosslmm
 from crosslmm.captioning.lock import Lock
-from crosslmm.captioning.manifest import LONGEST_LINE, Manifest
+from crosslmm.captioning.manifest import Manifest
 from crosslmm.captioning.outputs.sidecar import SidecarOutput
 from crosslmm.captioning.sources import Source
 from crosslmm.errors import CrossLMMError, UsageError
+from tests.support.given_folder import OUTPUTS, attempt, record, untouched
 from tests.support.parrot import captioned, make, parrot, run  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("parrot")
 
 LINK = "a link, and links are not followed"
-
-
-@pytest.fixture
-def victim(tmp_path: Path) -> Path:
-    path = tmp_path / "home" / "victim.txt"
-    path.parent.mkdir()
-    path.write_text("mine", "utf-8")
-    return path
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    make(tmp_path / "given", "a.mp4", "sub/b.mp4")
-    monkeypatch.chdir(tmp_path / "given")
-    return tmp_path / "given"
-
-
-def attempt(*args: Any, **options: Any) -> list[str]:
-    """The errors of a run."""
-    try:
-        return run(*args, **options)[1]
-    except CrossLMMError as error:
-        return [str(error)]
-
-
-def untouched(victim: Path) -> bool:
-    return victim.read_text("utf-8") == "mine" and list(victim.parent.iterdir()) == [victim]
-
-
-def record(path: str, **changes: Any) -> bytes:
-    row = {"path": path, "caption": "evil", "error": None, "content": "c", "settings_hash": "s"}
-    return (
-        json.dumps(row | {"segments": [], "duration": 1.0, "warnings": []} | changes).encode()
-        + b"\n"
-    )
-
-
-SEGMENT = {
-    "start": 0.0,
-    "end": 1.0,
-    "caption": "evil",
-    "finish": None,
-    "tokens": 1,
-    "frames": [{"index": 0, "time": 0.0}],
-}
-
-OUTPUTS = {
-    "jsonl": ("captions.jsonl", ".captions.jsonl.lock", ".captions.jsonl.new"),
-    "txt": (
-        ".crosslmm-captions-txt.jsonl",
-        ".crosslmm-captions-txt.jsonl.lock",
-        "..crosslmm-captions-txt.jsonl.new",
-        "a.txt",
-    ),
-    "parquet": (
-        "captions.parquet",
-        ".captions.parquet.manifest.jsonl",
-        ".captions.parquet.manifest.jsonl.lock",
-    ),
-    "webdataset": (
-        "captions/.crosslmm-captions.jsonl",
-        "captions/.crosslmm-captions.jsonl.lock",
-        "captions/captions-000000.tar",
-        "captions/.captions-000000.tar.new",
-    ),
-}
 
 
 @pytest.mark.parametrize("dangling", [False, True])
@@ -236,102 +169,6 @@ def test_an_output_is_a_regular_file_or_a_new_one(
         for format in ("jsonl", "parquet"):
             with pytest.raises(UsageError, match=LINK + "|not a regular file"):
                 crosslmm.caption([folder], format=format, out=path)  # type: ignore[arg-type]
-
-
-def test_lines_of_a_manifest_are_bounded(tmp_path: Path) -> None:
-    assert LONGEST_LINE == 64 << 20
-    path = tmp_path / "captions.jsonl"
-    for long in (record("/a", caption="x" * 2000), b'{"path"' + b" " * 5000, b"\0" * 3000):
-        path.write_bytes(record("/b") + long)
-        with pytest.raises(CrossLMMError, match="line 2 was not written by"):
-            Manifest.open(path, longest_line=1000)
-        assert path.read_bytes() == record("/b") + long
-    path.unlink()
-    with (
-        Manifest.open(path, longest_line=1000) as manifest,
-        pytest.raises(OSError, match="longer than"),
-    ):
-        manifest.check(json.loads(record("/a", caption="x" * 2000)))
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        b'{"path": ' + b"[" * 200_000 + b"\n",
-        record("/a").replace(b'"/a"', b"7"),
-        record("/a", content=[]),
-        record("/a", sidecar=7),
-        record("/a", sidecar=["a.txt"]),
-        record("/a", sidecar=[1, 2]),
-        record("/a", settings_hash={}),
-        record("/a", caption=None),
-        record("/a", caption=7),
-        record("/a", duration="1"),
-        record("/a", duration=10**400),
-        record("/a", duration=float("nan")),
-        record("/a", warnings=None),
-        record("/a", warnings=[1]),
-        record("/a", segments=7),
-        record("/a", segments=[7]),
-        record("/a", segments=[{}]),
-        record("/a", segments=[SEGMENT | {"start": "0"}]),
-        record("/a", segments=[SEGMENT | {"end": float("inf")}]),
-        record("/a", segments=[SEGMENT | {"caption": []}]),
-        record("/a", segments=[SEGMENT | {"frames": [{}]}]),
-        record("/a", segments=[SEGMENT | {"frames": None}]),
-        record("/a", segments=[SEGMENT | {"evil": 1}]),
-        record("/a", sidecar=["\ud800.txt", "x"]),
-        record("/\ud800"),
-    ],
-)
-def test_records_of_wrong_types_are_refused_with_a_message(tmp_path: Path, line: bytes) -> None:
-    path = tmp_path / "captions.jsonl"
-    path.write_bytes(line)
-    with pytest.raises(CrossLMMError, match="line 1 was not written by"):
-        Manifest.open(path)
-    assert path.read_bytes() == line
-
-
-@pytest.mark.parametrize("name", ["caption", "duration", "segments", "warnings"])
-@pytest.mark.parametrize("format", list(OUTPUTS))
-def test_a_record_that_lacks_a_field_is_refused_with_a_message(
-    folder: Path, tmp_path: Path, name: str, format: str
-) -> None:
-    if format == "parquet":
-        pytest.importorskip("pyarrow")
-    out = {"txt": folder, "webdataset": folder}.get(format, folder / f"out.{format}")
-    assert attempt(folder / "a.mp4", format=format, out=out) == []
-    (path,) = {*folder.glob("out.jsonl"), *folder.glob(".*.jsonl")}
-    row = json.loads(path.read_text("utf-8"))
-    del row[name]
-    path.write_text(json.dumps(row) + "\n", "utf-8")
-    make(folder, "c.mp4")
-    (folder / "c.mp4").write_bytes((folder / "a.mp4").read_bytes())
-    for lost in (*folder.glob("*.txt"), *folder.glob("*.tar")):
-        lost.unlink()
-    (said,) = attempt(folder, format=format, out=out)
-    assert said.startswith(f"{path}: the record of {folder}/a.mp4 has no {name}")
-
-
-def test_a_record_with_segments_is_believed(tmp_path: Path) -> None:
-    (tmp_path / "captions.jsonl").write_bytes(record("/a", segments=[SEGMENT]))
-    with Manifest.open(tmp_path / "captions.jsonl") as manifest:
-        assert list(manifest.entries) == ["/a"]
-
-
-def test_a_planted_record_puts_no_file_of_the_users_into_a_shard(
-    folder: Path, victim: Path
-) -> None:
-    out = folder / "captions"
-    out.mkdir()
-    (out / ".crosslmm-captions.jsonl").write_bytes(record(str(victim)))
-    assert attempt(folder, format="webdataset") == []
-    names = []
-    for shard in out.glob("*.tar"):
-        with tarfile.open(shard) as tar:
-            names += tar.getnames()
-            assert all(b"mine" not in tar.extractfile(name).read() for name in tar.getnames())  # type: ignore[union-attr]
-    assert len(names) == 6
 
 
 def test_a_shard_that_is_a_pipe_or_compressed_is_not_read(folder: Path) -> None:
