@@ -30,15 +30,14 @@ from torch.nn import functional as F
 
 from benchmarks.distillation_arms import ARMS, KINDS, LIMITS, RATES, Arm
 from benchmarks.distillation_tables import tables
+from benchmarks.kept_clips import load_clips, prepare
 from benchmarks.packed_clips import (
     COUNTS,
     POOLED,
     Clip,
     Turn,
     decode,
-    load_clips,
     pack,
-    prepare,
     respond,
     states_of,
     visual_tokens,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import distillation_memory, distillation_tables, packed_clips
+from benchmarks import distillation_memory, distillation_tables, kept_clips, packed_clips
 from benchmarks.distillation import ARMS, Bench, step_loss
 from benchmarks.students import fit_ridge, pool_squares, warm_start
 from crosslmm.checkpoints.loading import save_checkpoint
@@ -26,7 +26,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     write_clips(work / "train", clips=2, seed=3, seconds=(2, 3), size=(64, 64), fps=4)
     bench = Bench(work, work / "teacher")
     kinds = ("generic", "questions", "own", "labels")
-    packed_clips.prepare(
+    kept_clips.prepare(
         work / "train", work / "cache" / "train", bench.model(), bench.processor,
         kinds=kinds, clips=2, limit=6,
     )  # fmt: skip
@@ -39,7 +39,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 def test_a_packed_question_is_read_as_if_it_were_the_only_one(
     bench: Bench, merge: str, count: int
 ) -> None:
-    model, (clip, _) = bench.model(), packed_clips.load_clips(bench.work / "cache" / "train")
+    model, (clip, _) = bench.model(), kept_clips.load_clips(bench.work / "cache" / "train")
     own = [turn for turn in clip.turns if turn.kind == "own"][:3]
     visual = packed_clips.visual_tokens(model, [clip], count, merge)
     rows = packed_clips.pack([clip], [own], count, model.config)
@@ -56,7 +56,7 @@ def test_a_packed_question_is_read_as_if_it_were_the_only_one(
 
 
 def test_answers_are_decoded_as_far_as_the_student_departs_from_its_teacher(bench: Bench) -> None:
-    model, clips = bench.model(), packed_clips.load_clips(bench.work / "cache" / "train")
+    model, clips = bench.model(), kept_clips.load_clips(bench.work / "cache" / "train")
     own = [[turn for turn in clip.turns if turn.kind == "own"] for clip in clips]
     said = packed_clips.respond(model, clips, 4, "folder", limit=6)
     assert said == packed_clips.answer(model, clips, own, 4, "folder", limit=6)
@@ -64,7 +64,7 @@ def test_answers_are_decoded_as_far_as_the_student_departs_from_its_teacher(benc
 
 
 def test_a_teacher_has_nothing_to_learn_from_itself(bench: Bench) -> None:
-    model, clips = bench.model(), packed_clips.load_clips(bench.work / "cache" / "train")
+    model, clips = bench.model(), kept_clips.load_clips(bench.work / "cache" / "train")
     arm = ARMS["cross-attention"]
     with torch.no_grad():
         loss = step_loss(model, arm, clips, TokenDraw(36, None), random.Random(0))
@@ -86,7 +86,7 @@ def test_a_teacher_has_nothing_to_learn_from_itself(bench: Bench) -> None:
      "after every fourth layer", "one gate", "one module"],
 )  # fmt: skip
 def test_every_student_begins_as_its_teacher_with_merged_tokens(bench: Bench, name: str) -> None:
-    clips = packed_clips.load_clips(bench.work / "cache" / "train")
+    clips = kept_clips.load_clips(bench.work / "cache" / "train")
     arm, model = ARMS[name], bench.student(ARMS[name], 0)
     with torch.no_grad():
         loss = step_loss(model, arm, clips, TokenDraw(4, None), random.Random(0))
@@ -103,7 +103,7 @@ def test_every_student_begins_as_its_teacher_with_merged_tokens(bench: Bench, na
 def test_t2v_waits_for_its_part_of_the_run(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    clips = packed_clips.load_clips(bench.work / "cache" / "train")
+    clips = kept_clips.load_clips(bench.work / "cache" / "train")
     monkeypatch.setattr(bench, "clips", lambda *_: clips)
     monkeypatch.setattr(bench, "work", tmp_path)
     moved = []
@@ -118,7 +118,7 @@ def test_t2v_waits_for_its_part_of_the_run(
 
 
 def test_a_warm_start_has_keys_like_those_of_the_decoder(bench: Bench) -> None:
-    clips = packed_clips.load_clips(bench.work / "cache" / "train")
+    clips = kept_clips.load_clips(bench.work / "cache" / "train")
     model, seen = bench.model(), []
     attention = model.model.language_model.layers[2].self_attn
     attention.k_proj.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
@@ -143,7 +143,7 @@ def test_ridge_regression_is_close_to_least_squares() -> None:
 
 
 def test_a_student_can_teach_itself_at_more_tokens(bench: Bench) -> None:
-    model, clips = bench.model(), packed_clips.load_clips(bench.work / "cache" / "train")
+    model, clips = bench.model(), kept_clips.load_clips(bench.work / "cache" / "train")
     arm = ARMS["9, 4 and 1 tokens, progressive"]
     with torch.no_grad():
         own = step_loss(model, arm, clips, TokenDraw(4, 36), random.Random(0))
