@@ -16,7 +16,7 @@ class Arm:
     - merge: a merging method, or `pooled` squares; counts: tokens per frame, one drawn for each step.
     - branches: of the cross-attention that are trained; lora: rank of adapters on q and v, 0 for none.
     - target: `distribution` (KL) or `words` (cross-entropy) of the teacher; `labels`: the truth.
-    - asked: kinds of turns, see `packed_clips.prepare`; answer_tokens: the longest answer.
+    - asked: kinds of turns, see `kept_clips.prepare`; answer_tokens: the longest answer.
     - scope, kv: which features V2V reads, and whether layers share their keys and values; see
       `CrossLMMConfig`.
     - every: a dual cross-attention layer after every so many decoder layers.
