@@ -135,6 +135,18 @@ class TestLearning:
             load_recipe("distill", ["distill.merge=4"])
 
     @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+    @pytest.mark.parametrize("term", ["divergence", "hidden"])
+    def test_a_batch_may_be_divided_anyhow(
+        self, start: Path, videos: Path, tmp_path: Path, term: str
+    ) -> None:
+        weighed = {"divergence_weight": 0.0, "hidden_weight": 0.0} | {f"{term}_weight": 1.0}
+        losses = []
+        for size in (4, 1):
+            chosen = recipe(weighed, steps=3, device_batch_size=size)
+            _, seen = distil(start, videos, tmp_path / str(size), chosen)
+            losses.append([entry.loss for entry in seen])
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
     def test_with_adapters_on_queries_and_values(
         self, start: Path, videos: Path, tmp_path: Path
     ) -> None:
@@ -250,6 +262,13 @@ class TestResuming:
             distil(start, videos, tmp_path / "run", recipe(log_every=2))
         shutil.rmtree(tmp_path / "run" / "model")
         distil(start, videos, tmp_path / "run", recipe(log_every=2))
+
+    def test_answers_that_other_processes_keep_elsewhere_are_not_taken_for_empty(
+        self, start: Path, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(answers, "_complete", lambda samples, folder: None)
+        with pytest.raises(UsageError, match="a folder that all of them share"):
+            distil(start, videos, tmp_path / "run")
 
     def test_other_prompts_are_another_run(self, start: Path, videos: Path, tmp_path: Path) -> None:
         (tmp_path / "prompts.txt").write_text("Which colour?\n")

@@ -65,6 +65,14 @@ class TestRecipes:
             ("steps=0", "steps is above 0"),
             ("max_length=-1", "max_length is above 0"),
             ("workers=-1", "from 0 up"),
+            ("tokens_per_frame=0", "tokens_per_frame is above 0"),
+            ("gate_learning_rate=-1", "gate_learning_rate is 0 or more"),
+            ("vision_learning_rate=-1", "vision_learning_rate is 0 or more"),
+            ("weight_decay=-0.1", "weight_decay is 0 or more"),
+            ("max_grad_norm=-1", "max_grad_norm is 0 or more"),
+            ("lora.rank=0", "lora.rank is above 0"),
+            ("lora.alpha=-2", "lora.alpha is above 0"),
+            ("lora.dropout=1", "lora.dropout is a share"),
             ("warmup=1", "below 1"),
             ("seed=-1", r"`seed` is a whole number from 0 to 2\^32 - 1, not -1"),
             ("seed=4294967296", "not 4294967296"),
@@ -74,6 +82,19 @@ class TestRecipes:
     def test_what_is_refused(self, change: str, fault: str) -> None:
         with pytest.raises(UsageError, match=fault):
             load_recipe("tune-2b", [change])
+
+    @pytest.mark.parametrize(
+        ("recipe", "changes", "fault"),
+        [
+            ("align-2b", ["min_frames=50"], "bound `fps`, not `frames`"),
+            ("align-2b", ["vision_learning_rate=1e-6"], "is for the tune stage"),
+        ],
+    )
+    def test_what_would_have_no_effect_is_refused(
+        self, recipe: str, changes: list[str], fault: str
+    ) -> None:
+        with pytest.raises(UsageError, match=fault):
+            load_recipe(recipe, changes)
 
     def test_the_demo_has_no_other_seeds(self) -> None:
         with pytest.raises(UsageError, match="`seed` is a whole number from 0"):

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from crosslmm.errors import UsageError
+from crosslmm.errors import UsageError, VideoError
 from crosslmm.training.checkpoints import latest_checkpoint, list_checkpoints
-from crosslmm.training.run import RunPlan
-from tests.support.training_runs import read_lines, run_training, weights
+from crosslmm.training.run import RunPlan, train
+from crosslmm.training.trainer import TrainingProgress
+from tests.support.training_runs import read_lines, recipe, run_training, weights
 
 KILLED_WHILE_SAVING = """
 import os, signal, sys, torch
@@ -30,6 +31,19 @@ def die(self, folder):
 CrossLMMTrainer.finish_checkpoint = die
 train(recipe(lora=None), model={start!r}, data={data!r}, out={out!r})
 """
+
+
+class Stopped(Exception):
+    pass
+
+
+def _stop_at(step: int, start: Path, data: Path, out: Path, **options: int) -> None:
+    def stop(entry: TrainingProgress) -> None:
+        if entry.step == step:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        train(recipe(**options), model=start, data=data, out=out, on_progress=stop)
 
 
 class TestResuming:
@@ -78,6 +92,52 @@ class TestResuming:
         assert nothing == []
         after = weights(again.folder)
         assert all(torch.equal(before[name], after[name]) for name in before)
+
+    def test_what_leaves_the_weights_as_they_are_may_change(
+        self, start: Path, lessons: Path, tmp_path: Path
+    ) -> None:
+        """Less memory above all: that is what a run which ran out of it is told."""
+        _, seen = run_training(start, lessons, tmp_path / "whole", steps=8)
+        _stop_at(5, start, lessons, tmp_path / "run", steps=8)
+        plans: list[RunPlan] = []
+        _, rest = run_training(
+            start, lessons, tmp_path / "run", steps=8, device_batch_size=1, log_every=2, save_every=2,
+            gradient_checkpointing=True, on_start=plans.append,
+        )  # fmt: skip
+        assert (plans[0].resumed_at, plans[0].accumulation) == (4, 4)
+        assert [entry.step for entry in rest] == [6, 8]
+        means = [(seen[i].loss + seen[i + 1].loss) / 2 for i in (4, 6)]  # type: ignore[operator]
+        assert [entry.loss for entry in rest] == pytest.approx(means, rel=1e-3)
+        checkpoints = [path.name for path in list_checkpoints(tmp_path / "run")]
+        assert checkpoints == ["checkpoint-6", "checkpoint-8"]
+
+    def test_a_run_of_an_earlier_version_has_the_defaults_of_new_options(
+        self, start: Path, lessons: Path, tmp_path: Path
+    ) -> None:
+        _stop_at(5, start, lessons, tmp_path / "run", steps=8)
+        path = tmp_path / "run" / "run.json"
+        record = json.loads(path.read_text())
+        del record["recipe"]["warmup"]
+        path.write_text(json.dumps(record))
+        with pytest.raises(UsageError, match=r"warmup 0.03 → 0.5"):
+            run_training(start, lessons, tmp_path / "run", steps=8, warmup=0.5)
+        _, rest = run_training(start, lessons, tmp_path / "run", steps=8)
+        assert [entry.step for entry in rest] == [5, 6, 7, 8]
+
+    def test_too_many_skipped_samples_stop_it_each_time(
+        self, start: Path, lessons: Path, tmp_path: Path
+    ) -> None:
+        records = json.loads(lessons.read_text())
+        (lessons.parent / "broken.mp4").write_bytes(b"no video")
+        records[3] = {**records[3], "video": "broken.mp4"}
+        data = lessons.with_name("with-broken.json")
+        data.write_text(json.dumps(records))
+        options = {"steps": 16, "batch_size": 1, "device_batch_size": 1, "save_every": 1}
+        for _ in range(2):
+            with pytest.raises(VideoError, match="1 of 8 samples cannot be trained on"):
+                run_training(start, data, tmp_path / "run", **options)
+            assert latest_checkpoint(tmp_path / "run") is not None
+        run_training(start, data, tmp_path / "run", **options, max_skipped=0.2)
 
     def test_the_same_seed_gives_the_same_losses(
         self, start: Path, lessons: Path, tmp_path: Path

@@ -132,6 +132,21 @@ class TestSteps:
         assert len(losses) == 6
         assert losses[-1] < losses[0]
 
+    def test_a_single_step_trains_too(self, start: Path, lessons: Path, tmp_path: Path) -> None:
+        trained, seen = run_training(start, lessons, tmp_path / "run", steps=1)
+        before, after = weights(start), weights(trained.folder)
+        assert any(not torch.equal(before[name].float(), after[name].float()) for name in after)
+        assert [entry.learning_rate for entry in seen] == [3e-3]
+
+    def test_the_learning_rate_shown_is_that_of_most_of_the_model(
+        self, start: Path, lessons: Path, tmp_path: Path
+    ) -> None:
+        rates = {"vision_learning_rate": 1e-6, "gate_learning_rate": 1.0}
+        _, seen = run_training(
+            start, lessons, tmp_path / "run", steps=2, warmup=0.0, schedule="linear", **rates
+        )
+        assert [entry.learning_rate for entry in seen] == pytest.approx([3e-3, 1.5e-3])
+
     def test_one_process_where_accelerate_was_asked_for_more_is_said(
         self, start: Path, lessons: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -21,7 +21,7 @@ from torch.utils.data import IterableDataset
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from crosslmm.demo.optimizer import Rates, make_optimizer
-from crosslmm.device import computes_bfloat16, resolve_device
+from crosslmm.device import computes_bfloat16
 from crosslmm.errors import UsageError
 from crosslmm.files import read_json
 from crosslmm.training.checkpoints import (
@@ -140,6 +140,7 @@ def run_stage(
         raise UsageError(
             f"{processes} processes cannot share the {options.batches} batches of a step equally"
         )
+    on_cpu = not torch.cuda.is_available()
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=options.steps,
@@ -150,8 +151,8 @@ def run_stage(
         lr_scheduler_kwargs={"min_lr_rate": options.final_rate},
         warmup_steps=options.warmup_steps,
         max_grad_norm=options.max_grad_norm,
-        bf16=computes_bfloat16(resolve_device()),
-        use_cpu=not torch.cuda.is_available(),
+        bf16=computes_bfloat16(torch.device("cpu" if on_cpu else "cuda")),
+        use_cpu=on_cpu,
         logging_steps=options.log_steps,
         save_steps=options.save_steps,
         save_total_limit=2,
@@ -160,7 +161,7 @@ def run_stage(
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,
-        ddp_backend="gloo" if processes > 1 and not torch.cuda.is_available() else None,
+        ddp_backend="gloo" if processes > 1 and on_cpu else None,
         accelerator_config={"dispatch_batches": False},
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # DataParallel would drop every second batch

@@ -164,6 +164,11 @@ def answer_videos(
             report(AnswerProgress(total - len(todo) + done, total))
     state.wait_for_everyone()
     _complete(samples, folder)
+    if any(part.unanswered() for part in samples):
+        raise UsageError(
+            f"{folder}: the answers that other processes asked for are not here; `out` must be a folder "
+            "that all of them share"
+        )
 
 
 def _ask(

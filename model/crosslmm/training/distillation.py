@@ -242,21 +242,22 @@ class DistillTrainer(CrossLMMTrainer):
         rows = full_rows.keep(videos.frames * draw.student)
         target = self._teach(videos, full_rows.keep(videos.frames * teacher_count), draw)
         states = model(rows, videos.visual(draw.student))
-        own = Predictions(self.network.base.lm_head, rows.answers(states), rows.visual(states))
+        own = Predictions(
+            self.network.base.lm_head, rows.answers(states), rows.visual(states), rows.weights()
+        )
         terms = distillation_terms(own, target, rows.answer_tokens, self.options.temperature)
         count = len(rows.answer_tokens)
         options = self.options
         loss = (
             options.divergence_weight * terms["divergence"]
             + options.answer_weight * terms["answer"]
-            + options.hidden_weight * terms["hidden"] * count
+            + options.hidden_weight * terms["hidden"]
         )
         if num_items_in_batch is not None:
             loss = loss / num_items_in_batch * self.accelerator.num_processes
         if model.training and count:
-            shares = {"divergence": count, "answer": count, "hidden": 1}
             for name, value in terms.items():
-                self._terms.setdefault(name, []).append(value.detach().float() / shares[name])
+                self._terms.setdefault(name, []).append(value.detach().float() / count)
         return (loss, {}) if return_outputs else loss
 
     def _draw(self, *, training: bool) -> TokenDraw:

@@ -18,11 +18,13 @@ class Predictions:
     - head: to logits. states: (A, H), those that the tokens of the answers are predicted from.
     - merged: (R, H), last states of the student's merged tokens; a teacher's is the mean of those that
       the merged token stands for.
+    - weights: (R,), of the merged tokens in the loss; None for the same for all, 1 together.
     """
 
     head: nn.Module
     states: torch.Tensor
     merged: torch.Tensor
+    weights: torch.Tensor | None = None
 
     def logits(self, part: slice) -> torch.Tensor:
         """Of some of the states, in float32."""
@@ -34,7 +36,8 @@ class Predictions:
 def distillation_terms(
     student: Predictions, teacher: Predictions, answer: torch.Tensor, temperature: float
 ) -> dict[str, torch.Tensor]:
-    """The terms of the loss, the first two summed over the tokens `answer` (A,), the last a mean.
+    """The terms of the loss, the first two summed over the tokens `answer` (A,), the last over the
+    student's merged tokens by their weights.
 
     The divergence is multiplied with the square of the temperature, which keeps its gradient's size
     (arXiv 1503.02531). A vocabulary is wide: logits are made for a few tokens at a time, and again
@@ -54,4 +57,6 @@ def distillation_terms(
         part = slice(first, first + LOGITS_TOGETHER)
         sums = sums + checkpoint(of, part, use_reentrant=False, preserve_rng_state=False)
     cosine = F.cosine_similarity(student.merged.float(), teacher.merged.float(), dim=-1)
-    return {"divergence": sums[0], "answer": sums[1], "hidden": 1 - cosine.mean()}
+    distance = 1 - cosine
+    hidden = distance.mean() if student.weights is None else (distance * student.weights).sum()
+    return {"divergence": sums[0], "answer": sums[1], "hidden": hidden}

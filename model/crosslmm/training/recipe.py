@@ -37,6 +37,13 @@ class LoraOptions:
     dropout: float = 0.05
     quantization: ResolvedQuantization = "none"
 
+    def __post_init__(self) -> None:
+        for name in ("rank", "alpha"):
+            if getattr(self, name) <= 0:
+                raise UsageError(f"lora.{name} is above 0, not {getattr(self, name)!r}")
+        if not 0 <= self.dropout < 1:
+            raise UsageError(f"lora.dropout is a share from 0 to below 1, not {self.dropout!r}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class DistillOptions:
@@ -92,12 +99,19 @@ class Recipe:
       checkpoint's own default.
     - `tokens_per_frame`: None for the checkpoint's own; in `distill` the teacher's.
     - `batch_size`: samples per step over all devices; `device_batch_size` at a time on each.
-    - `vision_learning_rate`, `gate_learning_rate`: None for `learning_rate`.
-    - `warmup`: the share of all steps in which the learning rate rises.
+    - `vision_learning_rate` (without `lora`), `gate_learning_rate`: None for `learning_rate`.
+    - `epochs`: passes over the data; `steps`, where given, takes their place.
+    - `schedule`, `warmup`: how the learning rate falls, after the share of all steps in which it rises.
+    - `weight_decay`: of matrices only. `max_grad_norm`: the longest gradient of a step; 0 for any.
     - `precision`: of the arithmetic; auto is bf16 where the device computes in it, else fp32, which
       holds the frozen weights in float32, too.
+    - `gradient_checkpointing`: activations are computed twice, which takes less memory.
+    - `lora`, `distill`: see `LoraOptions` and `DistillOptions`.
     - `max_length`: a sample of more tokens is skipped and reported; None for no limit.
     - `max_skipped`: the share of the data that may be unreadable or too long before training stops.
+    - `workers`: processes on each device that read videos. `seed`: of the order, and of what is drawn.
+    - `log_every`, `save_every`, `evaluate_every`: steps between entries of the log, checkpoints (of
+      which the last `keep_checkpoints` are kept) and evaluations.
     """
 
     stage: Stage
@@ -133,6 +147,12 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.frames is not None and self.fps is not None:
             raise UsageError("a recipe has frames or fps, not both")
+        if self.frames is not None and (self.min_frames or self.max_frames):
+            raise UsageError("`min_frames` and `max_frames` bound `fps`, not `frames`")
+        if self.vision_learning_rate is not None and self.stage != "tune":
+            raise UsageError(
+                "`vision_learning_rate` is for the tune stage; others freeze the encoder"
+            )
         if self.lora is not None and self.stage == "align":
             raise UsageError(
                 "`lora` adapts the language model, which the align stage does not train"
@@ -147,10 +167,14 @@ class Recipe:
             )
         for name in ("learning_rate", "batch_size", "device_batch_size", "epochs", "log_every",
                      "save_every", "keep_checkpoints", "evaluate_every", "steps", "frames", "fps",
-                     "min_frames", "max_frames", "max_length"):  # fmt: skip
+                     "min_frames", "max_frames", "max_length", "tokens_per_frame"):  # fmt: skip
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise UsageError(f"{name} is above 0 in a recipe, not {value!r}")
+        for name in ("vision_learning_rate", "gate_learning_rate", "weight_decay", "max_grad_norm"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise UsageError(f"{name} is 0 or more in a recipe, not {value!r}")
         if self.workers < 0:
             raise UsageError(f"workers is a whole number from 0 up, not {self.workers!r}")
         _check_seed(self.seed)

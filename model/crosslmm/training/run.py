@@ -8,7 +8,7 @@ run resumes; with another recipe it is refused.
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,10 @@ from crosslmm.versions import library_versions
 
 RUN = "run.json"
 
-# A resumed run may change these: they have no influence on the weights.
-_FREE = ("log_every", "save_every", "keep_checkpoints", "evaluate_every", "workers", "max_skipped")
+# A resumed run may change these: they have no influence on the weights but by rounding.
+_FREE = ("device_batch_size", "gradient_checkpointing", "log_every", "save_every", "keep_checkpoints",
+         "evaluate_every", "workers", "max_skipped")  # fmt: skip
+_DEFAULTS = {option.name: option.default for option in fields(Recipe)}
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,8 @@ def train(
         resumed_at=int(resumed.name.rpartition("-")[2]) if resumed else 0,
         notes=(*prepared.notes, *_launcher_notes()),
     )
+    if plan.steps == 1:
+        arguments.warmup_steps = 0  # a rate that rises begins at zero: nothing would be trained
     is_complete = resumed is not None and plan.resumed_at >= plan.steps
     if not is_complete and (folder / MODEL).exists():
         raise UsageError(
@@ -190,7 +194,7 @@ def train(
     trainer.take_skipped()
     if not (folder / MODEL).exists():
         method.export(trainer, source, folder, prepared)
-        trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.wait_for_everyone()
     if not first:
         return None
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
@@ -220,7 +224,7 @@ def _check_same_run(folder: Path, identity: dict[str, Any]) -> None:
     if not holds_run(folder, RUN):
         return
     before = _read_run(folder)
-    recipe, earlier = identity["recipe"], before["recipe"]
+    recipe, earlier = identity["recipe"], _DEFAULTS | before["recipe"]
     changed = [
         f"{key} {earlier.get(key)!r} → {value!r}"
         for key, value in recipe.items()

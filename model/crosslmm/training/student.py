@@ -253,6 +253,13 @@ class Rows:
             shorten(self.is_merged, 0).bool(),
         )
 
+    def weights(self) -> torch.Tensor:
+        """(R,), of the merged tokens: those of a row together weigh as much as it has tokens of the
+        answer, so that a batch may be divided anyhow."""
+        answers = (self.labels != IGNORED).sum(dim=1)  # (B,)
+        share = answers / self.is_merged.sum(dim=1).clamp(min=1)
+        return share[:, None].expand_as(self.is_merged)[self.is_merged]
+
     def answers(self, states: torch.Tensor) -> torch.Tensor:
         """states (B, L, H) → (A, H), those that the tokens of the answers are predicted from."""
         return states[:, :-1][self.labels[:, 1:] != IGNORED]

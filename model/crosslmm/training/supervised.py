@@ -26,7 +26,8 @@ class Supervised:
         self.media_folder = media_folder
 
     def identity(self) -> dict[str, Any]:
-        return {}
+        folder = self.media_folder
+        return {} if folder is None else {"media_folder": str(Path(folder).resolve())}
 
     def read_samples(self, data: str | Path, *, held_out: bool) -> Records:
         seed = 0 if held_out else self.recipe.seed

@@ -209,6 +209,13 @@ class CrossLMMTrainer(AtomicCheckpoints):
         self._load_from_checkpoint(str(checkpoint))
         self.state = TrainerState.load_from_json(str(checkpoint / STATE))
 
+    def _get_learning_rate(self) -> float:
+        """That of `learning_rate`, where parts of the model have others."""
+        scheduler: Any = self.lr_scheduler
+        rates: list[float] = scheduler.get_last_lr()
+        known = self.recipe.learning_rate in scheduler.base_lrs
+        return rates[scheduler.base_lrs.index(self.recipe.learning_rate) if known else 0]
+
     def finish_checkpoint(self, folder: Path) -> None:
         self.processor.save_pretrained(folder)
 
@@ -237,10 +244,8 @@ class CrossLMMTrainer(AtomicCheckpoints):
         found = gather_object(self._new)
         self._new = []
         fresh = {item.origin: item.reason for item in found if item.origin not in self.skipped}
-        if not fresh:
-            return
         self.skipped.update(fresh)
-        if self.is_world_process_zero():
+        if fresh and self.is_world_process_zero():
             append_lines(self._folder / SKIPPED, _entries(fresh))
         total = len(self.train_dataset) + len(self.eval_dataset or ())  # type: ignore[arg-type]
         if len(self.skipped) > self.recipe.max_skipped * total:
@@ -261,6 +266,7 @@ class _LogFile(TrainerCallback):
         self._trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        state.compute_steps(args, state.max_steps)  # a resumed run may save and log at others
         skipped = self._trainer.skipped
         if state.global_step == 0:  # what an earlier start skipped may be fixed by now
             skipped.clear()
