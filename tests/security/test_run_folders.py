@@ -16,7 +16,7 @@ from crosslmm.errors import CheckpointError
 from crosslmm.files import read_lines
 from crosslmm.training import answers, trainer
 from crosslmm.training.answers import read_answers
-from crosslmm.training.checkpoints import check_staging, explain_unsaved
+from crosslmm.training.checkpoints import explain_unsaved, find_resume_point
 from crosslmm.training.lora import save_adapter
 from crosslmm.training.trainer import read_skipped
 
@@ -126,7 +126,7 @@ def test_what_stands_in_the_way_of_checkpoints_is_named_before_training(tmp_path
     (tmp_path / ".partial").unlink()
     (tmp_path / ".partial").symlink_to(tmp_path, target_is_directory=True)
     with pytest.raises(CheckpointError, match="in the way"):
-        check_staging(tmp_path)
+        find_resume_point(tmp_path)
 
 
 def test_room_is_asked_for_where_the_disk_is_full_alone(tmp_path: Path) -> None:

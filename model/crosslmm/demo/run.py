@@ -28,11 +28,12 @@ from crosslmm.demo.encoder import (
 from crosslmm.demo.loss import AnswerLoss
 from crosslmm.demo.model import IMAGE_SIZE, PATCH_SIZE, demo_config, demo_processor
 from crosslmm.demo.plain_attention import PLAIN
-from crosslmm.demo.stage import StageOptions, join_processes, run_stage
+from crosslmm.demo.stage import StageOptions, run_stage
 from crosslmm.errors import UsageError
 from crosslmm.files import atomic_write, read_json
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.processing_crosslmm import CrossLMMProcessor
+from crosslmm.training.processes import join_processes
 from crosslmm.training.run_folder import holds_run
 
 SETTINGS = "settings.json"

@@ -7,14 +7,12 @@ alone takes the same steps.
 """
 
 import itertools
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
-from accelerate import PartialState
 from safetensors.torch import load_model
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
@@ -28,11 +26,10 @@ from crosslmm.training.checkpoints import (
     STATE,
     AtomicCheckpoints,
     check_loaded,
-    check_staging,
-    check_state,
     explain_unread,
-    latest_checkpoint,
+    find_resume_point,
 )
+from crosslmm.training.processes import count_processes, keep_to_one_gpu
 
 
 class BatchSource(Protocol):
@@ -117,11 +114,6 @@ class _ProgressReporter(TrainerCallback):
         self.report(", ".join([step, *values]))
 
 
-def join_processes() -> PartialState:
-    """All processes of a launcher; without a GPU, too, where accelerate asks to be told so."""
-    return PartialState(cpu=not torch.cuda.is_available())
-
-
 def run_stage(
     module: nn.Module,
     source: BatchSource,
@@ -135,7 +127,7 @@ def run_stage(
     Returns the log, one record per `log_steps`. A stage that has finished is only loaded. Raises
     UsageError where the processes cannot share the batches of a step.
     """
-    processes = int(os.environ.get("WORLD_SIZE", "1"))  # set by the launchers
+    processes = count_processes()
     if options.batches % processes:
         raise UsageError(
             f"{processes} processes cannot share the {options.batches} batches of a step equally"
@@ -164,12 +156,8 @@ def run_stage(
         ddp_backend="gloo" if processes > 1 and on_cpu else None,
         accelerator_config={"dispatch_batches": False},
     )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # DataParallel would drop every second batch
-    check_staging(folder)
-    last = latest_checkpoint(folder)
-    done = int(last.name.rsplit("-", 1)[1]) if last else 0
-    if last is not None:
-        check_state(last)
+    keep_to_one_gpu(arguments)
+    last, done = find_resume_point(folder)
     if last is not None and done >= options.steps:
         with explain_unread(str(last)):
             check_loaded(module, *load_model(module, last / "model.safetensors", strict=False))

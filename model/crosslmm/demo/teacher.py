@@ -21,9 +21,10 @@ from crosslmm.demo.loss import AnswerLoss
 from crosslmm.demo.model import demo_processor
 from crosslmm.demo.plain_attention import PLAIN
 from crosslmm.demo.run import FEW_STEPS, ClipStage, keep_settings, save_demo, teacher_stage
-from crosslmm.demo.stage import join_processes, run_stage
+from crosslmm.demo.stage import run_stage
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.processing_crosslmm import CrossLMMProcessor
+from crosslmm.training.processes import join_processes
 
 TOKENS_PER_FRAME = 36
 LLAVA_ONEVISION = "llava-onevision"

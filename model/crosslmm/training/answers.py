@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from torch.utils.data import DataLoader, Dataset
 
 from crosslmm.captioning.sources import explain_linked, find, looks_like_video
@@ -23,6 +22,7 @@ from crosslmm.files import atomic_write, open_regular, parse_json, read_lines
 from crosslmm.inference.batch import BatchAnswer, answer_batch
 from crosslmm.inference.runtime import Runtime
 from crosslmm.training.dataset import Skipped, VideoDataset
+from crosslmm.training.processes import join_processes
 from crosslmm.training.records import Form, Sample, Turn, form_of
 from crosslmm.training.trainer import append_lines
 from crosslmm.video import Frames
@@ -133,7 +133,7 @@ def answer_videos(
 
     dataset: samples the frames. Called on every process; each asks for its share.
     """
-    state = PartialState()
+    state = join_processes()
     _complete(samples, folder)
     total = sum(map(len, samples))
     todo = list(dict.fromkeys(item for part in samples for item in part.unanswered()))

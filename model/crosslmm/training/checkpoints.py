@@ -48,7 +48,18 @@ def latest_checkpoint(folder: Path) -> Path | None:
     return next(reversed(list_checkpoints(folder)), None)
 
 
-def check_staging(folder: Path) -> None:
+def find_resume_point(folder: Path) -> tuple[Path | None, int]:
+    """The checkpoint that a run resumes from and its step; None and 0 for a new run. Raises
+    CheckpointError where it is damaged, or something stands in the way of others."""
+    _check_staging(folder)
+    last = latest_checkpoint(folder)
+    if last is None:
+        return None, 0
+    _check_state(last)
+    return last, int(last.name.rpartition("-")[2])
+
+
+def _check_staging(folder: Path) -> None:
     """CheckpointError where something else stands in the way of a run's checkpoints."""
     staging = folder / _STAGING
     if staging.is_symlink() or (staging.exists() and not staging.is_dir()):
@@ -57,7 +68,7 @@ def check_staging(folder: Path) -> None:
         )
 
 
-def check_state(checkpoint: Path) -> None:
+def _check_state(checkpoint: Path) -> None:
     """CheckpointError where the state that a run would resume from is damaged."""
     path = checkpoint / STATE
     try:

@@ -22,7 +22,7 @@ from crosslmm.files import atomic_write, read_json
 from crosslmm.inference.encoding import memory_errors
 from crosslmm.inference.generation import stop_token_ids
 from crosslmm.training.answers import AnswerProgress
-from crosslmm.training.checkpoints import check_staging, check_state, latest_checkpoint
+from crosslmm.training.checkpoints import find_resume_point
 from crosslmm.training.dataset import VideoDataset
 from crosslmm.training.distillation import Distillation
 from crosslmm.training.method import MODEL, Method
@@ -134,10 +134,7 @@ def train(
     for dataset in (train_set, eval_set):
         if dataset is not None:
             dataset.check_template()
-    check_staging(folder)
-    resumed = latest_checkpoint(folder)
-    if resumed is not None:
-        check_state(resumed)
+    resumed, resumed_at = find_resume_point(folder)
     plan = RunPlan(
         recipe=recipe,
         parts=tuple(summarise(prepared.module)),
@@ -147,7 +144,7 @@ def train(
         devices=arguments.world_size,
         accumulation=arguments.gradient_accumulation_steps,
         device=str(arguments.device),
-        resumed_at=int(resumed.name.rpartition("-")[2]) if resumed else 0,
+        resumed_at=resumed_at,
         notes=(*prepared.notes, *_launcher_notes()),
     )
     if plan.steps == 1:

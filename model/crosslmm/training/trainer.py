@@ -26,6 +26,7 @@ from crosslmm.processing_crosslmm import CrossLMMProcessor
 from crosslmm.training.checkpoints import STATE, AtomicCheckpoints, latest_checkpoint
 from crosslmm.training.collator import Collator
 from crosslmm.training.dataset import Example, Skipped
+from crosslmm.training.processes import count_processes, keep_to_one_gpu
 from crosslmm.training.recipe import Recipe
 from crosslmm.training.stages import gate_values, group_names, parameter_groups
 
@@ -60,7 +61,7 @@ def training_arguments(recipe: Recipe, folder: Path, *, evaluates: bool) -> Trai
     on_cpu = not (on_gpu or torch.backends.mps.is_available())
     if recipe.precision == "bf16" and on_gpu and not torch.cuda.is_bf16_supported(False):
         raise UsageError("this GPU does not compute in bfloat16; give `precision`=fp32")
-    devices = int(os.environ.get("WORLD_SIZE", "1"))  # set by accelerate's and torch's launchers
+    devices = count_processes()
     arguments = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=recipe.device_batch_size,
@@ -95,8 +96,7 @@ def training_arguments(recipe: Recipe, folder: Path, *, evaluates: bool) -> Trai
         report_to=[],
         disable_tqdm=True,
     )
-    # Two GPUs without a launcher would be driven as one by DataParallel, which knows no masks.
-    arguments._n_gpu = min(arguments.n_gpu, 1)
+    keep_to_one_gpu(arguments)
     return arguments
 
 

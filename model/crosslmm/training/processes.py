@@ -1,0 +1,23 @@
+"""The processes that a launcher, `torchrun` or `accelerate launch`, started for one run."""
+
+import os
+
+import torch
+from accelerate import PartialState
+from transformers import TrainingArguments
+
+
+def count_processes() -> int:
+    """As the launcher says; 1 without one."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def join_processes() -> PartialState:
+    """All of them, to wait for each other; without a GPU, too, where accelerate asks to be told so."""
+    return PartialState(cpu=not torch.cuda.is_available())
+
+
+def keep_to_one_gpu(arguments: TrainingArguments) -> None:
+    """Two GPUs without a launcher would be driven as one by DataParallel, which knows no masks and
+    would drop every second batch."""
+    arguments._n_gpu = min(arguments.n_gpu, 1)
