@@ -27,7 +27,8 @@ def train(
             metavar="RECIPE",
             autocompletion=completion.training_recipes,
             help="align-2b, tune-2b, align-7b, tune-7b, distill, a YAML file; demo, which trains the "
-            "built-in model from scratch, or demo-teacher, which makes a teacher for distill of it.",
+            "built-in model from scratch, demo-frames, which tunes it on for more frames, or "
+            "demo-teacher, which makes a teacher for distill of it.",
         ),
     ],
     out: Annotated[
@@ -96,7 +97,7 @@ def train(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Override a recipe option (repeatable); demo and demo-teacher have seed and short.",
+            help="Override a recipe option (repeatable); those of the demo have seed and short.",
         ),
     ] = None,
     dry_run: Annotated[
@@ -113,7 +114,7 @@ def train(
             raise UsageError(
                 f"{recipe}: trains on generated data; besides --out it takes only --set"
             )
-        _train_demo(output, out, changes or [], teacher=recipe == "demo-teacher")
+        _train_demo(output, out, changes or [], recipe)
         return
     from crosslmm.training.recipe import load_recipe
 
@@ -228,13 +229,15 @@ def _show_progress(output: Output, progress: "TrainingProgress") -> None:
     output.progress("training", progress.step, progress.steps)
 
 
-def _train_demo(output: Output, out: Path, changes: list[str], *, teacher: bool) -> None:
+def _train_demo(output: Output, out: Path, changes: list[str], recipe: str) -> None:
     from crosslmm.training.recipe import demo_settings
 
     settings = demo_settings(changes)
     output.progress("load", 0, 0, label="preparing")
-    if teacher:
+    if recipe == "demo-teacher":
         from crosslmm.demo.teacher import train_teacher as run
+    elif recipe == "demo-frames":
+        from crosslmm.demo.more_frames import train_more_frames as run
     else:
         from crosslmm.demo.run import train_demo as run
     with interrupt.remark(_RESUMES):

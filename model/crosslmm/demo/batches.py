@@ -37,6 +37,7 @@ class ClipOptions:
     - `indirect`: see `Asker`.
     - `busy`: the share of clips that are the more eventful of two.
     - `frames`: of every clip of a batch, as many as one number drawn from this range.
+    - `tokens`: per frame, one number drawn for each batch; none for the processor's.
     """
 
     clips: int = 8
@@ -47,6 +48,7 @@ class ClipOptions:
     indirect: float | None = None
     busy: float = 0.0
     frames: tuple[int, int] = (8, 8)
+    tokens: tuple[int, ...] = ()
     seconds: tuple[float, float] = (2.0, 60.0)
     types: tuple[QuestionType, ...] = QUESTION_TYPES
 
@@ -67,8 +69,11 @@ class ClipBatches:
             verdicts = number // options.text_only_every % 2
             return self._verdicts(seed, rng) if verdicts else self._clips_in_words(seed, rng)
         count = int(rng.integers(options.frames[0], options.frames[1] + 1))
+        tokens = self.processor.tokens_per_frame
+        if options.tokens:
+            tokens = int(rng.choice(options.tokens))
         clips, moments, rows, targets = [], [], [], []
-        side = math.isqrt(self.processor.tokens_per_frame)
+        side = math.isqrt(tokens)
         for index in range(options.clips):
             clip, times, period = self._draw(seed, index, rng, count)
             clips.append(clip)
@@ -82,7 +87,7 @@ class ClipBatches:
             noted = times.tolist() if options.timed_notes else None
             asked += [take_notes(clip, rng, noted) for _ in range(options.notes)]
             prompt = self.processor.prompt(MARK, times=times.tolist(), duration=clip.duration)
-            prompt = self.processor.expand(prompt, count)
+            prompt = self.processor.expand(prompt, count, tokens_per_frame=tokens)
             rows.append(pack_turns(self.processor.tokenizer, prompt, asked))
         generator = torch.Generator().manual_seed(seed)
         frames = torch.cat(render_clips(clips, moments, (self._height, self._width)))

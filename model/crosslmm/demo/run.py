@@ -73,6 +73,11 @@ def teacher_stage() -> ClipStage:
     return _clip_stage(_recipe_values()["teacher"])
 
 
+def frames_stage() -> ClipStage:
+    """The stage that tunes the built-in model on with more frames (`more_frames.py`)."""
+    return _clip_stage(_recipe_values()["frames"])
+
+
 def _recipe_values() -> dict[str, Any]:
     text = (resources.files(__package__) / "recipe.yaml").read_text("utf-8")
     values: dict[str, Any] = yaml.safe_load(text)
@@ -100,6 +105,12 @@ SHORT = DemoRecipe(
     ),
 )
 """A few steps of two stages: a trial of the command, in which the model learns nothing."""
+
+
+def shorten(stage: ClipStage) -> ClipStage:
+    """A few steps of it, in which little is learned."""
+    clips = ClipOptions(clips=1, questions=3, frames=(2, 2), tokens=stage.clips.tokens)
+    return replace(stage, clips=clips, options=FEW_STEPS)
 
 
 def train_demo(
@@ -147,10 +158,41 @@ def train_demo(
         answer_loss.auxiliary_weight = stage.auxiliary_weight
         run_stage(answer_loss, source, replace(stage.options, seed=seed), folder=out / stage.name,
                   report=report)  # fmt: skip
-    folder = out / "demo"
+    return save_finished(model, out / "demo", demo_processor())
+
+
+def train_on_clips(
+    model: CrossLMMForConditionalGeneration,
+    processor: CrossLMMProcessor,
+    stage: ClipStage,
+    *,
+    out: Path,
+    seed: int,
+    report: Callable[[str], None] | None,
+) -> None:
+    """Train what is not frozen of a built-in model in one stage, in a folder of its name."""
+    model.set_attn_implementation(PLAIN)
+    model.model.frames_per_chunk = 64
+    loss = AnswerLoss(model, auxiliary_weight=stage.auxiliary_weight)
+    source = ClipBatches(processor, stage.clips, seed=seed, name=stage.name)
+    run_stage(
+        loss, source, replace(stage.options, seed=seed), folder=out / stage.name, report=report
+    )
+
+
+def save_finished(
+    model: CrossLMMForConditionalGeneration,
+    folder: Path,
+    processor: CrossLMMProcessor,
+    also: Callable[[], object] | None = None,
+) -> Path | None:
+    """`save_demo`, and what else there is to write, by the first process, for which all wait: the folder
+    there, None on the others."""
     state = join_processes()
     if state.is_main_process:
-        save_demo(model, folder, demo_processor())
+        save_demo(model, folder, processor)
+        if also is not None:
+            also()
     state.wait_for_everyone()
     return folder if state.is_main_process else None
 

@@ -7,7 +7,6 @@ So the same weights are both a CrossLMM and a checkpoint that transformers loads
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,15 +15,10 @@ from crosslmm.checkpoints import catalog, loading
 from crosslmm.checkpoints.headers import parse_gate
 from crosslmm.checkpoints.llava_onevision import save_as_llava_onevision
 from crosslmm.configuration_crosslmm import CrossLMMConfig
-from crosslmm.demo.batches import ClipBatches, ClipOptions
-from crosslmm.demo.loss import AnswerLoss
 from crosslmm.demo.model import demo_processor
-from crosslmm.demo.plain_attention import PLAIN
-from crosslmm.demo.run import FEW_STEPS, ClipStage, keep_settings, save_demo, teacher_stage
-from crosslmm.demo.stage import run_stage
+from crosslmm.demo.run import keep_settings, save_finished, shorten, teacher_stage, train_on_clips
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.processing_crosslmm import CrossLMMProcessor
-from crosslmm.training.processes import join_processes
 
 TOKENS_PER_FRAME = 36
 LLAVA_ONEVISION = "llava-onevision"
@@ -42,40 +36,16 @@ def train_teacher(
 
     `short`: a handful of steps, in which little is learned. Otherwise as `train_demo`.
     """
-    stage = teacher_stage()
-    if short:
-        few = ClipOptions(clips=1, questions=3, frames=(2, 2))
-        stage = replace(stage, clips=few, options=FEW_STEPS)
+    stage = shorten(teacher_stage()) if short else teacher_stage()
     keep_settings(out, stage, seed)
     torch.manual_seed(seed)
     processor = teacher_processor()
     model = init_teacher(processor)
-    _train(model, processor, stage, out=out, seed=seed, report=report)
-    folder = out / "teacher"
-    state = join_processes()
-    if state.is_main_process:
-        save_demo(model, folder, processor)
-        save_as_llava_onevision(out / LLAVA_ONEVISION, model, processor)
-    state.wait_for_everyone()
-    return folder if state.is_main_process else None
-
-
-def _train(
-    model: CrossLMMForConditionalGeneration,
-    processor: CrossLMMProcessor,
-    stage: ClipStage,
-    *,
-    out: Path,
-    seed: int,
-    report: Callable[[str], None] | None,
-) -> None:
-    model.set_attn_implementation(PLAIN)
-    model.model.frames_per_chunk = 64
-    loss = AnswerLoss(model, auxiliary_weight=stage.auxiliary_weight)
-    source = ClipBatches(processor, stage.clips, seed=seed, name=stage.name)
-    run_stage(
-        loss, source, replace(stage.options, seed=seed), folder=out / stage.name, report=report
-    )
+    train_on_clips(model, processor, stage, out=out, seed=seed, report=report)
+    return save_finished(
+        model, out / "teacher", processor,
+        also=lambda: save_as_llava_onevision(out / LLAVA_ONEVISION, model, processor),
+    )  # fmt: skip
 
 
 def teacher_processor() -> CrossLMMProcessor:
