@@ -13,7 +13,7 @@ from crosslmm.checkpoints import catalog, loading
 from crosslmm.demo.model import demo_processor
 from crosslmm.demo.run import frames_stage, keep_settings, save_finished, shorten, train_on_clips
 
-DEFAULT_FRAMES = 16
+FRAMES = 16
 
 
 def train_more_frames(
@@ -29,7 +29,7 @@ def train_more_frames(
     torch.manual_seed(seed)
     folder = catalog.resolve(catalog.DEMO)
     model = loading.load_model(folder, device=torch.device("cpu"), dtype=torch.float32)
-    model.config.default_frames = DEFAULT_FRAMES
+    model.config.default_frames = FRAMES
     model.requires_grad_(True)
     model.model.vision_tower.requires_grad_(False)
     processor = demo_processor()
