@@ -5,9 +5,7 @@ import torch
 from torch import nn
 
 from crosslmm import cross_attention
-from crosslmm.modeling_crosslmm import (
-    VisualTokens,
-)
+from crosslmm.modeling_crosslmm import VisualTokens
 from crosslmm.v2v_scopes import make_scope
 from tests.support.tiny import tiny_model
 

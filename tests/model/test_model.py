@@ -13,26 +13,11 @@ from crosslmm import gated_attention
 from crosslmm.modeling_crosslmm import (
     CrossLMMForConditionalGeneration,
 )
+from tests.support.model_inputs import VIDEO, one_video, prompt
 from tests.support.tiny import open_gates, text_config, tiny_config, tiny_model, vision_config
 
-VIDEO = 4  # the placeholder's id
 LANGUAGES = ["qwen2", "qwen3", "llama", "mistral"]
 SCOPES = ["video", "past", "frame", "member"]
-
-
-def prompt(frames: int, question: list[int], tokens: int = 4) -> list[int]:
-    return [5, 6] + [VIDEO] * (frames * tokens) + question
-
-
-def one_video(frames: int = 3, seed: int = 0) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    ids = torch.tensor([prompt(frames, [20, 30, 40, 50])])
-    pixels = torch.randn(1, frames, 3, 30, 30, generator=generator)
-    return {
-        "input_ids": ids,
-        "attention_mask": torch.ones_like(ids),
-        "pixel_values_videos": pixels,
-    }
 
 
 def unequal_batch() -> tuple[dict[str, torch.Tensor], list[dict[str, torch.Tensor]]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.checkpoints.test_llava_onevision import write_checkpoint
 from tests.support.lessons import write_lessons
 from tests.support.tiny import tiny_checkpoint
 
@@ -28,3 +29,11 @@ def lessons(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained checkpoint: its gates are closed."""
     return tiny_checkpoint(tmp_path_factory.mktemp("start") / "tiny", gates=False)
+
+
+@pytest.fixture(scope="module")
+def llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LLaVA-OneVision checkpoint of random weights, of 16 tokens per frame."""
+    folder = tmp_path_factory.mktemp("start") / "llava"
+    write_checkpoint(folder, image_size=49, layers=8)  # two dual layers; V2V learns in one
+    return folder

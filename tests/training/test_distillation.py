@@ -20,19 +20,11 @@ from crosslmm.training import answers
 from crosslmm.training.recipe import DistillOptions, LoraOptions, Recipe, load_recipe
 from crosslmm.training.run import RunPlan, TrainingResult, train
 from crosslmm.training.trainer import TrainingProgress
-from tests.checkpoints.test_llava_onevision import write_checkpoint
 from tests.support.lessons import COLOURS, write_plain_clip
 from tests.support.tiny import tiny_checkpoint
 
 CPU = torch.device("cpu")
 FULL = 16  # tokens per frame of the teacher: patches of 49 pixels by 6, pooled to half the grid
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("start") / "llava"
-    write_checkpoint(folder, image_size=49, layers=8)  # two dual layers; V2V learns in one
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +72,7 @@ def logged(out: Path) -> list[dict[str, Any]]:
 
 class TestLearning:
     def test_the_loss_falls_and_only_the_cross_attention_changes(
-        self, start: Path, videos: Path, tmp_path: Path
+        self, llava: Path, videos: Path, tmp_path: Path
     ) -> None:
         plans: list[RunPlan] = []
         fixed = recipe(
@@ -91,7 +83,7 @@ class TestLearning:
             schedule="constant_with_warmup",
         )
         trained, _ = distil(
-            start, videos, tmp_path / "run", fixed, on_start=plans.append,
+            llava, videos, tmp_path / "run", fixed, on_start=plans.append,
             eval_data=videos,
         )  # fmt: skip
         entries = [entry for entry in logged(tmp_path / "run") if "loss" in entry]
@@ -99,7 +91,7 @@ class TestLearning:
             sum(entry["divergence"] for entry in part) / 5 for part in (entries[:5], entries[-5:])
         )
         assert last < 0.7 * first
-        before = load_model(start, device=CPU, dtype=torch.float32).state_dict()
+        before = load_model(llava, device=CPU, dtype=torch.float32).state_dict()
         after = weights(trained.folder)
         changed = {
             part_of(name)
@@ -113,19 +105,19 @@ class TestLearning:
         assert "estimated memory per device" in plan.notes[1]
 
     def test_the_new_checkpoint_answers_with_fewer_tokens_and_keeps_its_positions(
-        self, start: Path, videos: Path, tmp_path: Path
+        self, llava: Path, videos: Path, tmp_path: Path
     ) -> None:
-        trained, _ = distil(start, videos, tmp_path / "run", recipe(steps=2))
+        trained, _ = distil(llava, videos, tmp_path / "run", recipe(steps=2))
         assert load_processor(trained.folder).tokens_per_frame == 9
         model = load_model(trained.folder, device=CPU, dtype=torch.float32)
         assert model.config.tokens_per_frame == FULL
 
     def test_a_merged_student_learns_and_keeps_all_tokens_to_merge_from(
-        self, start: Path, videos: Path, tmp_path: Path
+        self, llava: Path, videos: Path, tmp_path: Path
     ) -> None:
         plans: list[RunPlan] = []
         merged = recipe({"merge": "folder", "tokens": (4, 1), "progressive": 0.5}, steps=4)
-        trained, seen = distil(start, videos, tmp_path / "run", merged, on_start=plans.append)
+        trained, seen = distil(llava, videos, tmp_path / "run", merged, on_start=plans.append)
         assert "student: 4, 1, merged by `folder`" in plans[0].notes[0]
         losses = [entry.loss for entry in seen]
         assert losses[0] == losses[1]  # the same four videos, and the first step's rate is zero
@@ -138,23 +130,23 @@ class TestLearning:
 
     @pytest.mark.parametrize("term", ["divergence", "hidden"])
     def test_a_batch_may_be_divided_anyhow(
-        self, start: Path, videos: Path, tmp_path: Path, term: str
+        self, llava: Path, videos: Path, tmp_path: Path, term: str
     ) -> None:
         weighed = {"divergence_weight": 0.0, "hidden_weight": 0.0} | {f"{term}_weight": 1.0}
         losses = []
         for size in (4, 1):
             chosen = recipe(weighed, steps=3, device_batch_size=size)
-            _, seen = distil(start, videos, tmp_path / str(size), chosen)
+            _, seen = distil(llava, videos, tmp_path / str(size), chosen)
             losses.append([entry.loss for entry in seen])
         assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
     @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
     def test_with_adapters_on_queries_and_values(
-        self, start: Path, videos: Path, tmp_path: Path
+        self, llava: Path, videos: Path, tmp_path: Path
     ) -> None:
         adapted = recipe(steps=4, lora=LoraOptions(rank=2, alpha=4.0, dropout=0.0))
-        trained, _ = distil(start, videos, tmp_path / "run", adapted)
-        before = load_model(start, device=CPU, dtype=torch.float32).state_dict()
+        trained, _ = distil(llava, videos, tmp_path / "run", adapted)
+        before = load_model(llava, device=CPU, dtype=torch.float32).state_dict()
         changed = {
             name for name, tensor in weights(trained.folder).items()
             if not torch.equal(tensor, before[name]) and "cross_attention" not in name
@@ -165,10 +157,10 @@ class TestLearning:
         }  # fmt: skip
 
     @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-    def test_over_frozen_weights_in_4_bits(self, start: Path, videos: Path, tmp_path: Path) -> None:
+    def test_over_frozen_weights_in_4_bits(self, llava: Path, videos: Path, tmp_path: Path) -> None:
         small = recipe({"quantization": "4bit"}, steps=8, gradient_checkpointing=True, save_every=4)
-        trained, _ = distil(start, videos, tmp_path / "run", small)
-        before = load_model(start, device=CPU, dtype=torch.float32).state_dict()
+        trained, _ = distil(llava, videos, tmp_path / "run", small)
+        before = load_model(llava, device=CPU, dtype=torch.float32).state_dict()
         for name, tensor in weights(trained.folder).items():
             assert torch.equal(tensor, before[name]) == (
                 part_of(name) in ("vision encoder", "projector", "language model")
@@ -176,38 +168,38 @@ class TestLearning:
             ), name
         shutil.rmtree(tmp_path / "run" / "model")
         shutil.rmtree(tmp_path / "run" / "checkpoint-8")
-        again, _ = distil(start, videos, tmp_path / "run", small)
+        again, _ = distil(llava, videos, tmp_path / "run", small)
         for name, tensor in weights(again.folder).items():
             assert torch.isfinite(tensor).all(), name
 
     def test_the_evaluation_is_on_held_out_videos(
-        self, start: Path, videos: Path, tmp_path: Path
+        self, llava: Path, videos: Path, tmp_path: Path
     ) -> None:
         held_out = tmp_path / "held-out"
         held_out.mkdir()
         shutil.copy(videos / "red.mp4", held_out)
         _, seen = distil(
-            start, videos, tmp_path / "run", recipe(steps=2, evaluate_every=1), eval_data=held_out
+            llava, videos, tmp_path / "run", recipe(steps=2, evaluate_every=1), eval_data=held_out
         )
         assert len([entry for entry in seen if entry.eval_loss is not None]) == 2
 
 
 class TestResuming:
     def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
-        self, start: Path, videos: Path, tmp_path: Path
+        self, llava: Path, videos: Path, tmp_path: Path
     ) -> None:
-        whole, _ = distil(start, videos, tmp_path / "whole")
+        whole, _ = distil(llava, videos, tmp_path / "whole")
 
         def stop(progress: TrainingProgress) -> None:
             if progress.step == 6:
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            train(recipe(), model=start, data=videos, out=tmp_path / "cut", on_progress=stop)
+            train(recipe(), model=llava, data=videos, out=tmp_path / "cut", on_progress=stop)
         stored = load_file(tmp_path / "cut" / "checkpoint-4" / "model.safetensors")
         assert not {part_of(name) for name in stored} & {"language model", "vision encoder"}
         plans: list[RunPlan] = []
-        resumed, _ = distil(start, videos, tmp_path / "cut", on_start=plans.append)
+        resumed, _ = distil(llava, videos, tmp_path / "cut", on_start=plans.append)
         assert plans[0].resumed_at == 4
         before, after = weights(whole.folder), weights(resumed.folder)
         assert all(torch.equal(before[name], after[name]) for name in before)
@@ -234,7 +226,7 @@ class TestResuming:
         )
 
     def test_the_teacher_is_asked_once(
-        self, start: Path, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, llava: Path, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         asked: list[str] = []
         answer = answers.answer_batch
@@ -247,7 +239,7 @@ class TestResuming:
 
         monkeypatch.setattr(answers, "answer_batch", count)
         with pytest.raises(KeyboardInterrupt):
-            distil(start, videos, tmp_path / "run")
+            distil(llava, videos, tmp_path / "run")
         path = tmp_path / "run" / "answers-0.jsonl"
         assert len(path.read_text().splitlines()) == 2
         with path.open("a") as file:
@@ -256,51 +248,51 @@ class TestResuming:
                 file.write(json.dumps(known | wrong) + "\n")
             file.write('{"video": "cut o')  # as a kill leaves it
         monkeypatch.setattr(answers, "answer_batch", answer)
-        distil(start, videos, tmp_path / "run", recipe(log_every=2))
+        distil(llava, videos, tmp_path / "run", recipe(log_every=2))
         assert len([json.loads(line) for line in path.read_text().splitlines()]) == 4
         monkeypatch.setattr(answers, "answer_batch", None)
         shutil.rmtree(tmp_path / "run" / "checkpoint-12")
         with pytest.raises(UsageError, match="model: already exists, though this run has not"):
-            distil(start, videos, tmp_path / "run", recipe(log_every=2))
+            distil(llava, videos, tmp_path / "run", recipe(log_every=2))
         shutil.rmtree(tmp_path / "run" / "model")
-        distil(start, videos, tmp_path / "run", recipe(log_every=2))
+        distil(llava, videos, tmp_path / "run", recipe(log_every=2))
 
     def test_answers_that_other_processes_keep_elsewhere_are_not_taken_for_empty(
-        self, start: Path, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, llava: Path, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(answers, "_complete", lambda samples, folder: None)
         with pytest.raises(UsageError, match="a folder that all of them share"):
-            distil(start, videos, tmp_path / "run")
+            distil(llava, videos, tmp_path / "run")
 
-    def test_other_prompts_are_another_run(self, start: Path, videos: Path, tmp_path: Path) -> None:
+    def test_other_prompts_are_another_run(self, llava: Path, videos: Path, tmp_path: Path) -> None:
         (tmp_path / "prompts.txt").write_text("Which colour?\n")
-        distil(start, videos, tmp_path / "run", recipe(steps=1), prompts=tmp_path / "prompts.txt")
+        distil(llava, videos, tmp_path / "run", recipe(steps=1), prompts=tmp_path / "prompts.txt")
         with pytest.raises(UsageError, match="holds a run that differs: prompts"):
-            distil(start, videos, tmp_path / "run", recipe(steps=1))
+            distil(llava, videos, tmp_path / "run", recipe(steps=1))
 
     def test_broken_videos_are_skipped_and_counted(
-        self, start: Path, videos: Path, tmp_path: Path
+        self, llava: Path, videos: Path, tmp_path: Path
     ) -> None:
         mixed = tmp_path / "videos"
         shutil.copytree(videos, mixed)
         (mixed / "broken.mp4").write_bytes(b"no video at all" * 40)
-        trained, _ = distil(start, mixed, tmp_path / "run", recipe(steps=3, max_skipped=0.5))
+        trained, _ = distil(llava, mixed, tmp_path / "run", recipe(steps=3, max_skipped=0.5))
         assert trained.skipped == 1
         assert "broken.mp4" in (tmp_path / "run" / "skipped.jsonl").read_text()
         with pytest.raises(VideoError, match="cannot be trained on"):
-            distil(start, mixed, tmp_path / "strict", recipe(steps=3, max_skipped=0.1))
+            distil(llava, mixed, tmp_path / "strict", recipe(steps=3, max_skipped=0.1))
 
 
 class TestProcesses:
     @pytest.mark.timeout(600)
     def test_several_share_the_asking_and_the_batch(
-        self, start: Path, videos: Path, tmp_path: Path
+        self, llava: Path, videos: Path, tmp_path: Path
     ) -> None:
         chosen = recipe(steps=4, batch_size=2, device_batch_size=1)
         (tmp_path / "both.yaml").write_text(chosen.to_yaml())
         command = [
             sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-            "-m", "crosslmm_cli", "train", tmp_path / "both.yaml", "--teacher", start,
+            "-m", "crosslmm_cli", "train", tmp_path / "both.yaml", "--teacher", llava,
             "--videos", videos, "--out", tmp_path / "both",
         ]  # fmt: skip
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -309,20 +301,20 @@ class TestProcesses:
         assert done.stdout == f"{tmp_path / 'both' / 'model'}\n"
         asked = [(tmp_path / "both" / f"answers-{rank}.jsonl").read_text() for rank in (0, 1)]
         assert [len(text.splitlines()) for text in asked] == [2, 2]
-        _, alone = distil(start, videos, tmp_path / "alone", chosen)
+        _, alone = distil(llava, videos, tmp_path / "alone", chosen)
         losses = [entry["loss"] for entry in logged(tmp_path / "both") if "loss" in entry]
         assert losses == pytest.approx([entry.loss for entry in alone], rel=1e-3)
 
 
 class TestCommand:
     def test_from_videos_to_a_model(
-        self, run: Callable[..., Any], start: Path, videos: Path, tmp_path: Path
+        self, run: Callable[..., Any], llava: Path, videos: Path, tmp_path: Path
     ) -> None:
         options = ("--set", "steps=2", "--set", "batch_size=1", "--set", "frames=2")
         options += ("--set", "workers=0", "--set", "distill.answer_tokens=4")
         given = Path(shutil.copytree(videos, tmp_path / "given"))
         (given / "all").symlink_to("/", target_is_directory=True)
-        common = ("--teacher", start, "--videos", given, "--out", tmp_path / "run", *options)
+        common = ("--teacher", llava, "--videos", given, "--out", tmp_path / "run", *options)
         shown = run("train", "distill", *common, "--dry-run")
         assert (shown.code, shown.out) == (0, "")
         assert f"{given}/all: a link to a folder, which is not followed" in shown.err

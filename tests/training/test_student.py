@@ -8,26 +8,18 @@ import torch
 
 from crosslmm.checkpoints.loading import load_model
 from crosslmm.training.student import Rows, encode_once, make_teacher, read_video, share_weights
-from tests.checkpoints.test_llava_onevision import write_checkpoint
 
 CPU = torch.device("cpu")
 FULL = 16  # tokens per frame of the teacher: patches of 49 pixels by 6, pooled to half the grid
 
 
-@pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("start") / "llava"
-    write_checkpoint(folder, image_size=49, layers=8)  # two dual layers; V2V learns in one
-    return folder
-
-
 class TestTeacher:
-    def _model(self, start: Path, **options: Any) -> Any:
-        return load_model(start, device=CPU, dtype=torch.float32, **options)
+    def _model(self, llava: Path, **options: Any) -> Any:
+        return load_model(llava, device=CPU, dtype=torch.float32, **options)
 
     @pytest.mark.parametrize("quantization", ["none", "4bit"])
-    def test_the_frozen_weights_are_in_memory_once(self, start: Path, quantization: Any) -> None:
-        model = self._model(start, quantization=quantization)
+    def test_the_frozen_weights_are_in_memory_once(self, llava: Path, quantization: Any) -> None:
+        model = self._model(llava, quantization=quantization)
         teacher = make_teacher(model)
         own = dict(model.named_parameters())
         apart = {n for n, p in teacher.named_parameters() if p.data_ptr() != own[n].data_ptr()}
@@ -36,9 +28,9 @@ class TestTeacher:
 
     @pytest.mark.parametrize("quantization", ["none", "4bit"])
     def test_another_checkpoint_shares_what_is_the_same(
-        self, start: Path, quantization: Any
+        self, llava: Path, quantization: Any
     ) -> None:
-        model, teacher = (self._model(start, quantization=quantization) for _ in range(2))
+        model, teacher = (self._model(llava, quantization=quantization) for _ in range(2))
         with torch.no_grad():
             teacher.model.multi_modal_projector.linear_1.weight += 1
         share_weights(teacher, model)
@@ -46,8 +38,8 @@ class TestTeacher:
         apart = {n for n, p in teacher.named_parameters() if p.data_ptr() != own[n].data_ptr()}
         assert apart == {"model.multi_modal_projector.linear_1.weight", "model.feature_norm.weight"}
 
-    def test_a_teacher_with_open_gates_keeps_its_cross_attention(self, start: Path) -> None:
-        model = self._model(start)
+    def test_a_teacher_with_open_gates_keeps_its_cross_attention(self, llava: Path) -> None:
+        model = self._model(llava)
         with torch.no_grad():
             model.model.cross_attention_layers["7"].t2v.gate.fill_(0.5)
         teacher = make_teacher(model)
@@ -55,8 +47,8 @@ class TestTeacher:
             model.model.cross_attention_layers["7"].t2v.gate.fill_(0.0)
         assert float(teacher.model.cross_attention_layers["7"].t2v.gate.detach()) == 0.5
 
-    def test_it_reads_what_the_checkpoint_reads(self, start: Path) -> None:
-        model = self._model(start)
+    def test_it_reads_what_the_checkpoint_reads(self, llava: Path) -> None:
+        model = self._model(llava)
         teacher = make_teacher(model)
         ids, pixels, mask, labels = _batch()
         frames = mask.sum(dim=1)
@@ -72,9 +64,9 @@ class TestTeacher:
         torch.testing.assert_close(states[real], expected[real])
 
     def test_a_merged_student_reads_what_the_checkpoint_reads_with_the_same_merging(
-        self, start: Path
+        self, llava: Path
     ) -> None:
-        model = self._model(start)
+        model = self._model(llava)
         ids, pixels, mask, labels = _batch()
         frames = mask.sum(dim=1)
         videos = encode_once(model.model, pixels, mask, {FULL, 3}, full=FULL, merge="folder")
@@ -92,12 +84,12 @@ class TestTeacher:
 
     @pytest.mark.parametrize("merge", [None, "folder"])
     def test_a_merged_token_is_to_be_the_mean_of_those_it_stands_for(
-        self, start: Path, merge: str | None
+        self, llava: Path, merge: str | None
     ) -> None:
         """The middle step, as of a student that teaches itself, changes nothing where it is a mean of
         as many tokens each."""
         _, pixels, mask, _ = _batch()
-        videos = encode_once(self._model(start).model, pixels, mask, {FULL, 4, 1}, full=FULL,
+        videos = encode_once(self._model(llava).model, pixels, mask, {FULL, 4, 1}, full=FULL,
                              merge=merge)  # fmt: skip
         states = torch.randn(3 * FULL, 5)
         one = videos.means(states, FULL, 1)

@@ -33,5 +33,5 @@ def train_more_frames(
     model.requires_grad_(True)
     model.model.vision_tower.requires_grad_(False)
     processor = demo_processor()
-    train_on_clips(model, processor, stage, out=out, seed=seed, report=report)
+    train_on_clips(model, processor, (stage,), out=out, seed=seed, report=report)
     return save_finished(model, out / "demo", processor)

@@ -8,7 +8,7 @@ from the start. `recipe.yaml` holds the numbers.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -151,33 +151,29 @@ def train_demo(
     )
     init_from_heads(model, classifier, images.at(0)["pixels"].to(encoder.device))
     encoder.requires_grad_(False)
-    model.model.frames_per_chunk = 64
-    answer_loss = AnswerLoss(model)
-    for stage in recipe.stages:
-        source = ClipBatches(processor, stage.clips, seed=seed, name=stage.name)
-        answer_loss.auxiliary_weight = stage.auxiliary_weight
-        run_stage(answer_loss, source, replace(stage.options, seed=seed), folder=out / stage.name,
-                  report=report)  # fmt: skip
+    train_on_clips(model, processor, recipe.stages, out=out, seed=seed, report=report)
     return save_finished(model, out / "demo", demo_processor())
 
 
 def train_on_clips(
     model: CrossLMMForConditionalGeneration,
     processor: CrossLMMProcessor,
-    stage: ClipStage,
+    stages: Sequence[ClipStage],
     *,
     out: Path,
     seed: int,
     report: Callable[[str], None] | None,
 ) -> None:
-    """Train what is not frozen of a built-in model in one stage, in a folder of its name."""
+    """Train what is not frozen of a built-in model stage by stage, each in a folder of its name."""
     model.set_attn_implementation(PLAIN)
     model.model.frames_per_chunk = 64
-    loss = AnswerLoss(model, auxiliary_weight=stage.auxiliary_weight)
-    source = ClipBatches(processor, stage.clips, seed=seed, name=stage.name)
-    run_stage(
-        loss, source, replace(stage.options, seed=seed), folder=out / stage.name, report=report
-    )
+    loss = AnswerLoss(model)
+    for stage in stages:
+        loss.auxiliary_weight = stage.auxiliary_weight
+        source = ClipBatches(processor, stage.clips, seed=seed, name=stage.name)
+        run_stage(
+            loss, source, replace(stage.options, seed=seed), folder=out / stage.name, report=report
+        )
 
 
 def save_finished(

@@ -41,7 +41,7 @@ def train_teacher(
     torch.manual_seed(seed)
     processor = teacher_processor()
     model = init_teacher(processor)
-    train_on_clips(model, processor, stage, out=out, seed=seed, report=report)
+    train_on_clips(model, processor, (stage,), out=out, seed=seed, report=report)
     return save_finished(
         model, out / "teacher", processor,
         also=lambda: save_as_llava_onevision(out / LLAVA_ONEVISION, model, processor),
