@@ -34,6 +34,28 @@ def test_each_batch_has_its_own_frames_and_tokens() -> None:
     assert int(merged.sum()) == 9 * plain["pixel_values_videos"].shape[1]
 
 
+def test_batches_of_one_step_cost_the_same() -> None:
+    processor = demo_processor()
+    options = ClipOptions(
+        questions=1, frames=(2, 5), tokens=(9, 4), frames_per_batch=6, alike=2, text_only_every=3
+    )
+    source = ClipBatches(processor, options, seed=0, name="x")
+    shapes: list[tuple[int, int] | None] = []
+    for number in range(12):
+        batch = source.at(number)
+        if "pixel_values_videos" not in batch:
+            shapes.append(None)
+            continue
+        clips, frames = batch["pixel_values_videos"].shape[:2]
+        assert clips == max(1, 6 // frames)
+        merged = int((batch["input_ids"] == processor.video_token_id).sum())
+        shapes.append((frames, merged // (clips * frames)))
+    assert shapes[0::2] == shapes[1::2]
+    assert shapes[0::2].index(None) == 0
+    assert shapes[0::2].count(None) == 2  # the first and the fourth step
+    assert len({*shapes}) > 2
+
+
 def test_the_command_tunes_all_but_the_encoder(run: Callable[..., Any], tmp_path: Path) -> None:
     done = run("train", "demo-frames", "--out", tmp_path / "run", "--set", "short=true")
     assert (done.code, done.out) == (0, f"{tmp_path / 'run' / 'demo'}\n"), done.err
@@ -51,6 +73,6 @@ def test_the_command_tunes_all_but_the_encoder(run: Callable[..., Any], tmp_path
 
 def test_the_recipe_is_the_one_that_was_measured() -> None:
     stage = frames_stage()
-    assert (stage.options.steps, stage.options.batches, stage.clips.clips) == (1400, 2, 6)
-    assert stage.clips.frames == (8, 24)
+    assert (stage.options.steps, stage.options.batches, stage.clips.alike) == (1800, 2, 2)
+    assert (stage.clips.frames, stage.clips.frames_per_batch) == ((8, 32), 96)
     assert sorted(stage.clips.tokens) == [1, 4, 4, 9, 9, 9, 9, 16]

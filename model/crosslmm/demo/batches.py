@@ -36,8 +36,12 @@ class ClipOptions:
       `narrate`) and, in turn, verdicts on given reasons (see `draw_verdicts`); 0 for none.
     - `indirect`: see `Asker`.
     - `busy`: the share of clips that are the more eventful of two.
-    - `frames`: of every clip of a batch, as many as one number drawn from this range.
+    - `frames`: of every clip of a batch, as many as one number drawn from this range, each doubling of
+      it as likely.
+    - `frames_per_batch`: in place of `clips`; batches of few frames then cost what those of many do.
     - `tokens`: per frame, one number drawn for each batch; none for the processor's.
+    - `alike`: so many batches after each other have the same frames and tokens, so that the processes
+      that share a step do not wait for each other.
     """
 
     clips: int = 8
@@ -48,7 +52,9 @@ class ClipOptions:
     indirect: float | None = None
     busy: float = 0.0
     frames: tuple[int, int] = (8, 8)
+    frames_per_batch: int | None = None
     tokens: tuple[int, ...] = ()
+    alike: int = 1
     seconds: tuple[float, float] = (2.0, 60.0)
     types: tuple[QuestionType, ...] = QUESTION_TYPES
 
@@ -65,16 +71,17 @@ class ClipBatches:
         options = self.options
         seed = derive_seed("train", self.name, self.seed, number)
         rng = np.random.default_rng(seed)
-        if options.text_only_every and number % options.text_only_every == 0:
-            verdicts = number // options.text_only_every % 2
+        step = number // options.alike
+        if options.text_only_every and step % options.text_only_every == 0:
+            verdicts = step // options.text_only_every % 2
             return self._verdicts(seed, rng) if verdicts else self._clips_in_words(seed, rng)
-        count = int(rng.integers(options.frames[0], options.frames[1] + 1))
-        tokens = self.processor.tokens_per_frame
-        if options.tokens:
-            tokens = int(rng.choice(options.tokens))
+        count, tokens = self._draw_budget(step)
+        shown = options.clips
+        if options.frames_per_batch:
+            shown = max(1, options.frames_per_batch // count)
         clips, moments, rows, targets = [], [], [], []
         side = math.isqrt(tokens)
-        for index in range(options.clips):
+        for index in range(shown):
             clip, times, period = self._draw(seed, index, rng, count)
             clips.append(clip)
             moments.append(times / clip.duration)
@@ -92,8 +99,16 @@ class ClipBatches:
         generator = torch.Generator().manual_seed(seed)
         frames = torch.cat(render_clips(clips, moments, (self._height, self._width)))
         frames = (simulate_camera(frames, generator=generator) * 255).round().byte()
-        pixels = self.processor.normalise(frames).unflatten(0, (options.clips, count))
+        pixels = self.processor.normalise(frames).unflatten(0, (shown, count))
         return {"pixel_values_videos": pixels, **pad_rows(rows), **stack_targets(targets)}
+
+    def _draw_budget(self, step: int) -> tuple[int, int]:
+        """Frames, and tokens for each."""
+        rng = np.random.default_rng(derive_seed("train", self.name, self.seed, "budget", step))
+        low, high = self.options.frames
+        count = int(low * ((high + 1) / low) ** rng.random())
+        tokens = self.options.tokens or (self.processor.tokens_per_frame,)
+        return count, int(rng.choice(tokens))
 
     def _clips_in_words(self, seed: int, rng: np.random.Generator) -> dict[str, Any]:
         rows = []
