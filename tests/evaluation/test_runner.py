@@ -155,7 +155,7 @@ def test_questions_too_many_for_the_memory_are_asked_in_halves(
 
 def test_tasks_are_found_by_name() -> None:
     task = get_task("questions")
-    assert (task.name, task.max_new_tokens) == ("questions", 256)
+    assert (task.name, task.max_new_tokens) == ("questions", 1024)
     assert task.score(row(), "It is small.")
     assert not task.score(row(), "It is large.")
     with pytest.raises(UsageError, match="riddles: not a task; give one of questions"):

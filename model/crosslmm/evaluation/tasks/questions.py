@@ -21,7 +21,7 @@ class Questions:
     """Each row has at least video, type, question and answer."""
 
     name = "questions"
-    max_new_tokens = 256
+    max_new_tokens = 1024  # the built-in model lists 32 frames before it answers
 
     def read(self, path: Path) -> list[QuestionRow]:
         return read_questions(path)
