@@ -32,8 +32,9 @@ _RATES = (10.0, 12.0, 15.0, 24.0, 25.0, 30.0, 50.0)
 class ClipOptions:
     """- `clips`: per batch; `questions`, `notes`: per clip (see `take_notes`); `timed_notes`: with what
       happens and when, which two or three frames do not show.
-    - `text_only_every`: of so many batches, or groups of `alike` ones, the first has no frames, but clips
-      in words (see `narrate`) or, in turn, verdicts on given reasons (see `draw_verdicts`); 0 for none.
+    - `text_only_every`: of so many batches, or groups of `alike` ones, the first has no frames, but
+      clips in words (see `narrate`) or, in turn, verdicts on given reasons (see `draw_verdicts`); 0 for
+      none.
     - `indirect`: see `Asker`.
     - `busy`: the share of clips that are the more eventful of two.
     - `frames`: of every clip of a batch, as many as one number drawn from this range, each doubling of
