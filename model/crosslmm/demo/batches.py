@@ -35,7 +35,7 @@ class ClipOptions:
     - `text_only_every`: of so many batches, or groups of `alike` ones, the first has no frames, but
       clips in words (see `narrate`) or, in turn, verdicts on given reasons (see `draw_verdicts`); 0 for
       none.
-    - `indirect`: see `Asker`.
+    - `indirect`, `misplaced`: see `Narrator`; the second for clips that are shown.
     - `busy`: the share of clips that are the more eventful of two.
     - `frames`: of every clip of a batch, as many as one number drawn from this range, each doubling of
       it as likely.
@@ -51,6 +51,7 @@ class ClipOptions:
     text_only_every: int = 0
     timed_notes: bool = True
     indirect: float | None = None
+    misplaced: float = 0.0
     busy: float = 0.0
     frames: tuple[int, int] = (8, 8)
     frames_per_batch: int | None = None
@@ -90,6 +91,7 @@ class ClipBatches:
             asked = ask_about(
                 clip, rng, count=options.questions, frame_times=times.tolist(),
                 frame_period=period, types=options.types, indirect=options.indirect,
+                misplaced=options.misplaced,
             )  # fmt: skip
             asked = [_vary_typing(question, rng) for question in asked]
             noted = times.tolist() if options.timed_notes else None

@@ -28,7 +28,8 @@ def pack_turns(
     - `shown`: the prompt shows the clip, so that words about a thing can point at it.
 
     All of the result are `(L,)`: token ids, labels, what each label weighs in the loss (what was asked
-    for, and the list behind a number, weighs more than what leads to it and than notes), positions,
+    for, and the list behind a number, weighs more than what leads to it and than notes; what is given
+    nothing), positions,
     each token's turn (0: the prompt), and the frame and the thing that it points at.
     """
     before, after = prompt.split(MARK)
@@ -59,10 +60,13 @@ def _pack(
         ignored = [IGNORED] * (len(ids) - start)
         encoded = tokenizer(taught.text, return_offsets_mapping=True)
         offsets = encoded["offset_mapping"]
-        asked = find_spans(taught, "asked", offsets)
+        asked, kept = find_spans(taught, "asked", offsets), find_spans(taught, "given", offsets)
         ids += [*encoded["input_ids"], tokenizer.eos_token_id]
         weights += [0.0] * len(ignored)
-        weights += [1.0 if index == IGNORED else ASKED_WEIGHT for index in asked] + [1.0]
+        for is_asked, is_given in zip(asked, kept, strict=True):
+            weight = 1.0 if is_asked == IGNORED else ASKED_WEIGHT
+            weights.append(weight if is_given == IGNORED else 0.0)
+        weights.append(1.0)
         frames += [*ignored, *find_spans(taught, "frame", offsets), IGNORED]
         things += [*ignored, *find_spans(taught, "thing", offsets), IGNORED]
         numbers += [number] * (len(ids) - start)

@@ -39,8 +39,9 @@ class Asker(Narrator):
         frame_period: float,
         held_out: bool = False,
         indirect: float | None = None,
+        misplaced: float = 0.0,
     ):
-        super().__init__(clip, rng, frame_times=frame_times, indirect=indirect)
+        super().__init__(clip, rng, frame_times=frame_times, indirect=indirect, misplaced=misplaced)
         self.frame_period, self.held_out = frame_period, held_out
         self.makers: dict[QuestionType, Callable[[], Question | None]] = {
             "describe": self.describe,
@@ -143,15 +144,15 @@ class Asker(Narrator):
         clip = self.clip
         if not clip.events or len(clip.cuts) > 1:
             return None
-        event = clip.events[self.rng.integers(len(clip.events))]
+        index = self.rng.integers(len(clip.events))
+        event, said_at = clip.events[index], self.place_events()
         said = phrasing.describe_event(clip, event).text
-        seconds = event.time * clip.duration
-        shown = phrasing.first_frame_time(seconds, self.frame_times)
+        seconds, shown = event.time * clip.duration, self.frame_times[said_at[index]]
         return self._make(
             "when",
             "when",
             f"at {seconds:.2f} seconds",
-            taught=self.conclude(f"{said} at {shown:.2f} seconds"),
+            taught=self.conclude(f"{said} at {shown:.2f} seconds", said_at),
             tolerance=round(clip.duration / FRAMES_NEEDED + self.frame_period, 3),
             event=said,
             happen=phrasing.describe_event(clip, event, infinitive=True).text,
@@ -375,6 +376,7 @@ def ask_about(
     types: Sequence[QuestionType] = QUESTION_TYPES,
     held_out_share: float = 0.0,
     indirect: float | None = None,
+    misplaced: float = 0.0,
 ) -> list[Question]:
     """Up to `count` different questions about a clip, their types in turn from a random start."""
     asked: dict[str, Question] = {}
@@ -384,7 +386,7 @@ def ask_about(
             break
         held_out = bool(rng.random() < held_out_share)
         asker = Asker(clip, rng, frame_times=frame_times, frame_period=frame_period,
-                      held_out=held_out, indirect=indirect)  # fmt: skip
+                      held_out=held_out, indirect=indirect, misplaced=misplaced)  # fmt: skip
         question = asker.ask(types[order[turn % len(types)]])
         if question is not None:
             asked.setdefault(question.text, question)

@@ -7,7 +7,7 @@ import numpy as np
 from crosslmm.synthetic import phrasing
 from crosslmm.synthetic.phrasing import DOES
 from crosslmm.synthetic.references import Group, Reference, find_members, refer, sort_things
-from crosslmm.synthetic.scenes import Event, SyntheticClip, Thing
+from crosslmm.synthetic.scenes import FRAMES_NEEDED, Event, SyntheticClip, Thing
 from crosslmm.synthetic.spans import Phrase
 from crosslmm.synthetic.vocabulary import COLOUR_NAMES, GLYPHS, SHAPES, SIZES
 
@@ -17,6 +17,8 @@ class Narrator:
 
     - `frame_times`: of the frames shown, in seconds.
     - `indirect`: see `refer`.
+    - `misplaced`: the share of answers, told frame by frame, in which all events are said some frames
+      early or late, as a model may say them: see `describe_frames`.
     """
 
     def __init__(
@@ -26,9 +28,10 @@ class Narrator:
         *,
         frame_times: Sequence[float],
         indirect: float | None = None,
+        misplaced: float = 0.0,
     ):
         self.clip, self.rng = clip, rng
-        self.frame_times, self.indirect = frame_times, indirect
+        self.frame_times, self.indirect, self.misplaced = frame_times, indirect, misplaced
 
     def state(self, thing: Thing, name: str, key: str, value: str) -> Phrase:
         said = phrasing.state_attribute(name, key, value)
@@ -38,10 +41,22 @@ class Narrator:
         """All events in order, after what happens frame by frame."""
         return self.conclude(phrasing.describe_events(self.clip)).drop("asked")
 
-    def conclude(self, end: str) -> Phrase:
-        """What follows from what happens frame by frame, after that."""
-        frames = phrasing.describe_frames(self.clip, self.frame_times)
+    def conclude(self, end: str, said_at: Sequence[int] | None = None) -> Phrase:
+        """What follows from what happens frame by frame, after that. `said_at`: see `place_events`."""
+        frames = phrasing.describe_frames(
+            self.clip, self.frame_times, said_at or self.place_events()
+        )
         return frames + ", so" + Phrase(f" {end}").mark("asked")
+
+    def place_events(self) -> list[int]:
+        """For each event the frame at which an answer says it, in the order of the events."""
+        frames = phrasing.first_frames(self.clip, self.frame_times)
+        if not self.misplaced or self.rng.random() >= self.misplaced:
+            return frames
+        # Less than what lies between two events, so that none overtakes another.
+        most = len(self.frame_times) // (2 * FRAMES_NEEDED) + 1
+        steps = self.rng.choice([-1, 1]) * self.rng.integers(1, most + 1, len(frames))
+        return np.clip(frames + steps, 0, len(self.frame_times) - 1).tolist()
 
     def pick_thing(self) -> Thing:
         return self.clip.things[self.rng.integers(len(self.clip.things))]

@@ -330,22 +330,34 @@ def describe_events(clip: SyntheticClip) -> str:
     return ", then ".join(describe_event(clip, event).text for event in clip.events)
 
 
-def describe_frames(clip: SyntheticClip, times: Sequence[float]) -> Phrase:
+def describe_frames(
+    clip: SyntheticClip, times: Sequence[float], said_at: Sequence[int] | None = None
+) -> Phrase:
     """`1: nothing at 0.50s, 2: the red circle appears at 1.50s …`: each frame's number, what it is the
-    first to show, and its time."""
-    events: dict[float, list[str]] = {time: [] for time in times}
-    for event in clip.events:
-        shown = first_frame_time(event.time * clip.duration, times)
-        events[shown].append(describe_event(clip, event).text)
-    return join(
-        ", ",
-        (
-            f"{index + 1}"
-            + Phrase(f": {' and '.join(said) or NOTHING}").mark("frame", index)
-            + f" at {time:.2f}s"
-            for index, (time, said) in enumerate(events.items())
-        ),
-    )
+    first to show, and its time.
+
+    `said_at`: for each event the frame at which it is said instead. What is wrong of it is given: to be
+    learned is what to say then, at a later frame of what was left out, and nothing of what was said.
+    """
+    shown_at = first_frames(clip, times)
+    said: list[list[str]] = [[] for _ in times]
+    given: set[int] = set()
+    for event, shown, at in zip(clip.events, shown_at, said_at or shown_at, strict=True):
+        said[at].append(describe_event(clip, event).text)
+        given.update(range(shown, at) if at >= shown else [at])
+    frames = []
+    for index, (words, time) in enumerate(zip(said, times, strict=True)):
+        phrase = Phrase(f": {' and '.join(words) or NOTHING}").mark("frame", index)
+        phrase = phrase.mark("given") if index in given else phrase
+        frames.append(f"{index + 1}" + phrase + f" at {time:.2f}s")
+    return join(", ", frames)
+
+
+def first_frames(clip: SyntheticClip, times: Sequence[float]) -> list[int]:
+    """For each event the index of the first frame that shows it."""
+    return [
+        times.index(first_frame_time(event.time * clip.duration, times)) for event in clip.events
+    ]
 
 
 def first_frame_time(moment: float, frame_times: Sequence[float]) -> float:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-SpanKind = Literal["thing", "frame", "value", "asked"]
+SpanKind = Literal["thing", "frame", "value", "asked", "given"]
 
 
 @dataclass(frozen=True)
@@ -14,6 +14,7 @@ class Span:
     - `thing`, `frame`: what is said about one thing of a clip, or one frame: number `index`, from 0.
     - `value`: the words that decide; with others of their kind instead, the text would be wrong.
     - `asked`: the part of an answer that the question asks for, with the space before it.
+    - `given`: words that are not to be learned, only what follows from them.
     """
 
     start: int
