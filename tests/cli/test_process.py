@@ -85,6 +85,7 @@ def test_a_terminal_sees_progress_and_its_cursor_again(
     del environment["NO_COLOR"]
     process = start(
         *(*CROSSLMM, "ask", clip, "one", "two", "--model", checkpoint, "--max-new-tokens", 3),
+        "--no-cache",  # another test may have encoded these frames
         stdout=terminal,
         stderr=terminal,
         env=environment,
