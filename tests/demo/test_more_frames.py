@@ -73,6 +73,7 @@ def test_the_command_tunes_all_but_the_encoder(run: Callable[..., Any], tmp_path
 
 def test_the_recipe_is_the_one_that_was_measured() -> None:
     stage = frames_stage()
-    assert (stage.options.steps, stage.options.batches, stage.clips.alike) == (1800, 2, 2)
-    assert (stage.clips.frames, stage.clips.frames_per_batch) == ((8, 32), 96)
+    assert (stage.options.steps, stage.options.batches, stage.clips.alike) == (1400, 2, 2)
+    assert (stage.clips.frames, stage.clips.frames_per_batch) == ((8, 24), 96)
+    assert stage.clips.misplaced == 0.4
     assert sorted(stage.clips.tokens) == [1, 4, 4, 9, 9, 9, 9, 16]

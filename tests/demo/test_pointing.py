@@ -15,6 +15,7 @@ from crosslmm.synthetic.phrasing import (
     describe_event,
     describe_frames,
 )
+from crosslmm.synthetic.questions import Question
 from crosslmm.synthetic.scenes import SyntheticClip, make_clip
 from crosslmm.synthetic.spans import Phrase, SpanKind
 from crosslmm.synthetic.vocabulary import SHAPES
@@ -45,6 +46,25 @@ def test_a_word_on_a_frame_points_at_it(processor: CrossLMMProcessor) -> None:
     words = _words_by_index(processor, phrase, "frame")
     assert (words[0], words[1]) == (": nothing", f": {event}")
     assert set(words) == {0, 1, IGNORED}
+
+
+def test_what_is_said_at_the_wrong_frame_is_not_learned(processor: CrossLMMProcessor) -> None:
+    clip = _clip_with("appears")
+    moment = clip.events[0].time * clip.duration
+    times = [moment - 1.0, moment, moment + 1.0]
+    event = describe_event(clip, clip.events[0]).text
+    for said_at, left_out in ((1, set[int]()), (2, {1}), (0, {0})):
+        phrase = describe_frames(clip, times, [said_at])
+        question = Question("events", "Q?", "", phrase.text, phrase.spans)
+        row = pack_turns(processor.tokenizer, shown_prompt(processor), [question])
+        ids = row["input_ids"].where(row["labels"] != IGNORED, 0)
+        learned = processor.tokenizer.decode(ids[ids > 0])
+        words = [event if index == said_at else "nothing" for index in range(3)]
+        parts = [
+            f"{index + 1}{'' if index in left_out else f': {words[index]}'} at {time:.2f}s"
+            for index, time in enumerate(times)
+        ]
+        assert learned == ", ".join(parts) + "<|im_end|>"
 
 
 def test_a_word_on_a_thing_points_at_it(processor: CrossLMMProcessor) -> None:

@@ -10,7 +10,15 @@ from crosslmm.evaluation.scoring import facts_f1
 from crosslmm.evaluation.scoring import is_right as score
 from crosslmm.synthetic.asker import Asker, ask_about
 from crosslmm.synthetic.clips import clip_rows
-from crosslmm.synthetic.phrasing import HELD_OUT, QUESTIONS, YES_NO
+from crosslmm.synthetic.narrator import Narrator
+from crosslmm.synthetic.phrasing import (
+    HELD_OUT,
+    QUESTIONS,
+    YES_NO,
+    describe_event,
+    describe_frames,
+    first_frames,
+)
 from crosslmm.synthetic.questions import QUESTION_TYPES
 from crosslmm.synthetic.scenes import FRAMES_NEEDED, SyntheticClip, make_clip
 from crosslmm.synthetic.vocabulary import SHAPES
@@ -136,6 +144,55 @@ def test_what_is_taught_scores(clips: list[SyntheticClip]) -> None:
     assert {question.type for question in asked} == set(QUESTION_TYPES)
     for question in asked:
         assert score(vars(question), question.taught), question
+
+
+@pytest.mark.parametrize("count", [8, 16, 24])
+def test_events_said_early_or_late_keep_their_order_and_what_is_wrong_is_given(
+    clips: list[SyntheticClip], count: int
+) -> None:
+    late = early = 0
+    for index, clip in enumerate(clips):
+        times = ((np.arange(count) + 0.5) / count * clip.duration).tolist()
+        narrator = Narrator(clip, np.random.default_rng(index), frame_times=times, misplaced=1.0)
+        shown_at, said_at = first_frames(clip, times), narrator.place_events()
+        assert said_at == sorted(said_at)
+        steps = [said - shown for said, shown in zip(said_at, shown_at, strict=True)]
+        assert all(1 <= abs(step) <= count / 8 for step in steps)
+        assert len({step > 0 for step in steps}) <= 1
+        phrase = describe_frames(clip, times, said_at)
+        given = {
+            int(phrase.text[: span.start].split(", ")[-1])
+            for span in phrase.spans
+            if span.kind == "given"
+        }
+        expected: set[int] = set()
+        for shown, said in zip(shown_at, said_at, strict=True):
+            event = describe_event(clip, clip.events[shown_at.index(shown)]).text
+            words = phrase.text.split(f", {said + 1}: ")[1].split(" at ")[0]
+            assert event in words
+            # Learned: the event where it is late, and nothing where it has been said.
+            expected |= {said + 1} if said < shown else set(range(shown + 1, said + 1))
+            late, early = late + (said > shown), early + (said < shown)
+        assert given == expected
+    assert min(late, early) > 10
+
+
+def test_what_is_said_late_concludes_with_the_time_at_which_it_is_said(
+    clips: list[SyntheticClip],
+) -> None:
+    misplaced = 0
+    for index, clip in enumerate(clips):
+        times = (MIDDLES * clip.duration).tolist()
+        rng = np.random.default_rng(index)
+        asker = Asker(clip, rng, frame_times=times, frame_period=1 / 24, misplaced=0.5)
+        question = asker.ask("when")
+        if question is None or "scene" in question.taught:
+            continue
+        frames, end = question.taught.split(", so ")
+        event, time = end.removesuffix(" seconds").rsplit(" at ", 1)
+        assert f"{event} at {time}s" in frames or f"{event} and " in frames
+        misplaced += any(span.kind == "given" for span in question.spans)
+    assert misplaced > 5
 
 
 def test_answers_are_read_by_meaning() -> None:
