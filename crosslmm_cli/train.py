@@ -178,7 +178,7 @@ def _check_given(model: str, *files: Path | None) -> None:
     """What is missing is said before torch is imported."""
     catalog.resolve(model)
     for path in files:
-        is_pattern = path is not None and "{" in path.name
+        is_pattern = path is not None and "{" in str(path)
         if path is not None and not is_pattern and not path.exists():
             raise UsageError(f"{path}: no such file or folder")
 
@@ -210,6 +210,11 @@ def _show_answers(output: Output, progress: "AnswerProgress") -> None:
     output.progress("answers", progress.done, progress.total, label="the teacher answers")
     if progress.done == progress.total:
         output.finish_progress()
+    if progress.cut:
+        output.notice(
+            f"{progress.cut:,} of {progress.total:,} answers of the teacher were cut: "
+            "`--set distill.answer_tokens=N` allows longer ones"
+        )
 
 
 def _show_progress(output: Output, progress: "TrainingProgress") -> None:

@@ -20,7 +20,11 @@ from crosslmm.demo.run import SHORT, demo_recipe, train_demo
 from crosslmm.demo.stage import StageOptions, run_stage
 from crosslmm.errors import CheckpointError, UsageError
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
-from crosslmm.training.checkpoints import latest_checkpoint
+from crosslmm.training.checkpoints import (
+    TrainingDiverged,
+    latest_checkpoint,
+    list_checkpoints,
+)
 
 
 def test_the_encoder_learns_what_covers_a_patch(tmp_path: Path) -> None:
@@ -90,6 +94,27 @@ def test_one_process_takes_the_steps_of_two(tmp_path: Path) -> None:
         assert two == pytest.approx(one, rel=5e-3)
         assert len({*two}) == len(two) == 4
     assert train_demo(tmp_path / "two", short=True) == tmp_path / "two" / "demo"
+
+
+def test_a_stage_that_is_lost_stops_and_keeps_no_such_checkpoint(tmp_path: Path) -> None:
+    class Lost(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.steps = torch.nn.Linear(2, 2), 0
+
+        def forward(self, value: torch.Tensor) -> dict[str, torch.Tensor]:
+            self.steps += 1
+            loss = self.layer(value).square().mean()
+            return {"loss": loss * float("nan") if self.steps > 4 else loss}
+
+    class Ones:
+        def at(self, number: int) -> dict[str, Any]:
+            return {"value": torch.ones(2, 2)}
+
+    options = StageOptions(steps=6, batches=1, save_steps=3, log_steps=100)
+    with pytest.raises(TrainingDiverged, match=r"of step 6 is not a finite number.*\n.*point-3"):
+        run_stage(Lost(), Ones(), options, folder=tmp_path)
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["checkpoint-3"]
 
 
 def test_processes_that_cannot_share_a_step_are_refused(

@@ -17,11 +17,11 @@ from safetensors.torch import load_file, save_file
 from crosslmm.checkpoints.loading import save_checkpoint
 from crosslmm.errors import CheckpointError, CrossLMMError, UsageError
 from crosslmm.evaluation.tasks.questions import read_questions
-from crosslmm.training.checkpoints import latest_checkpoint, list_checkpoints
+from crosslmm.training.checkpoints import TrainingDiverged, latest_checkpoint, list_checkpoints
 from crosslmm.training.recipe import Recipe, load_recipe
 from crosslmm.training.records import Records
 from crosslmm.training.run import train
-from crosslmm.training.trainer import CrossLMMTrainer, TrainingDiverged, read_skipped
+from crosslmm.training.trainer import CrossLMMTrainer, read_skipped
 from crosslmm.video import sample
 from tests.conftest import Finished
 from tests.support.clips import write_clip

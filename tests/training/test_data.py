@@ -1,6 +1,7 @@
 """From records in LLaVA's convention to the batches that are trained on."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,15 @@ class TestLabels:
             for token, label in zip(tokens.input_ids, tokens.labels, strict=True)
         )
         assert tokens.input_ids.count(processor.video_token_id) == 3 * 4
+
+    @pytest.mark.parametrize("template", [CHAT_TEMPLATE, QWEN, SLOPPY])
+    def test_the_end_of_an_answer_that_was_cut_is_not_learned(self, template: str) -> None:
+        talk = ConversationFormat(tiny_processor(chat_template=template), [END])
+        cut = [*TALK[:-1], replace(TALK[-1], cut=True)]
+        whole, broken = talk.encode(TALK, frames=3), talk.encode(cut, frames=3)
+        assert broken.input_ids == whole.input_ids
+        assert (whole.labels[-1], broken.labels[-1]) == (END, IGNORED)
+        assert broken.labels[:-1] == whole.labels[:-1]
 
     @pytest.mark.parametrize("template", [CHAT_TEMPLATE, QWEN])
     def test_the_tokens_are_those_of_the_whole_rendered_conversation(self, template: str) -> None:
@@ -137,22 +147,29 @@ class TestLabels:
         with_system = {"conversations": [{"from": "system", "value": "be brief"}, *says("a", "b")]}
         data = dataset(tmp_path, lesson(None, ("hello", "hi")), with_system)
         data.check_template()
+        data = dataset(
+            tmp_path, lesson(None, ("hello", "hi")), with_system
+        )  # what is known is kept
         template = (
             "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
         )
         data.processor.chat_template = template + data.processor.chat_template
         with pytest.raises(UsageError, match=r"refuses conversations of system, user.*no system"):
-            VideoDataset(
-                data.samples, recipe=data.recipe, processor=data.processor, stop_token_ids=[END]
-            ).check_template()
+            data.check_template()
 
 
-def dataset(folder: Path, *records: dict[str, Any], **options: Any) -> VideoDataset:
+def dataset(
+    folder: Path, *records: dict[str, Any], context: int = 10_000, **options: Any
+) -> VideoDataset:
     (folder / "data.json").write_text(json.dumps(records))
     recipe = Recipe(**{"stage": "tune", "learning_rate": 1e-3, "frames": 4} | options)
     processor = tiny_processor(time_line="llava_video")
     return VideoDataset(
-        Records(folder / "data.json"), recipe=recipe, processor=processor, stop_token_ids=[END]
+        Records(folder / "data.json"),
+        recipe=recipe,
+        processor=processor,
+        stop_token_ids=[END],
+        context=context,
     )
 
 
@@ -225,6 +242,35 @@ class TestExamples:
         assert "over max_length 500" in reasons[2]
         assert isinstance(found[1], Skipped)
         assert found[1].origin.endswith("data.json, record 2")
+
+    def test_what_is_over_the_context_is_skipped_too(self, tmp_path: Path) -> None:
+        """Inference refuses it."""
+        numbered_clip(tmp_path / "v.mp4")
+        short, long = lesson("v.mp4", ("who?", "me")), lesson("v.mp4", ("who?", "me " * 200))
+        data = dataset(tmp_path, short, long, context=500)
+        fits, over = data[0], data[1]
+        assert isinstance(fits, Example)
+        assert isinstance(over, Skipped)
+        assert "over the 500 of the model's context" in over.reason
+
+    def test_of_what_was_skipped_only_what_still_is_stays(self, tmp_path: Path) -> None:
+        for name in ("a.mp4", "b.mp4", "c.mp4"):
+            (tmp_path / name).write_bytes(b"no video")
+        data = dataset(
+            tmp_path, *(lesson(name, ("who?", "me")) for name in ("a.mp4", "b.mp4", "c.mp4"))
+        )
+        skipped = [
+            item.origin for item in map(data.__getitem__, range(3)) if isinstance(item, Skipped)
+        ]
+        assert len(skipped) == 3
+        numbered_clip(tmp_path / "b.mp4")
+        every = slice(0, None, 1)
+        assert [item.origin for item in data.recheck(skipped[:2], every)] == skipped[:1]
+        shares = [data.recheck(skipped, slice(index, None, 2)) for index in range(2)]
+        assert [[item.origin for item in share] for share in shares] == [
+            [skipped[0], skipped[2]],
+            [],
+        ]
 
 
 class TestBatches:

@@ -17,6 +17,7 @@ from crosslmm.checkpoints.headers import part_of
 from crosslmm.checkpoints.loading import load_model, load_processor
 from crosslmm.errors import UsageError, VideoError
 from crosslmm.training import answers
+from crosslmm.training.answers import AnswerProgress
 from crosslmm.training.recipe import DistillOptions, LoraOptions, Recipe, load_recipe
 from crosslmm.training.run import RunPlan, TrainingResult, train
 from crosslmm.training.trainer import TrainingProgress
@@ -279,8 +280,38 @@ class TestResuming:
         trained, _ = distil(llava, mixed, tmp_path / "run", recipe(steps=3, max_skipped=0.5))
         assert trained.skipped == 1
         assert "broken.mp4" in (tmp_path / "run" / "skipped.jsonl").read_text()
-        with pytest.raises(VideoError, match="cannot be trained on"):
-            distil(llava, mixed, tmp_path / "strict", recipe(steps=3, max_skipped=0.1))
+        for _ in range(2):
+            with pytest.raises(VideoError, match=r"1 of 5 prompts have no answer.*broken.mp4"):
+                distil(llava, mixed, tmp_path / "strict", recipe(steps=3, max_skipped=0.1))
+        shutil.copy(mixed / "red.mp4", mixed / "broken.mp4")
+        trained, _ = distil(llava, mixed, tmp_path / "strict", recipe(steps=3, max_skipped=0.1))
+        assert trained.skipped == 0
+
+    def test_a_video_that_the_context_cannot_hold_is_skipped(
+        self, llava: Path, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        answer = answers.answer_batch
+
+        def refuse(runtime: Any, clips: Any, questions: Any, **options: Any) -> Any:
+            if any("grey" in str(clip.source.path) for clip in clips):
+                raise UsageError("more than the model's context")
+            return answer(runtime, clips, questions, **options)
+
+        monkeypatch.setattr(answers, "answer_batch", refuse)
+        trained, _ = distil(llava, videos, tmp_path / "run", recipe(steps=3, max_skipped=0.5))
+        assert trained.skipped == 1
+        assert "grey.mp4" in (tmp_path / "run" / "skipped.jsonl").read_text()
+
+    def test_answers_that_were_cut_are_known_as_such_and_counted(
+        self, llava: Path, videos: Path, tmp_path: Path
+    ) -> None:
+        told: list[AnswerProgress] = []
+        distil(llava, videos, tmp_path / "run", recipe({"answer_tokens": 1}, steps=1),
+               on_answers=told.append)  # fmt: skip
+        lines = (tmp_path / "run" / "answers-0.jsonl").read_text().splitlines()
+        cut = [json.loads(line).get("cut", False) for line in lines]
+        assert (told[-1].cut, told[-1].done) == (sum(cut), 4)
+        assert sum(cut) >= 3  # of a random model, whose first token ends an answer by chance only
 
 
 class TestProcesses:

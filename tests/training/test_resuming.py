@@ -139,6 +139,31 @@ class TestResuming:
             assert latest_checkpoint(tmp_path / "run") is not None
         run_training(start, data, tmp_path / "run", **options, max_skipped=0.2)
 
+    def test_once_a_skipped_video_is_put_right_the_run_goes_on(
+        self, start: Path, lessons: Path, tmp_path: Path
+    ) -> None:
+        data = lessons.with_name("with-repaired.json")
+        records = json.loads(lessons.read_text())
+        repaired = lessons.parent / "repaired.mp4"
+        repaired.write_bytes(b"no video")
+        data.write_text(json.dumps([*records[1:], {**records[0], "video": "repaired.mp4"}]))
+        options = {"steps": 16, "batch_size": 1, "device_batch_size": 1, "save_every": 1}
+        with pytest.raises(VideoError, match="1 of 8 samples cannot be trained on"):
+            run_training(start, data, tmp_path / "run", **options)
+        assert latest_checkpoint(tmp_path / "run") is not None
+        shutil.copy(lessons.parent / records[0]["video"], repaired)
+        trained, _ = run_training(start, data, tmp_path / "run", **options)
+        assert trained.skipped == 0
+        assert (tmp_path / "run" / "skipped.jsonl").read_text() == ""
+
+    def test_another_folder_of_videos_is_another_run(
+        self, start: Path, lessons: Path, tmp_path: Path
+    ) -> None:
+        options = {"model": start, "data": lessons, "out": tmp_path / "run"}
+        train(recipe(steps=1), **options, media_folder=lessons.parent)
+        with pytest.raises(UsageError, match=r"differs: media_folder .* → None"):
+            train(recipe(steps=1), **options)
+
     def test_the_same_seed_gives_the_same_losses(
         self, start: Path, lessons: Path, tmp_path: Path
     ) -> None:

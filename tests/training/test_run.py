@@ -11,8 +11,12 @@ from safetensors.torch import load_file
 
 from crosslmm.checkpoints.headers import part_of
 from crosslmm.errors import UsageError
+from crosslmm.training.collator import Collator
+from crosslmm.training.dataset import VideoDataset
 from crosslmm.training.recipe import LoraOptions
+from crosslmm.training.records import Records
 from crosslmm.training.run import RunPlan, train
+from crosslmm.training.trainer import TrainingProgress, training_arguments
 from tests.support.tiny import tiny_checkpoint, tiny_model
 from tests.support.training_runs import Weights, recipe, run_training, weights
 
@@ -101,6 +105,14 @@ class TestStages:
         assert record["recipe"]["precision"] == "auto"
         assert record["sessions"][0]["precision"] == "fp32"
 
+    def test_the_precision_of_accelerate_config_does_not_replace_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+        for precision, expected in (("fp32", "no"), ("bf16", "bf16")):
+            arguments = training_arguments(recipe(precision=precision), tmp_path, evaluates=False)
+            assert arguments.mixed_precision == expected
+
     def test_a_part_learns_at_its_own_rate(
         self, start: Path, lessons: Path, tmp_path: Path
     ) -> None:
@@ -129,7 +141,7 @@ class TestStages:
     def test_the_new_checkpoint_is_an_ordinary_one(
         self, start: Path, lessons: Path, tmp_path: Path
     ) -> None:
-        from crosslmm.checkpoints.loading import load_model, load_processor
+        from crosslmm.checkpoints.loading import load_processor
 
         trained, _ = run_training(start, lessons, tmp_path / "run", steps=1, tokens_per_frame=1)
         assert {path.name for path in trained.folder.iterdir()} == {
@@ -137,13 +149,45 @@ class TestStages:
         }
         config = json.loads((trained.folder / "config.json").read_text())
         before = json.loads((start / "config.json").read_text())
-        assert config == {**before, "tokens_per_frame": 1}
-        model = load_model(trained.folder, device=torch.device("cpu"), dtype=torch.float32)
-        assert model.config.tokens_per_frame == 1
+        assert config == before  # tokens_per_frame too: positions refer to it, as in training
         assert load_processor(trained.folder).tokens_per_frame == 1
         notes = json.loads((tmp_path / "run" / "run.json").read_text())
         assert notes["recipe"]["seed"] == 0
         assert notes["sessions"][0]["versions"]["torch"] == torch.__version__
+
+    @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+    @pytest.mark.parametrize("adapters", [False, True])
+    def test_its_positions_are_those_it_was_trained_with(
+        self, start: Path, lessons: Path, tmp_path: Path, adapters: bool
+    ) -> None:
+        """With another number of tokens than the checkpoint's, too."""
+        from crosslmm.checkpoints.loading import load_model, load_processor
+
+        chosen = recipe(
+            tokens_per_frame=1, steps=8, batch_size=8, device_batch_size=8, evaluate_every=8,
+            lora=LoraOptions(rank=2) if adapters else None,
+        )  # fmt: skip
+        seen: list[TrainingProgress] = []
+        trained = train(
+            chosen, model=start, data=lessons, eval_data=lessons, out=tmp_path / "run",
+            on_progress=seen.append,
+        )  # fmt: skip
+        assert trained is not None
+        model = load_model(trained.folder, device=torch.device("cpu"), dtype=torch.float32).eval()
+        processor = load_processor(trained.folder)
+        data = VideoDataset(
+            Records(lessons), recipe=chosen, processor=processor, context=10_000,
+            stop_token_ids=[processor.tokenizer.eos_token_id],
+        )  # fmt: skip
+        batch = Collator(processor, tokens_per_frame=processor.tokens_per_frame)(
+            [data[index] for index in range(8)]
+        )
+        frames = batch.pop("frames")
+        del batch["skipped"]
+        pixels = processor.normalise(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+        with torch.no_grad():
+            loss = float(model(pixel_values_videos=pixels, **batch).loss)
+        assert loss == pytest.approx(seen[-1].eval_loss, rel=1e-4)
 
 
 def _to_bfloat16(folder: Path) -> None:
@@ -205,6 +249,20 @@ class TestCommand:
         assert (done.code, done.out) == (0, f"{tmp_path / 'run' / 'model'}\n")
         assert "step 2 of 2, loss" in done.err
         assert run("models", "show", tmp_path / "run" / "model").code == 0
+
+    def test_data_may_be_a_pattern_of_folders(
+        self, run: Callable[..., Any], start: Path, lessons: Path, tmp_path: Path
+    ) -> None:
+        for name in "ab":
+            (tmp_path / f"part_{name}").mkdir()
+            (tmp_path / f"part_{name}" / "data.json").write_text(lessons.read_text())
+        shown = run(
+            "train", "tune-2b", "--model", start, "--data", tmp_path / "part_{a,b}" / "data.json",
+            "--video-folder", lessons.parent, "--out", tmp_path / "run", "--dry-run",
+            "--set", "frames=2", "--set", "tokens_per_frame=1",
+        )  # fmt: skip
+        assert shown.code == 0, shown.err
+        assert "16 samples" in shown.err
 
     @pytest.mark.parametrize(
         ("arguments", "words"),

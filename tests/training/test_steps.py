@@ -12,8 +12,8 @@ import torch
 
 from crosslmm.errors import VideoError
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
+from crosslmm.training.checkpoints import TrainingDiverged
 from crosslmm.training.run import RunPlan, train
-from crosslmm.training.trainer import TrainingDiverged
 from tests.support.lessons import lesson
 from tests.support.tiny import tiny_model
 from tests.support.training_runs import read_lines, recipe, run_training, weights

@@ -29,7 +29,7 @@ from crosslmm.training.checkpoints import (
     explain_unread,
     find_resume_point,
 )
-from crosslmm.training.processes import count_processes, keep_to_one_gpu
+from crosslmm.training.processes import count_processes, keep_to_arguments
 
 
 class BatchSource(Protocol):
@@ -146,6 +146,7 @@ def run_stage(
         bf16=computes_bfloat16(torch.device("cpu" if on_cpu else "cuda")),
         use_cpu=on_cpu,
         logging_steps=options.log_steps,
+        logging_nan_inf_filter=False,
         save_steps=options.save_steps,
         save_total_limit=2,
         seed=options.seed,
@@ -156,7 +157,7 @@ def run_stage(
         ddp_backend="gloo" if processes > 1 and on_cpu else None,
         accelerator_config={"dispatch_batches": False},
     )
-    keep_to_one_gpu(arguments)
+    keep_to_arguments(arguments)
     last, done = find_resume_point(folder)
     if last is not None and done >= options.steps:
         with explain_unread(str(last)):

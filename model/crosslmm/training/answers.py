@@ -32,21 +32,24 @@ _TOGETHER = 16  # batches between which processes wait for each other, so that n
 
 @dataclass(frozen=True)
 class AnswerProgress:
-    """How many of the teacher's answers are there, over all processes."""
+    """How many of the teacher's answers are there, over all processes; once all are, how many of them
+    were `cut` at the most tokens that an answer may have."""
 
     done: int
     total: int
+    cut: int = 0
 
 
 @dataclass(frozen=True)
 class VideoPrompt:
     """What is asked about a video. `answer` or, where there is none, the `problem`; neither before the
-    teacher was asked."""
+    teacher was asked. A `cut` answer breaks off."""
 
     video: Path
     prompt: str
     answer: str | None = None
     problem: str | None = None
+    cut: bool = False
 
     @property
     def key(self) -> tuple[str, str]:
@@ -98,7 +101,8 @@ class AnsweredVideos:
 
 
 def _turns(item: VideoPrompt) -> tuple[Turn, Turn]:
-    return Turn("user", item.prompt, shows=True), Turn("assistant", item.answer or "")
+    answer = Turn("assistant", item.answer or "", cut=item.cut)
+    return Turn("user", item.prompt, shows=True), answer
 
 
 class _Clips(Dataset[tuple[VideoPrompt, Frames | str]]):
@@ -130,11 +134,13 @@ def answer_videos(
     report: Callable[[AnswerProgress], None] | None = None,
 ) -> None:
     """Ask the teacher in `runtime` for the answers that are not in `folder` yet, and complete `samples`.
+    What was a problem in an earlier session may be none by now.
 
-    dataset: samples the frames. Called on every process; each asks for its share.
+    dataset: samples the frames. Called on every process; each asks for its share. Raises VideoError
+    when there are more problems than the recipe allows.
     """
     state = join_processes()
-    _complete(samples, folder)
+    _complete(samples, {key: item for key, item in _known(folder).items() if item.problem is None})
     total = sum(map(len, samples))
     todo = list(dict.fromkeys(item for part in samples for item in part.unanswered()))
     state.wait_for_everyone()  # all have read, so that files can be written
@@ -150,8 +156,10 @@ def answer_videos(
     )
     path = folder / f"answers-{state.process_index}.jsonl"
     if mine:
-        known = read_answers(path).values()  # without a line that a kill cut off
+        # Without problems, and without a line that a kill cut off.
+        known = [item for item in read_answers(path).values() if item.problem is None]
         atomic_write(path, "".join(f"{json.dumps(_entry(item))}\n" for item in known).encode())
+    problems: list[str] = []
     shares = range(0, -(-len(todo) // state.num_processes), size)
     for number in range(len(shares)):
         if number % _TOGETHER == 0:
@@ -159,11 +167,21 @@ def answer_videos(
         batch: list[tuple[VideoPrompt, Frames | str]] = next(batches, [])
         answered = _ask(runtime, batch, max_new_tokens)
         append_lines(path, map(_entry, answered))
+        problems += [f"{item.video}: {item.problem}" for item in answered if item.problem]
+        if len(problems) > dataset.recipe.max_skipped * total:
+            raise VideoError(
+                f"{len(problems)} of {total} prompts have no answer, more than max_skipped "
+                f"{dataset.recipe.max_skipped:g} allows; the first: {problems[0]}"
+            )
         if report is not None and state.is_main_process:
             done = min((number + 1) * size * state.num_processes, len(todo))
             report(AnswerProgress(total - len(todo) + done, total))
     state.wait_for_everyone()
-    _complete(samples, folder)
+    _complete(samples, _known(folder))
+    if report is not None and state.is_main_process:
+        report(
+            AnswerProgress(total, total, sum(item.cut for part in samples for item in part.items))
+        )
     if any(part.unanswered() for part in samples):
         raise UsageError(
             f"{folder}: the answers that other processes asked for are not here; `out` must be a folder "
@@ -178,12 +196,17 @@ def _ask(
     shown = [(item, clip) for item, clip in batch if not isinstance(clip, str)]
     if not shown:
         return unread
-    answers = answer_batch(
-        runtime,
-        [clip for _, clip in shown],
-        [item.prompt for item, _ in shown],
-        max_new_tokens=max_new_tokens,
-    ).answers
+    try:
+        answers = answer_batch(
+            runtime,
+            [clip for _, clip in shown],
+            [item.prompt for item, _ in shown],
+            max_new_tokens=max_new_tokens,
+        ).answers
+    except UsageError as error:  # a video that does not fit into the model's context
+        if len(shown) == 1:
+            return [*unread, replace(shown[0][0], problem=str(error))]
+        return unread + [item for pair in shown for item in _ask(runtime, [pair], max_new_tokens)]
     return unread + [
         _answered(item, answer) for (item, _), answer in zip(shown, answers, strict=True)
     ]
@@ -194,23 +217,30 @@ def _answered(item: VideoPrompt, answer: BatchAnswer) -> VideoPrompt:
         return replace(item, problem=str(answer.problem))
     if not answer.text:
         return replace(item, problem="the teacher gave no answer")
-    return replace(item, answer=answer.text)
+    return replace(item, answer=answer.text, cut=answer.finish == "length")
 
 
-def _complete(samples: Sequence[AnsweredVideos], folder: Path) -> None:
-    """What all processes of all sessions have asked so far."""
-    answers: dict[tuple[str, str], VideoPrompt] = {}
+def _known(folder: Path) -> dict[tuple[str, str], VideoPrompt]:
+    """What all processes of all sessions have asked so far; an answer counts more than a problem that
+    another process had before."""
+    known: dict[tuple[str, str], VideoPrompt] = {}
     for path in sorted(folder.glob("answers-*.jsonl")):
-        answers |= read_answers(path)
+        for key, item in read_answers(path).items():
+            if item.problem is None or key not in known:
+                known[key] = item
+    return known
+
+
+def _complete(samples: Sequence[AnsweredVideos], known: dict[tuple[str, str], VideoPrompt]) -> None:
     for part in samples:
-        part.take(answers)
+        part.take(known)
 
 
 def _entry(item: VideoPrompt) -> dict[str, Any]:
     entry = {"video": str(item.video), "prompt": item.prompt}
     if item.problem is not None:
         return {**entry, "problem": item.problem}
-    return {**entry, "answer": item.answer}
+    return {**entry, "answer": item.answer, **({"cut": True} if item.cut else {})}
 
 
 def read_answers(path: Path) -> dict[tuple[str, str], VideoPrompt]:
@@ -225,6 +255,7 @@ def read_answers(path: Path) -> dict[tuple[str, str], VideoPrompt]:
                     continue
                 (values[1] or "").encode()  # UnicodeEncodeError, a ValueError, for what is no text
                 item = VideoPrompt(Path(entry["video"]), *values)
+                item = replace(item, cut=entry.get("cut") is True)
             except (AttributeError, LookupError, TypeError, ValueError):
                 continue
             items[item.key] = item

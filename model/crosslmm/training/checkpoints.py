@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from torch import nn
 from transformers import Trainer
@@ -145,9 +146,14 @@ def check_loaded(model: nn.Module, missing: Iterable[str], unexpected: Iterable[
         raise CheckpointError(f"a checkpoint of this run does not fit its model: {wrong[0]}")
 
 
-class AtomicCheckpoints(Trainer):
-    """A `Trainer` whose checkpoints are complete as soon as they exist."""
+class TrainingDiverged(CrossLMMError):
+    """The loss, its gradient or a weight is not a finite number; later checkpoints would be useless."""
 
+
+class AtomicCheckpoints(Trainer):
+    """A `Trainer` whose checkpoints are complete as soon as they exist, and finite."""
+
+    remedy = ""  # what may help where training diverges
     _saving = False
 
     def _get_output_dir(self, trial: Any = None) -> str:
@@ -155,6 +161,10 @@ class AtomicCheckpoints(Trainer):
         return os.path.join(folder, _STAGING) if self._saving else folder
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Raises TrainingDiverged rather than keep what no run can go on from: the loss is looked at
+        only where it is logged."""
+        if broken := gather_object(list(broken_values(self.training_state()))):
+            raise self.diverged(broken[0])
         folder = Path(super()._get_output_dir(trial))
         staging = folder / _STAGING
         self._clear(staging)
@@ -201,6 +211,20 @@ class AtomicCheckpoints(Trainer):
         """Raises where transformers would only warn of weights that a checkpoint lacks."""
         model: Any = self.model
         check_loaded(model, load_result.missing_keys, load_result.unexpected_keys)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Raises TrainingDiverged, once it is logged, where the loss or its gradient is not finite."""
+        super().log(logs, *args, **kwargs)
+        broken = [name for name in ("loss", "grad_norm") if not math.isfinite(logs.get(name, 0.0))]
+        if broken:
+            raise self.diverged(f"the {broken[0]}")
+
+    def diverged(self, what: str) -> TrainingDiverged:
+        last = latest_checkpoint(Path(str(self.args.output_dir)))
+        return TrainingDiverged(
+            f"{what} of step {self.state.global_step} is not a finite number{self.remedy}\n"
+            f"the last checkpoint before is {last or 'none'}"
+        )
 
     def training_state(self) -> dict[str, Any]:
         """What a checkpoint keeps: weights, and the states of optimizer and schedule where there are

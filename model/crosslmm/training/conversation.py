@@ -1,4 +1,5 @@
-"""A conversation as tokens with labels: those of the assistant's turns, end of turn included.
+"""A conversation as tokens with labels: those of the assistant's turns, end of turn included where
+they have come to it.
 
 The chat template is rendered once around stand-in texts, which shows exactly what it writes around
 each turn. In front of every answer comes what the template's *generation prompt* writes, not what
@@ -72,7 +73,9 @@ class ConversationFormat:
                 text = self.processor.time_line_of(times, duration) + text
             if turn.role == "assistant":
                 self._append(tokens, unlearned + before, learned=False)
-                self._append(tokens, text + frame.end, learned=True)
+                self._append(tokens, text if turn.cut else text + frame.end, learned=True)
+                if turn.cut:
+                    self._append(tokens, frame.end, learned=False)
                 unlearned = ""
             else:
                 unlearned += before + text

@@ -4,7 +4,7 @@ A video that cannot be read is not replaced by another: it becomes `Skipped`, is
 and ends the run beyond the recipe's limit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -56,8 +56,11 @@ class VideoDataset(Dataset[Example | Skipped]):
         recipe: Recipe,
         processor: CrossLMMProcessor,
         stop_token_ids: Sequence[int],
+        context: int,
     ) -> None:
+        """context: tokens that the model was made for, in all."""
         self.samples = samples
+        self.context = context
         self.recipe = recipe
         self.processor = processor
         self._format = ConversationFormat(processor, stop_token_ids)
@@ -85,7 +88,16 @@ class VideoDataset(Dataset[Example | Skipped]):
         length, limit = len(tokens.input_ids), self.recipe.max_length
         if limit is not None and length > limit:
             return Skipped(chosen.origin, f"{length:,} tokens are over max_length {limit:,}")
+        if length > self.context:
+            reason = f"{length:,} tokens are over the {self.context:,} of the model's context"
+            return Skipped(chosen.origin, reason)
         return Example(tokens, pixels)
+
+    def recheck(self, origins: Collection[str], share: slice) -> list[Skipped]:
+        """Those of a share of the samples named by `origins` that still cannot be trained on."""
+        named = (i for i in range(len(self)) if self.samples[i].origin in origins)
+        examples = (self[index] for index in list(named)[share])
+        return [example for example in examples if isinstance(example, Skipped)]
 
     def check_template(self) -> None:
         """Raises UsageError if the chat template does not fit, here rather than in a worker."""

@@ -17,7 +17,9 @@ def join_processes() -> PartialState:
     return PartialState(cpu=not torch.cuda.is_available())
 
 
-def keep_to_one_gpu(arguments: TrainingArguments) -> None:
-    """Two GPUs without a launcher would be driven as one by DataParallel, which knows no masks and
-    would drop every second batch."""
+def keep_to_arguments(arguments: TrainingArguments) -> None:
+    """Against what transformers takes from the surroundings instead: of two GPUs without a launcher
+    DataParallel, which knows no masks and would drop every second batch, and the precision of
+    `accelerate config`."""
     arguments._n_gpu = min(arguments.n_gpu, 1)
+    arguments.mixed_precision = "bf16" if arguments.bf16 else "no"

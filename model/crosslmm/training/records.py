@@ -40,11 +40,13 @@ _BRACES = re.compile(r"\{([^{}]*)\}")
 
 @dataclass(frozen=True)
 class Turn:
-    """One message; `shows` where the video or the images come before its text."""
+    """One message; `shows` where the video or the images come before its text, `cut` where its text
+    breaks off, so that its end is not learned."""
 
     role: Role
     text: str
     shows: bool = False
+    cut: bool = False
 
 
 Form = tuple[tuple[Role, bool], ...]

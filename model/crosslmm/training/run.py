@@ -125,7 +125,13 @@ def train(
         recipe = replace(recipe, frames=prepared.config.default_frames)
     stops = _stop_token_ids(prepared.model, processor)
     train_set, eval_set = (
-        VideoDataset(records, recipe=recipe, processor=processor, stop_token_ids=stops)
+        VideoDataset(
+            records,
+            recipe=recipe,
+            processor=processor,
+            stop_token_ids=stops,
+            context=int(prepared.config.text.max_position_embeddings),
+        )
         if records is not None
         else None
         for records in (samples, eval_samples)

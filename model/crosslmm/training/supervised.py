@@ -27,7 +27,7 @@ class Supervised:
 
     def identity(self) -> dict[str, Any]:
         folder = self.media_folder
-        return {} if folder is None else {"media_folder": str(Path(folder).resolve())}
+        return {"media_folder": None if folder is None else str(Path(folder).resolve())}
 
     def read_samples(self, data: str | Path, *, held_out: bool) -> Records:
         seed = 0 if held_out else self.recipe.seed
@@ -71,9 +71,11 @@ class Supervised:
     def export(
         self, trainer: CrossLMMTrainer, source: Path, folder: Path, prepared: Prepared
     ) -> None:
-        tokens, processor = self.recipe.tokens_per_frame, trainer.processor
-        if tokens is not None:
-            processor.tokens_per_frame = tokens
+        """The processor has the tokens per frame of the recipe; the configuration keeps those of the
+        checkpoint, which positions refer to, in training too."""
+        processor = trainer.processor
+        if self.recipe.tokens_per_frame is not None:
+            processor.tokens_per_frame = self.recipe.tokens_per_frame
         if self.recipe.lora is not None:
             if trainer.args.should_save:
                 lora.save_adapter(trainer.network, folder / ADAPTER)
@@ -83,7 +85,7 @@ class Supervised:
                     dtype=prepared.dtype,
                     adapter=folder / ADAPTER,
                 )
-                self._save(trained, folder, processor)
+                loading.save_checkpoint(folder / MODEL, trained, processor)
             return
         weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
         if trainer.args.should_save:
@@ -93,12 +95,7 @@ class Supervised:
             weights = {name: weight.to("cpu", prepared.dtype) for name, weight in weights.items()}
             trained.load_state_dict(weights, assign=True)
             trained.tie_weights()
-            self._save(trained, folder, processor)
-
-    def _save(self, model: CrossLMMForConditionalGeneration, folder: Path, processor: Any) -> None:
-        if self.recipe.tokens_per_frame is not None:
-            model.config.tokens_per_frame = self.recipe.tokens_per_frame
-        loading.save_checkpoint(folder / MODEL, model, processor)
+            loading.save_checkpoint(folder / MODEL, trained, processor)
 
 
 def _check_media(records: Records, looked_at: int = 100) -> None:

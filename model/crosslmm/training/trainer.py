@@ -15,27 +15,21 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 from torch import nn
-from torch.utils.data import Dataset
 from transformers import PrinterCallback, TrainerCallback, TrainerState, TrainingArguments
 
-from crosslmm.errors import CheckpointError, CrossLMMError, UsageError, VideoError
+from crosslmm.errors import CheckpointError, UsageError, VideoError
 from crosslmm.files import atomic_write, open_regular, parse_json, read_lines
-from crosslmm.finite_values import broken_values
 from crosslmm.limits import MAX_LIST_BYTES
 from crosslmm.processing_crosslmm import CrossLMMProcessor
-from crosslmm.training.checkpoints import STATE, AtomicCheckpoints, latest_checkpoint
+from crosslmm.training.checkpoints import STATE, AtomicCheckpoints
 from crosslmm.training.collator import Collator
-from crosslmm.training.dataset import Example, Skipped
-from crosslmm.training.processes import count_processes, keep_to_one_gpu
+from crosslmm.training.dataset import Skipped, VideoDataset
+from crosslmm.training.processes import count_processes, keep_to_arguments
 from crosslmm.training.recipe import Recipe
 from crosslmm.training.stages import gate_values, group_names, parameter_groups
 
 LOG = "log.jsonl"
 SKIPPED = "skipped.jsonl"
-
-
-class TrainingDiverged(CrossLMMError):
-    """The loss, its gradient or a weight is not a finite number; later checkpoints would be useless."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +90,7 @@ def training_arguments(recipe: Recipe, folder: Path, *, evaluates: bool) -> Trai
         report_to=[],
         disable_tqdm=True,
     )
-    keep_to_one_gpu(arguments)
+    keep_to_arguments(arguments)
     return arguments
 
 
@@ -116,6 +110,8 @@ class CrossLMMTrainer(AtomicCheckpoints):
     samples had to be skipped than the recipe allows.
     """
 
+    remedy = ": lower `learning_rate`, or give `precision`=fp32"
+
     def __init__(
         self,
         *,
@@ -123,8 +119,8 @@ class CrossLMMTrainer(AtomicCheckpoints):
         recipe: Recipe,
         processor: CrossLMMProcessor,
         arguments: TrainingArguments,
-        train_dataset: Dataset[Example | Skipped],
-        eval_dataset: Dataset[Example | Skipped] | None = None,
+        train_dataset: VideoDataset,
+        eval_dataset: VideoDataset | None = None,
         report: Callable[[TrainingProgress], None] | None = None,
     ) -> None:
         config: Any = model.config
@@ -144,6 +140,7 @@ class CrossLMMTrainer(AtomicCheckpoints):
         self.add_callback(_LogFile(self))
         self._folder = Path(str(arguments.output_dir))
         self._groups = group_names(model, recipe)
+        self._datasets = [train_dataset, *([] if eval_dataset is None else [eval_dataset])]
         self._new: list[Skipped] = []
         self.skipped = read_skipped(self._folder / SKIPPED)
 
@@ -187,7 +184,6 @@ class CrossLMMTrainer(AtomicCheckpoints):
         values = gate_values(self.network)
         logged: dict[str, Any] = {**logs, "v2v_gates": values["v2v"], "t2v_gates": values["t2v"]}
         super().log(logged, start_time)
-        self._stop_if_diverged(logs)
         measured = "loss" in logs or "eval_loss" in logs
         if measured and self.report is not None and self.is_world_process_zero():
             self.report(
@@ -219,25 +215,15 @@ class CrossLMMTrainer(AtomicCheckpoints):
     def finish_checkpoint(self, folder: Path) -> None:
         self.processor.save_pretrained(folder)
 
-    def _stop_if_diverged(self, logs: dict[str, float]) -> None:
-        broken = [name for name in ("loss", "grad_norm") if not math.isfinite(logs.get(name, 0.0))]
-        if broken:
-            raise self._diverged(f"the {broken[0]}")
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Raises TrainingDiverged rather than keep what no run can go on from: the loss is looked at
-        only where it is logged."""
-        if broken := gather_object(list(broken_values(self.training_state()))):
-            raise self._diverged(broken[0])
-        super()._save_checkpoint(model, trial)
-
-    def _diverged(self, what: str) -> TrainingDiverged:
-        last = latest_checkpoint(self._folder)
-        return TrainingDiverged(
-            f"{what} of step {self.state.global_step} is not a finite number: "
-            "lower `learning_rate`, or give `precision`=fp32\n"
-            f"the last checkpoint before is {last or 'none'}"
-        )
+    def recheck_skipped(self) -> None:
+        """Forget those samples of earlier sessions that can be trained on by now."""
+        if not self.skipped:
+            return
+        share = slice(self.args.process_index, None, self.args.world_size)
+        still: list[Skipped] = []
+        for dataset in self._datasets:
+            still += dataset.recheck(self.skipped, share)
+        self.skipped = {item.origin: item.reason for item in gather_object(still)}
 
     def take_skipped(self) -> None:
         """Gather the skipped samples of every process; the same on all of them afterwards."""
@@ -247,7 +233,7 @@ class CrossLMMTrainer(AtomicCheckpoints):
         self.skipped.update(fresh)
         if fresh and self.is_world_process_zero():
             append_lines(self._folder / SKIPPED, _entries(fresh))
-        total = len(self.train_dataset) + len(self.eval_dataset or ())  # type: ignore[arg-type]
+        total = sum(map(len, self._datasets))
         if len(self.skipped) > self.recipe.max_skipped * total:
             origin, reason = next(iter(self.skipped.items()))
             raise VideoError(
@@ -267,13 +253,13 @@ class _LogFile(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         state.compute_steps(args, state.max_steps)  # a resumed run may save and log at others
-        skipped = self._trainer.skipped
-        if state.global_step == 0:  # what an earlier start skipped may be fixed by now
-            skipped.clear()
+        if state.global_step == 0:
+            self._trainer.skipped.clear()
+        self._trainer.recheck_skipped()
         if state.is_world_process_zero:
             folder = Path(args.output_dir)
             atomic_write(folder / LOG, _lines(state.log_history))
-            atomic_write(folder / SKIPPED, _lines(_entries(skipped)))
+            atomic_write(folder / SKIPPED, _lines(_entries(self._trainer.skipped)))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         control.should_log = control.should_log or state.global_step >= state.max_steps
