@@ -6,7 +6,7 @@ from contextlib import suppress
 from crosslmm.errors import CrossLMMError
 
 # Of the built-in model; they need no training data.
-DEMO_RECIPES = ("demo", "demo-frames", "demo-teacher")
+DEMO_RECIPES = ("demo", "demo-teacher")
 
 
 def model_names(incomplete: str) -> list[str]:

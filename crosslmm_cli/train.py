@@ -27,8 +27,7 @@ def train(
             metavar="RECIPE",
             autocompletion=completion.training_recipes,
             help="align-2b, tune-2b, align-7b, tune-7b, distill, a YAML file; demo, which trains the "
-            "built-in model from scratch, demo-frames, which tunes it on for more frames, or "
-            "demo-teacher, which makes a teacher for distill of it.",
+            "built-in model from scratch, or demo-teacher, which makes a teacher for distill of it.",
         ),
     ],
     out: Annotated[
@@ -241,8 +240,6 @@ def _train_demo(output: Output, out: Path, changes: list[str], recipe: str) -> N
     output.progress("load", 0, 0, label="preparing")
     if recipe == "demo-teacher":
         from crosslmm.demo.teacher import train_teacher as run
-    elif recipe == "demo-frames":
-        from crosslmm.demo.more_frames import train_more_frames as run
     else:
         from crosslmm.demo.run import train_demo as run
     with interrupt.remark(_RESUMES):

@@ -124,7 +124,7 @@ def test_python_is_warned_of_unfamiliar_footage(shapes: Path, noise: Path) -> No
 
 
 def test_more_frames_than_it_was_trained_on_are_warned_of(shapes: Path) -> None:
-    video = crosslmm.load("demo").open_video(shapes, frames=9)
+    video = crosslmm.load("demo").open_video(shapes, frames=25)
     assert video.warnings == (
-        "the built-in model was trained on 8 frames of a video; with 9 its answers get worse",
+        "the built-in model was trained on up to 24 frames of a video; with 25 its answers get worse",
     )

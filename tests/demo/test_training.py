@@ -76,7 +76,7 @@ def test_killed_and_started_again_it_goes_on_to_the_same_end(tmp_path: Path) -> 
     assert (finished / "model.safetensors").stat().st_size < 15_000_000
     restored = CrossLMMForConditionalGeneration.from_pretrained(finished)
     assert restored.dtype == torch.bfloat16
-    assert restored.config.default_frames == 8
+    assert restored.config.default_frames == 16
 
 
 @pytest.mark.timeout(600)

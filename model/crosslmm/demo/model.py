@@ -4,7 +4,6 @@ from crosslmm.configuration_crosslmm import CrossLMMConfig
 from crosslmm.demo.tokenizer import demo_tokenizer
 from crosslmm.processing_crosslmm import CrossLMMProcessor
 from crosslmm.prompts.templates import PLAIN_TEMPLATE
-from crosslmm.synthetic.scenes import FRAMES_NEEDED
 
 IMAGE_SIZE = 96
 PATCH_SIZE = 8
@@ -56,6 +55,6 @@ def demo_config(processor: CrossLMMProcessor) -> CrossLMMConfig:
         tokens_per_frame=processor.tokens_per_frame,
         cross_attention_interval=2,
         v2v_scope="frame",
-        t2v_cache="projected",  # eight frames take little room
-        default_frames=FRAMES_NEEDED,
+        t2v_cache="projected",  # so few frames take little room
+        default_frames=16,
     )

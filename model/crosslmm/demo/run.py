@@ -1,10 +1,10 @@
 """`crosslmm train demo`: trains the built-in model from scratch, from a seed.
 
 First the encoder learns what covers each patch (`encoder.py`), then it is frozen and the language
-model, projector and cross-attention are trained: to look things up, on two or three frames; then to
-answer everything, on the eight they will be used with (`batches.py`, `loss.py`). There is no pretrained
-language model to preserve, so nothing else is frozen and both branches of the cross-attention are on
-from the start. `recipe.yaml` holds the numbers.
+model, projector and cross-attention are trained: to look things up, on two or three frames; to answer
+everything, on eight; then on up to 24 frames, with any number of tokens for each (`batches.py`,
+`loss.py`). There is no pretrained language model to preserve, so nothing else is frozen and both
+branches of the cross-attention are on from the start. `recipe.yaml` holds the numbers.
 """
 
 import json
@@ -71,11 +71,6 @@ def demo_recipe() -> DemoRecipe:
 def teacher_stage() -> ClipStage:
     """The stage that makes a teacher of the built-in model (`teacher.py`), of the same file."""
     return _clip_stage(_recipe_values()["teacher"])
-
-
-def frames_stage() -> ClipStage:
-    """The stage that tunes the built-in model on with more frames (`more_frames.py`)."""
-    return _clip_stage(_recipe_values()["frames"])
 
 
 def _recipe_values() -> dict[str, Any]:
@@ -219,5 +214,6 @@ def save_demo(
     """A finished checkpoint in bfloat16, with its processor, complete or not there at all."""
     model.set_attn_implementation("sdpa")
     model.bfloat16()
-    model.config.dtype = "bfloat16"
+    for config in (model.config, model.config.text, model.config.vision):
+        config.dtype = "bfloat16"
     save_checkpoint(folder, model, processor, replace=True)

@@ -19,6 +19,7 @@ from crosslmm.demo.model import demo_processor
 from crosslmm.demo.run import keep_settings, save_finished, shorten, teacher_stage, train_on_clips
 from crosslmm.modeling_crosslmm import CrossLMMForConditionalGeneration
 from crosslmm.processing_crosslmm import CrossLMMProcessor
+from crosslmm.synthetic.scenes import FRAMES_NEEDED
 
 TOKENS_PER_FRAME = 36
 LLAVA_ONEVISION = "llava-onevision"
@@ -63,6 +64,7 @@ def init_teacher(processor: CrossLMMProcessor) -> CrossLMMForConditionalGenerati
     values = built_in.config.to_dict()
     values |= {
         "tokens_per_frame": processor.tokens_per_frame,
+        "default_frames": FRAMES_NEEDED,
         "merge_mode": "bilinear",
         "projector_order": "project_first",
         "video_newline": True,

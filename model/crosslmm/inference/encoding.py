@@ -17,6 +17,7 @@ import torch
 
 from crosslmm.errors import UsageError, VideoError
 from crosslmm.inference.answer import FrameUsed
+from crosslmm.inference.footage import TRAINED_FRAMES
 from crosslmm.inference.given import GivenFrames
 from crosslmm.inference.runtime import Progress, Runtime
 from crosslmm.merging import TokenBudget, check_count
@@ -305,9 +306,9 @@ def warn_of_frames(runtime: Runtime, count: int, videos: int = 1) -> tuple[str, 
     if runtime.footage is None:
         return ()
     warnings: tuple[str, ...] = ()
-    if count > runtime.default_frames:
+    if count > TRAINED_FRAMES:
         warnings += (
-            f"the built-in model was trained on {runtime.default_frames} frames of a video; with "
+            f"the built-in model was trained on up to {TRAINED_FRAMES} frames of a video; with "
             f"{count} its answers get worse",
         )
     if videos > 1:

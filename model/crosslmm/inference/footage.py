@@ -1,4 +1,4 @@
-"""Whether footage is of the kind that the built-in model was trained on.
+"""Whether footage is of the kind that the built-in model was trained on, and how much of it.
 
 It was trained on synthetic clips only, and answers questions about anything else fluently and wrongly.
 A linear classifier over what its encoder makes of a frame tells the two apart; `benchmarks/footage.py`
@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 from crosslmm.checkpoints import catalog
 from crosslmm.packed_features import unpack_features
 
+TRAINED_FRAMES = 24
+"""As many frames of a video the built-in model was trained on."""
 UNFAMILIAR = (
     "this footage is unlike the synthetic clips that the built-in model was trained on: "
     "its answers are made up"

@@ -1,20 +1,10 @@
-"""The built-in model tuned on for more frames and other numbers of tokens."""
+"""Batches of clips for the built-in model: their frames and tokens."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
-import torch
-
-from crosslmm.checkpoints import catalog
-from crosslmm.checkpoints.headers import part_of
-from crosslmm.checkpoints.loading import load_model
 from crosslmm.demo.batches import ClipBatches, ClipOptions
 from crosslmm.demo.model import demo_processor
-from crosslmm.demo.run import frames_stage
-
-CPU = torch.device("cpu")
+from crosslmm.demo.run import demo_recipe
 
 
 def test_each_batch_has_its_own_frames_and_tokens() -> None:
@@ -56,23 +46,8 @@ def test_batches_of_one_step_cost_the_same() -> None:
     assert len({*shapes}) > 2
 
 
-def test_the_command_tunes_all_but_the_encoder(run: Callable[..., Any], tmp_path: Path) -> None:
-    done = run("train", "demo-frames", "--out", tmp_path / "run", "--set", "short=true")
-    assert (done.code, done.out) == (0, f"{tmp_path / 'run' / 'demo'}\n"), done.err
-    assert "5-frames: step 4 of 4" in done.err
-    model = load_model(tmp_path / "run" / "demo", device=CPU, dtype=torch.float32)
-    assert (model.config.default_frames, model.config.tokens_per_frame) == (16, 9)
-    before = load_model(catalog.resolve("demo"), device=CPU, dtype=torch.float32).state_dict()
-    changed = {
-        part_of(name) for name, tensor in model.state_dict().items()
-        if not torch.equal(before[name], tensor)
-    }  # fmt: skip
-    assert "vision encoder" not in changed
-    assert {"projector", "language model"} <= changed
-
-
 def test_the_recipe_is_the_one_that_was_measured() -> None:
-    stage = frames_stage()
+    stage = demo_recipe().stages[-1]
     assert (stage.options.steps, stage.options.batches, stage.clips.alike) == (1400, 2, 2)
     assert (stage.clips.frames, stage.clips.frames_per_batch) == ((8, 24), 96)
     assert stage.clips.misplaced == 0.4
