@@ -235,7 +235,7 @@ def test_the_sample_clip_and_the_model_that_nobody_chose(tmp_path: Path) -> None
         assert terminal.wait() == 0
         reasoning, answer = terminal.raw.rsplit(b"\x1b[22m", 1)
         assert b"\x1b[2m1:\x1b[22m\x1b[2m nothing" in reasoning
-        assert answer.startswith(b" so the red diamond\r\nmeets")
+        assert answer.startswith(b" so\r\nthe red diamond meets the yellow circle, then")
         assert terminal.screen.startswith(
             "answered by the built-in demo model, which knows synthetic shape clips only\n"
         )

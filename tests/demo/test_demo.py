@@ -53,7 +53,8 @@ def test_the_three_answers_of_the_demo_are_right(
 def test_its_evidence_is_where_things_are_and_when_they_happen(
     assistant: "crosslmm.Assistant",
 ) -> None:
-    clip, moments = sample_clip(), (np.arange(8) + 0.5) / 8
+    clip, count = sample_clip(), assistant.default_frames
+    moments = (np.arange(count) + 0.5) / count
     frames = render_clips([clip], [moments], (96, 96))[0].mul(255).round().byte()
     times = (moments * clip.duration).tolist()
     video = assistant.open_video(frames, times=times)
