@@ -6,7 +6,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from crosslmm.checkpoints import catalog
 from crosslmm.evidence import page
+from crosslmm.fingerprint import checkpoint_fingerprint
 
 QUESTION = "What happens?"
 SIZES = {"light": (1040, 1180), "dark": (430, 1180)}
@@ -23,10 +25,11 @@ _FLAGS = (
 
 
 def source() -> str:
-    """What the pictures are drawn from: how the page looks, and the question."""
+    """What the pictures are drawn from: how the page looks, the question, and the model that answers."""
     web = Path(page.__file__).parent / "web"
     files = [Path(page.__file__), Path(__file__), *sorted(web.iterdir())]
-    return "".join(file.read_text("utf-8") for file in files)
+    model = checkpoint_fingerprint(catalog.demo_folder())
+    return "".join([*(file.read_text("utf-8") for file in files), model])
 
 
 def draw(scheme: str, path: Path) -> None:

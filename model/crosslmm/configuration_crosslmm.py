@@ -108,6 +108,11 @@ class CrossLMMConfig(PreTrainedConfig):
         return self.text_config
 
     @property
+    def context(self) -> int:
+        """Tokens that the language model was made for, in all."""
+        return int(self.text.max_position_embeddings)
+
+    @property
     def num_hidden_layers(self) -> int:
         """Decoder layers: as many hidden states can be asked for, and the embeddings."""
         return int(self.text.num_hidden_layers)

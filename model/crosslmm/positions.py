@@ -88,4 +88,4 @@ def _shift_ragged(
 
 
 def _room(config: CrossLMMConfig) -> int:
-    return int(VIDEO_CONTEXT * int(config.text.max_position_embeddings))
+    return int(VIDEO_CONTEXT * config.context)

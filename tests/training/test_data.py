@@ -147,9 +147,7 @@ class TestLabels:
         with_system = {"conversations": [{"from": "system", "value": "be brief"}, *says("a", "b")]}
         data = dataset(tmp_path, lesson(None, ("hello", "hi")), with_system)
         data.check_template()
-        data = dataset(
-            tmp_path, lesson(None, ("hello", "hi")), with_system
-        )  # what is known is kept
+        data = dataset(tmp_path, lesson(None, ("hello", "hi")), with_system)  # has checked nothing
         template = (
             "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
         )

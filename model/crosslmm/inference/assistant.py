@@ -104,7 +104,7 @@ def load(
     budget = budget_for(config, usual, tokens_per_frame=tokens_per_frame, merge=merge, keep=keep)
     if budget.merge is None:
         processor.tokens_per_frame = budget.pooled
-    check_texts(processor.tokenizer, questions, context=int(config.text.max_position_embeddings))
+    check_texts(processor.tokenizer, questions, context=config.context)
     if resolved.adapter is not None:
         headers |= read_adapter_header(resolved.adapter)  # it may open gates
     needed = estimate_memory(

@@ -90,7 +90,7 @@ class Runtime:
     @property
     def context(self) -> int:
         """Tokens that the model was made for, in all."""
-        return int(self.model.config.text.max_position_embeddings)
+        return self.model.config.context
 
     @cached_property
     def settings(self) -> dict[str, str]:

@@ -130,7 +130,7 @@ def train(
             recipe=recipe,
             processor=processor,
             stop_token_ids=stops,
-            context=int(prepared.config.text.max_position_embeddings),
+            context=prepared.config.context,
         )
         if records is not None
         else None
