@@ -269,8 +269,8 @@ class Output:
         prompt = _wrap(f"{question} [{'Y/n' if default else 'y/N'}]:", width)
         answers = {"": default, "y": True, "yes": True, "n": False, "no": False}
         while True:
-            print(prompt, end=" ", file=sys.stderr, flush=True)
             try:
+                print(f"{prompt} ", end="", file=sys.stderr, flush=True)
                 line = sys.stdin.readline()
             except KeyboardInterrupt:
                 line = ""
