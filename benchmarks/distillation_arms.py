@@ -1,6 +1,6 @@
 """The students of `benchmarks.distillation`, and how each is trained."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks.packed_clips import POOLED
 
@@ -52,6 +52,7 @@ class Arm:
     bfloat16: bool = False
 
 
+LONG = Arm(asked=("own",), answer_tokens=128, clips=4000, steps=4000, bfloat16=True)
 ARMS = {
     "cross-attention": Arm(),
     "adapters": Arm(branches=(), lora=16, rate=1e-3),
@@ -96,6 +97,9 @@ ARMS = {
     "in bfloat16": Arm(bfloat16=True),
     "own questions, complete": Arm(asked=("own",), answer_tokens=128),
     "both, own questions, complete": Arm(lora=16, asked=("own",), answer_tokens=128),
+    "4,000 videos": LONG,
+    "adapters, 4,000 videos": replace(LONG, branches=(), lora=16, rate=1e-3),
+    "both, 4,000 videos": replace(LONG, lora=16),
 }
 # Compared on dev, before any arm above was trained.
 RATES = {
