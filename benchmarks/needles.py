@@ -107,7 +107,7 @@ def _measure(folder: Path, rows: list[Any], options: argparse.Namespace) -> Iter
             began = time.process_time()
             session = opens[method](folder / video)
             for turn, row in enumerate(row for row in rows if row["video"] == video):
-                answer = session.ask(row["question"], max_new_tokens=256)
+                answer = session.ask(row["question"], max_new_tokens=1024)
                 ended = time.process_time()
                 yield _asked(method, row, answer, turn == 0, ended - began)
                 began = time.process_time()

@@ -107,7 +107,7 @@ def _looking(assistant: Any, folder: Path, options: argparse.Namespace) -> Itera
             pair = [str(folder / videos[each]) for each in sorted((index, other))]
             session = opening(pair, frames=options.frames)
             for row in (row for row in rows if row["video"] == videos[index]):
-                answer = session.ask(row["question"], max_new_tokens=256)
+                answer = session.ask(row["question"], max_new_tokens=1024)
                 right.append(is_right(row, answer.text))
                 own = [f for f in answer.frames if f.video == str(folder / videos[index])]
                 shown.append(any(row["start"] <= f.time + 1e-3 < row["end"] for f in own))
