@@ -29,7 +29,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from benchmarks.distillation_arms import ARMS, KINDS, LIMITS, RATES, Arm
-from benchmarks.distillation_tables import tables
+from benchmarks.distillation_tables import record, tables
 from benchmarks.kept_clips import load_clips, prepare
 from benchmarks.packed_clips import (
     COUNTS,
@@ -42,7 +42,7 @@ from benchmarks.packed_clips import (
     states_of,
     visual_tokens,
 )  # fmt: skip
-from benchmarks.record import table
+from benchmarks.record import say, table
 from benchmarks.students import build_student, load_student
 from crosslmm.checkpoints import loading
 from crosslmm.evaluation.scoring import is_right
@@ -282,6 +282,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--rates", action="store_true", help="only compare learning rates, on dev")
     parser.add_argument("--tables", action="store_true", help="only of what is finished")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     arguments = parser.parse_args()
     bench = Bench(arguments.work, arguments.teacher)
     if arguments.rates:
@@ -297,7 +298,10 @@ def main() -> None:
         for seed in arguments.seeds:
             for name in arguments.only or ARMS:
                 bench.measure(name, seed)
-    print(tables(arguments.work, {name: arm.merge for name, arm in ARMS.items()}))
+    merges = {name: arm.merge for name, arm in ARMS.items()}
+    print(tables(arguments.work, merges))
+    path = record(arguments.work, merges, arguments.teacher.name).write(arguments.out)
+    say(f"wrote {path}")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.record import table
+from benchmarks.record import Record, table
 
 COUNTS = (9, 4)
 _DRAWS = 4000
@@ -103,6 +103,30 @@ def by_type(
             )
         rows.append(row)
     return rows
+
+
+def record(work: Path, merges: Mapping[str, str], teacher: str) -> Record:
+    """Right answers of every student at every number of tokens, with intervals as those of the gains.
+
+    Its name ends with the seed of the test clips."""
+    (full,) = _full(work)
+    students = {f"not trained, {merge}": ("teacher", merge) for merge in _untrained(work)}
+    students |= {name: (_seeds(name), merge) for name, merge in merges.items()}
+    found = [("all tokens", None, [full])]
+    found += [(label, count, _answers(work, pattern, merge, count))
+              for label, (pattern, merge) in students.items() for count in (*COUNTS, 1)]  # fmt: skip
+    nothing = [{**row, "right": False} for row in full]
+    rows = []
+    for label, count, runs in found:
+        if runs:
+            low, high = gain_interval(nothing, runs)
+            rights = [_right(run) for run in runs]
+            rows.append({"student": label, "tokens_per_frame": count, "seeds": len(runs),
+                         "right": fmean(rights), "low": low, "high": high,
+                         "deviation": stdev(rights) if len(runs) > 1 else None})  # fmt: skip
+    seed = full[0]["id"].partition("-")[0]
+    settings = {"teacher": teacher, "questions": len(full), "seed": int(seed)}
+    return Record(f"distillation_{seed}", settings, rows)
 
 
 def gain_interval(

@@ -32,6 +32,13 @@ from crosslmm.cost import profile as cost  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 DRAWN = DOCS / "drawn.json"
+NEEDLES = "needles_demo_40917265"
+METHODS = {
+    "uniform": "uniform",
+    "codec": "--sampler codec",
+    "zoom": "--zoom",
+    "zoom, codec": "--zoom --sampler codec",
+}
 COST = ("crosslmm-7b", "llava-onevision-7b")  # what cost.png compares
 
 
@@ -121,6 +128,16 @@ def _source(module: Any, data: Any = None) -> str:
     return Path(module.__file__).read_text("utf-8") + json.dumps(data)
 
 
+def _needles() -> plot.Shares:
+    """Right answers by the length of the clips and how their frames are chosen."""
+    shares: dict[str, dict[str, tuple[float, float, float]]] = {}
+    for row in _rows(NEEDLES):
+        right, low, high = (float(each) / 100 for each in re.findall(r"[0-9.]+", row["right"]))
+        name = METHODS[row["method"]]
+        shares.setdefault(f"{row['frames of the clip']} frames", {})[name] = (right, low, high)
+    return shares
+
+
 def _draw_architecture(path: Path) -> None:
     draw_architecture.draw().savefig(path, metadata={"Date": None})
 
@@ -146,6 +163,11 @@ PICTURES = (
         "against_llava_onevision.png",
         lambda: _source(plot, _rows(TABLES[0].record)),
         lambda path: plot.draw_against(path, _rows(TABLES[0].record), PEER),
+    ),
+    Picture(
+        "needles.png",
+        lambda: _source(plot, _needles()),
+        lambda path: plot.draw_shares(path, _needles(), label="right answers, %"),
     ),
 )
 

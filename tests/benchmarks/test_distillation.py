@@ -183,6 +183,23 @@ def test_tables_give_the_share_that_is_won_back(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_the_record_has_the_right_answers_of_every_student(tmp_path: Path) -> None:
+    (tmp_path / "answers").mkdir()
+    (tmp_path / "agreement").mkdir()
+    write_answers(tmp_path, "teacher-pooled-36", [[True, True], [True, True]])
+    write_answers(tmp_path, "teacher-folder-9", [[True, False], [True, False]])
+    write_answers(tmp_path, "v2v-1-folder-9", [[True, True], [False, False]])
+    write_answers(tmp_path, "v2v-2-folder-9", [[True, True], [True, True]])
+    record = distillation_tables.record(tmp_path, {"v2v": "folder", "t2v": "folder"}, "teacher")
+    assert record.benchmark == "distillation_7"
+    assert record.settings == {"teacher": "teacher", "questions": 4, "seed": 7}
+    full, untrained, trained = record.rows
+    assert (full["student"], full["tokens_per_frame"], full["right"]) == ("all tokens", None, 1.0)
+    assert (untrained["low"], untrained["right"], untrained["high"]) == (0.5, 0.5, 0.5)
+    assert (trained["tokens_per_frame"], trained["seeds"], trained["right"]) == (9, 2, 0.75)
+    assert (trained["low"], trained["high"]) == (0.5, 1.0)
+
+
 def test_a_spread_needs_two_seeds() -> None:
     assert distillation_tables.spread([]) == ""
     assert distillation_tables.spread([0.5]) == "50.0%"
