@@ -91,7 +91,8 @@ def show(model: NameArgument, as_json: options.JsonOption = False) -> None:
         ("size", size_text(found.size)),
         ("dtype", ", ".join(found.dtypes)),
     ]
-    facts += [(label, str(value)) for label, value in _settings(found.config)]
+    config = {**found.config, "tokens_per_frame": catalog.default_tokens(found.path, found.config)}
+    facts += [(label, str(value)) for label, value in _settings(config)]
     output.table(facts, header=False)
     output.text("")
     rows: list[tuple[str, ...]] = [("PART", "PARAMETERS", "DTYPE")]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from crosslmm.training.trainer import TrainingProgress
 
 _RESUMES = "the same command resumes the run from its last checkpoint, if one has been saved"
+_KEEPS = "the teacher's answers so far are kept; "
 
 
 def train(
@@ -145,7 +146,8 @@ def train(
         def begin(plan: "RunPlan") -> None:
             _show_plan(output, plan)
             if not dry_run:
-                remarks.enter_context(interrupt.remark(_RESUMES))
+                kept = _KEEPS if chosen.distill else ""
+                remarks.enter_context(interrupt.remark(kept + _RESUMES))
 
         trained = run(
             chosen,
@@ -165,8 +167,12 @@ def train(
     if trained is None:
         return
     if trained.skipped:
-        samples = "1 sample" if trained.skipped == 1 else f"{trained.skipped:,} samples"
-        output.notice(f"{samples} skipped; see {out / 'skipped.jsonl'}")
+        output.notice(f"{_count(trained.skipped, 'sample')} skipped; see {out / 'skipped.jsonl'}")
+    if chosen.distill and chosen.distill.merge:
+        output.notice(
+            f"its tokens were merged in training: ask it with --merge {chosen.distill.merge} and "
+            "--tokens-per-frame"
+        )
     if as_json:
         output.record({**vars(trained), "folder": str(trained.folder)})
     else:
@@ -193,16 +199,23 @@ def _show_plan(output: Output, plan: "RunPlan") -> None:
     for name, trained, total in rows:
         output.notice(f"  {name:<{widths[0]}}  {trained:>{widths[1]}}  of {total:>{widths[2]}}")
     output.notice(
-        f"{plan.samples:,} samples, {plan.steps:,} steps, batch size {recipe.batch_size} "
-        f"({recipe.device_batch_size} per device × {plan.accumulation} accumulation steps × "
-        f"{plan.devices} {plan.device}), computed in {recipe.precision}"
+        f"{_count(plan.samples, 'sample')}, {_count(plan.steps, 'step')}, batch size "
+        f"{recipe.batch_size} ({recipe.device_batch_size} per device × {plan.accumulation} accumulation "
+        f"steps × {plan.devices} {plan.device.partition(':')[0]}), computed in {recipe.precision}"
     )
+    if plan.eval_samples:
+        every = _count(recipe.evaluate_every, "step")
+        output.notice(f"evaluated on {_count(plan.eval_samples, 'sample')} after every {every}")
     for note in plan.notes:
         output.notice(note)
     if plan.resumed_at >= plan.steps:
         output.notice("already complete")
     elif plan.resumed_at:
         output.notice(f"resuming from step {plan.resumed_at:,}")
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
 
 
 def _show_answers(output: Output, progress: "AnswerProgress") -> None:
@@ -212,7 +225,7 @@ def _show_answers(output: Output, progress: "AnswerProgress") -> None:
     if progress.cut:
         output.notice(
             f"{progress.cut:,} of {progress.total:,} answers of the teacher were cut: "
-            "`--set distill.answer_tokens=N` allows longer ones"
+            "`--set distill.answer_tokens=N` allows longer ones, in another run"
         )
 
 
@@ -242,8 +255,14 @@ def _train_demo(output: Output, out: Path, changes: list[str], recipe: str) -> N
         from crosslmm.demo.teacher import train_teacher as run
     else:
         from crosslmm.demo.run import train_demo as run
+
+    def report(line: str) -> None:
+        output.finish_progress()
+        output.notice(line)
+
     with interrupt.remark(_RESUMES):
-        folder = run(out, seed=settings.seed, short=settings.short, report=output.notice)
+        folder = run(out, seed=settings.seed, short=settings.short, report=report)
+    output.finish_progress()
     if folder is None:
         return
     if output.as_json:

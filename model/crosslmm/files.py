@@ -127,7 +127,10 @@ def atomic_file(
         if folder is None:
             scratch = str(Path(name).with_name(scratch))
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _NOFOLLOW | _FLAGS
-        descriptor = os.open(scratch, flags, mode, **at)
+        try:
+            descriptor = os.open(scratch, flags, mode, **at)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from None
         try:
             with os.fdopen(descriptor, "w+b") as file:
                 yield file

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from crosslmm.checkpoints.headers import part_of
-from crosslmm.checkpoints.loading import load_model, load_processor
+from crosslmm.checkpoints.loading import load_model, load_processor, save_checkpoint
 from crosslmm.errors import UsageError, VideoError
 from crosslmm.training import answers
 from crosslmm.training.answers import AnswerProgress
@@ -67,6 +68,15 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     }
 
 
+def like(start: Path, folder: Path, **changes: Any) -> Path:
+    """The checkpoint with another configuration."""
+    model = load_model(start, device=CPU, dtype=torch.float32)
+    for name, value in changes.items():
+        setattr(model.config, name, value)
+    save_checkpoint(folder, model, load_processor(start))
+    return folder
+
+
 def logged(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
@@ -104,6 +114,7 @@ class TestLearning:
         assert {part.name for part in plan.parts if part.trained} == changed
         assert "16 tokens per frame; student: 1, 1 by default" in plan.notes[0]
         assert "estimated memory per device" in plan.notes[1]
+        assert plan.notes[2] == "before the first step the teacher answers all 8 prompts"
 
     def test_the_new_checkpoint_answers_with_fewer_tokens_and_keeps_its_positions(
         self, llava: Path, videos: Path, tmp_path: Path
@@ -183,6 +194,26 @@ class TestLearning:
             llava, videos, tmp_path / "run", recipe(steps=2, evaluate_every=1), eval_data=held_out
         )
         assert len([entry for entry in seen if entry.eval_loss is not None]) == 2
+
+
+class TestAnotherTeacher:
+    def test_it_reads_its_own_number_of_tokens(
+        self, llava: Path, videos: Path, tmp_path: Path
+    ) -> None:
+        student = like(llava, tmp_path / "student", tokens_per_frame=9)
+        given: Any = {"out": tmp_path / "run", "teacher": llava, "data": videos, "model": student}
+        with pytest.raises(UsageError, match="has 9 tokens per frame and `teacher` 16"):
+            train(recipe(steps=1), **given)
+        plans: list[RunPlan] = []
+        train(recipe(steps=1, tokens_per_frame=FULL), **given, on_start=plans.append)
+        assert plans[0].notes[0].startswith("teacher: 16 tokens per frame; student: 9")
+
+    def test_it_reads_what_the_student_reads(
+        self, llava: Path, videos: Path, tmp_path: Path
+    ) -> None:
+        student = like(llava, tmp_path / "student", video_newline=False)
+        with pytest.raises(UsageError, match="has video_newline False and `teacher` True"):
+            distil(student, videos, tmp_path / "run", recipe(steps=1), teacher=llava)
 
 
 class TestResuming:
@@ -268,8 +299,21 @@ class TestResuming:
     def test_other_prompts_are_another_run(self, llava: Path, videos: Path, tmp_path: Path) -> None:
         (tmp_path / "prompts.txt").write_text("Which colour?\n")
         distil(llava, videos, tmp_path / "run", recipe(steps=1), prompts=tmp_path / "prompts.txt")
-        with pytest.raises(UsageError, match="holds a run that differs: prompts"):
+        with pytest.raises(UsageError, match="holds a run that differs: other `prompts`"):
             distil(llava, videos, tmp_path / "run", recipe(steps=1))
+
+    def test_a_change_inside_of_distill_is_named_alone(
+        self, llava: Path, videos: Path, tmp_path: Path
+    ) -> None:
+        distil(llava, videos, tmp_path / "run", recipe(steps=1))
+        with pytest.raises(UsageError, match=r"differs: distill.answer_tokens 8 → 9\n"):
+            distil(llava, videos, tmp_path / "run", recipe({"answer_tokens": 9}, steps=1))
+
+    def test_a_model_that_is_its_own_teacher_may_be_named_as_such(
+        self, llava: Path, videos: Path, tmp_path: Path
+    ) -> None:
+        distil(llava, videos, tmp_path / "run", recipe(steps=1))
+        distil(llava, videos, tmp_path / "run", recipe(steps=1), teacher=llava)
 
     def test_broken_videos_are_skipped_and_counted(
         self, llava: Path, videos: Path, tmp_path: Path
@@ -281,8 +325,11 @@ class TestResuming:
         assert trained.skipped == 1
         assert "broken.mp4" in (tmp_path / "run" / "skipped.jsonl").read_text()
         for _ in range(2):
-            with pytest.raises(VideoError, match=r"1 of 5 prompts have no answer.*broken.mp4"):
+            with pytest.raises(
+                VideoError, match=r"1 of 5 prompts have no answer.*broken.mp4"
+            ) as told:
                 distil(llava, mixed, tmp_path / "strict", recipe(steps=3, max_skipped=0.1))
+            assert str(told.value).count(str(mixed / "broken.mp4")) == 1
         shutil.copy(mixed / "red.mp4", mixed / "broken.mp4")
         trained, _ = distil(llava, mixed, tmp_path / "strict", recipe(steps=3, max_skipped=0.1))
         assert trained.skipped == 0
@@ -354,7 +401,30 @@ class TestCommand:
         done = run("train", "distill", *common)
         assert (done.code, done.out) == (0, f"{tmp_path / 'run' / 'model'}\n")
         assert "step 2 of 2, loss" in done.err
-        assert run("models", "show", tmp_path / "run" / "model").code == 0
+        shown = run("models", "show", tmp_path / "run" / "model")
+        assert re.search(r"^tokens per frame +9$", shown.out, re.MULTILINE)
+        profiled = json.loads(run("profile", "--model", tmp_path / "run" / "model", "--json").out)
+        assert profiled["rows"][0]["tokens_per_frame"] == 9
+        inside = tmp_path / "run" / "model"
+        finished = run("ask", videos / "red.mp4", "who?", "--model", tmp_path / "run")
+        assert f"(the folder has no config.json); {inside} holds one" in finished.err
+
+    def test_a_merged_student_is_asked_as_it_was_trained(
+        self, run: Callable[..., Any], llava: Path, videos: Path, tmp_path: Path
+    ) -> None:
+        options = ("steps=1", "batch_size=1", "frames=2", "workers=0", "distill.answer_tokens=4")
+        changes = [word for each in (*options, "distill.merge=folder") for word in ("--set", each)]
+        common = ("--teacher", llava, "--videos", videos, "--out", tmp_path / "run", *changes)
+        done = run("train", "distill", *common)
+        assert "ask it with --merge folder and --tokens-per-frame" in done.err
+        assert "step 1 of 1, loss" in done.err
+
+    def test_records_are_no_videos(
+        self, run: Callable[..., Any], llava: Path, lessons: Path, tmp_path: Path
+    ) -> None:
+        common = ("--teacher", llava, "--videos", lessons, "--out", tmp_path / "run")
+        finished = run("train", "distill", *common, "--dry-run")
+        assert (finished.code, finished.err) == (2, f"crosslmm: {lessons}: holds no video\n")
 
     @pytest.mark.parametrize(
         ("arguments", "words"),

@@ -88,6 +88,13 @@ class TestRecipes:
         [
             ("align-2b", ["min_frames=50"], "bound `fps`, not `frames`"),
             ("align-2b", ["vision_learning_rate=1e-6"], "is for the tune stage"),
+            (
+                "align-2b",
+                ["frames=", "max_frames=8"],
+                "bound `fps`, which the recipe does not give",
+            ),
+            ("tune-2b", ["max_frames=8"], "min_frames 64 is above max_frames 8"),
+            ("tune-2b", ["steps=5", "epochs=2"], "epochs or steps, not both"),
         ],
     )
     def test_what_would_have_no_effect_is_refused(
@@ -95,6 +102,11 @@ class TestRecipes:
     ) -> None:
         with pytest.raises(UsageError, match=fault):
             load_recipe(recipe, changes)
+
+    def test_epochs_take_the_place_of_steps(self, tmp_path: Path) -> None:
+        (tmp_path / "mine.yaml").write_text("{stage: tune, learning_rate: 1e-4, steps: 5}")
+        recipe = load_recipe(tmp_path / "mine.yaml", ["epochs=2"])
+        assert (recipe.steps, recipe.epochs) == (None, 2)
 
     def test_the_demo_has_no_other_seeds(self) -> None:
         with pytest.raises(UsageError, match="`seed` is a whole number from 0"):

@@ -114,16 +114,25 @@ class TestRecords:
         if strategy.startswith("end"):
             assert chosen[-1] == 6
 
+    def test_a_strategy_that_there_is_not_is_found_by_its_place(self, tmp_path: Path) -> None:
+        (tmp_path / "a.json").write_text("[]")
+        entries = "{json_path: a.json}, {json_path: a.json, sampling_strategy: half}"
+        (tmp_path / "mix.yaml").write_text(f"datasets: [{entries}]")
+        with pytest.raises(UsageError, match=r"mix.yaml, data set 2: sampling_strategy 'half'"):
+            Records(tmp_path / "mix.yaml")
+
     @pytest.mark.parametrize(
         ("name", "content", "fault"),
         [
             ("d.json", "{}", "JSON list"),
             ("d.json", "[", "not JSON"),
+            ("d.json", "{}\n{}", r"not JSON: .*; JSON lines are named \.jsonl"),
             ("d.json", "[]", "no training data"),
             ("d.jsonl", '{"conversations": [\n', "record 1: not JSON"),
             ("d.yaml", "- a", "datasets"),
             ("d.yaml", "datasets: [{json_path: x.json}]", "x.json: no such file"),
             ("d.yaml", "datasets: [{json: x.json}]", "unknown 'json'"),
+            ("d.yaml", "datasets: [{json_path: .}]", "a folder, not a file of records"),
             ("d.yaml", "datasets: 5", "list `datasets:` of mappings"),
             ("d.yaml", "datasets: [x.json]", "list `datasets:` of mappings"),
             ("d.yaml", "datasets: [{json_path: 7}]", "path of a file as json_path"),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from crosslmm.errors import UsageError, VideoError
+from crosslmm.errors import CheckpointError, UsageError, VideoError
 from crosslmm.training.checkpoints import latest_checkpoint, list_checkpoints
 from crosslmm.training.run import RunPlan, train
 from crosslmm.training.trainer import TrainingProgress
@@ -161,7 +161,7 @@ class TestResuming:
     ) -> None:
         options = {"model": start, "data": lessons, "out": tmp_path / "run"}
         train(recipe(steps=1), **options, media_folder=lessons.parent)
-        with pytest.raises(UsageError, match=r"differs: media_folder .* → None"):
+        with pytest.raises(UsageError, match=r"differs: `media_folder` .* → None"):
             train(recipe(steps=1), **options)
 
     def test_the_same_seed_gives_the_same_losses(
@@ -176,6 +176,19 @@ class TestResuming:
         ]
         assert losses[0] == losses[1]
         assert losses[0] != losses[2]
+
+    def test_a_checkpoint_without_its_optimizer_is_not_gone_on_from(
+        self, start: Path, lessons: Path, tmp_path: Path
+    ) -> None:
+        _stop_at(6, start, lessons, tmp_path / "run")
+        for name in ("optimizer.pt", "scheduler.pt"):
+            (tmp_path / "run" / "checkpoint-4" / name).rename(tmp_path / name)
+            with pytest.raises(
+                CheckpointError, match=f"has no {name[:-3]}; move checkpoint-4 away"
+            ):
+                run_training(start, lessons, tmp_path / "run")
+            (tmp_path / name).rename(tmp_path / "run" / "checkpoint-4" / name)
+        run_training(start, lessons, tmp_path / "run")
 
     def test_another_run_in_the_folder_is_left_alone(
         self, start: Path, lessons: Path, tmp_path: Path

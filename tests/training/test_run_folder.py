@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from crosslmm.errors import UsageError
-from crosslmm.training.run_folder import holds_run
+from crosslmm.errors import CrossLMMError, UsageError
+from crosslmm.training.run_folder import hold_run, holds_run
 
 
 def test_a_folder_holds_a_run_or_nothing(tmp_path: Path) -> None:
@@ -20,6 +20,22 @@ def test_a_folder_holds_a_run_or_nothing(tmp_path: Path) -> None:
         holds_run(tmp_path / "run" / "photo.jpg", "run.json")
     (tmp_path / "run" / "run.json").touch()
     assert holds_run(tmp_path / "run", "run.json")
+
+
+def test_a_folder_is_for_one_run_at_a_time(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with hold_run(out, first=True):
+        assert not holds_run(out, "run.json")  # a kill before anything was written leaves no more
+        with (
+            pytest.raises(CrossLMMError, match="another run is writing to it"),
+            hold_run(out, first=True),
+        ):
+            pass
+        with hold_run(out, first=False):  # another process of the same
+            pass
+    with hold_run(out, first=True):
+        pass
+    assert list(out.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ is not on disk is an error that says how to get it.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -147,7 +147,9 @@ def find(name: str | Path) -> Path:
     if snapshot := find_snapshot(repository, revision):
         return snapshot
     if os.path.isdir(os.path.expanduser(text)):
-        raise CheckpointError(f"{text}: no checkpoint (the folder has no config.json)")
+        inside = Path(text, "model")  # of a run of `crosslmm train`
+        hint = f"; {inside} holds one" if _as_folder(inside) else ""
+        raise CheckpointError(f"{text}: no checkpoint (the folder has no config.json){hint}")
     if isinstance(name, Path) or not is_hub_id(repository):
         raise CheckpointError(f"{text}: {_what_instead(text)}")
     raise CheckpointError(
@@ -222,6 +224,16 @@ def read_config(folder: Path, *, name: str | None = None) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise CheckpointError(f"{path}: not a model configuration")
     return config
+
+
+def default_tokens(folder: Path, config: Mapping[str, Any]) -> Any:
+    """The tokens per frame that a model in a folder has unless another number is given, as stored:
+    those of its processor. `config`'s are those that it was trained with."""
+    processor = None
+    with suppress(OSError, ValueError):
+        processor = read_json(folder / "processor_config.json")
+    found = processor.get("tokens_per_frame") if isinstance(processor, dict) else None
+    return found or config.get("tokens_per_frame")
 
 
 def stored_models() -> list[StoredModel]:

@@ -178,7 +178,9 @@ def find_shape(model: str) -> ModelShape:
         return ModelShape.from_config(catalog.read_config(fetch_config(model).parent, name=model))
     if is_adapter(folder):
         return _adapted_shape(folder)
-    shape = ModelShape.from_config(catalog.read_config(folder))
+    config = catalog.read_config(folder)
+    tokens = catalog.default_tokens(folder, config)
+    shape = ModelShape.from_config({**config, "tokens_per_frame": tokens} if tokens else config)
     return _with_gates(shape, folder)
 
 

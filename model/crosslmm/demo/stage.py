@@ -30,6 +30,7 @@ from crosslmm.training.checkpoints import (
     find_resume_point,
 )
 from crosslmm.training.processes import count_processes, keep_to_arguments
+from crosslmm.training.run_folder import hold_run
 
 
 class BatchSource(Protocol):
@@ -158,21 +159,27 @@ def run_stage(
         accelerator_config={"dispatch_batches": False},
     )
     keep_to_arguments(arguments)
-    last, done = find_resume_point(folder)
-    if last is not None and done >= options.steps:
-        with explain_unread(str(last)):
-            check_loaded(module, *load_model(module, last / "model.safetensors", strict=False))
-        history: list[dict[str, float]] = read_json(last / STATE)["log_history"]
-        return history
-    trainer = _StageTrainer(
-        options=options,
-        model=module,
-        args=arguments,
-        train_dataset=_Numbers(done * options.batches),
-        data_collator=lambda numbers: source.at(numbers[0]),
-    )
-    trainer.remove_callback(PrinterCallback)
-    if report is not None and trainer.is_world_process_zero():
-        trainer.add_callback(_ProgressReporter(folder.name, report))
-    trainer.train(resume_from_checkpoint=str(last) if last else None)
-    return list(trainer.state.log_history)
+    first = arguments.process_index == 0
+    with hold_run(folder, first=first):
+        last, done = find_resume_point(folder)
+        if last is not None and done >= options.steps:
+            with explain_unread(str(last)):
+                check_loaded(module, *load_model(module, last / "model.safetensors", strict=False))
+            if report is not None and first:
+                report(f"{folder.name}: already complete")
+            history: list[dict[str, float]] = read_json(last / STATE)["log_history"]
+            return history
+        if done and report is not None and first:
+            report(f"{folder.name}: resuming from step {done:,}")
+        trainer = _StageTrainer(
+            options=options,
+            model=module,
+            args=arguments,
+            train_dataset=_Numbers(done * options.batches),
+            data_collator=lambda numbers: source.at(numbers[0]),
+        )
+        trainer.remove_callback(PrinterCallback)
+        if report is not None and first:
+            trainer.add_callback(_ProgressReporter(folder.name, report))
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
+        return list(trainer.state.log_history)

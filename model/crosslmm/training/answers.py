@@ -22,7 +22,7 @@ from crosslmm.files import atomic_write, open_regular, parse_json, read_lines
 from crosslmm.inference.batch import BatchAnswer, answer_batch
 from crosslmm.inference.runtime import Runtime
 from crosslmm.training.dataset import Skipped, VideoDataset
-from crosslmm.training.processes import join_processes
+from crosslmm.training.processes import count_workers, join_processes
 from crosslmm.training.records import Form, Sample, Turn, form_of
 from crosslmm.training.trainer import append_lines
 from crosslmm.video import Frames
@@ -70,7 +70,7 @@ class AnsweredVideos:
             raise UsageError(f"{path}: no such file or folder")
         linked: list[str] = []
         search = find([path], on_linked=linked.append)
-        found = [source for source in search if source.named or looks_like_video(source.path)]
+        found = [source for source in search if looks_like_video(source.path)]
         self.notes = (explain_linked(linked),) if linked else ()
         if not found:
             raise UsageError("; ".join([f"{path}: holds no video", *self.notes]))
@@ -150,7 +150,7 @@ def answer_videos(
         DataLoader(
             _Clips(mine, dataset),
             batch_size=size,
-            num_workers=dataset.recipe.workers if mine else 0,
+            num_workers=count_workers(dataset.recipe.workers) if mine else 0,
             collate_fn=list,
         )
     )
@@ -167,7 +167,7 @@ def answer_videos(
         batch: list[tuple[VideoPrompt, Frames | str]] = next(batches, [])
         answered = _ask(runtime, batch, max_new_tokens)
         append_lines(path, map(_entry, answered))
-        problems += [f"{item.video}: {item.problem}" for item in answered if item.problem]
+        problems += [_explain(item) for item in answered if item.problem]
         if len(problems) > dataset.recipe.max_skipped * total:
             raise VideoError(
                 f"{len(problems)} of {total} prompts have no answer, more than max_skipped "
@@ -210,6 +210,11 @@ def _ask(
     return unread + [
         _answered(item, answer) for (item, _), answer in zip(shown, answers, strict=True)
     ]
+
+
+def _explain(item: VideoPrompt) -> str:
+    video, problem = str(item.video), str(item.problem)
+    return problem if problem.startswith(video) else f"{video}: {problem}"
 
 
 def _answered(item: VideoPrompt, answer: BatchAnswer) -> VideoPrompt:

@@ -26,8 +26,8 @@ from crosslmm.errors import CheckpointError, CrossLMMError, first_line
 from crosslmm.files import read_json, sync_entry, sync_folder
 from crosslmm.finite_values import broken_values
 
-# How torch reports a full disk, by its writer of archives.
-_UNWRITTEN = re.compile("PytorchStreamWriter|inline_container|iostream error")
+# How torch reports a full disk, by its writer of archives, and a folder that is gone.
+_UNWRITTEN = re.compile("PytorchStreamWriter|inline_container|iostream error|Parent directory")
 STATE = "trainer_state.json"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _STAGING = ".partial"
@@ -84,10 +84,22 @@ def _check_state(checkpoint: Path) -> None:
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         reason = str(error) if type(error) is ValueError else "not a trainer's state"
     if reason is not None:
-        raise CheckpointError(
-            f"{path}: cannot be read ({reason}); move {checkpoint.name} away, and the run resumes from "
-            "the checkpoint before it, or from its beginning"
-        )
+        raise _unusable(f"{path}: cannot be read ({reason})", checkpoint)
+
+
+def _check_complete(checkpoint: Path) -> None:
+    """CheckpointError where a file is missing without which the library would begin with a new optimizer
+    or schedule."""
+    for part in ("optimizer", "scheduler"):
+        if not any(checkpoint.glob(f"{part}*")):
+            raise _unusable(f"{checkpoint}: has no {part}", checkpoint)
+
+
+def _unusable(what: str, checkpoint: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{what}; move {checkpoint.name} away, and the run resumes from the checkpoint before it, or "
+        "from its beginning"
+    )
 
 
 @contextmanager
@@ -99,12 +111,19 @@ def explain_unsaved(folder: Path) -> Iterator[None]:
         if isinstance(error, RuntimeError) and not _UNWRITTEN.search(str(error)):
             raise
         last = latest_checkpoint(folder)
-        is_other = isinstance(error, OSError) and error.errno not in _FULL
-        advice = "once that is put right, start again" if is_other else "make room and start again"
+        full = _says_full(error)
+        advice = "make room and start again" if full else "once that is put right, start again"
         raise CheckpointError(
             f"{folder}: a checkpoint could not be written ({first_line(error)[:160]})\n"
             f"{advice}: the run resumes from {last.name if last else 'its beginning'}"
         ) from error
+
+
+def _says_full(error: Exception) -> bool:
+    number = error.errno if isinstance(error, OSError) else None
+    if match := re.search(r"os error (\d+)", str(error)):  # as safetensors says it
+        number = int(match[1])
+    return "Parent directory" not in str(error) if number is None else number in _FULL
 
 
 @contextmanager
@@ -116,22 +135,16 @@ def explain_unread(checkpoint: str | None) -> Iterator[None]:
     except (torch.OutOfMemoryError, MemoryError, CrossLMMError):
         raise
     except Exception as error:
-        name = Path(checkpoint or "").name
-        raise CheckpointError(
-            f"{checkpoint}: is damaged ({type(error).__name__}); move {name} away, and the run resumes "
-            "from the checkpoint before it, or from its beginning"
-        ) from error
+        what = f"{checkpoint}: is damaged ({type(error).__name__})"
+        raise _unusable(what, Path(checkpoint or "")) from error
 
 
 def check_finite(checkpoint: str | None, state: Any) -> None:
     """CheckpointError where what was loaded of a checkpoint holds NaN or infinity: every step from it
     would, too."""
     if broken := list(broken_values(state)):
-        raise CheckpointError(
-            f"{checkpoint}: holds NaN or infinity, first in {broken[0]}; move "
-            f"{Path(checkpoint or '').name} away, and the run resumes from the checkpoint before it, or "
-            "from its beginning"
-        )
+        what = f"{checkpoint}: holds NaN or infinity, first in {broken[0]}"
+        raise _unusable(what, Path(checkpoint or ""))
 
 
 def check_loaded(model: nn.Module, missing: Iterable[str], unexpected: Iterable[str]) -> None:
@@ -198,6 +211,8 @@ class AtomicCheckpoints(Trainer):
             check_finite(resume_from_checkpoint, self.training_state()["weights"])
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            _check_complete(Path(checkpoint))
         with explain_unread(checkpoint):
             super()._load_optimizer_and_scheduler(checkpoint)
             if checkpoint is not None:

@@ -110,7 +110,7 @@ class VideoDataset(Dataset[Example | Skipped]):
         resample = int(self.processor.image_processor.resample)
         span = Sampling(start=chosen.start, end=chosen.end)
         sampling = replace(span, frames=recipe.frames, fps=recipe.fps, max_frames=recipe.max_frames)
-        fewest = min(recipe.min_frames or 0, recipe.max_frames or recipe.min_frames or 0)
+        fewest = recipe.min_frames or 0
         clips = []
         for path in chosen.media:
             clip = sample(path, sampling, size=size, resample=resample)

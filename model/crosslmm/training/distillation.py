@@ -74,21 +74,25 @@ class Distillation:
         self._teacher: CrossLMMForConditionalGeneration | None = None
         self._counts: tuple[int, ...] = ()
         self._full = 0
+        self._prompted = 0
         self._notes: list[str] = []
 
     def identity(self) -> dict[str, Any]:
-        teacher = None if self._teacher_folder is None else str(self._teacher_folder)
-        return {"teacher": teacher, "prompts": settings_hash({"prompts": self._prompts})}
+        """Without `teacher`, the model is its own."""
+        prompts = {"prompts": settings_hash({"prompts": self._prompts})}
+        return prompts | ({"teacher": str(self._teacher_folder)} if self._teacher_folder else {})
 
     def read_samples(self, data: str | Path, *, held_out: bool) -> AnsweredVideos:
         per_video = self.options.prompts_per_video
         samples = AnsweredVideos(data, self._prompts, per_video=per_video, seed=self.recipe.seed)
         self._notes += samples.notes
+        self._prompted += len(samples)
         return samples
 
     def prepare(self, source: Path, device: torch.device) -> Prepared:
         recipe, options = self.recipe, self.options
         config = loading.load_config(source)
+        self._check_teacher(config)
         self._full = recipe.tokens_per_frame or config.tokens_per_frame
         check_tokens_per_frame(self._full, config.patches_per_frame, error=UsageError)
         self._counts = student_counts(options.tokens, self._full)
@@ -118,9 +122,28 @@ class Distillation:
         notes = (
             f"teacher: {self._full} tokens per frame; student: {_listed(self._counts)}, {how}",
             self._memory_note(config, load["dtype"]),
+            f"before the first step the teacher answers all {self._prompted:,} prompts",
             *self._notes,
         )
         return Prepared(Student(network), model, config, dtype, notes)
+
+    def _check_teacher(self, config: CrossLMMConfig) -> None:
+        """UsageError where a student of this configuration would not read what its teacher reads."""
+        if self._teacher_folder is None:
+            return
+        theirs = loading.load_config(self._teacher_folder)
+        for name in ("merge_mode", "projector_order", "video_newline", "vision_layers"):
+            own, other = getattr(config, name), getattr(theirs, name)
+            if own != other:
+                raise UsageError(
+                    f"`model` has {name} {own} and `teacher` {other}; it is to be the same"
+                )
+        own, other = config.tokens_per_frame, theirs.tokens_per_frame
+        if own != other and self.recipe.tokens_per_frame is None:
+            raise UsageError(
+                f"`model` has {own} tokens per frame and `teacher` {other}; the recipe's "
+                f"tokens_per_frame says how many the teacher reads, such as {other}"
+            )
 
     def _memory_note(self, config: CrossLMMConfig, dtype: torch.dtype) -> str:
         """An estimate for a device, of videos with the most frames that the recipe names; dtype: of the

@@ -12,6 +12,11 @@ def count_processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def count_workers(asked: int) -> int:
+    """Processes that read data, no more than there are cores for them."""
+    return min(asked, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else asked)
+
+
 def join_processes() -> PartialState:
     """All of them, to wait for each other; without a GPU, too, where accelerate asks to be told so."""
     return PartialState(cpu=not torch.cuda.is_available())

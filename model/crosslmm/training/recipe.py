@@ -51,9 +51,11 @@ class DistillOptions:
 
     - `tokens`: the student's tokens per frame, one of which is drawn for each step; None for all of
       49, 25, 16, 9, 4 and 1 that are fewer than the teacher's.
-    - `default_tokens`: of the new checkpoint when no number is given; None for the largest up to 9.
-    - `merge`: the method of `merging.MERGERS` that makes the student's tokens of the teacher's, and that
-      the new checkpoint is then asked with; None pools the patches to smaller squares.
+    - `default_tokens`: of the new checkpoint when no number is given, and of evaluation; None for the
+      largest up to 9.
+    - `merge`: the method of `merging.MERGERS` that makes the student's tokens of the teacher's; None
+      pools the patches to smaller squares. The new checkpoint has the teacher's tokens then, until it
+      is asked with the same method and number.
     - `progressive`: the share of the run in which the drawn numbers go down step by step, each taught by
       the student itself at the next larger one; 0 draws from all of them and asks the teacher always.
     - `temperature`: of the distributions whose divergence is the loss.
@@ -109,7 +111,8 @@ class Recipe:
     - `lora`, `distill`: see `LoraOptions` and `DistillOptions`.
     - `max_length`: a sample of more tokens is skipped and reported; None for no limit.
     - `max_skipped`: the share of the data that may be unreadable or too long before training stops.
-    - `workers`: processes on each device that read videos. `seed`: of the order, and of what is drawn.
+    - `workers`: processes on each device that read videos, as many as there are cores at most.
+    - `seed`: of the order, and of what is drawn.
     - `log_every`, `save_every`, `evaluate_every`: steps between entries of the log, checkpoints (of
       which the last `keep_checkpoints` are kept) and evaluations.
     """
@@ -149,6 +152,12 @@ class Recipe:
             raise UsageError("a recipe has frames or fps, not both")
         if self.frames is not None and (self.min_frames or self.max_frames):
             raise UsageError("`min_frames` and `max_frames` bound `fps`, not `frames`")
+        if self.fps is None and (self.min_frames or self.max_frames):
+            raise UsageError(
+                "`min_frames` and `max_frames` bound `fps`, which the recipe does not give"
+            )
+        if (self.min_frames or 0) > (self.max_frames or math.inf):
+            raise UsageError(f"min_frames {self.min_frames} is above max_frames {self.max_frames}")
         if self.vision_learning_rate is not None and self.stage != "tune":
             raise UsageError(
                 "`vision_learning_rate` is for the tune stage; others freeze the encoder"
@@ -256,6 +265,8 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     if not isinstance(values, dict):
         raise UsageError(f"{name}: a recipe is a YAML mapping of options")
     given = {override.partition("=")[0].strip() for override in overrides}
+    if {"epochs", "steps"} <= given:
+        raise UsageError("`overrides` take epochs or steps, not both")
     for key in given:
         for replaced in set(_REPLACES.get(key, ())) - given:
             values.pop(replaced, None)
@@ -266,8 +277,12 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     return recipe
 
 
-# What an override takes the place of: frames are given by number or by rate.
-_REPLACES = {"frames": ("fps", "min_frames", "max_frames"), "fps": ("frames",)}
+# What an override takes the place of: frames are given by number or by rate, a run's length either way.
+_REPLACES = {
+    "frames": ("fps", "min_frames", "max_frames"),
+    "fps": ("frames",),
+    "epochs": ("steps",),
+}
 
 
 def _override(values: dict[str, Any], override: str) -> None:

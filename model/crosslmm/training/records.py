@@ -87,7 +87,8 @@ class _JsonFile:
         try:
             self._records = read_json(path, longest=_LONGEST_FILE)
         except ValueError as error:
-            raise UsageError(f"{path}: not JSON: {error}") from error
+            hint = "; JSON lines are named .jsonl" if "Extra data" in str(error) else ""
+            raise UsageError(f"{path}: not JSON: {error}{hint}") from error
         if not isinstance(self._records, list):
             raise UsageError(f"{path}: training data is a JSON list of records, or JSON lines")
 
@@ -316,7 +317,10 @@ def _sources(path: str, folder: Path | None, seed: int) -> Iterator[_Source]:
             strategy = str(entry.get("sampling_strategy", "all"))
             # A sample that is the same each time, and no secret.
             chance = random.Random(f"{seed} {number} {file.path.name}")  # noqa: S311  no secret
-            chosen = choose(len(file), strategy, chance)
+            try:
+                chosen = choose(len(file), strategy, chance)
+            except UsageError as error:
+                raise UsageError(f"{mix}, data set {number + 1}: {error}") from None
             beside = folder or file.path.parent
             media = mix.parent / entry_folder if entry_folder else beside
             yield _Source(file, np.asarray(chosen, dtype=np.int64), media)
@@ -353,7 +357,8 @@ def _files(pattern: str, opened: dict[Path, _File]) -> Iterator[_File]:
     for pieces in product(*choices):
         path = Path("".join(pieces))
         if not os.path.isfile(path):  # False too where the name is too long
-            raise UsageError(f"{path!s:.200}: no such file")
+            what = "a folder, not a file of records" if os.path.isdir(path) else "no such file"
+            raise UsageError(f"{path!s:.200}: {what}")
         if path in opened:
             pass
         elif path.suffix == ".json":

@@ -27,7 +27,7 @@ from crosslmm.training.dataset import VideoDataset
 from crosslmm.training.distillation import Distillation
 from crosslmm.training.method import MODEL, Method
 from crosslmm.training.recipe import Recipe
-from crosslmm.training.run_folder import holds_run
+from crosslmm.training.run_folder import hold_run, holds_run
 from crosslmm.training.stages import TrainablePart, summarise
 from crosslmm.training.supervised import Supervised
 from crosslmm.training.trainer import TrainingProgress, planned_steps, training_arguments
@@ -99,6 +99,7 @@ def train(
         )
     method: Method
     if recipe.stage == "distill":
+        teacher = source if teacher is None else teacher
         if media_folder is not None:
             raise UsageError("`media_folder` is of records; `data` names the videos to distill on")
         method = Distillation(recipe, teacher=teacher, prompts=prompts, report=on_answers)
@@ -166,40 +167,41 @@ def train(
         on_start(plan)
     if dry_run:
         return None
-    if first:
-        _note_session(folder, identity, plan)
-    if not is_complete:
-        method.begin(
-            datasets=[dataset for dataset in (train_set, eval_set) if dataset is not None],
-            folder=folder,
+    with hold_run(folder, first=first):
+        if first:
+            _note_session(folder, identity, plan)
+        if not is_complete:
+            method.begin(
+                datasets=[dataset for dataset in (train_set, eval_set) if dataset is not None],
+                folder=folder,
+            )
+        trainer = method.make_trainer(
+            model=prepared.module,
+            recipe=recipe,
+            processor=processor,
+            arguments=arguments,
+            train_dataset=train_set,
+            eval_dataset=eval_set,
+            report=on_progress,
         )
-    trainer = method.make_trainer(
-        model=prepared.module,
-        recipe=recipe,
-        processor=processor,
-        arguments=arguments,
-        train_dataset=train_set,
-        eval_dataset=eval_set,
-        report=on_progress,
-    )
-    trainer.accelerator.wait_for_everyone()
-    try:
-        with memory_errors(), without_bars():
-            if is_complete and resumed is not None:
-                trainer.restore(resumed)
-            else:
-                trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
-    except MemoryError as error:
-        raise OutOfMemory(
-            f"{arguments.device} ran out of memory at step {trainer.state.global_step}: lower "
-            "`device_batch_size` or `frames`, or train adapters (`lora`)"
-        ) from error
-    trainer.take_skipped()
-    if not (folder / MODEL).exists():
-        method.export(trainer, source, folder, prepared)
-    trainer.accelerator.wait_for_everyone()
-    if not first:
-        return None
+        trainer.accelerator.wait_for_everyone()
+        try:
+            with memory_errors(), without_bars():
+                if is_complete and resumed is not None:
+                    trainer.restore(resumed)
+                else:
+                    trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+        except MemoryError as error:
+            raise OutOfMemory(
+                f"{arguments.device} ran out of memory at step {trainer.state.global_step}: lower "
+                "`device_batch_size` or `frames`, or train adapters (`lora`)"
+            ) from error
+        trainer.take_skipped()
+        if not (folder / MODEL).exists():
+            method.export(trainer, source, folder, prepared)
+        trainer.accelerator.wait_for_everyone()
+        if not first:
+            return None
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return TrainingResult(
         folder=folder / MODEL,
@@ -227,14 +229,14 @@ def _check_same_run(folder: Path, identity: dict[str, Any]) -> None:
     if not holds_run(folder, RUN):
         return
     before = _read_run(folder)
-    recipe, earlier = identity["recipe"], _DEFAULTS | before["recipe"]
+    recipe, earlier = _flat(identity["recipe"]), _flat(_DEFAULTS | before["recipe"])
     changed = [
         f"{key} {earlier.get(key)!r} → {value!r}"
         for key, value in recipe.items()
         if key not in _FREE and earlier.get(key) != value
     ]
     changed += [
-        f"{key} {before.get(key)} → {value}"
+        "other `prompts`" if key == "prompts" else f"`{key}` {before.get(key)} → {value}"
         for key, value in identity.items()
         if key != "recipe" and before.get(key) != value
     ]
@@ -243,6 +245,15 @@ def _check_same_run(folder: Path, identity: dict[str, Any]) -> None:
             f"{folder}: holds a run that differs: {'; '.join(changed[:3])}\n"
             "give another folder, or the same options to resume it"
         )
+
+
+def _flat(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Its options by the names that overrides have, such as lora.rank."""
+    flat: dict[str, Any] = {}
+    for key, value in recipe.items():
+        inner = value.items() if isinstance(value, dict) else ()
+        flat |= {f"{key}.{name}": each for name, each in inner} or {key: value}
+    return flat
 
 
 def _read_run(folder: Path) -> dict[str, Any]:

@@ -1,10 +1,15 @@
-"""Whether a folder holds a run that can go on there."""
+"""Whether a folder holds a run that can go on there, and that no other does."""
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from crosslmm.captioning.lock import Lock
 from crosslmm.errors import UsageError
+
+_LOCK = ".lock"
 
 
 def holds_run(folder: Path, marker: str) -> bool:
@@ -16,9 +21,20 @@ def holds_run(folder: Path, marker: str) -> bool:
     if (folder / marker).exists():
         _refuse_special_files(folder)
         return True
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and any(path.name != _LOCK for path in folder.iterdir()):
         raise UsageError(f"{folder}: is not empty and holds no run; give another folder")
     return False
+
+
+@contextmanager
+def hold_run(folder: Path, *, first: bool) -> Iterator[None]:
+    """Keep other runs out of a folder, which is made where it is missing; the `first` process of a run
+    does. Raises CrossLMMError where one is going on there."""
+    if not first:
+        yield
+        return
+    with Lock(folder / _LOCK, output=str(folder)):
+        yield
 
 
 def _refuse_special_files(folder: Path) -> None:

@@ -24,7 +24,7 @@ from crosslmm.processing_crosslmm import CrossLMMProcessor
 from crosslmm.training.checkpoints import STATE, AtomicCheckpoints
 from crosslmm.training.collator import Collator
 from crosslmm.training.dataset import Skipped, VideoDataset
-from crosslmm.training.processes import count_processes, keep_to_arguments
+from crosslmm.training.processes import count_processes, count_workers, keep_to_arguments
 from crosslmm.training.recipe import Recipe
 from crosslmm.training.stages import gate_values, group_names, parameter_groups
 
@@ -83,7 +83,7 @@ def training_arguments(recipe: Recipe, folder: Path, *, evaluates: bool) -> Trai
         prediction_loss_only=True,
         label_names=["labels"],
         seed=recipe.seed,
-        dataloader_num_workers=recipe.workers,
+        dataloader_num_workers=count_workers(recipe.workers),
         dataloader_pin_memory=not on_cpu,
         remove_unused_columns=False,
         ddp_find_unused_parameters=False,
