@@ -252,6 +252,7 @@ def _train_demo(output: Output, out: Path, changes: list[str], recipe: str) -> N
     settings = demo_settings(changes)
     output.progress("load", 0, 0, label="preparing")
     if recipe == "demo-teacher":
+        from crosslmm.demo.teacher import LLAVA_ONEVISION
         from crosslmm.demo.teacher import train_teacher as run
     else:
         from crosslmm.demo.run import train_demo as run
@@ -265,6 +266,8 @@ def _train_demo(output: Output, out: Path, changes: list[str], recipe: str) -> N
     output.finish_progress()
     if folder is None:
         return
+    if recipe == "demo-teacher":
+        output.notice(f"as a LLaVA-OneVision for transformers: {out / LLAVA_ONEVISION}")
     if output.as_json:
         output.record({"folder": str(folder), "seed": settings.seed})
     else:

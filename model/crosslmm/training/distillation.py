@@ -54,21 +54,21 @@ from crosslmm.training.trainer import CrossLMMTrainer
 
 
 class Distillation:
-    """Stage `distill`. teacher: a checkpoint, None for the model itself; prompts: a file, None for the
-    generic ones; report: called while the teacher answers."""
+    """Stage `distill`. teacher: a checkpoint, which may be the model itself; prompts: a file, None for
+    the generic ones; report: called while the teacher answers."""
 
     def __init__(
         self,
         recipe: Recipe,
         *,
-        teacher: str | Path | None = None,
+        teacher: str | Path,
         prompts: str | Path | None = None,
         report: Callable[[AnswerProgress], None] | None = None,
     ) -> None:
         assert recipe.distill is not None
         self.recipe = recipe
         self.options = recipe.distill
-        self._teacher_folder = None if teacher is None else catalog.resolve(teacher).resolve()
+        self._teacher_folder = catalog.resolve(teacher).resolve()
         self._prompts = GENERIC_PROMPTS if prompts is None else read_prompts(prompts)
         self._report = report
         self._teacher: CrossLMMForConditionalGeneration | None = None
@@ -78,9 +78,8 @@ class Distillation:
         self._notes: list[str] = []
 
     def identity(self) -> dict[str, Any]:
-        """Without `teacher`, the model is its own."""
-        prompts = {"prompts": settings_hash({"prompts": self._prompts})}
-        return prompts | ({"teacher": str(self._teacher_folder)} if self._teacher_folder else {})
+        prompts = settings_hash({"prompts": self._prompts})
+        return {"teacher": str(self._teacher_folder), "prompts": prompts}
 
     def read_samples(self, data: str | Path, *, held_out: bool) -> AnsweredVideos:
         per_video = self.options.prompts_per_video
@@ -106,7 +105,7 @@ class Distillation:
             "quantization": options.quantization,
         }
         model = loading.load_model(source, config=config, **load)
-        if self._teacher_folder in (None, source.resolve()):
+        if self._teacher_folder == source.resolve():
             self._teacher = make_teacher(model)
         else:
             self._teacher = loading.load_model(self._teacher_folder, **load)
@@ -129,8 +128,6 @@ class Distillation:
 
     def _check_teacher(self, config: CrossLMMConfig) -> None:
         """UsageError where a student of this configuration would not read what its teacher reads."""
-        if self._teacher_folder is None:
-            return
         theirs = loading.load_config(self._teacher_folder)
         for name in ("merge_mode", "projector_order", "video_newline", "vision_layers"):
             own, other = getattr(config, name), getattr(theirs, name)

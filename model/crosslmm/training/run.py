@@ -99,10 +99,14 @@ def train(
         )
     method: Method
     if recipe.stage == "distill":
-        teacher = source if teacher is None else teacher
         if media_folder is not None:
             raise UsageError("`media_folder` is of records; `data` names the videos to distill on")
-        method = Distillation(recipe, teacher=teacher, prompts=prompts, report=on_answers)
+        method = Distillation(
+            recipe,
+            teacher=model if teacher is None else teacher,
+            prompts=prompts,
+            report=on_answers,
+        )
     else:
         if teacher is not None or prompts is not None:
             raise UsageError("`teacher` and `prompts` are for the distill stage")
