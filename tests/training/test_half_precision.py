@@ -32,7 +32,7 @@ def half(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def test_frozen_weights_stay_in_half_precision(half: Path) -> None:
     """They are as many bytes as the command says."""
-    prepared = Distillation(recipe(precision="bf16")).prepare(half, CPU)
+    prepared = Distillation(recipe(precision="bf16"), teacher=half).prepare(half, CPU)
     frozen = [weight for weight in prepared.model.parameters() if not weight.requires_grad]
     assert {weight.dtype for weight in frozen} == {torch.bfloat16}
     shape = ModelShape.from_config(json.loads(load_config(half).to_json_string()))
