@@ -100,6 +100,7 @@ ARMS = {
     "4,000 videos": LONG,
     "adapters, 4,000 videos": replace(LONG, branches=(), lora=16, rate=1e-3),
     "both, 4,000 videos": replace(LONG, lora=16),
+    "adapters, 160 videos for as long": replace(LONG, branches=(), lora=16, rate=1e-3, clips=160),
 }
 # Compared on dev, before any arm above was trained.
 RATES = {
