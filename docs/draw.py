@@ -33,6 +33,7 @@ from crosslmm.cost import profile as cost  # noqa: E402
 RESULTS = ROOT / "benchmarks" / "results"
 DRAWN = DOCS / "drawn.json"
 NEEDLES = "needles_demo_40917265"
+DISTILLED = "distillation_29517346"
 METHODS = {
     "uniform": "uniform",
     "codec": "--sampler codec",
@@ -138,6 +139,22 @@ def _needles() -> plot.Shares:
     return shares
 
 
+def _distilled() -> plot.Shares:
+    """Right answers of each student, by its tokens per frame."""
+    shares: dict[str, dict[str, tuple[float, float, float]]] = {}
+    for row in _rows(DISTILLED):
+        if (tokens := row["tokens_per_frame"]) in (9, 4):
+            found = (row["right"], row["low"], row["high"])
+            shares.setdefault(row["student"], {})[f"{tokens} tokens per frame"] = found
+    return shares
+
+
+def _draw_distilled(path: Path) -> None:
+    (full,) = (row["right"] for row in _rows(DISTILLED) if row["tokens_per_frame"] is None)
+    label = "right answers, %; dashed: all 36 tokens"
+    plot.draw_shares(path, _distilled(), label=label, most=full)
+
+
 def _draw_architecture(path: Path) -> None:
     draw_architecture.draw().savefig(path, metadata={"Date": None})
 
@@ -169,6 +186,7 @@ PICTURES = (
         lambda: _source(plot, _needles()),
         lambda path: plot.draw_shares(path, _needles(), label="right answers, %"),
     ),
+    Picture("distillation.png", lambda: _source(plot, _rows(DISTILLED)), _draw_distilled),
 )
 
 
