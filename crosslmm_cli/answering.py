@@ -5,6 +5,7 @@ from itertools import takewhile
 from threading import Event
 from typing import Any
 
+from crosslmm_cli.amounts import counted
 from crosslmm_cli.output import Output, one_line
 
 
@@ -39,7 +40,7 @@ def write_answer(
             output.text(line)
     if answer.finish == "length":
         limit = answer.settings["max_new_tokens"]
-        tokens = "1 token" if limit == 1 else f"{limit:,} tokens"
+        tokens = counted(limit, "token")
         output.notice(f"the answer was cut after {tokens}; --max-new-tokens allows more")
     return True
 

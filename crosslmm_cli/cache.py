@@ -7,8 +7,9 @@ import typer
 from crosslmm.inference.downloads import clear_downloads, downloaded
 from crosslmm.inference.feature_cache import FeatureCache
 from crosslmm_cli import options
+from crosslmm_cli.amounts import counted, size_text
 from crosslmm_cli.commands import Command, Group
-from crosslmm_cli.output import Output, size_text
+from crosslmm_cli.output import Output
 
 app = typer.Typer(
     cls=Group,
@@ -59,7 +60,7 @@ def clear(quiet: options.QuietOption = False) -> None:
 
 
 def _videos(sizes: list[int]) -> str:
-    return f"{len(sizes):,} video{'s' * (len(sizes) != 1)}, {size_text(sum(sizes))}"
+    return f"{counted(len(sizes), 'video')}, {size_text(sum(sizes))}"
 
 
 def _count(number: int) -> str:

@@ -10,6 +10,7 @@ from crosslmm.errors import UsageError
 from crosslmm.evaluation.tasks import TASKS, get_task
 from crosslmm.files import check_writable
 from crosslmm_cli import completion, options
+from crosslmm_cli.amounts import counted
 from crosslmm_cli.errors import SOME_FAILED
 from crosslmm_cli.loading import load_assistant
 from crosslmm_cli.merge_table import merge_budgets, merge_ways, show_merge_table
@@ -166,8 +167,7 @@ def evaluate(
         draw_heat_map(plot, report, title=f"{assistant.name}, {count} frames")
         output.notice(f"wrote {plot}")
     if report.failures:
-        count = len(report.failures)
-        videos = "1 video" if count == 1 else f"{count:,} videos"
+        videos = counted(len(report.failures), "video")
         output.notice(f"{videos} could not be decoded; those questions count as wrong")
         raise typer.Exit(SOME_FAILED)
 

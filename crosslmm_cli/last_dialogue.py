@@ -15,6 +15,7 @@ from crosslmm.inference.downloads import is_address
 from crosslmm.inference.named_file import NamedFile
 from crosslmm.limits import MAX_TEXT_BYTES
 from crosslmm.options import Sampling
+from crosslmm_cli.amounts import counted
 from crosslmm_cli.commands import Command
 from crosslmm_cli.flags import flags_of
 from crosslmm_cli.output import Output, one_line
@@ -158,7 +159,7 @@ def continued(ctx: Any, output: Output) -> LastDialogue | None:
     last: LastDialogue | None = ctx.meta.get(_LAST)
     if last is not None:
         asked = len(last.messages) // 2
-        questions = "1 question" if asked == 1 else f"{asked:,} questions"
+        questions = counted(asked, "question")
         shown = [f"going on after {questions} with", *last.videos, *ctx.meta[_SHOWN]]
         output.notice(one_line(" ".join(shown)))
     return last

@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from crosslmm.checkpoints import catalog
-from crosslmm.checkpoints.frame_settings import read_frame_settings, read_settings
+from crosslmm.checkpoints.frame_settings import read_frame_settings
 from crosslmm.errors import CheckpointError, UnfamiliarFootage, UsageError, VideoError
 from crosslmm.inference.feature_cache import FeatureCache
 from crosslmm.inference.named_file import NamedFile
@@ -146,7 +146,7 @@ def check_model(
     folder = catalog.resolve_model(choice.name).folder
     config = catalog.read_config(folder)
     if tokens_per_frame is not None:
-        trained = read_settings(folder / "processor_config.json").get("tokens_per_frame")
+        trained = catalog.default_tokens(folder)
         check_tokens_per_frame(
             tokens_per_frame, _patches(config), trained=trained, error=UsageError
         )

@@ -5,8 +5,9 @@ from crosslmm.checkpoints.published import RECIPES
 from crosslmm.cost.fitting import Fit
 from crosslmm.files import gigabytes
 from crosslmm.limits import DEFAULT_FRAMES
+from crosslmm_cli.amounts import size_text
 from crosslmm_cli.merging import describe, merging_of
-from crosslmm_cli.output import Output, size_text
+from crosslmm_cli.output import Output
 from crosslmm_cli.setup import look_at_machine
 
 _ORIGINS: dict[catalog.Origin, str] = {

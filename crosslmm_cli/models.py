@@ -11,10 +11,11 @@ from crosslmm.errors import CheckpointError, UsageError, first_line
 from crosslmm.files import check_empty
 from crosslmm.options import CrossKV, V2VScope
 from crosslmm_cli import completion, options
+from crosslmm_cli.amounts import size_text
 from crosslmm_cli.commands import Command, Group
 from crosslmm_cli.download import download
 from crosslmm_cli.merging import BEST, new_choice, recommend
-from crosslmm_cli.output import Output, size_text
+from crosslmm_cli.output import Output
 from crosslmm_cli.setup import YesOption, report_default, set_up
 
 app = typer.Typer(
@@ -91,7 +92,8 @@ def show(model: NameArgument, as_json: options.JsonOption = False) -> None:
         ("size", size_text(found.size)),
         ("dtype", ", ".join(found.dtypes)),
     ]
-    config = {**found.config, "tokens_per_frame": catalog.default_tokens(found.path, found.config)}
+    tokens = catalog.default_tokens(found.path)
+    config = {**found.config, "tokens_per_frame": tokens} if tokens else found.config
     facts += [(label, str(value)) for label, value in _settings(config)]
     output.table(facts, header=False)
     output.text("")

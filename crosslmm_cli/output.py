@@ -388,12 +388,3 @@ def speed_of(task: "Task") -> float | None:
 
 def _count(number: float) -> str:
     return f"{number:,.0f}" if number >= 10 or number == int(number) else f"{number:.1f}"
-
-
-def size_text(size: float) -> str:
-    """A number of bytes in a readable unit, such as 1.7 GB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"

@@ -10,6 +10,7 @@ import typer
 from crosslmm.checkpoints import catalog
 from crosslmm.errors import UsageError
 from crosslmm_cli import completion, interrupt, options
+from crosslmm_cli.amounts import counted
 from crosslmm_cli.output import Output
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ def train(
     if trained is None:
         return
     if trained.skipped:
-        output.notice(f"{_count(trained.skipped, 'sample')} skipped; see {out / 'skipped.jsonl'}")
+        output.notice(f"{counted(trained.skipped, 'sample')} skipped; see {out / 'skipped.jsonl'}")
     if chosen.distill and chosen.distill.merge:
         output.notice(
             f"its tokens were merged in training: ask it with --merge {chosen.distill.merge} and "
@@ -199,23 +200,19 @@ def _show_plan(output: Output, plan: "RunPlan") -> None:
     for name, trained, total in rows:
         output.notice(f"  {name:<{widths[0]}}  {trained:>{widths[1]}}  of {total:>{widths[2]}}")
     output.notice(
-        f"{_count(plan.samples, 'sample')}, {_count(plan.steps, 'step')}, batch size "
+        f"{counted(plan.samples, 'sample')}, {counted(plan.steps, 'step')}, batch size "
         f"{recipe.batch_size} ({recipe.device_batch_size} per device × {plan.accumulation} accumulation "
         f"steps × {plan.devices} {plan.device.partition(':')[0]}), computed in {recipe.precision}"
     )
     if plan.eval_samples:
-        every = _count(recipe.evaluate_every, "step")
-        output.notice(f"evaluated on {_count(plan.eval_samples, 'sample')} after every {every}")
+        every = counted(recipe.evaluate_every, "step")
+        output.notice(f"evaluated on {counted(plan.eval_samples, 'sample')} after every {every}")
     for note in plan.notes:
         output.notice(note)
     if plan.resumed_at >= plan.steps:
         output.notice("already complete")
     elif plan.resumed_at:
         output.notice(f"resuming from step {plan.resumed_at:,}")
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
 
 
 def _show_answers(output: Output, progress: "AnswerProgress") -> None:

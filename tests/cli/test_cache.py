@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from crosslmm.inference import feature_cache
-from crosslmm_cli.output import size_text
+from crosslmm_cli.amounts import size_text
 from tests.conftest import Finished
 
 Run = Callable[..., Finished]

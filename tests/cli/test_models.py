@@ -1,6 +1,7 @@
 """`crosslmm models` in this process: listed, shown, chosen, assembled and deleted."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,6 +62,15 @@ class TestModels:
             "cross-attention norms",
             "language model",
         }
+
+    def test_settings_of_the_processor_that_are_damaged_are_named(
+        self, run: Run, checkpoint: Path, clip: Path, tmp_path: Path
+    ) -> None:
+        broken = Path(shutil.copytree(checkpoint, tmp_path / "broken"))
+        (broken / "processor_config.json").write_text('{"tokens_per')
+        finished = run("ask", clip, "q", "--model", broken, "--tokens-per-frame", 9)
+        assert finished.code == 1
+        assert "its tokenizer or processor files cannot be read" in finished.err
 
     def test_the_default_is_used_without_a_notice(
         self, run: Run, checkpoint: Path, clip: Path, monkeypatch: pytest.MonkeyPatch

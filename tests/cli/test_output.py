@@ -8,7 +8,8 @@ import pytest
 import typer
 
 from crosslmm_cli import options
-from crosslmm_cli.output import Output, size_text
+from crosslmm_cli.amounts import size_text
+from crosslmm_cli.output import Output
 from tests.conftest import Finished
 
 Run = Callable[..., Finished]  # the fixture `run`

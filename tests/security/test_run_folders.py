@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_model
 from torch import nn
 
@@ -133,6 +134,10 @@ def test_room_is_asked_for_where_the_disk_is_full_alone(tmp_path: Path) -> None:
     for error, advice in (
         (PermissionError(13, "Permission denied", "x"), "once that is put right, start again"),
         (OSError(28, "No space left on device", "x"), "make room and start again"),
+        (SafetensorError("I/O error: no space (os error 28)"), "make room and start again"),
+        (SafetensorError("I/O error: no file (os error 2)"), "once that is put right, start again"),
+        (RuntimeError("Parent directory x does not exist."), "once that is put right, start again"),
+        (RuntimeError("[enforce fail at inline_container.cc]"), "make room and start again"),
     ):
         with pytest.raises(CheckpointError, match=advice), explain_unsaved(tmp_path):
             raise error

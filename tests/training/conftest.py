@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.checkpoints.test_llava_onevision import write_checkpoint
-from tests.support.lessons import write_lessons
+from tests.support.lessons import COLOURS, write_lessons, write_plain_clip
 from tests.support.tiny import tiny_checkpoint
 
 
@@ -36,4 +36,13 @@ def llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A LLaVA-OneVision checkpoint of random weights, of 16 tokens per frame."""
     folder = tmp_path_factory.mktemp("start") / "llava"
     write_checkpoint(folder, image_size=49, layers=8)  # two dual layers; V2V learns in one
+    return folder
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("videos")
+    for index, (colour, value) in enumerate(COLOURS.items()):
+        write_plain_clip(folder / f"{colour}.mp4", value, frames=3 + index)
+    (folder / "notes.txt").write_text("no video")
     return folder

@@ -12,7 +12,6 @@ from typing import Any
 from crosslmm.checkpoints import catalog
 from crosslmm.checkpoints.headers import read_headers
 from crosslmm.errors import UsageError
-from crosslmm.files import read_json
 from crosslmm.host import cpu_dtype, known_device
 from crosslmm.limits import AUTO_QUANTIZED_PARAMETERS, DEFAULT_FRAMES
 from crosslmm.merging import check_tokens_per_frame
@@ -87,8 +86,8 @@ def _tokens_per_frame(folder: Path, config: Mapping[str, Any], chosen: int | Non
     if chosen is None and catalog.is_llava_onevision(folder) and side is not None:
         return (-(-side // 2)) ** 2
     if chosen is None and not catalog.is_llava_onevision(folder):
-        known = _read_json(folder / "processor_config.json").get("tokens_per_frame")
-        if isinstance(known, int):
+        known = catalog.default_tokens(folder)
+        if known is not None:
             return known
     # What the files leave out, transformers' defaults decide.
     from crosslmm.checkpoints.loading import load_config, load_processor
@@ -105,12 +104,3 @@ def _patch_grid(vision: Mapping[str, Any]) -> int | None:
     if isinstance(size, int) and isinstance(patch, int) and patch > 0:
         return size // patch
     return None
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """The object in a file, empty where there is none that can be read."""
-    try:
-        read = read_json(path)
-    except (OSError, ValueError):
-        return {}
-    return read if isinstance(read, dict) else {}

@@ -6,7 +6,7 @@ is not on disk is an error that says how to get it.
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -226,14 +226,14 @@ def read_config(folder: Path, *, name: str | None = None) -> dict[str, Any]:
     return config
 
 
-def default_tokens(folder: Path, config: Mapping[str, Any]) -> Any:
-    """The tokens per frame that a model in a folder has unless another number is given, as stored:
-    those of its processor. `config`'s are those that it was trained with."""
+def default_tokens(folder: Path) -> int | None:
+    """The tokens per frame that a model in a folder is asked with unless another number is given: its
+    processor's; None where no file says it. Its configuration's are those that it was trained with."""
     processor = None
     with suppress(OSError, ValueError):
         processor = read_json(folder / "processor_config.json")
     found = processor.get("tokens_per_frame") if isinstance(processor, dict) else None
-    return found or config.get("tokens_per_frame")
+    return found if isinstance(found, int) else None
 
 
 def stored_models() -> list[StoredModel]:

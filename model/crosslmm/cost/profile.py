@@ -179,7 +179,7 @@ def find_shape(model: str) -> ModelShape:
     if is_adapter(folder):
         return _adapted_shape(folder)
     config = catalog.read_config(folder)
-    tokens = catalog.default_tokens(folder, config)
+    tokens = catalog.default_tokens(folder)
     shape = ModelShape.from_config({**config, "tokens_per_frame": tokens} if tokens else config)
     return _with_gates(shape, folder)
 
