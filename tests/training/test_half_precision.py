@@ -17,7 +17,6 @@ from crosslmm.training.run import RunPlan
 from tests.checkpoints.test_llava_onevision import write_checkpoint
 from tests.support.training_runs import run_training
 from tests.training.test_distillation import CPU, distil, logged, recipe, weights
-from tests.training.test_distillation import videos as videos  # a fixture
 
 HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
